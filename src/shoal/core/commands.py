@@ -1,0 +1,172 @@
+"""What to do: the decisions of the core.
+
+The driver journals and commits a command before the engine carries it out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TypeAlias
+
+from .events import Config
+
+__all__ = [
+    "CheckpointRecord",
+    "Command",
+    "Continue",
+    "DeleteCheckpoint",
+    "Evict",
+    "Exploit",
+    "Launch",
+    "Notice",
+    "Park",
+    "Retry",
+    "Status",
+    "Stop",
+]
+
+
+class Status(str, Enum):
+    """Where a trial is in its life. The values are the names that Ray Tune shows."""
+
+    PENDING = "PENDING"
+    """Never started."""
+    RUNNING = "RUNNING"
+    """Holds a slot."""
+    PAUSED = "PAUSED"
+    """Waits for a slot, or at the barrier of ``synch=True`` for the others."""
+    TERMINATED = "TERMINATED"
+    ERROR = "ERROR"
+
+    @property
+    def ended(self) -> bool:
+        """True where nothing more will happen to the trial."""
+        return self in (Status.TERMINATED, Status.ERROR)
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointRecord:
+    """A committed checkpoint, with the score and the step at which it was taken. Never changes."""
+
+    id: str
+    """``<trial_id>/checkpoint_NNNNNN``, unique in the experiment and never used again."""
+    trial_id: str
+    number: int
+    digest: str
+    size: int
+    iteration: int
+    time: float
+    """The scheduler's ``time_attr`` at this step."""
+    time_total_s: float
+    score: float | None
+    """The scheduler's metric as reported with this checkpoint (``mode`` not applied); None if it was not reported."""
+    rank: float | None
+    """``CheckpointConfig.checkpoint_score_attribute`` as reported with it; None without one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """Enter the trial's function: in its own process where it has one, else in a new one."""
+
+    trial_id: str
+    launch: int
+    slot: int
+    config: Config
+    checkpoint: CheckpointRecord | None
+    """What ``tune.get_checkpoint()`` returns; None starts from scratch."""
+    iteration: int
+    time_total_s: float
+    next_checkpoint: int
+    """The number of the next checkpoint in the trial's folder."""
+    until: float | None
+    """The value of ``time_attr`` from which on a report waits for a decision; None: none does."""
+    fresh: bool
+    """True where the trial has no process yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Continue:
+    """Let a member that waits in ``tune.report`` go on."""
+
+    trial_id: str
+    launch: int
+    slot: int
+    until: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Park:
+    """The member gave up its slot and goes on waiting inside ``tune.report``. Nothing is sent to it."""
+
+    trial_id: str
+    launch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Exploit:
+    """The trial takes over a donor's weights and, mutated, its config. A ``Launch`` follows when it has a slot."""
+
+    trial_id: str
+    launch: int
+    """The launch that this ends."""
+    generation: int
+    """How many exploits the trial has done, this one included."""
+    iteration: int
+    """The trial's own iteration at the decision."""
+    score: float | None
+    donor_id: str
+    donor_iteration: int
+    """The donor's own iteration at the decision; its checkpoint's is ``checkpoint.iteration``."""
+    checkpoint: CheckpointRecord
+    donor_config: Config
+    old_config: Config
+    new_config: Config
+
+
+@dataclass(frozen=True, slots=True)
+class Evict:
+    """End the process of a parked trial to make room; its checkpoint holds everything."""
+
+    trial_id: str
+    launch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """The trial failed and will be launched again from its last checkpoint. A ``Launch`` follows."""
+
+    trial_id: str
+    failures: int
+    iteration: int
+    """The iteration it goes back to."""
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """End the trial for good. Every trial gets exactly one."""
+
+    trial_id: str
+    launch: int
+    status: Status
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteCheckpoint:
+    """Nobody needs this checkpoint any more."""
+
+    trial_id: str
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something the user should know, said once for each ``key``."""
+
+    key: str
+    text: str
+
+
+Command: TypeAlias = Launch | Continue | Park | Exploit | Evict | Retry | Stop | DeleteCheckpoint | Notice

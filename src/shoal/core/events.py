@@ -1,0 +1,132 @@
+"""What happened: the facts that the shell tells the core.
+
+An event is a fact from outside: a member reported, a process vanished, the time is up. The driver appends it to the
+journal and hands it to :meth:`shoal.core.population.Population.apply`. Events are frozen, hold plain data only, and
+carry every clock reading and identifier that the core needs, because the core has no clock of its own.
+
+``launch`` counts how often a trial's function was entered. A message of an earlier launch is late, and ignored.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+__all__ = [
+    "Config",
+    "Event",
+    "Failed",
+    "Finished",
+    "Lost",
+    "Metrics",
+    "Reported",
+    "SavedCheckpoint",
+    "Started",
+    "StopAsked",
+    "TrialAdded",
+]
+
+Config: TypeAlias = dict[str, Any]
+Metrics: TypeAlias = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class SavedCheckpoint:
+    """A checkpoint that a member has written, whole and renamed into place, and that comes with a report."""
+
+    number: int
+    """Its number in the trial's folder, from 0: ``checkpoint_000000``."""
+    digest: str
+    """Hex digest of the names and bytes of its files."""
+    size: int
+    """Bytes of all its files."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrialAdded:
+    """A trial joins the population. Sent once for each trial, before anything runs."""
+
+    trial_id: str
+    index: int
+    """Its place in the population, from 0."""
+    name: str
+    tag: str
+    """``<index>_<param=value,...>`` of the first sample; never changes."""
+    folder: str
+    """Name of its folder inside the experiment's."""
+    config: Config
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A member's process has entered the user's function."""
+
+    trial_id: str
+    launch: int
+    pid: int
+    hostname: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """A member called ``tune.report``."""
+
+    trial_id: str
+    launch: int
+    iteration: int
+    """``training_iteration``: reports that made these weights, donors' included; the first is 1."""
+    metrics: Metrics
+    """What the user reported, nothing added."""
+    waiting: bool
+    """True where the member waits inside ``tune.report`` for a decision; False where it trains on."""
+    stop: str | None = None
+    """Why the trial should end with this report, or None. Found by the member, or by a stopper in the driver."""
+    checkpoint: SavedCheckpoint | None = None
+    timestamp: float = 0.0
+    """Seconds since the epoch, the member's clock."""
+    time_this_iter_s: float = 0.0
+    """Seconds that the user's function ran since it was last inside Shoal."""
+    time_total_s: float = 0.0
+    """Seconds that made these weights, donors' included."""
+    time_since_restore: float = 0.0
+    iterations_since_restore: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The user's function returned."""
+
+    trial_id: str
+    launch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The user's function raised; its process lives and can be used again."""
+
+    trial_id: str
+    launch: int
+    error: str
+    """One line: type and message."""
+    traceback: str
+    raised: bytes | None = None
+    """The exception itself, pickled, where that was possible."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A member's process is gone although nobody asked it to go."""
+
+    trial_id: str
+    launch: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class StopAsked:
+    """The whole experiment is to end: the time budget is spent, a stopper said so, the user interrupted."""
+
+    reason: str
+
+
+Event: TypeAlias = TrialAdded | Started | Reported | Finished | Failed | Lost | StopAsked

@@ -1,0 +1,73 @@
+"""The seam between the population and a scheduler: a policy answers, the population acts.
+
+A policy never sees the population, a process or a file. It is told what members report and is asked, when a member
+waits at its boundary, who goes on and who copies whom. It holds its own state, takes randomness only from
+:mod:`shoal.core.rng`, and so answers the same to the same story.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+from .commands import CheckpointRecord
+from .events import Config
+
+__all__ = ["Copy", "Decision", "Policy", "Proceed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Proceed:
+    """The member goes on as it is."""
+
+    trial_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """The member takes over a donor's checkpoint with a new config."""
+
+    trial_id: str
+    donor_id: str
+    checkpoint: CheckpointRecord
+    donor_config: Config
+    new_config: Config
+
+
+Decision: TypeAlias = Proceed | Copy
+
+
+class Policy(Protocol):
+    """What a scheduler decides during one experiment.
+
+    A member that waits at its boundary and is named in no decision stays there, without a slot, until a later call
+    names it. A policy must name every waiting member in the end, also when others end early.
+    """
+
+    def add(self, trial_id: str, index: int, config: Config) -> None:
+        """A trial joined the population."""
+        ...
+
+    def until(self, trial_id: str) -> float | None:
+        """Return the ``time_attr`` at which the trial has to wait for a decision; None: never."""
+        ...
+
+    def observe(self, trial_id: str, score: float | None, checkpoint: CheckpointRecord | None) -> None:
+        """A trial reported; ``checkpoint`` came with the report and is committed."""
+        ...
+
+    def decide(self, trial_id: str, time: float, score: float | None) -> list[Decision]:
+        """A trial waits at its boundary, with the score that it just reported."""
+        ...
+
+    def withdraw(self, trial_id: str) -> None:
+        """A trial that waited at the barrier lost its process and steps; it will come to the boundary again."""
+        ...
+
+    def gone(self, trial_id: str) -> list[Decision]:
+        """A trial ended. Return what this decides for others that waited for it."""
+        ...
+
+    def notice(self) -> tuple[str, str] | None:
+        """Return something the user should know, as (key, text), once; None if there is nothing."""
+        ...

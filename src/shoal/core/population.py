@@ -1,0 +1,583 @@
+"""The population: every trial's state, and what follows from each event.
+
+``apply(event)`` returns commands. It is the one place where things are decided: who trains, who waits, who copies whom,
+which checkpoint goes. It reads no clock, does no I/O and draws no random number of its own; the scheduler's policy
+answers its questions. The same events give the same commands, always.
+
+A *slot* is a permit to run. A trial that has none waits inside ``tune.report``, in its own process (a *resident*). Only
+when there may be no more residents does one leave, through a checkpoint.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import singledispatchmethod
+
+from ..errors import InvalidTransition
+from .commands import (
+    CheckpointRecord,
+    Command,
+    Continue,
+    DeleteCheckpoint,
+    Evict,
+    Exploit,
+    Launch,
+    Notice,
+    Park,
+    Retry,
+    Status,
+    Stop,
+)
+from .events import (
+    Config,
+    Event,
+    Failed,
+    Finished,
+    Lost,
+    Reported,
+    Started,
+    StopAsked,
+    TrialAdded,
+)
+from .policy import Copy, Decision, Policy
+from .reports import lookup, number
+from .retention import Retention, RetentionRules
+
+__all__ = ["Limits", "Population", "Trial"]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the machine and the user allow."""
+
+    devices: Sequence[str] = ("",)
+    """One entry a slot: the device that its members see, ``""`` where slots are alike (CPUs)."""
+    residents: int | None = None
+    """How many trials may have a process at the same time; None: all."""
+    max_failures: int = 0
+    """How often a trial is launched again after a failure; -1: always."""
+    fail_fast: bool = False
+    """Whether the first trial that fails for good ends the experiment."""
+
+
+@dataclass(slots=True)
+class Trial:
+    """One member of the population, as the core sees it. Read it; only the population changes it."""
+
+    trial_id: str
+    index: int
+    config: Config
+    status: Status = Status.PENDING
+    launch: int = 0
+    slot: int | None = None
+    device: str | None = None
+    """The device that its process is bound to; None without a process."""
+    waiting: bool = False
+    """It waits inside ``tune.report`` and can be continued where it is."""
+    iteration: int = 0
+    time: float = 0.0
+    """``time_attr`` at its newest report."""
+    time_total_s: float = 0.0
+    score: float | None = None
+    """The scheduler's metric in its newest report."""
+    generation: int = 0
+    failures: int = 0
+    reported: bool = False
+    restore: CheckpointRecord | None = None
+    """From where it goes on after a crash: its newest checkpoint, or the donor's until it has saved one of its own."""
+    next_checkpoint: int = 0
+    queued: int = 0
+    """Number of its valid entry in the queue for slots; 0 where it is not queued."""
+    story: deque[str] = field(default_factory=lambda: deque(maxlen=24))
+
+    @property
+    def resident(self) -> bool:
+        """True where the trial has a process."""
+        return self.device is not None
+
+    @property
+    def lossless(self) -> bool:
+        """True where ending the process would lose nothing: all is in a checkpoint, or it is to be launched anew."""
+        return not self.waiting or (self.restore is not None and self.restore.iteration == self.iteration)
+
+
+class Population:
+    """Trials, slots and checkpoints of one experiment.
+
+    Args:
+        policy: the scheduler's decisions.
+        metric: the key that the policy compares, or None.
+        time_attr: the key that measures progress.
+        limits: slots, residents, failures.
+        retention: which checkpoints are kept.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        metric: str | None = None,
+        time_attr: str = "training_iteration",
+        limits: Limits | None = None,
+        retention: RetentionRules | None = None,
+    ) -> None:
+        self.policy = policy
+        self.metric = metric
+        self.time_attr = time_attr
+        self.limits = limits or Limits()
+        self.retention = Retention(retention or RetentionRules())
+        self.trials: dict[str, Trial] = {}
+        self.stopping: str | None = None
+        self._free: list[int] = list(range(len(self.limits.devices)))
+        self._queues: dict[str, list[tuple[float, int, int, str]]] = {}
+        self._entries = 0
+        self._residents = 0
+        self._live = 0
+        self._noticed: set[str] = set()
+        self._out: list[Command] = []
+
+    # ---------------------------------------------------------------------------------------------------- reading it
+
+    @property
+    def ended(self) -> bool:
+        """True where every trial has ended (also where there is none)."""
+        return self._live == 0
+
+    @property
+    def running(self) -> list[Trial]:
+        """The trials that hold a slot."""
+        return [trial for trial in self.trials.values() if trial.slot is not None]
+
+    # -------------------------------------------------------------------------------------------------------- apply
+
+    def apply(self, event: Event) -> list[Command]:
+        """Take in what happened and return what to do, in order.
+
+        Raises:
+            InvalidTransition: the event cannot follow what was before; a bug in the shell.
+        """
+        self._out = []
+        self._on(event)
+        self._assign()
+        return self._out
+
+    @singledispatchmethod
+    def _on(self, event: Event) -> None:
+        raise InvalidTransition(f"unknown event {event!r}")
+
+    @_on.register
+    def _(self, event: TrialAdded) -> None:
+        if event.trial_id in self.trials:
+            raise InvalidTransition(f"trial {event.trial_id} was added twice")
+        trial = Trial(event.trial_id, event.index, event.config)
+        self.trials[event.trial_id] = trial
+        self._live += 1
+        self.policy.add(event.trial_id, event.index, event.config)
+        trial.story.append("added")
+        self._enqueue(trial)
+
+    @_on.register
+    def _(self, event: Started) -> None:
+        trial = self._current(event.trial_id, event.launch)
+        if trial is not None:
+            trial.story.append(f"started, pid {event.pid}")
+
+    @_on.register
+    def _(self, event: Reported) -> None:
+        trial = self._current(event.trial_id, event.launch)
+        if trial is None:
+            return
+        if trial.slot is None:
+            raise self._invalid(trial, event, "reports without a slot")
+        if event.iteration != trial.iteration + 1:
+            raise self._invalid(trial, event, f"reports iteration {event.iteration} after {trial.iteration}")
+        score = number(lookup(event.metrics, self.metric)) if self.metric is not None else None
+        time = self._time(event)
+        trial.iteration = event.iteration
+        trial.time = time
+        trial.score = score
+        trial.time_total_s = event.time_total_s
+        trial.reported = True
+        trial.waiting = event.waiting
+        trial.story.append(f"report {event.iteration}{' waits' if event.waiting else ''}")
+        self.policy.observe(event.trial_id, score, self._committed(trial, event, time, score))
+        if event.stop is not None:
+            self._end(trial, Status.TERMINATED, event.stop)
+        elif event.waiting:
+            until = self.policy.until(event.trial_id)
+            if until is not None and time >= until:
+                self._decide(self.policy.decide(event.trial_id, time, score), at_boundary=trial)
+            else:
+                self._continue(trial, trial.slot)
+
+    @_on.register
+    def _(self, event: Finished) -> None:
+        trial = self._current(event.trial_id, event.launch)
+        if trial is None:
+            return
+        if trial.reported:
+            self._end(trial, Status.TERMINATED, "the function returned")
+        else:
+            self._end(
+                trial,
+                Status.ERROR,
+                "the function returned without a single tune.report(metrics). Call it once an iteration, or return a dict "
+                "of metrics at the end.",
+            )
+
+    @_on.register
+    def _(self, event: Failed) -> None:
+        trial = self._current(event.trial_id, event.launch)
+        if trial is not None:
+            self._failed(trial, event.error)
+
+    @_on.register
+    def _(self, event: Lost) -> None:
+        trial = self._current(event.trial_id, event.launch)
+        if trial is None:
+            return
+        self._leave(trial)
+        if trial.slot is None and trial.lossless:
+            # It was parked and everything it had is in a checkpoint: only the process has to come back.
+            trial.waiting = False
+            trial.story.append("lost its process while parked")
+            if trial.queued:
+                self._enqueue(trial)
+            return
+        self._failed(trial, event.reason)
+
+    @_on.register
+    def _(self, event: StopAsked) -> None:
+        self._stop_all(event.reason)
+
+    # --------------------------------------------------------------------------------------------------- transitions
+
+    def _current(self, trial_id: str, launch: int) -> Trial | None:
+        """Return the trial, or None where the message is of an earlier launch or comes after its end."""
+        trial = self.trials.get(trial_id)
+        if trial is None:
+            raise InvalidTransition(f"there is no trial {trial_id}")
+        if launch > trial.launch:
+            raise self._invalid(trial, None, f"speaks of launch {launch}, which is still to come")
+        if launch < trial.launch or trial.status.ended:
+            return None
+        return trial
+
+    def _time(self, event: Reported) -> float:
+        """The scheduler's ``time_attr`` of a report."""
+        if self.time_attr == "training_iteration":
+            return float(event.iteration)
+        if self.time_attr in ("time_total_s", "time_since_restore", "iterations_since_restore", "timestamp"):
+            return float(getattr(event, self.time_attr))
+        value = number(lookup(event.metrics, self.time_attr))
+        return float(event.iteration) if value is None else value
+
+    def _committed(self, trial: Trial, event: Reported, time: float, score: float | None) -> CheckpointRecord | None:
+        saved = event.checkpoint
+        if saved is None:
+            return None
+        rank_by = self.retention.rules.score_attribute
+        record = CheckpointRecord(
+            id=f"{trial.trial_id}/checkpoint_{saved.number:06d}",
+            trial_id=trial.trial_id,
+            number=saved.number,
+            digest=saved.digest,
+            size=saved.size,
+            iteration=event.iteration,
+            time=time,
+            time_total_s=event.time_total_s,
+            score=score,
+            rank=None if rank_by is None else number(lookup(event.metrics, rank_by)),
+        )
+        trial.next_checkpoint = saved.number + 1
+        self._restore_from(trial, record)
+        self._delete(self.retention.add(record))
+        return record
+
+    def _restore_from(self, trial: Trial, record: CheckpointRecord) -> None:
+        old, trial.restore = trial.restore, record
+        self.retention.pin(record)
+        if old is not None:
+            self._delete(self.retention.unpin(old))
+
+    def _delete(self, records: list[CheckpointRecord]) -> None:
+        self._out.extend(DeleteCheckpoint(record.trial_id, record.number) for record in records)
+
+    def _decide(self, decisions: list[Decision], at_boundary: Trial | None) -> None:
+        """Carry a policy's decisions into the trials' state; slots are given out afterwards."""
+        notice = self.policy.notice()
+        if notice is not None and notice[0] not in self._noticed:
+            self._noticed.add(notice[0])
+            self._out.append(Notice(*notice))
+        named = {decision.trial_id for decision in decisions}
+        if at_boundary is not None and at_boundary.trial_id not in named:
+            self._park(at_boundary)
+        for decision in decisions:
+            trial = self.trials[decision.trial_id]
+            if isinstance(decision, Copy):
+                self._exploit(trial, decision)
+            if trial is not at_boundary:
+                self._enqueue(trial)
+        if at_boundary is not None and at_boundary.trial_id in named:
+            self._keep_or_yield(at_boundary)
+
+    def _exploit(self, trial: Trial, copy: Copy) -> None:
+        donor = self.trials[copy.donor_id]
+        trial.generation += 1
+        self._out.append(
+            Exploit(
+                trial_id=trial.trial_id,
+                launch=trial.launch,
+                generation=trial.generation,
+                iteration=trial.iteration,
+                score=trial.score,
+                donor_id=copy.donor_id,
+                donor_iteration=donor.iteration,
+                checkpoint=copy.checkpoint,
+                donor_config=copy.donor_config,
+                old_config=trial.config,
+                new_config=copy.new_config,
+            )
+        )
+        trial.config = copy.new_config
+        trial.story.append(f"exploits {copy.checkpoint.id}")
+        self._restore_from(trial, copy.checkpoint)
+        self._rewind(trial)
+
+    def _rewind(self, trial: Trial) -> None:
+        """Set the trial back to where it will be launched from."""
+        trial.waiting = False
+        restore = trial.restore
+        trial.iteration = 0 if restore is None else restore.iteration
+        trial.time = 0.0 if restore is None else restore.time
+        trial.time_total_s = 0.0 if restore is None else restore.time_total_s
+
+    def _keep_or_yield(self, trial: Trial) -> None:
+        """At a boundary, pass the slot to a waiting trial that has trained less."""
+        assert trial.slot is not None
+        slot = trial.slot
+        device = self.limits.devices[slot]
+        other = self._least_trained(device)
+        if other is not None and (other.time, other.iteration) < (trial.time, trial.iteration):
+            self._park(trial)
+            self._enqueue(trial)
+        else:
+            self._run(trial, slot)
+
+    def _park(self, trial: Trial) -> None:
+        self._release(trial)
+        trial.status = Status.PAUSED
+        trial.story.append("parked")
+        self._out.append(Park(trial.trial_id, trial.launch))
+
+    def _failed(self, trial: Trial, error: str) -> None:
+        trial.failures += 1
+        trial.story.append(f"failed: {error}")
+        held = not trial.queued and trial.slot is None
+        if self.limits.max_failures < 0 or trial.failures <= self.limits.max_failures:
+            if held:
+                self.policy.withdraw(trial.trial_id)
+            self._rewind(trial)
+            self._out.append(Retry(trial.trial_id, trial.failures, trial.iteration, error))
+            self._release(trial)
+            trial.status = Status.PAUSED
+            # Its process, where it has one, has left the function; the next launch enters it anew.
+            self._enqueue(trial)
+            return
+        if self.limits.fail_fast:
+            self.stopping = f"fail_fast: trial {trial.trial_id} failed"
+        self._end(trial, Status.ERROR, error)
+        if self.stopping is not None:
+            self._stop_all(self.stopping)
+
+    def _end(self, trial: Trial, status: Status, reason: str) -> None:
+        self._release(trial)
+        trial.queued = 0
+        trial.waiting = False
+        trial.status = status
+        self._live -= 1
+        self._leave(trial)
+        trial.story.append(f"{status.value}: {reason}")
+        self._out.append(Stop(trial.trial_id, trial.launch, status, reason))
+        decisions = self.policy.gone(trial.trial_id)
+        if self.stopping is None:
+            self._decide(decisions, at_boundary=None)
+
+    def _stop_all(self, reason: str) -> None:
+        self.stopping = reason
+        for trial in self.trials.values():
+            if not trial.status.ended:
+                self._end(trial, Status.TERMINATED, reason)
+
+    # --------------------------------------------------------------------------------------------------------- slots
+
+    def _release(self, trial: Trial) -> None:
+        if trial.slot is not None:
+            heapq.heappush(self._free, trial.slot)
+            trial.slot = None
+
+    def _leave(self, trial: Trial) -> None:
+        """The trial's process is gone, or about to be."""
+        if trial.resident:
+            trial.device = None
+            self._residents -= 1
+
+    def _enqueue(self, trial: Trial) -> None:
+        """Put the trial in the queue for a slot, by how little it has trained."""
+        self._entries += 1
+        trial.queued = self._entries
+        queue = self._queues.setdefault(trial.device or "", [])
+        heapq.heappush(queue, (trial.time, trial.iteration, self._entries, trial.trial_id))
+
+    def _head(self, device: str) -> tuple[float, int, int, str] | None:
+        """Return the first valid entry of a device's queue."""
+        queue = self._queues.get(device)
+        while queue:
+            entry = queue[0]
+            if self.trials[entry[3]].queued == entry[2]:
+                return entry
+            heapq.heappop(queue)
+        return None
+
+    def _least_trained(self, device: str) -> Trial | None:
+        """Return the queued trial that has trained least and can run on the device, without taking it out."""
+        heads = [entry for name in {device, ""} if (entry := self._head(name)) is not None]
+        if not heads:
+            # Rather move a trial from another device, where a checkpoint holds all that it has, than leave this one idle.
+            heads = [
+                entry
+                for name in sorted(self._queues)
+                if (entry := self._head(name)) is not None and self.trials[entry[3]].lossless
+            ]
+        return self.trials[min(heads)[3]] if heads else None
+
+    def _assign(self) -> None:
+        """Give free slots to the trials that have trained least."""
+        if self.stopping is not None:
+            return
+        passed: list[int] = []
+        while self._free:
+            slot = heapq.heappop(self._free)
+            trial = self._least_trained(self.limits.devices[slot])
+            if trial is None:
+                passed.append(slot)
+                if self.limits.devices[slot] == "":
+                    break
+                continue
+            self._run(trial, slot)
+        for slot in passed:
+            heapq.heappush(self._free, slot)
+
+    def _run(self, trial: Trial, slot: int) -> None:
+        """Let the trial run in the slot: continue it where it waits, or launch it."""
+        trial.queued = 0
+        if trial.waiting and trial.device == self.limits.devices[slot]:
+            self._continue(trial, slot)
+        else:
+            self._launch(trial, slot)
+
+    def _continue(self, trial: Trial, slot: int) -> None:
+        trial.slot = slot
+        trial.waiting = False
+        trial.status = Status.RUNNING
+        trial.story.append(f"continues in slot {slot}")
+        self._out.append(Continue(trial.trial_id, trial.launch, slot, self.policy.until(trial.trial_id)))
+
+    def _launch(self, trial: Trial, slot: int) -> None:
+        device = self.limits.devices[slot]
+        if trial.resident and trial.device != device:
+            self._evict(trial)
+        fresh = not trial.resident
+        if fresh:
+            self._make_room()
+            self._residents += 1
+        trial.device = device
+        trial.slot = slot
+        trial.status = Status.RUNNING
+        trial.launch += 1
+        self._rewind(trial)
+        trial.story.append(f"launch {trial.launch} in slot {slot} from {trial.restore.id if trial.restore else 'scratch'}")
+        self._out.append(
+            Launch(
+                trial_id=trial.trial_id,
+                launch=trial.launch,
+                slot=slot,
+                config=trial.config,
+                checkpoint=trial.restore,
+                iteration=trial.iteration,
+                time_total_s=trial.time_total_s,
+                next_checkpoint=trial.next_checkpoint,
+                until=self.policy.until(trial.trial_id),
+                fresh=fresh,
+            )
+        )
+
+    def _make_room(self) -> None:
+        """Evict parked trials, the most trained first, until one more process is allowed."""
+        limit = self.limits.residents
+        if limit is None or self._residents < limit:
+            return
+        parked = [trial for trial in self.trials.values() if trial.resident and trial.slot is None]
+        leaving = sorted((trial for trial in parked if trial.lossless), key=lambda trial: (-trial.time, -trial.index))
+        for trial in leaving[: self._residents - limit + 1]:
+            self._evict(trial)
+        if self._residents >= limit and "residents" not in self._noticed:
+            self._noticed.add("residents")
+            self._out.append(
+                Notice(
+                    "residents",
+                    f"More than {limit} members keep a process, because those that wait have no checkpoint at their step "
+                    "and would lose work. Save one at every perturbation_interval to keep memory within its limit.",
+                )
+            )
+
+    def _evict(self, trial: Trial) -> None:
+        self._leave(trial)
+        trial.waiting = False
+        trial.story.append("evicted")
+        self._out.append(Evict(trial.trial_id, trial.launch))
+        if trial.queued:
+            self._enqueue(trial)
+
+    # -------------------------------------------------------------------------------------------------------- checks
+
+    def _invalid(self, trial: Trial, event: Event | None, what: str) -> InvalidTransition:
+        lines = "\n  ".join(trial.story)
+        return InvalidTransition(f"trial {trial.trial_id} ({trial.status.value}) {what}: {event!r}\nIts story:\n  {lines}")
+
+    def validate(self) -> None:
+        """Check every invariant; for tests and simulations.
+
+        Raises:
+            InvalidTransition: an invariant does not hold.
+        """
+        slots = [trial.slot for trial in self.trials.values() if trial.slot is not None]
+        if sorted([*slots, *self._free]) != list(range(len(self.limits.devices))):
+            raise InvalidTransition(f"slots {sorted(slots)} taken and {sorted(self._free)} free are not all slots, each once")
+        for trial in self.trials.values():
+            self._validate_trial(trial)
+        if self._residents != sum(trial.resident for trial in self.trials.values()):
+            raise InvalidTransition(f"{self._residents} residents are counted")
+        if self._live != sum(not trial.status.ended for trial in self.trials.values()):
+            raise InvalidTransition(f"{self._live} live trials are counted")
+        queued = [trial for trial in self.trials.values() if trial.queued]
+        if self._live and not slots and self.stopping is None:
+            raise InvalidTransition(f"nobody runs, {len(queued)} are queued, {self._live} live: everyone would wait for ever")
+        if queued and self._free and len(set(self.limits.devices)) == 1:
+            raise InvalidTransition("a slot is free although a trial waits for one")
+        self.retention.validate([trial.restore for trial in self.trials.values() if trial.restore is not None])
+
+    def _validate_trial(self, trial: Trial) -> None:
+        if (trial.slot is not None) != (trial.status is Status.RUNNING):
+            raise self._invalid(trial, None, f"has slot {trial.slot}")
+        if trial.slot is not None and (trial.waiting or trial.queued or not trial.resident):
+            raise self._invalid(trial, None, "runs, and waits or has no process")
+        if trial.status.ended and (trial.resident or trial.queued):
+            raise self._invalid(trial, None, "has ended, and has a process or is queued")
+        if trial.waiting and not trial.resident:
+            raise self._invalid(trial, None, "waits without a process")
+        if trial.restore is not None and not self.retention.exists(trial.restore):
+            raise self._invalid(trial, None, f"would restore from {trial.restore.id}, which was deleted")

@@ -1,0 +1,150 @@
+"""Rules of a report: which values it must hold, and when the member has to wait for a decision.
+
+Pure functions, used inside the member's process (so that an error appears at the user's own line) and by simulations.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import ReportError, did_you_mean
+from .events import Metrics
+
+__all__ = ["AUTOMATIC", "ReportRules", "check_report", "flatten", "lookup", "number", "stop_reason", "waits"]
+
+AUTOMATIC = (
+    "training_iteration",
+    "time_this_iter_s",
+    "time_total_s",
+    "time_since_restore",
+    "iterations_since_restore",
+    "timestamp",
+    "date",
+    "trial_id",
+    "pid",
+    "hostname",
+    "node_ip",
+    "done",
+    "config",
+    "checkpoint_dir_name",
+    "should_checkpoint",
+)
+"""Keys that every result has, whatever the user reports."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReportRules:
+    """What every report of an experiment must hold, and what makes it wait. The same for all members."""
+
+    metric: str | None = None
+    time_attr: str = "training_iteration"
+    required: bool = True
+    """Whether a report without ``metric`` or ``time_attr`` is an error."""
+    stop: Mapping[str, float] = field(default_factory=dict)
+    """The trial ends with the first report in which one of these keys is at least the given value."""
+    always_wait: bool = False
+    """Every report waits: a stopper in the driver looks at each."""
+    rank: str | None = None
+    """``checkpoint_score_attribute``, which reports with a checkpoint must hold."""
+
+
+def flatten(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the leaves of nested metrics as ``("val/acc", value)``."""
+    for key, value in metrics.items():
+        if isinstance(value, dict) and value:
+            yield from flatten(value, f"{prefix}{key}/")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def lookup(metrics: Mapping[str, Any], name: str) -> Any:
+    """Return the value called ``name``, which may be a path such as ``val/acc``; None where there is none."""
+    if name in metrics:
+        return metrics[name]
+    head, slash, tail = name.partition("/")
+    while slash:
+        inner = metrics.get(head)
+        if isinstance(inner, dict):
+            return lookup(inner, tail)
+        more, slash, tail = tail.partition("/")
+        head = f"{head}/{more}"
+    return None
+
+
+def number(value: Any) -> float | None:
+    """Return ``value`` as a float, or None where it is no number. NaN and infinities are numbers."""
+    if value is None or isinstance(value, (str, bytes)):
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def check_report(rules: ReportRules, metrics: Metrics, automatic: Mapping[str, Any], has_checkpoint: bool) -> None:
+    """Raise ReportError unless the report holds what the experiment needs.
+
+    Args:
+        rules: the experiment's rules.
+        metrics: what the user reported.
+        automatic: the values that Shoal adds itself.
+        has_checkpoint: whether a checkpoint came with the report.
+    """
+    if rules.required:
+        if rules.metric is not None:
+            _need(rules.metric, "the metric", metrics, automatic, finite=False)
+        _need(rules.time_attr, "the scheduler's time_attr", metrics, automatic, finite=True)
+    elif rules.metric is not None and lookup(metrics, rules.metric) is not None:
+        _need(rules.metric, "the metric", metrics, automatic, finite=False)
+    for key in rules.stop:
+        _need(key, "a key of RunConfig(stop=...)", metrics, automatic, finite=False)
+    if has_checkpoint and rules.rank is not None:
+        _need(rules.rank, "checkpoint_score_attribute", metrics, automatic, finite=False)
+
+
+def _need(name: str, what: str, metrics: Metrics, automatic: Mapping[str, Any], *, finite: bool) -> None:
+    value = lookup(automatic, name)
+    if value is None:
+        value = lookup(metrics, name)
+    if value is None:
+        there = [key for key, _ in flatten(metrics)]
+        allowed = sorted({*there, *automatic})
+        raise ReportError(
+            f"tune.report: {name!r} ({what}) is not in this report.{did_you_mean(name, allowed)} "
+            f"The report has: {', '.join(map(repr, there)) or 'nothing'}. Automatic: {', '.join(automatic)}. "
+            f"Report {name!r} with every call, or name one of these keys instead."
+        )
+    as_number = number(value)
+    if as_number is None:
+        raise ReportError(
+            f"tune.report: {name!r} ({what}) must be a number, but is {value!r} ({type(value).__name__}). "
+            f"Report it as a float or an int."
+        )
+    if finite and not math.isfinite(as_number):
+        raise ReportError(f"tune.report: {name!r} ({what}) must be a finite number, but is {value!r}.")
+
+
+def stop_reason(rules: ReportRules, metrics: Metrics, automatic: Mapping[str, Any]) -> str | None:
+    """Return why the trial ends with this report, or None."""
+    for key, bound in rules.stop.items():
+        value = number(lookup(automatic, key))
+        if value is None:
+            value = number(lookup(metrics, key))
+        if value is not None and value >= bound:
+            return f"{key} is {value:g}, at least {bound:g}"
+    return None
+
+
+def waits(rules: ReportRules, until: float | None, metrics: Metrics, automatic: Mapping[str, Any]) -> bool:
+    """Return whether the member has to wait for a decision after this report, stop conditions aside."""
+    if rules.always_wait:
+        return True
+    if until is None:
+        return False
+    value = number(lookup(automatic, rules.time_attr))
+    if value is None:
+        value = number(lookup(metrics, rules.time_attr))
+    return value is not None and value >= until

@@ -1,0 +1,95 @@
+"""Which checkpoints stay: those that somebody needs, and those that ``CheckpointConfig`` keeps. Pure.
+
+A checkpoint is *pinned* while it is the point from which some trial goes on: its own newest, or a donor's that it has
+taken over. A pinned checkpoint is never deleted, whatever ``num_to_keep`` says.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from ..errors import InvalidTransition
+from .commands import CheckpointRecord
+
+__all__ = ["Retention", "RetentionRules"]
+
+
+@dataclass(frozen=True, slots=True)
+class RetentionRules:
+    """``CheckpointConfig``, as the core needs it."""
+
+    num_to_keep: int | None = None
+    """How many a trial keeps; its newest stays beside them where it is not one of them. None: all."""
+    score_attribute: str | None = None
+    """Keep the best by this key of the report; None: the newest."""
+    score_order: str = "max"
+
+
+@dataclass(slots=True)
+class Retention:
+    """Knows all checkpoints on disk and who needs them; names those that can go."""
+
+    rules: RetentionRules
+    _kept: dict[str, list[CheckpointRecord]] = field(default_factory=dict)
+    _pins: dict[str, int] = field(default_factory=dict)
+    _existing: set[str] = field(default_factory=set)
+
+    def add(self, record: CheckpointRecord) -> list[CheckpointRecord]:
+        """A trial has committed a checkpoint. Return those that can be deleted now."""
+        self._existing.add(record.id)
+        kept = self._kept.setdefault(record.trial_id, [])
+        kept.append(record)
+        limit = self.rules.num_to_keep
+        if limit is None or len(kept) <= limit:
+            return []
+        # The best stay, and the newest beside them: a user expects to find it, and it is what the trial goes on from.
+        kept.sort(key=self._worth)
+        surplus = [entry for entry in kept[: len(kept) - limit] if entry.id != record.id]
+        gone: list[CheckpointRecord] = []
+        for entry in surplus:
+            kept.remove(entry)
+            gone.extend(self._if_free(entry))
+        return gone
+
+    def pin(self, record: CheckpointRecord) -> None:
+        """Somebody would go on from this checkpoint."""
+        self._pins[record.id] = self._pins.get(record.id, 0) + 1
+
+    def unpin(self, record: CheckpointRecord) -> list[CheckpointRecord]:
+        """Somebody no longer would. Return the checkpoint if it can be deleted now."""
+        self._pins[record.id] -= 1
+        if self._pins[record.id] == 0:
+            del self._pins[record.id]
+        return self._if_free(record)
+
+    def exists(self, record: CheckpointRecord) -> bool:
+        """Return whether the checkpoint has not been deleted."""
+        return record.id in self._existing
+
+    def validate(self, pinned: list[CheckpointRecord]) -> None:
+        """Raise InvalidTransition unless exactly ``pinned`` are pinned and all that is pinned or kept exists."""
+        counts: dict[str, int] = {}
+        for record in pinned:
+            counts[record.id] = counts.get(record.id, 0) + 1
+        if counts != self._pins:
+            raise InvalidTransition(f"pins are {self._pins}, but trials need {counts}")
+        missing = {*counts, *(entry.id for kept in self._kept.values() for entry in kept)} - self._existing
+        if missing:
+            raise InvalidTransition(f"checkpoints {sorted(missing)} were deleted although they are needed")
+
+    def _if_free(self, record: CheckpointRecord) -> list[CheckpointRecord]:
+        kept = self._kept.get(record.trial_id, [])
+        if record.id in self._pins or record.id not in self._existing or any(entry.id == record.id for entry in kept):
+            return []
+        self._existing.discard(record.id)
+        return [record]
+
+    def _worth(self, record: CheckpointRecord) -> tuple[float, int]:
+        """Larger is kept; NaN and missing scores go first; the newer wins a tie."""
+        if self.rules.score_attribute is None:
+            return (0.0, record.number)
+        score = record.rank
+        if score is None or not math.isfinite(score):
+            return (-math.inf, record.number)
+        return (score if self.rules.score_order == "max" else -score, record.number)

@@ -1,0 +1,56 @@
+"""What every scheduler offers: the user's settings, checked, and a policy for each experiment."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from ..core.events import Config
+from ..core.policy import Policy
+from ..errors import ConfigError, did_you_mean
+
+__all__ = ["MODES", "TrialScheduler", "check_mode"]
+
+MODES = ("max", "min")
+
+
+def check_mode(mode: object, where: str) -> None:
+    """Raise ConfigError unless ``mode`` is None, ``max`` or ``min``."""
+    if mode is not None and mode not in MODES:
+        hint = did_you_mean(str(mode), MODES)
+        raise ConfigError(f"{where}: mode must be 'max' (larger is better) or 'min', but is {mode!r}.{hint}")
+
+
+class TrialScheduler(ABC):
+    """Settings of a scheduler. Holds no state of a run, so one object serves any number of experiments.
+
+    Attributes:
+        time_attr: the key of a report that measures progress.
+        metric: the key of a report that is compared, or None to take ``TuneConfig.metric``.
+        mode: ``max`` or ``min``, or None to take ``TuneConfig.mode``.
+        require_attrs: whether a report without ``metric`` or ``time_attr`` is an error.
+        logs_policies: whether exploits are written to ``pbt_global.txt`` and ``pbt_policy_*.txt``.
+    """
+
+    time_attr: str = "training_iteration"
+    metric: str | None = None
+    mode: str | None = None
+    require_attrs: bool = True
+    needs_metric: bool = False
+    logs_policies: bool = False
+    seed: int | None = None
+
+    @abstractmethod
+    def policy(self, *, mode: str, seed: int) -> Policy:
+        """Return the decisions for one experiment."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """Return the scheduler's name, as the status shows it."""
+
+    def check(self, param_space: dict[str, Any]) -> None:
+        """Raise ConfigError where the settings do not fit the search space."""
+
+    def prepare(self, config: Config, index: int, seed: int) -> Config:
+        """Return the trial's first config, completed where the scheduler needs keys of its own."""
+        return config

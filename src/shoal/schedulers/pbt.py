@@ -1,0 +1,399 @@
+"""Population Based Training (Jaderberg et al. 2017, arXiv:1711.09846): exploit and explore while members train.
+
+The settings (:class:`PopulationBasedTraining`) are the user's; the decisions (:class:`PBTPolicy`) are one experiment's.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, insort
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..core.commands import CheckpointRecord
+from ..core.events import Config
+from ..core.policy import Copy, Decision, Proceed
+from ..core.rng import stream, uniform_key
+from ..errors import ConfigError, similar_name
+from .base import TrialScheduler, check_mode
+from .explore import Mutations, explore, fill, parse_mutations
+
+__all__ = ["PBTPolicy", "PopulationBasedTraining"]
+
+
+class PopulationBasedTraining(TrialScheduler):
+    """Members in the bottom quantile copy members of the top quantile, then mutate their hyperparameters.
+
+    Every ``perturbation_interval`` of ``time_attr`` a member is *ready*. If its score is among the lowest
+    ``quantile_fraction``, it takes over (exploit) the checkpoint and the config of a member drawn from the highest
+    ``quantile_fraction``, and then changes (explore) the keys of ``hyperparam_mutations``. Source: Jaderberg et al. 2017,
+    arXiv:1711.09846, section 3 and appendix A (truncation selection; perturb and resample).
+
+    Only a committed checkpoint is ever copied, and score and checkpoint of a donor belong to the same step. A score that
+    is NaN or infinite ranks last and is never a donor. Ties are broken at random.
+
+    Args:
+        time_attr: key of a report that measures progress, and only grows; ``training_iteration`` counts reports.
+        metric: key of a report that is compared. Default: ``TuneConfig.metric``.
+        mode: ``max`` or ``min``. Default: ``TuneConfig.mode``.
+        perturbation_interval: a member is ready this often, in units of ``time_attr``. Match it with the interval at
+            which the function saves checkpoints.
+        burn_in_period: nobody is ready before this ``time_attr``.
+        hyperparam_mutations: for each key that may change, a distribution (``tune.uniform(...)``), a list of values, a
+            function that returns a value, or a dict of these. Keys that the search space lacks are filled from here.
+        quantile_fraction: 0 to 0.5. 0 turns exploitation off.
+        resample_probability: 0 to 1; how often a key is drawn anew instead of perturbed.
+        perturbation_factors: a perturbed number is multiplied by one of these two, drawn evenly.
+        custom_explore_fn: ``config -> config``, called after the built-in mutations.
+        log_config: whether exploits are written to ``pbt_global.txt`` and ``pbt_policy_<trial_id>.txt``.
+        require_attrs: whether a report without ``metric`` or ``time_attr`` is an error.
+        synch: nobody goes on before all members have reached the boundary. The lineage of a seeded run then does not
+            depend on the number of slots.
+        seed: of all decisions. Default: ``TuneConfig.seed``.
+        keep_in_bounds: whether perturbed numbers stay inside the bounds of their distribution. Ray Tune lets them leave.
+        keep: config keys that stay with the member when it copies a donor's config, for example random seeds. Nested
+            keys are written ``a/b``.
+
+    Raises:
+        ConfigError: an argument is out of its range; the message tells which.
+    """
+
+    needs_metric = True
+
+    def __init__(
+        self,
+        time_attr: str = "time_total_s",
+        metric: str | None = None,
+        mode: str | None = None,
+        perturbation_interval: float = 60.0,
+        burn_in_period: float = 0.0,
+        hyperparam_mutations: Mapping[str, Any] | None = None,
+        quantile_fraction: float = 0.25,
+        resample_probability: float = 0.25,
+        perturbation_factors: Sequence[float] = (1.2, 0.8),
+        custom_explore_fn: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+        log_config: bool = True,
+        require_attrs: bool = True,
+        synch: bool = False,
+        *,
+        seed: int | None = None,
+        keep_in_bounds: bool = True,
+        keep: Sequence[str] = ("seed", "random_seed"),
+    ) -> None:
+        _check_text("time_attr", time_attr)
+        if metric is not None:
+            _check_text("metric", metric)
+        check_mode(mode, "PopulationBasedTraining")
+        _check_number("perturbation_interval", perturbation_interval, above=0.0)
+        _check_number("burn_in_period", burn_in_period, least=0.0)
+        _check_number("quantile_fraction", quantile_fraction, least=0.0, most=0.5)
+        _check_number("resample_probability", resample_probability, least=0.0, most=1.0)
+        _check_factors(perturbation_factors)
+        for name, flag in (
+            ("log_config", log_config),
+            ("require_attrs", require_attrs),
+            ("synch", synch),
+            ("keep_in_bounds", keep_in_bounds),
+        ):
+            if not isinstance(flag, bool):
+                raise ConfigError(f"PopulationBasedTraining: {name} must be True or False, but is {flag!r}.")
+        if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
+            raise ConfigError(f"PopulationBasedTraining: seed must be an int or None, but is {seed!r}.")
+        if isinstance(keep, str) or not all(isinstance(key, str) for key in keep):
+            raise ConfigError(f"PopulationBasedTraining: keep must be a list of config keys, but is {keep!r}.")
+        if custom_explore_fn is not None and not callable(custom_explore_fn):
+            raise ConfigError(
+                f"PopulationBasedTraining: custom_explore_fn must be a function config -> config, "
+                f"but is {custom_explore_fn!r}."
+            )
+        if not hyperparam_mutations and custom_explore_fn is None:
+            raise ConfigError(
+                "PopulationBasedTraining: nothing to mutate. Give hyperparam_mutations, for example "
+                "{'lr': tune.loguniform(1e-4, 1e-1)}, or custom_explore_fn."
+            )
+        self.time_attr = time_attr
+        self.metric = metric
+        self.mode = mode
+        self.perturbation_interval = float(perturbation_interval)
+        self.burn_in_period = float(burn_in_period)
+        self.hyperparam_mutations: dict[str, Any] = dict(hyperparam_mutations or {})
+        self.quantile_fraction = float(quantile_fraction)
+        self.resample_probability = float(resample_probability)
+        self.perturbation_factors = tuple(float(factor) for factor in perturbation_factors)
+        self.custom_explore_fn = custom_explore_fn
+        self.logs_policies = log_config
+        self.require_attrs = require_attrs
+        self.synch = synch
+        self.seed = seed
+        self.keep_in_bounds = keep_in_bounds
+        self.keep = tuple(keep)
+        self._mutations: Mutations = parse_mutations(self.hyperparam_mutations)
+
+    def describe(self) -> str:
+        """Return the name that the status shows."""
+        return "PopulationBasedTraining"
+
+    def check(self, param_space: dict[str, Any]) -> None:
+        """Raise ConfigError where a mutation's key looks like a misspelling of a key of the search space."""
+        _check_keys(self.hyperparam_mutations, param_space, "")
+
+    def prepare(self, config: Config, index: int, seed: int) -> Config:
+        """Fill keys of ``hyperparam_mutations`` that the config lacks."""
+        return fill(config, self._mutations, stream(seed, "fill", index))
+
+    def policy(self, *, mode: str, seed: int) -> PBTPolicy:
+        """Return the decisions for one experiment."""
+        return PBTPolicy(self, sign=1.0 if mode == "max" else -1.0, seed=seed if self.seed is None else self.seed)
+
+    def explored(self, donor: Config, own: Config, index: int, generation: int, seed: int) -> Config:
+        """Return the config of a member that copies a donor: the donor's, with what it keeps, mutated."""
+        config = _with_kept(donor, own, self.keep)
+        return explore(
+            config,
+            self._mutations,
+            resample_probability=self.resample_probability,
+            perturbation_factors=self.perturbation_factors,
+            custom_explore_fn=self.custom_explore_fn,
+            rng=stream(seed, "explore", index, generation),
+            keep_in_bounds=self.keep_in_bounds,
+        )
+
+
+@dataclass(slots=True)
+class _Member:
+    """What the policy knows of a trial."""
+
+    trial_id: str
+    index: int
+    config: Config
+    boundary: float
+    """The next ``time_attr`` at which it is ready."""
+    evaluations: int = 0
+    generation: int = 0
+    rank: _Rank | None = None
+    """Its entry in the ranking, by its score at its last boundary."""
+    donor_rank: _Rank | None = None
+    """Its entry among possible donors, by the score at its newest own checkpoint."""
+    checkpoint: CheckpointRecord | None = None
+
+
+_Rank = tuple[float, float, int]
+"""(score with larger is better and non-finite as -inf, tie break, index)."""
+
+
+@dataclass
+class PBTPolicy:
+    """The decisions of one experiment. Costs O(log n) comparisons a decision, whatever the size of the population."""
+
+    settings: PopulationBasedTraining
+    sign: float
+    seed: int
+    _members: dict[str, _Member] = field(default_factory=dict)
+    _by_index: dict[int, _Member] = field(default_factory=dict)
+    _ranking: list[_Rank] = field(default_factory=list)
+    _donors: list[_Rank] = field(default_factory=list)
+    _arrived: dict[str, tuple[float, float | None]] = field(default_factory=dict)
+    _barrier: float = 0.0
+    _notice: tuple[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        self._barrier = self._next(0.0)
+
+    def add(self, trial_id: str, index: int, config: Config) -> None:
+        """A trial joined the population."""
+        self._members[trial_id] = self._by_index[index] = _Member(trial_id, index, config, boundary=self._next(0.0))
+
+    def until(self, trial_id: str) -> float | None:
+        """Return the trial's next boundary."""
+        return self._barrier if self.settings.synch else self._members[trial_id].boundary
+
+    def observe(self, trial_id: str, score: float | None, checkpoint: CheckpointRecord | None) -> None:
+        """Remember a new checkpoint with the score of its own step."""
+        if checkpoint is None:
+            return
+        member = self._members[trial_id]
+        member.checkpoint = checkpoint
+        self._take_out(self._donors, member.donor_rank)
+        member.donor_rank = None
+        value = self._value(score)
+        if math.isfinite(value):
+            # The tie break of the evaluation to come: a member at its boundary has one place in both rankings.
+            member.donor_rank = (value, self._tie(member.index, member.evaluations + 1), member.index)
+            insort(self._donors, member.donor_rank)
+
+    def decide(self, trial_id: str, time: float, score: float | None) -> list[Decision]:
+        """Decide for a member at its boundary; with ``synch`` for all, once the last has arrived."""
+        if self.settings.synch:
+            self._arrived[trial_id] = (time, score)
+            return self._decide_barrier()
+        member = self._members[trial_id]
+        self._evaluate(member, score)
+        decision = self._exploit(member) if self._is_low(member) else None
+        start = decision.checkpoint.time if decision is not None else time
+        member.boundary = self._next(start)
+        return [decision or Proceed(trial_id)]
+
+    def withdraw(self, trial_id: str) -> None:
+        """A member that waited at the barrier goes back to an earlier step."""
+        self._arrived.pop(trial_id, None)
+
+    def gone(self, trial_id: str) -> list[Decision]:
+        """A trial ended: it no longer ranks, and nobody waits for it."""
+        member = self._members.pop(trial_id)
+        del self._by_index[member.index]
+        self._take_out(self._ranking, member.rank)
+        self._take_out(self._donors, member.donor_rank)
+        self._arrived.pop(trial_id, None)
+        return self._decide_barrier() if self.settings.synch else []
+
+    def notice(self) -> tuple[str, str] | None:
+        """Return, once, that an exploit was wanted but no checkpoint was there."""
+        notice, self._notice = self._notice, None
+        return notice
+
+    # ------------------------------------------------------------------------------------------------------------------
+
+    def _decide_barrier(self) -> list[Decision]:
+        if not self._arrived or len(self._arrived) < len(self._members):
+            return []
+        arrived, self._arrived = self._arrived, {}
+        members = sorted((self._members[trial_id] for trial_id in arrived), key=lambda member: member.index)
+        for member in members:
+            self._evaluate(member, arrived[member.trial_id][1])
+        latest = max(time for time, _ in arrived.values())
+        self._barrier = max(self._next(self._barrier), latest)
+        if latest >= self._barrier:
+            # A time_attr that grows in leaps has passed the next boundary too.
+            self._barrier = self._next(latest)
+        low = {member.index for member in members if self._is_low(member)}
+        # All donors are as they were at the barrier: a member that copies in this round is nobody's donor in it.
+        donors = [entry for entry in self._top_donors() if entry[2] not in low]
+        return [
+            (self._exploit(member, donors) if member.index in low else None) or Proceed(member.trial_id)
+            for member in members
+        ]
+
+    def _evaluate(self, member: _Member, score: float | None) -> None:
+        self._take_out(self._ranking, member.rank)
+        member.evaluations += 1
+        member.rank = (self._value(score), self._tie(member.index, member.evaluations), member.index)
+        insort(self._ranking, member.rank)
+
+    def _quantile(self) -> int:
+        """How many members are in each quantile: rounded up, but never more than half of the population."""
+        n = len(self._ranking)
+        return min(math.ceil(n * self.settings.quantile_fraction), n // 2)
+
+    def _is_low(self, member: _Member) -> bool:
+        return member.rank is not None and bisect_left(self._ranking, member.rank) < self._quantile()
+
+    def _top_donors(self) -> list[_Rank]:
+        count = self._quantile()
+        return self._donors[-count:] if count else []
+
+    def _exploit(self, member: _Member, donors: list[_Rank] | None = None) -> Copy | None:
+        assert member.rank is not None
+        if len(self._ranking) > 1 and all(other.checkpoint is None for other in self._members.values()):
+            self._notice = (
+                "no-checkpoint",
+                "PBT wants to exploit, but no member has a checkpoint to copy, so every member trains alone. Save one at "
+                "least every perturbation_interval: tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(folder)), "
+                "and load it at the start of the function: tune.get_checkpoint().",
+            )
+        candidates = [
+            entry
+            for entry in (self._top_donors() if donors is None else donors)
+            if entry[2] != member.index and entry[0] >= member.rank[0]
+        ]
+        if not candidates:
+            return None
+        member.generation += 1
+        draw = stream(self.seed, "donor", member.index, member.generation)
+        donor = self._by_index[draw.choice(candidates)[2]]
+        assert donor.checkpoint is not None
+        donor_config = donor.config
+        new_config = self.settings.explored(donor_config, member.config, member.index, member.generation, self.seed)
+        copy = Copy(member.trial_id, donor.trial_id, donor.checkpoint, donor_config, new_config)
+        # Its own checkpoint holds the weights that it gives up, so it is no donor before it saves the next.
+        self._take_out(self._donors, member.donor_rank)
+        member.donor_rank = member.checkpoint = None
+        member.config = new_config
+        return copy
+
+    def _value(self, score: float | None) -> float:
+        """The score with larger is better; a missing, NaN or infinite one ranks last."""
+        if score is None or not math.isfinite(score):
+            return -math.inf
+        return self.sign * score
+
+    def _tie(self, index: int, evaluation: int) -> float:
+        return uniform_key(self.seed, "tie", index, evaluation)
+
+    def _next(self, time: float) -> float:
+        return max(time + self.settings.perturbation_interval, self.settings.burn_in_period)
+
+    @staticmethod
+    def _take_out(ranks: list[_Rank], entry: _Rank | None) -> None:
+        if entry is not None:
+            del ranks[bisect_left(ranks, entry)]
+
+
+def _with_kept(donor: Config, own: Config, keep: tuple[str, ...]) -> Config:
+    """Return the donor's config with the member's own values of ``keep``; neither input changes."""
+    config = dict(donor)
+    for path in keep:
+        head, _, tail = path.partition("/")
+        if tail and isinstance(config.get(head), dict) and isinstance(own.get(head), dict):
+            config[head] = _with_kept(config[head], own[head], (tail,))
+        elif not tail and head in own:
+            config[head] = own[head]
+    return config
+
+
+def _check_text(name: str, value: object) -> None:
+    if not isinstance(value, str) or not value:
+        raise ConfigError(f"PopulationBasedTraining: {name} must be the name of a reported value, but is {value!r}.")
+
+
+def _check_number(
+    name: str, value: object, *, least: float = -math.inf, most: float = math.inf, above: float | None = None
+) -> None:
+    if above is not None:
+        allowed = f"greater than {above:g}"
+    else:
+        allowed = f"{least:g} or more" if most == math.inf else f"from {least:g} to {most:g}"
+    fits = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not fits or not isinstance(value, (int, float)) or not least <= value <= most or (above is not None and value <= above):
+        raise ConfigError(f"PopulationBasedTraining: {name} must be a number {allowed}, but is {value!r}.")
+
+
+def _check_factors(factors: object) -> None:
+    good = (
+        isinstance(factors, (tuple, list))
+        and len(factors) == 2
+        and all(isinstance(factor, (int, float)) and not isinstance(factor, bool) for factor in factors)
+        and all(math.isfinite(factor) and factor > 0 for factor in factors)
+    )
+    if not good:
+        raise ConfigError(
+            f"PopulationBasedTraining: perturbation_factors must be two positive numbers such as (1.2, 0.8), "
+            f"but is {factors!r}."
+        )
+
+
+def _check_keys(mutations: Mapping[str, Any], space: Mapping[str, Any], prefix: str) -> None:
+    for key, value in mutations.items():
+        if key in space:
+            inner = space[key]
+            if isinstance(value, Mapping) and isinstance(inner, Mapping):
+                _check_keys(value, inner, f"{prefix}{key}/")
+            continue
+        # A key that is itself mutated is no victim of this misspelling.
+        close = similar_name(key, [name for name in space if name not in mutations])
+        if close is not None:
+            raise ConfigError(
+                f"hyperparam_mutations has the key {prefix + key!r}, which param_space has not, but param_space has "
+                f"{prefix + close!r}, which would never mutate. If that is what you mean, write {prefix + close!r}; if "
+                f"{prefix + key!r} is another hyperparameter, add it to param_space."
+            )
