@@ -499,7 +499,9 @@ class Population:
         trial.status = Status.RUNNING
         trial.launch += 1
         self._rewind(trial)
-        trial.story.append(f"launch {trial.launch} in slot {slot} from {trial.restore.id if trial.restore else 'scratch'}")
+        trial.story.append(
+            f"launch {trial.launch} in slot {slot} from {trial.restore.id if trial.restore else 'scratch'}"
+        )
         self._out.append(
             Launch(
                 trial_id=trial.trial_id,
@@ -546,7 +548,9 @@ class Population:
 
     def _invalid(self, trial: Trial, event: Event | None, what: str) -> InvalidTransition:
         lines = "\n  ".join(trial.story)
-        return InvalidTransition(f"trial {trial.trial_id} ({trial.status.value}) {what}: {event!r}\nIts story:\n  {lines}")
+        return InvalidTransition(
+            f"trial {trial.trial_id} ({trial.status.value}) {what}: {event!r}\nIts story:\n  {lines}"
+        )
 
     def validate(self) -> None:
         """Check every invariant; for tests and simulations.
@@ -556,7 +560,9 @@ class Population:
         """
         slots = [trial.slot for trial in self.trials.values() if trial.slot is not None]
         if sorted([*slots, *self._free]) != list(range(len(self.limits.devices))):
-            raise InvalidTransition(f"slots {sorted(slots)} taken and {sorted(self._free)} free are not all slots, each once")
+            raise InvalidTransition(
+                f"slots {sorted(slots)} taken and {sorted(self._free)} free are not all slots, each once"
+            )
         for trial in self.trials.values():
             self._validate_trial(trial)
         if self._residents != sum(trial.resident for trial in self.trials.values()):
@@ -565,7 +571,9 @@ class Population:
             raise InvalidTransition(f"{self._live} live trials are counted")
         queued = [trial for trial in self.trials.values() if trial.queued]
         if self._live and not slots and self.stopping is None:
-            raise InvalidTransition(f"nobody runs, {len(queued)} are queued, {self._live} live: everyone would wait for ever")
+            raise InvalidTransition(
+                f"nobody runs, {len(queued)} are queued, {self._live} live: everyone would wait for ever"
+            )
         if queued and self._free and len(set(self.limits.devices)) == 1:
             raise InvalidTransition("a slot is free although a trial waits for one")
         self.retention.validate([trial.restore for trial in self.trials.values() if trial.restore is not None])

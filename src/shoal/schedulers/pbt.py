@@ -364,7 +364,12 @@ def _check_number(
     else:
         allowed = f"{least:g} or more" if most == math.inf else f"from {least:g} to {most:g}"
     fits = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if not fits or not isinstance(value, (int, float)) or not least <= value <= most or (above is not None and value <= above):
+    if (
+        not fits
+        or not isinstance(value, (int, float))
+        or not least <= value <= most
+        or (above is not None and value <= above)
+    ):
         raise ConfigError(f"PopulationBasedTraining: {name} must be a number {allowed}, but is {value!r}.")
 
 

@@ -1,0 +1,78 @@
+"""Facts about an experiment as a whole, written once at its start: what every reader of its journal begins with."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from .history import History
+from .journal.codec import Record
+
+__all__ = ["ExperimentInfo", "Reader"]
+
+
+@dataclass(frozen=True, slots=True)
+class ExperimentInfo:
+    """What does not change during a run. Kept in the journal as JSON values."""
+
+    name: str
+    trainable: str
+    """Name of the user's function."""
+    run_id: str
+    """Five hex digits that begin every trial id."""
+    metric: str | None
+    mode: str
+    time_attr: str
+    scheduler: str
+    logs_policies: bool
+    """Whether exploits are written to ``pbt_global.txt`` and ``pbt_policy_*.txt``."""
+    num_trials: int
+    slots: int
+    cpus: float
+    """CPUs of one trial."""
+    gpus: float
+    """GPUs of one trial."""
+    engine: str
+    seed: int
+    parameters: list[str] = field(default_factory=list)
+    """Config keys (``a/b`` where nested) that were sampled or mutate: those worth a column in a table."""
+    stop: dict[str, float] = field(default_factory=dict)
+    """``RunConfig.stop`` where it was a dict."""
+    time_budget_s: float | None = None
+    started_at: float = 0.0
+    """Seconds since the epoch."""
+
+    def to_meta(self) -> dict[str, Any]:
+        """Return the facts as JSON values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_meta(cls, meta: dict[str, Any]) -> ExperimentInfo:
+        """Return the facts that :meth:`to_meta` gave; unknown ones are left out."""
+        names = {entry.name for entry in dataclasses.fields(cls)}
+        return cls(**{key: value for key, value in meta.items() if key in names})
+
+
+class Reader(Protocol):
+    """Something that is told what the journal says, while the experiment runs: log files, the status, callbacks.
+
+    A reader never decides anything. An error in a reader is shown and ends that reader, not the run.
+    """
+
+    def start(self, info: ExperimentInfo, folder: Path, history: History) -> None:
+        """The experiment begins. ``folder`` is its folder; ``history`` stays up to date by itself."""
+        ...
+
+    def take(self, record: Record) -> None:
+        """A record was committed, and ``history`` already knows it."""
+        ...
+
+    def flush(self) -> None:
+        """A batch of records is complete."""
+        ...
+
+    def close(self) -> None:
+        """The experiment has ended, or was interrupted."""
+        ...

@@ -1,0 +1,223 @@
+"""The read model: what the journal says, as trials with their results. Stage one of every reader.
+
+A :class:`History` is a fold over the journal's records. The live status, the log files, the results and the plots all
+read one; none of them decides anything.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from .core.commands import (
+    CheckpointRecord,
+    Continue,
+    DeleteCheckpoint,
+    Evict,
+    Exploit,
+    Launch,
+    Notice,
+    Park,
+    Retry,
+    Status,
+    Stop,
+)
+from .core.events import Config, Failed, Lost, Metrics, Reported, SavedCheckpoint, Started, StopAsked, TrialAdded
+from .core.reports import lookup, number
+from .journal.codec import Record
+
+__all__ = ["CheckpointEntry", "History", "Row", "TrialHistory", "full_row"]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One result of a trial, with the circumstances under which it was reported."""
+
+    report: Reported
+    config: Config
+    """The trial's config at that time."""
+    generation: int
+    """How many exploits the trial had done."""
+    pid: int
+    hostname: str
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointEntry:
+    """A committed checkpoint with the result that came with it."""
+
+    saved: SavedCheckpoint
+    row: Row
+
+
+@dataclass(slots=True)
+class TrialHistory:
+    """One trial, as the journal tells it so far."""
+
+    trial_id: str
+    index: int
+    name: str
+    tag: str
+    folder: str
+    initial_config: Config
+    config: Config
+    """The config as it is now."""
+    status: Status = Status.PENDING
+    slot: int | None = None
+    pid: int = 0
+    hostname: str = ""
+    launches: int = 0
+    last: Row | None = None
+    """Its newest result."""
+    rows: list[Row] = field(default_factory=list)
+    """All results, where the history keeps them."""
+    checkpoints: dict[int, CheckpointEntry] = field(default_factory=dict)
+    """Those of its own checkpoints that have not been deleted, by number."""
+    restore: CheckpointRecord | None = None
+    """The donor's checkpoint that it was launched from last, until it saved one of its own; else None."""
+    exploits: list[Exploit] = field(default_factory=list)
+    error: str | None = None
+    """Why its last launch failed, one line; also set while it is retried."""
+    traceback: str = ""
+    raised: bytes | None = None
+    reason: str = ""
+    """Why it ended."""
+
+    @property
+    def iteration(self) -> int:
+        """``training_iteration`` of its newest result; 0 before the first."""
+        return 0 if self.last is None else self.last.report.iteration
+
+    def value(self, key: str) -> Any:
+        """Return a value of its newest result, nested keys written ``a/b``; None where there is none."""
+        return None if self.last is None else lookup(self.last.report.metrics, key)
+
+
+class History:
+    """All trials of an experiment, as the journal tells them so far.
+
+    Args:
+        keep_rows: whether every result is kept; the live status needs only the newest of each trial.
+    """
+
+    def __init__(self, *, keep_rows: bool = True) -> None:
+        self.trials: dict[str, TrialHistory] = {}
+        self.keep_rows = keep_rows
+        self.results = 0
+        """Number of results reported."""
+        self.checkpoints = 0
+        """Number of checkpoints saved."""
+        self.perturbations = 0
+        """Number of exploits."""
+        self.notices: list[str] = []
+        self.stopped: str | None = None
+        """Why the whole experiment was stopped, or None."""
+        self.started_at: float | None = None
+        self.updated_at: float | None = None
+
+    @classmethod
+    def of(cls, records: Iterable[Record], *, keep_rows: bool = True) -> History:
+        """Return the history that the records tell."""
+        history = cls(keep_rows=keep_rows)
+        for record in records:
+            history.add(record)
+        return history
+
+    def in_order(self) -> list[TrialHistory]:
+        """Return the trials by their number."""
+        return sorted(self.trials.values(), key=lambda trial: trial.index)
+
+    def best(self, metric: str, mode: str) -> TrialHistory | None:
+        """Return the trial whose newest result is best by a finite ``metric``, or None."""
+        sign = 1.0 if mode == "max" else -1.0
+        scored = [(value, trial) for trial in self.in_order() if (value := _finite(trial.value(metric))) is not None]
+        return max(scored, key=lambda pair: sign * pair[0])[1] if scored else None
+
+    def add(self, record: Record) -> None:
+        """Take in one record of the journal."""
+        item = record.item
+        if self.started_at is None:
+            self.started_at = record.at
+        self.updated_at = record.at
+        if isinstance(item, Reported):
+            self._reported(item)
+        elif isinstance(item, TrialAdded):
+            self.trials[item.trial_id] = TrialHistory(
+                item.trial_id, item.index, item.name, item.tag, item.folder, item.config, item.config
+            )
+        elif isinstance(item, StopAsked):
+            self.stopped = item.reason
+        elif isinstance(item, Notice):
+            self.notices.append(item.text)
+        else:
+            self._changed(self.trials[item.trial_id], item)
+
+    def _reported(self, report: Reported) -> None:
+        trial = self.trials[report.trial_id]
+        if report.launch != trial.launches or trial.status.ended:
+            return  # late: the core has ignored it too
+        row = Row(report, trial.config, len(trial.exploits), trial.pid, trial.hostname)
+        self.results += 1
+        trial.last = row
+        if self.keep_rows:
+            trial.rows.append(row)
+        if report.checkpoint is not None:
+            self.checkpoints += 1
+            trial.checkpoints[report.checkpoint.number] = CheckpointEntry(report.checkpoint, row)
+            trial.restore = None
+
+    def _changed(self, trial: TrialHistory, item: Any) -> None:
+        if isinstance(item, Started):
+            trial.pid, trial.hostname = item.pid, item.hostname
+        elif isinstance(item, Launch):
+            trial.launches, trial.slot, trial.status = item.launch, item.slot, Status.RUNNING
+        elif isinstance(item, Continue):
+            trial.slot, trial.status = item.slot, Status.RUNNING
+        elif isinstance(item, Park | Evict | Retry):
+            trial.slot, trial.status = None, Status.PAUSED
+        elif isinstance(item, Exploit):
+            self.perturbations += 1
+            trial.exploits.append(item)
+            trial.config = item.new_config
+            trial.restore = item.checkpoint
+        elif isinstance(item, Failed):
+            trial.error, trial.traceback, trial.raised = item.error, item.traceback, item.raised
+        elif isinstance(item, Lost):
+            trial.error, trial.traceback, trial.raised = item.reason, "", None
+        elif isinstance(item, Stop):
+            trial.slot, trial.status, trial.reason = None, item.status, item.reason
+            if item.status is Status.ERROR and trial.error is None:
+                trial.error = item.reason
+        elif isinstance(item, DeleteCheckpoint):
+            trial.checkpoints.pop(item.number, None)
+
+
+def full_row(trial: TrialHistory, row: Row) -> Metrics:
+    """Return a result as users read it: what was reported, and the automatic values."""
+    report = row.report
+    automatic = {
+        "timestamp": int(report.timestamp),
+        "checkpoint_dir_name": None if report.checkpoint is None else f"checkpoint_{report.checkpoint.number:06d}",
+        "done": report.stop is not None,
+        "training_iteration": report.iteration,
+        "trial_id": trial.trial_id,
+        "date": time.strftime("%Y-%m-%d_%H-%M-%S", time.localtime(report.timestamp)),
+        "time_this_iter_s": report.time_this_iter_s,
+        "time_total_s": report.time_total_s,
+        "pid": row.pid,
+        "hostname": row.hostname,
+        "node_ip": "127.0.0.1",
+        "config": row.config,
+        "time_since_restore": report.time_since_restore,
+        "iterations_since_restore": report.iterations_since_restore,
+    }
+    if report.checkpoint is not None:
+        automatic["should_checkpoint"] = True
+    return {**report.metrics, **automatic}
+
+
+def _finite(value: Any) -> float | None:
+    as_number = number(value)
+    return as_number if as_number is not None and abs(as_number) != float("inf") and as_number == as_number else None

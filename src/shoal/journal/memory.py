@@ -1,0 +1,42 @@
+"""A journal that lives in memory, for tests. It writes and reads through the same codec as the durable one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from .codec import Item, Record, decode, encode
+
+__all__ = ["MemoryJournal"]
+
+
+class MemoryJournal:
+    """See :class:`shoal.journal.Journal`."""
+
+    def __init__(self) -> None:
+        self._rows: list[tuple[float, str, str]] = []
+        self._meta: dict[str, str] = {}
+
+    def append(self, items: Sequence[Item], at: float) -> list[Record]:
+        """Write the items in order. Return their records."""
+        rows = [(at, *encode(item)) for item in items]
+        first = len(self._rows) + 1
+        self._rows.extend(rows)
+        return [Record(first + place, at, item) for place, item in enumerate(items)]
+
+    def set_meta(self, **values: Any) -> None:
+        """Remember facts about the whole experiment."""
+        self._meta.update({key: json.dumps(value) for key, value in values.items()})
+
+    def meta(self) -> dict[str, Any]:
+        """Return the facts about the whole experiment."""
+        return {key: json.loads(value) for key, value in self._meta.items()}
+
+    def read(self, after: int = 0) -> Iterator[Record]:
+        """Yield the records whose number is greater than ``after``, in order."""
+        for place, (at, kind, body) in enumerate(self._rows[after:], start=after + 1):
+            yield Record(place, at, decode(kind, body))
+
+    def close(self) -> None:
+        """Nothing to let go of."""
