@@ -62,11 +62,14 @@ class Reader(Protocol):
     """
 
     def start(self, info: ExperimentInfo, folder: Path, history: History) -> None:
-        """The experiment begins. ``folder`` is its folder; ``history`` stays up to date by itself."""
+        """The experiment begins, or goes on after a restore: then ``history`` holds what happened before.
+
+        ``folder`` is its folder; ``history`` stays up to date by itself.
+        """
         ...
 
     def take(self, record: Record) -> None:
-        """A record was committed, and ``history`` already knows it."""
+        """A record was committed. ``history`` has taken it in, and none that comes after it."""
         ...
 
     def flush(self) -> None:

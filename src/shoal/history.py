@@ -7,8 +7,9 @@ read one; none of them decides anything.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from .core.commands import (
@@ -28,7 +29,27 @@ from .core.events import Config, Failed, Lost, Metrics, Reported, SavedCheckpoin
 from .core.reports import lookup, number
 from .journal.codec import Record
 
-__all__ = ["CheckpointEntry", "History", "Row", "TrialHistory", "full_row"]
+__all__ = ["Ancestry", "CheckpointEntry", "History", "Row", "TrialHistory", "full_row"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ancestry:
+    """The exploits that made some weights: the newest, and behind it those that made the weights which it copied.
+
+    A chain that its members share, so a population of many generations needs one link for each exploit.
+    """
+
+    exploit: Exploit
+    before: Ancestry | None
+
+    def oldest_first(self) -> Iterator[Exploit]:
+        """Yield the exploits in the order in which they happened to the weights."""
+        chain: list[Exploit] = []
+        link: Ancestry | None = self
+        while link is not None:
+            chain.append(link.exploit)
+            link = link.before
+        return reversed(chain)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +64,22 @@ class Row:
     pid: int
     hostname: str
 
+    def value(self, key: str) -> Any:
+        """Return a reported or automatic value, nested keys written ``a/b``; None where there is none."""
+        attribute = _AUTOMATIC_NUMBERS.get(key)
+        return lookup(self.report.metrics, key) if attribute is None else getattr(self.report, attribute)
+
+
+_AUTOMATIC_NUMBERS = {
+    "training_iteration": "iteration",
+    "time_this_iter_s": "time_this_iter_s",
+    "time_total_s": "time_total_s",
+    "time_since_restore": "time_since_restore",
+    "iterations_since_restore": "iterations_since_restore",
+    "timestamp": "timestamp",
+}
+"""Automatic values that can be compared, and where a report has them."""
+
 
 @dataclass(frozen=True, slots=True)
 class CheckpointEntry:
@@ -50,6 +87,8 @@ class CheckpointEntry:
 
     saved: SavedCheckpoint
     row: Row
+    ancestry: Ancestry | None = None
+    """The exploits that made its weights."""
 
 
 @dataclass(slots=True)
@@ -78,6 +117,9 @@ class TrialHistory:
     restore: CheckpointRecord | None = None
     """The donor's checkpoint that it was launched from last, until it saved one of its own; else None."""
     exploits: list[Exploit] = field(default_factory=list)
+    """Its own exploits, oldest first."""
+    ancestry: Ancestry | None = None
+    """The exploits that made the weights it has now: not all of them its own, and not all of its own."""
     error: str | None = None
     """Why its last launch failed, one line; also set while it is retried."""
     traceback: str = ""
@@ -92,7 +134,7 @@ class TrialHistory:
 
     def value(self, key: str) -> Any:
         """Return a value of its newest result, nested keys written ``a/b``; None where there is none."""
-        return None if self.last is None else lookup(self.last.report.metrics, key)
+        return None if self.last is None else self.last.value(key)
 
 
 class History:
@@ -109,8 +151,8 @@ class History:
         """Number of results reported."""
         self.checkpoints = 0
         """Number of checkpoints saved."""
-        self.perturbations = 0
-        """Number of exploits."""
+        self.exploits: list[Exploit] = []
+        """All exploits, in the order in which they were decided."""
         self.notices: list[str] = []
         self.stopped: str | None = None
         """Why the whole experiment was stopped, or None."""
@@ -124,6 +166,11 @@ class History:
         for record in records:
             history.add(record)
         return history
+
+    @property
+    def perturbations(self) -> int:
+        """Number of exploits."""
+        return len(self.exploits)
 
     def in_order(self) -> list[TrialHistory]:
         """Return the trials by their number."""
@@ -165,10 +212,12 @@ class History:
             trial.rows.append(row)
         if report.checkpoint is not None:
             self.checkpoints += 1
-            trial.checkpoints[report.checkpoint.number] = CheckpointEntry(report.checkpoint, row)
+            trial.checkpoints[report.checkpoint.number] = CheckpointEntry(report.checkpoint, row, trial.ancestry)
             trial.restore = None
 
     def _changed(self, trial: TrialHistory, item: Any) -> None:
+        if isinstance(item, Started | Failed | Lost) and (item.launch != trial.launches or trial.status.ended):
+            return  # late: the core has ignored it too
         if isinstance(item, Started):
             trial.pid, trial.hostname = item.pid, item.hostname
         elif isinstance(item, Launch):
@@ -178,20 +227,27 @@ class History:
         elif isinstance(item, Park | Evict | Retry):
             trial.slot, trial.status = None, Status.PAUSED
         elif isinstance(item, Exploit):
-            self.perturbations += 1
-            trial.exploits.append(item)
-            trial.config = item.new_config
-            trial.restore = item.checkpoint
+            self._exploited(trial, item)
         elif isinstance(item, Failed):
             trial.error, trial.traceback, trial.raised = item.error, item.traceback, item.raised
         elif isinstance(item, Lost):
             trial.error, trial.traceback, trial.raised = item.reason, "", None
         elif isinstance(item, Stop):
             trial.slot, trial.status, trial.reason = None, item.status, item.reason
-            if item.status is Status.ERROR and trial.error is None:
-                trial.error = item.reason
+            if item.status is Status.ERROR and trial.error != item.reason:
+                # It was no exception that ended it; an earlier one, after which it was tried again, says nothing here.
+                trial.error, trial.traceback, trial.raised = item.reason, "", None
         elif isinstance(item, DeleteCheckpoint):
             trial.checkpoints.pop(item.number, None)
+
+    def _exploited(self, trial: TrialHistory, exploit: Exploit) -> None:
+        self.exploits.append(exploit)
+        trial.exploits.append(exploit)
+        trial.config = exploit.new_config
+        trial.restore = exploit.checkpoint
+        donor = self.trials[exploit.donor_id]
+        copied = donor.checkpoints.get(exploit.checkpoint.number)
+        trial.ancestry = Ancestry(exploit, donor.ancestry if copied is None else copied.ancestry)
 
 
 def full_row(trial: TrialHistory, row: Row) -> Metrics:
@@ -203,7 +259,7 @@ def full_row(trial: TrialHistory, row: Row) -> Metrics:
         "done": report.stop is not None,
         "training_iteration": report.iteration,
         "trial_id": trial.trial_id,
-        "date": time.strftime("%Y-%m-%d_%H-%M-%S", time.localtime(report.timestamp)),
+        "date": _date(int(report.timestamp)),
         "time_this_iter_s": report.time_this_iter_s,
         "time_total_s": report.time_total_s,
         "pid": row.pid,
@@ -216,6 +272,12 @@ def full_row(trial: TrialHistory, row: Row) -> Metrics:
     if report.checkpoint is not None:
         automatic["should_checkpoint"] = True
     return {**report.metrics, **automatic}
+
+
+@lru_cache(maxsize=64)
+def _date(timestamp: int) -> str:
+    # Most results share their second with the one before, and the formatting costs as much as the rest of a row.
+    return time.strftime("%Y-%m-%d_%H-%M-%S", time.localtime(timestamp))
 
 
 def _finite(value: Any) -> float | None:

@@ -83,6 +83,8 @@ class Launch:
     """The value of ``time_attr`` from which on a report waits for a decision; None: none does."""
     fresh: bool
     """True where the trial has no process yet."""
+    generation: int = 0
+    """How many exploits the trial has done."""
 
 
 @dataclass(frozen=True, slots=True)

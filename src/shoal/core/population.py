@@ -514,6 +514,7 @@ class Population:
                 next_checkpoint=trial.next_checkpoint,
                 until=self.policy.until(trial.trial_id),
                 fresh=fresh,
+                generation=trial.generation,
             )
         )
 

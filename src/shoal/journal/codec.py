@@ -2,6 +2,8 @@
 
 A list rather than an object keeps a result small. Fields are only ever added at the end, with a default, so an older
 journal stays readable. Configs may hold any Python object: what JSON cannot hold exactly is pickled inside the JSON.
+Metrics hold what JSON can hold; the session has seen to that. Every number comes back exactly as it was, because a
+restored run has to take the same decisions.
 """
 
 from __future__ import annotations
@@ -9,7 +11,6 @@ from __future__ import annotations
 import base64
 import dataclasses
 import json
-import math
 import pickle
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -17,8 +18,9 @@ from typing import Any, TypeAlias
 from ..core import commands, events
 from ..core.commands import CheckpointRecord, Command, Status
 from ..core.events import Event, SavedCheckpoint
+from ..errors import JournalError
 
-__all__ = ["Record", "decode", "encode", "pack", "unpack"]
+__all__ = ["Item", "Record", "Unloadable", "decode", "encode", "pack", "unpack"]
 
 Item: TypeAlias = Event | Command
 
@@ -65,7 +67,8 @@ def encode(item: Item) -> tuple[str, str]:
     """Return (kind, body) of an event or a command; ``body`` is JSON text."""
     kind = type(item).__name__
     values = [_to_json(name, getattr(item, name)) for name in _FIELDS[kind]]
-    return kind, json.dumps(values, separators=(",", ":"), ensure_ascii=False)
+    # ASCII only: half a surrogate pair, as in a file name that is no UTF-8, cannot be stored in any other way.
+    return kind, json.dumps(values, separators=(",", ":"))
 
 
 def decode(kind: str, body: str) -> Item:
@@ -89,18 +92,11 @@ def decode(kind: str, body: str) -> Item:
 def _to_json(name: str, value: Any) -> Any:
     if name in _CONFIGS:
         return pack(value)
-    if isinstance(value, float):
-        return _short(value)
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
     if isinstance(value, (SavedCheckpoint, CheckpointRecord)):
         return [getattr(value, field.name) for field in dataclasses.fields(value)]
     return value
-
-
-def _short(value: float) -> float:
-    """Clock readings need no more than microseconds."""
-    return round(value, 6) if math.isfinite(value) and abs(value) > 1e-3 else value
 
 
 def _from_json(kind: str, name: str, value: Any) -> Any:
@@ -141,6 +137,31 @@ def unpack(value: Any) -> Any:
         if "$tuple" in value:
             return tuple(unpack(entry) for entry in value["$tuple"])
         if "$pickle" in value:
-            return pickle.loads(base64.b64decode(value["$pickle"]))
+            return _unpickle(value["$pickle"], value.get("$repr", ""))
         return {key: unpack(entry) for key, entry in value.items()}
     return value
+
+
+class Unloadable:
+    """Stands for a value of a config whose class cannot be imported here, so that everything else can be read.
+
+    It shows itself as the value did. It cannot be sent to a member: that raises JournalError with the reason.
+    """
+
+    def __init__(self, text: str, reason: str) -> None:
+        self._text = text
+        self._reason = reason
+
+    def __repr__(self) -> str:
+        return self._text
+
+    def __reduce__(self) -> Any:
+        raise JournalError(f"The config value {self._text} cannot be read from the journal here: {self._reason}.")
+
+
+def _unpickle(text: str, shown: str) -> Any:
+    try:
+        return pickle.loads(base64.b64decode(text))
+    except Exception as error:
+        # Unpickling runs code of the user's modules, so anything can be raised; most often a module is not there.
+        return Unloadable(shown, f"{type(error).__name__}: {error}")

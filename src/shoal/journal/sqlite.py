@@ -6,6 +6,7 @@ committed; a power cut loses at most the last moments, never consistency.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -46,18 +47,19 @@ class SQLiteJournal:
         """
         path = folder / JOURNAL_NAME
         lock = _lock(folder)
+        connection: sqlite3.Connection | None = None
         try:
             if path.exists():
                 raise JournalError(f"{path} exists already; a new experiment needs a folder of its own.")
             connection = _connect(path, "rwc")
-            connection.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
-            connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+            connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
             return cls(connection, path, lock)
-        except sqlite3.Error as error:
+        except BaseException as error:
+            if connection is not None:
+                connection.close()
             _unlock(lock)
-            raise JournalError(f"The journal {path} cannot be created: {error}.") from error
-        except BaseException:
-            _unlock(lock)
+            if isinstance(error, sqlite3.Error):
+                raise JournalError(f"The journal {path} cannot be created: {error}.") from error
             raise
 
     @classmethod
@@ -85,7 +87,6 @@ class SQLiteJournal:
 
     def append(self, items: Sequence[Item], at: float) -> list[Record]:
         """Write the items in order, in one transaction. Return their records."""
-        at = round(at, 6)
         records = [Record(self._last + place, at, item) for place, item in enumerate(items, start=1)]
         rows = [(record.seq, at, *encode(record.item)) for record in records]
         try:
@@ -109,7 +110,10 @@ class SQLiteJournal:
 
     def meta(self) -> dict[str, Any]:
         """Return the facts about the whole experiment."""
-        return {key: json.loads(value) for key, value in self._connection.execute("SELECT key, value FROM meta")}
+        try:
+            return {key: json.loads(value) for key, value in self._connection.execute("SELECT key, value FROM meta")}
+        except (sqlite3.Error, ValueError, TypeError) as error:
+            raise JournalError(f"The journal {self._path} is damaged: {error}.") from error
 
     def read(self, after: int = 0) -> Iterator[Record]:
         """Yield the committed records whose number is greater than ``after``, in order."""
@@ -121,23 +125,30 @@ class SQLiteJournal:
             raise JournalError(f"The journal {self._path} is damaged: {error}.") from error
 
     def close(self) -> None:
-        """Write everything into the one file and let go of it."""
-        if self._lock is not None:
-            # Readers on other machines and copies of the folder then need no -wal file.
-            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        self._connection.close()
-        if self._lock is not None:
-            _unlock(self._lock)
-            self._lock = None
+        """Write everything into the one file and let go of it. Closing again does nothing."""
+        lock, self._lock = self._lock, None
+        try:
+            if lock is not None:
+                # Readers on other machines and copies of the folder then need no -wal file.
+                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.Error as error:
+            raise JournalError(f"The journal {self._path} cannot be written: {error}.") from error
+        finally:
+            self._connection.close()
+            if lock is not None:
+                _unlock(lock)
 
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
-    connection = sqlite3.connect(
-        f"{path.absolute().as_uri()}?mode={mode}", uri=True, timeout=10.0, check_same_thread=False
-    )
+    uri = f"{path.absolute().as_uri()}?mode={mode}"
+    connection = sqlite3.connect(uri, uri=True, timeout=10.0, check_same_thread=False)
     if mode != "ro":
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=NORMAL")
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=NORMAL")
+        except BaseException:
+            connection.close()
+            raise
     return connection
 
 
@@ -145,9 +156,21 @@ def _open(folder: Path, mode: str) -> sqlite3.Connection:
     path = folder / JOURNAL_NAME
     if not path.is_file():
         raise JournalError(f"{folder} holds no experiment of Shoal: there is no file {JOURNAL_NAME}.")
-    connection: sqlite3.Connection | None = None
     try:
-        connection = _connect(path, mode)
+        return _checked(path, mode)
+    except sqlite3.Error as error:
+        wal = path.with_name(f"{path.name}-wal")
+        if mode == "ro" and not os.access(folder, os.W_OK) and not (wal.exists() and wal.stat().st_size):
+            # In a folder that cannot be written, SQLite may not make the index of a -wal file; here it needs none.
+            with contextlib.suppress(sqlite3.Error):
+                return _checked(path, "ro&immutable=1")
+        raise JournalError(f"The journal {path} cannot be read: {error}.") from error
+
+
+def _checked(path: Path, mode: str) -> sqlite3.Connection:
+    """Open the file and make sure that it is a journal that this Shoal understands."""
+    connection = _connect(path, mode)
+    try:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if version != SCHEMA_VERSION:
             raise JournalError(
@@ -155,13 +178,8 @@ def _open(folder: Path, mode: str) -> sqlite3.Connection:
                 + ("Update Shoal to read it." if version > SCHEMA_VERSION else "It is no journal, or damaged.")
             )
         connection.execute("SELECT max(seq) FROM journal").fetchone()
-    except sqlite3.Error as error:
-        if connection is not None:
-            connection.close()
-        raise JournalError(f"The journal {path} cannot be read: {error}.") from error
-    except JournalError:
-        if connection is not None:
-            connection.close()
+    except BaseException:
+        connection.close()
         raise
     return connection
 

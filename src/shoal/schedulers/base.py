@@ -54,3 +54,7 @@ class TrialScheduler(ABC):
     def prepare(self, config: Config, index: int, seed: int) -> Config:
         """Return the trial's first config, completed where the scheduler needs keys of its own."""
         return config
+
+    def mutated(self) -> list[str]:
+        """Return the config keys (``a/b`` where nested) that change during a run."""
+        return []

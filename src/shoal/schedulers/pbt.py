@@ -14,6 +14,7 @@ from typing import Any
 from ..core.commands import CheckpointRecord
 from ..core.events import Config
 from ..core.policy import Copy, Decision, Proceed
+from ..core.reports import flatten
 from ..core.rng import stream, uniform_key
 from ..errors import ConfigError, similar_name
 from .base import TrialScheduler, check_mode
@@ -137,6 +138,10 @@ class PopulationBasedTraining(TrialScheduler):
     def check(self, param_space: dict[str, Any]) -> None:
         """Raise ConfigError where a mutation's key looks like a misspelling of a key of the search space."""
         _check_keys(self.hyperparam_mutations, param_space, "")
+
+    def mutated(self) -> list[str]:
+        """Return the keys of ``hyperparam_mutations``, nested ones as ``a/b``."""
+        return [path for path, _ in flatten(self.hyperparam_mutations)]
 
     def prepare(self, config: Config, index: int, seed: int) -> Config:
         """Fill keys of ``hyperparam_mutations`` that the config lacks."""

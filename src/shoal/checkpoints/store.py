@@ -1,0 +1,119 @@
+"""The store: writes a checkpoint whole or not at all, and deletes only what the core names.
+
+A checkpoint is copied to a hidden folder beside its place and then renamed into it, so that its name exists only when all
+its bytes do. Its folder belongs to the store from then on: the files of the user's own folder are copied, never linked, so
+overwriting them later changes nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+from ..core.events import SavedCheckpoint
+from ..errors import ReportError, StorageError
+
+__all__ = ["checkpoint_name", "commit", "delete", "digest_of"]
+
+_CHUNK = 1 << 20
+
+
+def checkpoint_name(number: int) -> str:
+    """Return the name of a checkpoint's folder: ``checkpoint_000004``."""
+    return f"checkpoint_{number:06d}"
+
+
+def commit(source: Path, trial_folder: Path, number: int) -> SavedCheckpoint:
+    """Copy the user's folder into the trial's, whole or not at all.
+
+    Args:
+        source: the folder that the user reported.
+        trial_folder: the trial's folder, made if needed.
+        number: a number that no committed checkpoint of the trial has.
+
+    Raises:
+        ReportError: the user's folder is gone or cannot be read.
+        StorageError: the copy cannot be written, for example because the disk is full. Nothing is left behind.
+    """
+    if not source.is_dir():
+        raise ReportError(
+            f"tune.report: the checkpoint's folder {str(source)!r} no longer exists. Call tune.report inside the block that "
+            f"made it, for example inside 'with tempfile.TemporaryDirectory() as folder:'."
+        )
+    final = trial_folder / checkpoint_name(number)
+    staging = trial_folder / f".{final.name}.{os.getpid()}"
+    try:
+        trial_folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir()
+        digest, size = _copy(source, staging)
+        if final.exists():
+            # A process died between this rename and its report, so nobody knows of that one.
+            shutil.rmtree(final)
+        staging.rename(final)
+    except OSError as error:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise StorageError(f"The checkpoint {final} cannot be written: {error}. Free some space, or check the path.") from error
+    return SavedCheckpoint(number=number, digest=digest, size=size)
+
+
+def delete(trial_folder: Path, number: int) -> None:
+    """Delete a committed checkpoint. Its name is gone at once; one that is not there is no error."""
+    final = trial_folder / checkpoint_name(number)
+    trash = trial_folder / f".deleted_{final.name}"
+    with contextlib.suppress(FileNotFoundError):
+        final.rename(trash)
+    shutil.rmtree(trash, ignore_errors=True)
+
+
+def digest_of(folder: Path) -> str:
+    """Return the digest of a folder's files: their relative names, sizes and bytes."""
+    digest = hashlib.sha256()
+    for name, path in _files(folder):
+        _begin(digest, name, path.stat().st_size)
+        with path.open("rb", buffering=0) as file:
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _copy(source: Path, target: Path) -> tuple[str, int]:
+    """Copy all files, reading each byte once for the copy and for the digest."""
+    digest = hashlib.sha256()
+    total = 0
+    for name, path in _files(source):
+        copy = target / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("rb", buffering=0) as reading, copy.open("wb", buffering=0) as writing:
+            size = os.fstat(reading.fileno()).st_size
+            _begin(digest, name, size)
+            copied = 0
+            while chunk := reading.read(_CHUNK):
+                digest.update(chunk)
+                view = memoryview(chunk)
+                while view:
+                    view = view[writing.write(view) :]
+                copied += len(chunk)
+        if copied != size:
+            raise OSError(f"{path} changed its size from {size} to {copied} bytes while it was copied")
+        total += size
+    return digest.hexdigest(), total
+
+
+def _begin(digest: hashlib._Hash, name: str, size: int) -> None:
+    digest.update(f"{name}\0{size}\0".encode("utf-8", "surrogateescape"))
+
+
+def _files(folder: Path) -> list[tuple[str, Path]]:
+    """Return (relative name with '/', path) of all regular files below the folder, in order. Links are followed."""
+    found: list[tuple[str, Path]] = []
+    for parent, _, names in os.walk(folder, followlinks=True):
+        for name in names:
+            path = Path(parent, name)
+            if not path.is_file():
+                raise ReportError(f"tune.report: {path} in the checkpoint is no regular file, so it cannot be saved.")
+            found.append((path.relative_to(folder).as_posix(), path))
+    return sorted(found)

@@ -1,0 +1,234 @@
+"""What a user sets: the classes behind ``Tuner``'s arguments, checked when they are made."""
+
+from __future__ import annotations
+
+
+import functools
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from .errors import ConfigError, did_you_mean
+from .schedulers.base import TrialScheduler, check_mode
+
+__all__ = ["CheckpointConfig", "FailureConfig", "RunConfig", "TuneConfig", "check_arguments"]
+
+T = TypeVar("T")
+
+
+def check_arguments(cls: type[T]) -> type[T]:
+    """Make a class name the argument it was wrongly given, and those it takes, instead of Python's bare TypeError."""
+    original = cls.__init__
+    names = [name for name in inspect.signature(original).parameters if name != "self"]
+
+    @functools.wraps(original)
+    def checked(self: T, *args: Any, **kwargs: Any) -> None:
+        for name in kwargs:
+            if name not in names:
+                raise ConfigError(
+                    f"{cls.__name__} has no argument {name!r}.{did_you_mean(name, names)} It takes: {', '.join(names)}."
+                )
+        original(self, *args, **kwargs)
+
+    cls.__init__ = checked  # type: ignore[method-assign]
+    return cls
+
+
+def _fail(owner: object, name: str, allowed: str) -> ConfigError:
+    value = getattr(owner, name)
+    return ConfigError(
+        f"{type(owner).__name__}: {name} must be {allowed}, but is {value!r} ({type(value).__name__})."
+    )
+
+
+def _check_int(owner: object, name: str, allowed: str, *, least: int, none: bool = False) -> None:
+    value = getattr(owner, name)
+    if value is None and none:
+        return
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise _fail(owner, name, allowed)
+
+
+def _check_bool(owner: object, name: str) -> None:
+    if not isinstance(getattr(owner, name), bool):
+        raise _fail(owner, name, "True or False")
+
+
+def _check_text(owner: object, name: str) -> None:
+    value = getattr(owner, name)
+    if value is not None and (not isinstance(value, str) or not value):
+        raise _fail(owner, name, "a text or None")
+
+
+@check_arguments
+@dataclass
+class CheckpointConfig:
+    """Which checkpoints are kept.
+
+    Args:
+        num_to_keep: how many of its own checkpoints each trial keeps, 1 or more; its newest always stays beside them, and so
+            does any that another trial still goes on from. Default: all.
+        checkpoint_score_attribute: keep the best by this key of the report. Default: keep the newest.
+        checkpoint_score_order: ``max`` (default) or ``min``.
+    """
+
+    num_to_keep: int | None = None
+    checkpoint_score_attribute: str | None = None
+    checkpoint_score_order: str = "max"
+
+    def __post_init__(self) -> None:
+        _check_int(self, "num_to_keep", "a whole number of 1 or more, or None to keep all", least=1, none=True)
+        _check_text(self, "checkpoint_score_attribute")
+        if self.checkpoint_score_order not in ("max", "min"):
+            raise _fail(self, "checkpoint_score_order", "'max' or 'min'")
+
+
+@check_arguments
+@dataclass
+class FailureConfig:
+    """What happens when a member fails.
+
+    Args:
+        max_failures: how often a trial is launched again from its last checkpoint; -1: always. Default 0.
+        fail_fast: True ends the experiment with the first trial that has failed for good; ``"raise"`` also raises that
+            trial's error from ``fit()``. Default False: the others go on.
+    """
+
+    max_failures: int = 0
+    fail_fast: bool | str = False
+
+    def __post_init__(self) -> None:
+        _check_int(self, "max_failures", "a whole number, -1 for no limit", least=-1)
+        if self.fail_fast not in (True, False, "raise") or isinstance(self.fail_fast, (int, float)) != isinstance(
+            self.fail_fast, bool
+        ):
+            raise _fail(self, "fail_fast", "True, False or 'raise'")
+        if self.fail_fast and self.max_failures != 0:
+            raise ConfigError("FailureConfig: fail_fast and max_failures exclude each other; give one of them.")
+
+
+@check_arguments
+@dataclass
+class RunConfig:
+    """Where and how long an experiment runs.
+
+    Args:
+        name: the experiment's name and the name of its folder. Default: the function's name and the time.
+        storage_path: the folder that experiments are in. Default: the environment variable ``SHOAL_DIR``, else
+            ``./shoal_results``.
+        stop: when a trial ends: a dict (``{"mean_accuracy": 0.96, "training_iteration": 50}``: with the first report in which
+            one of the keys is at least its value), a function ``(trial_id, result) -> bool``, or a stopper: such a function
+            with a method ``stop_all() -> bool``. Default: when the function returns.
+        checkpoint_config: which checkpoints are kept.
+        failure_config: what happens when a member fails.
+        callbacks: :class:`shoal.tune.Callback` objects.
+        verbose: 0 silent, 1 status (default), 2 also each exploit, 3 also each result.
+        log_to_file: whether what a member prints is also written to ``output.log`` in its folder. Default True.
+    """
+
+    name: str | None = None
+    storage_path: str | Path | None = None
+    stop: Mapping[str, float] | Callable[[str, dict[str, Any]], bool] | None = None
+    checkpoint_config: CheckpointConfig | None = None
+    failure_config: FailureConfig | None = None
+    callbacks: Sequence[Any] | None = None
+    verbose: int = 1
+    log_to_file: bool = True
+
+    def __post_init__(self) -> None:
+        _check_text(self, "name")
+        if self.name is not None and (self.name in (".", "..") or "/" in self.name or "\0" in self.name):
+            raise _fail(self, "name", "the name of a folder, without '/'; give the folder that it is in as storage_path")
+        if self.storage_path is not None and (not isinstance(self.storage_path, (str, Path)) or not str(self.storage_path)):
+            raise _fail(self, "storage_path", "the path of a folder")
+        if isinstance(self.storage_path, str) and "://" in self.storage_path:
+            raise _fail(self, "storage_path", "a folder of this machine")
+        for name, kind in (("checkpoint_config", CheckpointConfig), ("failure_config", FailureConfig)):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, kind):
+                raise _fail(self, name, f"a tune.{kind.__name__}(...)")
+        _check_stop(self)
+        callbacks = self.callbacks
+        if callbacks is not None and (isinstance(callbacks, (str, Mapping)) or not isinstance(callbacks, Sequence)):
+            raise _fail(self, "callbacks", "a list of tune.Callback objects")
+        _check_int(self, "verbose", "0, 1, 2 or 3", least=0)
+        _check_bool(self, "log_to_file")
+
+
+def _check_stop(config: RunConfig) -> None:
+    stop = config.stop
+    if stop is None or callable(stop):
+        if inspect.isclass(stop):
+            raise _fail(config, "stop", "an object; add parentheses to make one of this class")
+        return
+    if not isinstance(stop, Mapping):
+        raise _fail(config, "stop", "a dict such as {'training_iteration': 50}, a function (trial_id, result) -> bool, or a stopper")
+    for key, value in stop.items():
+        number = isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value)
+        if not isinstance(key, str) or not number:
+            raise ConfigError(
+                f"RunConfig: stop must give a number for each key of the report, such as {{'training_iteration': 50}}, but "
+                f"has {key!r}: {value!r}."
+            )
+
+
+@check_arguments
+@dataclass
+class TuneConfig:
+    """What is optimised, how large the population is and who decides.
+
+    Args:
+        metric: the key of a report that is compared. May be given to the scheduler instead.
+        mode: ``max`` (larger is better) or ``min``. May be given to the scheduler instead.
+        scheduler: who decides, for example :class:`shoal.tune.schedulers.PopulationBasedTraining`. Default: FIFO.
+        num_samples: how many members; with ``grid_search`` in the space, how often the grid is repeated. Default 1.
+        max_concurrent_trials: at most so many members run at a time. Default: as many as the machine has slots for.
+        time_budget_s: the experiment ends after so many seconds. Default: no limit.
+        seed: of sampling and of all decisions. Default: drawn at random, and recorded.
+        engine: ``processes`` (each member in a process of its own) or ``inline`` (all in this process, one at a time, for
+            ``breakpoint()``). Default: the environment variable ``SHOAL_ENGINE``, else ``processes``.
+        max_residents: how many members may keep a process at a time, running or parked. Those beyond leave through a
+            checkpoint. Default: as many as fit in half of the free memory.
+        reuse_actors: accepted as in Ray Tune, without effect: a member's process is always used again.
+    """
+
+    metric: str | None = None
+    mode: str | None = None
+    scheduler: TrialScheduler | None = None
+    num_samples: int = 1
+    max_concurrent_trials: int | None = None
+    time_budget_s: float | None = None
+    seed: int | None = None
+    engine: str | None = None
+    max_residents: int | None = None
+    reuse_actors: bool | None = None
+
+    def __post_init__(self) -> None:
+        _check_text(self, "metric")
+        check_mode(self.mode, "TuneConfig")
+        if self.scheduler is not None and not isinstance(self.scheduler, TrialScheduler):
+            raise _fail(self, "scheduler", "a scheduler object, such as PopulationBasedTraining(...)")
+        _check_int(self, "num_samples", "a whole number of 1 or more", least=1)
+        _check_int(self, "max_concurrent_trials", "a whole number of 1 or more, or None", least=1, none=True)
+        _check_int(self, "max_residents", "a whole number of 1 or more, or None", least=1, none=True)
+        budget = self.time_budget_s
+        if budget is not None and (not isinstance(budget, (int, float)) or isinstance(budget, bool) or not budget > 0):
+            raise _fail(self, "time_budget_s", "a number of seconds greater than 0, or None")
+        if self.seed is not None:
+            _check_int(self, "seed", "a whole number or None", least=-(2**63))
+        if self.engine is not None and self.engine not in ENGINES:
+            raise ConfigError(
+                f"TuneConfig: engine must be one of {', '.join(map(repr, ENGINES))}, but is {self.engine!r}."
+                f"{did_you_mean(str(self.engine), ENGINES)}"
+            )
+
+
+ENGINES = ("processes", "inline")
+"""The engines that ``TuneConfig(engine=...)`` knows."""
+
+
+
+

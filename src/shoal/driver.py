@@ -1,0 +1,186 @@
+"""The driver: wait for events, let the core decide, commit, carry out, tell the readers.
+
+The order is the promise: what happened and what was decided is committed before anything acts on it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from .checkpoints.store import checkpoint_name, delete
+from .core.commands import Continue, DeleteCheckpoint, Evict, Launch, Stop
+from .core.events import Event, Reported, StopAsked, TrialAdded
+from .core.population import Population
+from .engines import Engine
+from .experiment import ExperimentInfo, Reader
+from .history import History, Row, full_row
+from .journal import Item, Journal
+from .worker.wire import MemberInfo
+
+__all__ = ["Driver", "Status", "Stopper"]
+
+_TICK_S = 0.1
+_POLL_S = 0.25
+
+
+class Stopper(Protocol):
+    """Decides in the driver, after each result, whether a trial or the whole experiment ends."""
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Return True to end the trial with this result."""
+        ...
+
+    def stop_all(self) -> bool:
+        """Return True to end the experiment."""
+        ...
+
+
+class Status(Reader, Protocol):
+    """A reader that shows the experiment while it runs."""
+
+    def tick(self, now: float) -> None:
+        """Called about ten times a second with the time in seconds since the epoch; draw if it is worth it."""
+        ...
+
+    def output(self, name: str, text: str) -> None:
+        """Show a line that a member printed."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Show a warning or another remark of Shoal's."""
+        ...
+
+
+@dataclass(slots=True)
+class Driver:
+    """Runs one experiment from its first event to its last.
+
+    Args:
+        info: facts about the experiment.
+        folder: its folder, which exists.
+        population: the core.
+        journal: where everything is committed.
+        engine: carries commands out; started.
+        status: shows what goes on, and hears what members print.
+        readers: told of every committed record, in this order, after the status.
+        stopper: looks at every result; None where only a dict of stop conditions was given.
+        clock: seconds since the epoch.
+    """
+
+    info: ExperimentInfo
+    folder: Path
+    population: Population
+    journal: Journal
+    engine: Engine
+    status: Status
+    readers: Sequence[Reader] = ()
+    stopper: Stopper | None = None
+    clock: Callable[[], float] = time.time
+    history: History = field(default_factory=lambda: History(keep_rows=False))
+    _readers: list[Reader] = field(default_factory=list)
+    _next_tick: float = 0.0
+
+    def run(self, trials: Sequence[TrialAdded]) -> None:
+        """Run the trials until all have ended."""
+        self._readers = [self.status, *self.readers]
+        try:
+            for reader in list(self._readers):
+                self._guarded(reader, lambda reader=reader: reader.start(self.info, self.folder, self.history))
+            for trial in trials:
+                self.engine.add(
+                    MemberInfo(trial.trial_id, trial.index, trial.name, trial.tag, str(self.folder / trial.folder))
+                )
+            self._step(trials)
+            while not self.population.ended:
+                self._step(self.engine.poll(self._patience()))
+                self._tick()
+        finally:
+            for reader in list(self._readers):
+                self._guarded(reader, reader.close)
+
+    def interrupt(self, reason: str) -> None:
+        """Commit that the experiment ends now, for a reason from outside."""
+        if not self.population.ended:
+            self._step([StopAsked(reason)])
+
+    def _patience(self) -> float:
+        """How long to wait for events: not longer than until the next duty."""
+        limit = self.info.time_budget_s
+        left = _POLL_S if limit is None else self.info.started_at + limit - self.clock()
+        return max(0.0, min(_POLL_S, left))
+
+    def _tick(self) -> None:
+        now = self.clock()
+        if now >= self._next_tick:
+            self._next_tick = now + _TICK_S
+            self.status.tick(now)
+        limit = self.info.time_budget_s
+        if limit is not None and now - self.info.started_at >= limit and not self.population.ended:
+            self._step([StopAsked(f"the time budget of {limit:g} s is spent")])
+
+    # ------------------------------------------------------------------------------------------------------- one step
+
+    def _step(self, events: Sequence[Event]) -> None:
+        """Let the core decide on a batch of events, commit, act, and tell the readers."""
+        if not events:
+            return
+        items: list[Item] = []
+        todo: list[Launch | Continue | Evict | Stop | DeleteCheckpoint] = []
+        for event in events:
+            for judged in self._judged(event):
+                items.append(judged)
+                for command in self.population.apply(judged):
+                    items.append(command)
+                    if isinstance(command, Launch | Continue | Evict | Stop | DeleteCheckpoint):
+                        todo.append(command)
+        records = self.journal.append(items, self.clock())
+        for command in todo:
+            self._execute(command)
+        for record in records:
+            self.history.add(record)
+            for reader in list(self._readers):
+                self._guarded(reader, lambda reader=reader, record=record: reader.take(record))
+        for reader in list(self._readers):
+            self._guarded(reader, reader.flush)
+
+    def _judged(self, event: Event) -> list[Event]:
+        """Ask the user's stopper about a result, so that its answer is part of what happened."""
+        if self.stopper is None or not isinstance(event, Reported):
+            return [event]
+        trial = self.history.trials[event.trial_id]
+        row = Row(event, trial.config, len(trial.exploits), trial.pid, trial.hostname)
+        judged: list[Event] = [event]
+        if self.stopper(event.trial_id, full_row(trial, row)) and event.stop is None:
+            judged = [dataclasses.replace(event, stop="the stop condition is met")]
+        if self.stopper.stop_all():
+            judged.append(StopAsked("the stopper ended the experiment"))
+        return judged
+
+    def _execute(self, command: Launch | Continue | Evict | Stop | DeleteCheckpoint) -> None:
+        if isinstance(command, DeleteCheckpoint):
+            delete(self._trial_folder(command.trial_id), command.number)
+            return
+        checkpoint = command.checkpoint if isinstance(command, Launch) else None
+        path = None
+        if checkpoint is not None:
+            path = str(self._trial_folder(checkpoint.trial_id) / checkpoint_name(checkpoint.number))
+        self.engine.execute(command, path)
+
+    def _trial_folder(self, trial_id: str) -> Path:
+        return self.folder / self.history.trials[trial_id].folder
+
+    def _guarded(self, reader: Reader, call: Callable[[], object]) -> None:
+        """A reader that raises is shown and left out from then on; the run goes on."""
+        try:
+            call()
+        except Exception:
+            if reader in self._readers:
+                self._readers.remove(reader)
+            if reader is not self.status:
+                self.status.note(f"{type(reader).__name__} failed and is switched off:\n{traceback.format_exc()}")

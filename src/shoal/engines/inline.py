@@ -1,0 +1,116 @@
+"""The inline engine: members run in the driver's own process, one at a time, so that ``breakpoint()`` works.
+
+Each member has a thread, and exactly one of them, or the driver, makes progress at a time: there is one slot, and a member
+without it waits inside ``tune.report``. Nothing is pickled and nothing is redirected.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..core.commands import Continue, Launch
+from ..core.events import Event
+from ..worker.main import run_member
+from ..worker.session import Session, set_current_session
+from ..worker.wire import Enter, Go, Leave, MemberInfo
+from . import EngineCommand, EngineSetup
+
+__all__ = ["InlineEngine"]
+
+_GRACE_S = 5.0
+
+
+@dataclass(slots=True)
+class _Port:
+    """A member's way to the driver: two queues."""
+
+    events: queue.SimpleQueue[Event]
+    session: Session | None = None
+    inbox: queue.SimpleQueue[Any] = field(default_factory=queue.SimpleQueue)
+
+    def send(self, message: Any) -> None:
+        self.events.put(message)
+
+    def receive(self) -> Any:
+        message = self.inbox.get()
+        # Whoever is spoken to is the one that runs now.
+        set_current_session(self.session)
+        return message
+
+    def pending(self) -> bool:
+        return not self.inbox.empty()
+
+
+@dataclass(slots=True)
+class _Member:
+    port: _Port
+    thread: threading.Thread
+
+
+class InlineEngine:
+    """See :class:`shoal.engines.Engine`."""
+
+    def __init__(self) -> None:
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._infos: dict[str, MemberInfo] = {}
+        self._members: dict[str, _Member] = {}
+        self._left: list[threading.Thread] = []
+        self._setup: EngineSetup | None = None
+
+    def start(self, setup: EngineSetup) -> None:
+        """Remember what to run."""
+        self._setup = setup
+
+    def add(self, info: MemberInfo) -> None:
+        """A trial was added."""
+        self._infos[info.trial_id] = info
+
+    def execute(self, command: EngineCommand, checkpoint: str | None) -> None:
+        """Carry a command out."""
+        if isinstance(command, Launch):
+            if command.fresh:
+                self._members[command.trial_id] = self._start(self._infos[command.trial_id])
+            self._members[command.trial_id].port.inbox.put(Enter(command, checkpoint))
+        elif isinstance(command, Continue):
+            self._members[command.trial_id].port.inbox.put(Go(command.until))
+        else:
+            member = self._members.pop(command.trial_id, None)
+            if member is not None:
+                member.port.inbox.put(Leave())
+                self._left.append(member.thread)
+
+    def poll(self, timeout: float) -> list[Event]:
+        """Return what has happened; wait at most ``timeout`` seconds for the first event."""
+        events: list[Event] = []
+        try:
+            events.append(self._events.get(timeout=timeout))
+            while True:
+                events.append(self._events.get_nowait())
+        except queue.Empty:
+            return events
+
+    def close(self) -> None:
+        """End all members; a function that does not come back to Shoal within seconds is abandoned."""
+        for member in self._members.values():
+            member.port.inbox.put(Leave())
+            self._left.append(member.thread)
+        self._members.clear()
+        for thread in self._left:
+            thread.join(_GRACE_S)
+        self._left.clear()
+        set_current_session(None)
+
+    def _start(self, info: MemberInfo) -> _Member:
+        setup = self._setup
+        assert setup is not None
+        port = _Port(self._events)
+        session = Session(port, info, setup.rules, setup.experiment, setup.cpus, setup.gpus)
+        port.session = session
+        thread = threading.Thread(
+            target=run_member, args=(port, session, setup.trainable, None), name=f"shoal-{info.name}", daemon=True
+        )
+        thread.start()
+        return _Member(port, thread)

@@ -1,0 +1,58 @@
+"""Carry the user's function to other processes, and say what stands in the way where it cannot be carried."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from ..errors import ConfigError
+
+__all__ = ["pickle_trainable"]
+
+
+def pickle_trainable(trainable: Callable[..., Any]) -> bytes:
+    """Return the function as bytes.
+
+    Raises:
+        ConfigError: it refers to something that cannot be pickled; the message names it.
+    """
+    import cloudpickle
+
+    try:
+        data: bytes = cloudpickle.dumps(trainable)
+    except Exception as error:
+        name = getattr(trainable, "__qualname__", repr(trainable))
+        culprits = [
+            f"{where} {key!r} ({type(value).__name__})" for where, key, value in _references(trainable) if not _fits(value)
+        ]
+        blame = f" It refers to {', '.join(culprits)}, which cannot be pickled." if culprits else ""
+        raise ConfigError(
+            f"The trainable {name} cannot be sent to other processes: {type(error).__name__}: {error}.{blame} Create such "
+            f"objects (locks, open files, connections, generators) inside the function, or run with "
+            f"TuneConfig(engine='inline')."
+        ) from error
+    return data
+
+
+def _references(trainable: Callable[..., Any]) -> Iterator[tuple[str, str, Any]]:
+    code = getattr(trainable, "__code__", None)
+    if code is None:
+        for key, value in getattr(trainable, "__dict__", {}).items():
+            yield "the attribute", key, value
+        return
+    for key, cell in zip(code.co_freevars, getattr(trainable, "__closure__", None) or (), strict=False):
+        yield "the enclosing variable", key, cell.cell_contents
+    names = getattr(trainable, "__globals__", {})
+    for key in code.co_names:
+        if key in names:
+            yield "the global", key, names[key]
+
+
+def _fits(value: Any) -> bool:
+    import cloudpickle
+
+    try:
+        cloudpickle.dumps(value)
+    except Exception:
+        return False
+    return True

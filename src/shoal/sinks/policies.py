@@ -1,0 +1,92 @@
+"""``pbt_global.txt`` and ``pbt_policy_<trial_id>.txt``: who copied whom, and the schedule behind each member's weights.
+
+A line is ``[target_tag, donor_tag, target_iteration, donor_iteration, donor_config, new_config]``. The fourth field is the
+``training_iteration`` of the copied weights, at which a replay has to change to the new config.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..core.commands import Exploit
+from ..experiment import ExperimentInfo
+from ..history import History, TrialHistory
+from ..journal.codec import Record
+from .files import GrowingFiles, replace_text, to_json
+
+__all__ = ["PolicyFiles"]
+
+
+class PolicyFiles:
+    """Writes the experiment's exploits, where its scheduler asks for that; a :class:`shoal.experiment.Reader`.
+
+    A target's policy file holds the lines of the donor's weights, then the new one: the ancestry of the weights that the
+    target has now. It is replaced whole. After a restore all files are written anew from the history.
+    """
+
+    def __init__(self) -> None:
+        self._files = GrowingFiles(1)
+        self._wanted = False
+        self._folder = Path()
+        self._history = History()
+        self._lines: list[str] = []
+        self._targets: dict[str, TrialHistory] = {}
+        self._texts: dict[int, tuple[Exploit, str]] = {}
+
+    def start(self, info: ExperimentInfo, folder: Path, history: History) -> None:
+        """Begin in the experiment's folder, which exists."""
+        self._wanted = info.logs_policies
+        self._folder = folder
+        self._history = history
+        if self._wanted and history.exploits:
+            replace_text(self._global_path, "".join(map(self._line, history.exploits)))
+            self._targets = {exploit.trial_id: history.trials[exploit.trial_id] for exploit in history.exploits}
+            self.flush()
+
+    def take(self, record: Record) -> None:
+        """Collect an exploit."""
+        item = record.item
+        if self._wanted and isinstance(item, Exploit):
+            self._lines.append(self._line(item))
+            self._targets[item.trial_id] = self._history.trials[item.trial_id]
+
+    def flush(self) -> None:
+        """Write what was collected."""
+        if self._lines:
+            self._files.append(self._global_path, "".join(self._lines))
+            self._lines.clear()
+        for trial in self._targets.values():
+            if trial.ancestry is not None:
+                text = "".join(map(self._line, trial.ancestry.oldest_first()))
+                replace_text(self._folder / f"pbt_policy_{trial.trial_id}.txt", text)
+        self._targets.clear()
+
+    def close(self) -> None:
+        """Write what was collected and close the files."""
+        try:
+            self.flush()
+        finally:
+            self._files.close()
+
+    @property
+    def _global_path(self) -> Path:
+        return self._folder / "pbt_global.txt"
+
+    def _line(self, exploit: Exploit) -> str:
+        # A line is needed again for every descendant of the weights. The exploit is kept so that its id stays its own.
+        known = self._texts.get(id(exploit))
+        if known is None:
+            known = self._texts[id(exploit)] = (exploit, self._format(exploit))
+        return known[1]
+
+    def _format(self, exploit: Exploit) -> str:
+        trials = self._history.trials
+        fields = [
+            trials[exploit.trial_id].tag,
+            trials[exploit.donor_id].tag,
+            exploit.iteration,
+            exploit.checkpoint.iteration,
+            exploit.donor_config,
+            exploit.new_config,
+        ]
+        return f"{to_json(fields)}\n"

@@ -1,0 +1,487 @@
+"""The simulated engine: it carries out the core's commands in virtual time, and is strict where a real one could only
+misbehave.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from functools import singledispatchmethod
+from typing import Any, Literal, TypeAlias
+
+from ..core.commands import (
+    Command,
+    Continue,
+    DeleteCheckpoint,
+    Evict,
+    Exploit,
+    Launch,
+    Notice,
+    Park,
+    Retry,
+    Status,
+    Stop,
+)
+from ..core.events import Config, Event, Failed, Finished, Lost, Metrics, Reported, SavedCheckpoint, Started
+from ..core.reports import ReportRules, check_report, stop_reason, waits
+from ..core.rng import uniform_key
+
+__all__ = ["BrokenContract", "Fault", "Faults", "SimulatedEngine", "Train", "VirtualClock", "random_faults"]
+
+EPOCH = 1_700_000_000.0
+"""The virtual clock's zero, in seconds since the epoch."""
+
+Train: TypeAlias = Callable[[Config, Any], "tuple[Metrics, Any] | None"]
+"""One step of a member. ``state`` is None at the start. None ends the member's function; an exception fails it."""
+
+
+class BrokenContract(AssertionError):
+    """The core gave a command that no engine can carry out without losing work, or the experiment came to a halt."""
+
+
+class Fault(str, Enum):
+    """What goes wrong with a member at one of its steps."""
+
+    CRASH = "its process dies during the step"
+    CRASH_AFTER_REPORT = "its process dies right after it sent the report, perhaps before the answer"
+    LATE_REPORT = "its process dies right after it sent the report, and the news of its death overtakes the report"
+    CRASH_PARKED = "if it has to give up its slot after this report, its process dies while it waits"
+    RAISE = "its function raises"
+    RETURN = "its function returns"
+
+
+Faults: TypeAlias = Callable[[int, int, int], "Fault | None"]
+"""``(index of the trial, launch, iteration) -> Fault or None``."""
+
+def random_faults(seed: int, probabilities: Mapping[Fault, float]) -> Faults:
+    """Return faults that strike each step with the given probabilities, the same for the same seed."""
+    bounds: list[tuple[float, Fault]] = []
+    total = 0.0
+    for fault, probability in probabilities.items():
+        total += probability
+        bounds.append((total, fault))
+
+    def faults(index: int, launch: int, iteration: int) -> Fault | None:
+        drawn = uniform_key(seed, "fault", index, launch, iteration)
+        return next((fault for bound, fault in bounds if drawn < bound), None)
+
+    return faults
+
+
+class VirtualClock:
+    """A clock that jumps to what is due next. What is due at the same time comes in the order it was asked for."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self._due: list[tuple[float, int, Callable[[], Event | None]]] = []
+        self._asked = 0
+
+    def after(self, delay: float, action: Callable[[], Event | None]) -> None:
+        """Have ``action`` called ``delay`` from now."""
+        self._asked += 1
+        heapq.heappush(self._due, (self.now + delay, self._asked, action))
+
+    def next_event(self) -> Event | None:
+        """Call what is due until something happens that the core must know of; None if nothing ever will."""
+        while self._due:
+            self.now, _, action = heapq.heappop(self._due)
+            event = action()
+            if event is not None:
+                return event
+        return None
+
+
+_Phase = Literal["training", "waiting", "idle"]
+
+
+@dataclass(slots=True)
+class _Process:
+    """A member's process."""
+
+    trial_id: str
+    index: int
+    device: str
+    alive: bool = True
+    phase: _Phase = "idle"
+    """``waiting``: inside ``tune.report``; ``idle``: outside of the user's function."""
+    slot: int | None = None
+    launch: int = 0
+    turn: int = 0
+    """Grows with each launch and each continuation; what was planned for an earlier turn does not happen."""
+    doomed: bool = False
+    """It dies as soon as it is parked."""
+    config: Config = field(default_factory=dict[str, Any])
+    state: Any = None
+    until: float | None = None
+    iteration: int = 0
+    time_total_s: float = 0.0
+    start_iteration: int = 0
+    start_time_s: float = 0.0
+    next_checkpoint: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """What a checkpoint contains."""
+
+    state: Any
+    iteration: int
+    time_total_s: float
+    digest: str
+
+
+class SimulatedEngine:
+    """Carries commands out as a real engine must, in virtual time, and raises BrokenContract where that is impossible.
+
+    Args:
+        train: one step of a member.
+        rules: what every report must hold.
+        devices: one entry a slot, as in ``Limits``.
+        duration: virtual seconds of a step; a number, or ``(index, iteration, config) -> seconds``.
+        start_time: virtual seconds that a new process needs before its function is entered.
+        checkpoint_every: save a checkpoint with every n-th report, 0 for never; or ``(index, iteration) -> bool``.
+        faults: what goes wrong.
+        seed: of the small delays that news of a crash takes.
+        stopper: looks at each report in the driver and returns why the trial should end, or None.
+    """
+
+    def __init__(
+        self,
+        train: Train,
+        rules: ReportRules,
+        *,
+        devices: Sequence[str] = ("",),
+        duration: float | Callable[[int, int, Config], float] = 1.0,
+        start_time: float = 0.0,
+        checkpoint_every: int | Callable[[int, int], bool] = 1,
+        faults: Faults | None = None,
+        seed: int = 0,
+        stopper: Callable[[Reported], str | None] | None = None,
+    ) -> None:
+        self.clock = VirtualClock()
+        self.busy_s = 0.0
+        """Virtual seconds of all steps together: what the slots were used for."""
+        self.stopped: dict[str, Status] = {}
+        self.states: dict[str, Any] = {}
+        """Each ended trial's state at its end."""
+        self.peak_checkpoints = 0
+        self.peak_processes = 0
+        self._train = train
+        self._rules = rules
+        self._devices = list(devices)
+        self._duration = duration
+        self._start_time = start_time
+        self._checkpoint_every = checkpoint_every
+        self._faults = faults
+        self._seed = seed
+        self._stopper = stopper
+        self._indices: dict[str, int] = {}
+        self._processes: dict[str, _Process] = {}
+        self._slots: list[str | None] = [None] * len(self._devices)
+        self._stored: dict[str, _Stored] = {}
+        self._deleted: set[str] = set()
+        self._unknown: set[str] = set()
+        """Checkpoints that came with a late report, of which the core never heard."""
+        self._goes_on_from: dict[str, _Stored] = {}
+        self._went_at: dict[str, int] = {}
+        """The iteration at which a waiting trial lost its process; its next launch must go on from there."""
+
+    @property
+    def checkpoints(self) -> set[str]:
+        """The ids of all checkpoints that exist."""
+        return set(self._stored) - self._unknown
+
+    def add(self, trial_id: str, index: int) -> None:
+        """Make a trial known."""
+        self._indices[trial_id] = index
+
+    def wait(self) -> Event | None:
+        """Return what happens next; None if nothing ever will."""
+        return self.clock.next_event()
+
+    @singledispatchmethod
+    def execute(self, command: Command) -> None:
+        """Carry out one command of the core.
+
+        Raises:
+            BrokenContract: that is impossible, or would lose work.
+        """
+        raise BrokenContract(f"unknown command {command!r}")
+
+    # ----------------------------------------------------------------------------------------------------- commands
+
+    @execute.register
+    def _(self, command: Launch) -> None:
+        process = self._processes.get(command.trial_id)
+        _check(command.trial_id not in self.stopped, command, "the trial has been stopped")
+        _check(command.fresh == (process is None), command, f"but its process is {process}")
+        device = self._devices[command.slot]
+        if process is None:
+            process = _Process(command.trial_id, self._indices[command.trial_id], device)
+            self._processes[command.trial_id] = process
+            self.peak_processes = max(self.peak_processes, len(self._processes))
+        _check(process.phase != "training", command, "the member is training")
+        _check(process.device == device, command, f"its process is bound to device {process.device!r}")
+        _check(command.launch > process.launch, command, f"launch {process.launch} was before")
+        self._take_slot(process, command.slot, command)
+        state, iteration, time_total_s = self._load(command)
+        expected = self._went_at.pop(command.trial_id, None)
+        _check(expected is None or expected == iteration, command, f"it waited at iteration {expected}: work is lost")
+        process.launch = command.launch
+        process.phase = "training"
+        process.doomed = False
+        process.turn += 1
+        process.config = command.config
+        process.state = state
+        process.until = command.until
+        process.iteration = process.start_iteration = iteration
+        process.time_total_s = process.start_time_s = time_total_s
+        process.next_checkpoint = command.next_checkpoint
+        turn = process.turn
+        self.clock.after(self._start_time if command.fresh else 0.0, lambda: self._enter(process, turn))
+
+    @execute.register
+    def _(self, command: Continue) -> None:
+        process = self._resident(command)
+        _check(process.phase == "waiting", command, f"but it is {process.phase}")
+        _check(process.device == self._devices[command.slot], command, f"its process is bound to {process.device!r}")
+        if process.slot != command.slot:
+            _check(process.slot is None, command, f"it holds slot {process.slot}")
+            self._take_slot(process, command.slot, command)
+        process.phase = "training"
+        process.doomed = False
+        process.turn += 1
+        process.until = command.until
+        self._begin_step(process)
+
+    @execute.register
+    def _(self, command: Park) -> None:
+        process = self._resident(command)
+        _check(process.phase != "training" and process.slot is not None, command, f"but it is {process}")
+        self._free_slot(process)
+        if process.doomed:
+            turn = process.turn
+            self.clock.after(self._lag(process), lambda: self._die_parked(process, turn))
+
+    @execute.register
+    def _(self, command: Exploit) -> None:
+        _check(command.checkpoint.id in self._stored, command, "the donor's checkpoint does not exist")
+        self._went_at.pop(command.trial_id, None)
+        self._goes_on_from[command.trial_id] = self._stored[command.checkpoint.id]
+        process = self._processes.get(command.trial_id)
+        if process is not None:
+            _check(process.phase == "waiting" and process.launch == command.launch, command, f"but it is {process}")
+            process.phase = "idle"
+
+    @execute.register
+    def _(self, command: Evict) -> None:
+        process = self._resident(command)
+        _check(process.phase != "training" and process.slot is None, command, f"but it is {process}")
+        if process.phase == "waiting":
+            self._went_at[command.trial_id] = process.iteration
+        del self._processes[command.trial_id]
+
+    @execute.register
+    def _(self, command: Retry) -> None:
+        process = self._processes.get(command.trial_id)
+        _check(process is None or process.phase == "idle", command, f"but it is {process}")
+        self._went_at.pop(command.trial_id, None)
+
+    @execute.register
+    def _(self, command: Stop) -> None:
+        _check(command.trial_id not in self.stopped, command, "it was stopped before")
+        _check(command.status.ended, command, "that is no end")
+        self.stopped[command.trial_id] = command.status
+        process = self._processes.pop(command.trial_id, None)
+        if process is not None:
+            process.turn += 1
+            self._free_slot(process)
+        stored = self._goes_on_from.get(command.trial_id)
+        self.states[command.trial_id] = process.state if process is not None else stored and stored.state
+
+    @execute.register
+    def _(self, command: DeleteCheckpoint) -> None:
+        name = f"{command.trial_id}/checkpoint_{command.number:06d}"
+        _check(name in self._stored and name not in self._unknown, command, "there is no such checkpoint")
+        del self._stored[name]
+        self._deleted.add(name)
+
+    @execute.register
+    def _(self, command: Notice) -> None:
+        _check(bool(command.key and command.text), command, "it says nothing")
+
+    # ------------------------------------------------------------------------------------------------------ members
+
+    def _enter(self, process: _Process, turn: int) -> Event | None:
+        if process.turn != turn or not process.alive:
+            return None
+        self._begin_step(process)
+        return Started(process.trial_id, process.launch, pid=1000 + process.index, hostname="simulated")
+
+    def _begin_step(self, process: _Process) -> None:
+        turn = process.turn
+        spent = self._duration
+        if callable(spent):
+            spent = spent(process.index, process.iteration + 1, process.config)
+        self.clock.after(spent, lambda: self._end_step(process, turn, spent))
+
+    def _end_step(self, process: _Process, turn: int, spent: float) -> Event | None:
+        if process.turn != turn or not process.alive:
+            return None
+        self.busy_s += spent
+        fault = self._faults(process.index, process.launch, process.iteration + 1) if self._faults is not None else None
+        if fault is Fault.CRASH:
+            process.alive = False
+            return self._tell_of_death(process)
+        if fault is Fault.RAISE:
+            return self._failed(process, "RuntimeError: a simulated failure")
+        if fault is Fault.RETURN:
+            return self._returned(process)
+        try:
+            step = self._train(process.config, process.state)
+            event = None if step is None else self._report(process, *step, spent=spent, late=fault is Fault.LATE_REPORT)
+        except Exception as error:
+            return self._failed(process, f"{type(error).__name__}: {error}")
+        if event is None:
+            return self._returned(process)
+        if event.waiting:
+            process.phase = "waiting"
+        process.doomed = fault is Fault.CRASH_PARKED
+        if fault is Fault.CRASH_AFTER_REPORT:
+            process.alive = False
+            self.clock.after(self._lag(process), lambda: self._tell_of_death(process))
+        elif fault is Fault.LATE_REPORT:
+            process.alive = False
+            self.clock.after(self._lag(process), lambda: event)
+            return self._tell_of_death(process)
+        elif not event.waiting:
+            self._begin_step(process)
+        return event
+
+    def _report(self, process: _Process, metrics: Metrics, state: Any, *, spent: float, late: bool) -> Reported:
+        iteration = process.iteration + 1
+        total = process.time_total_s + spent
+        automatic = {
+            "training_iteration": iteration,
+            "time_this_iter_s": spent,
+            "time_total_s": total,
+            "time_since_restore": total - process.start_time_s,
+            "iterations_since_restore": iteration - process.start_iteration,
+            "timestamp": EPOCH + self.clock.now,
+        }
+        every = self._checkpoint_every
+        saves = every(process.index, iteration) if callable(every) else every > 0 and iteration % every == 0
+        check_report(self._rules, metrics, automatic, saves)
+        process.state = state
+        process.iteration = iteration
+        process.time_total_s = total
+        stop = stop_reason(self._rules, metrics, automatic)
+        waiting = stop is not None or waits(self._rules, process.until, metrics, automatic)
+        event = Reported(
+            trial_id=process.trial_id,
+            launch=process.launch,
+            iteration=iteration,
+            metrics=metrics,
+            waiting=waiting,
+            stop=stop,
+            checkpoint=self._save(process, late) if saves else None,
+            timestamp=automatic["timestamp"],
+            time_this_iter_s=spent,
+            time_total_s=total,
+            time_since_restore=automatic["time_since_restore"],
+            iterations_since_restore=iteration - process.start_iteration,
+        )
+        if self._stopper is not None and stop is None:
+            reason = self._stopper(event)
+            if reason is not None:
+                return replace(event, stop=reason)
+        return event
+
+    def _failed(self, process: _Process, error: str) -> Failed:
+        process.phase = "idle"
+        self._free_slot(process)
+        return Failed(process.trial_id, process.launch, error, traceback=f"Traceback (simulated)\n{error}")
+
+    def _returned(self, process: _Process) -> Finished:
+        process.phase = "idle"
+        return Finished(process.trial_id, process.launch)
+
+    def _die_parked(self, process: _Process, turn: int) -> Event | None:
+        if process.turn != turn or process.slot is not None or self._processes.get(process.trial_id) is not process:
+            return None
+        process.alive = False
+        return self._tell_of_death(process)
+
+    def _tell_of_death(self, process: _Process) -> Lost:
+        """The process is gone. What it was last asked to launch is what is lost, also where it never came to that."""
+        if self._processes.get(process.trial_id) is process:
+            del self._processes[process.trial_id]
+            self._free_slot(process)
+            if process.phase == "waiting":
+                # If the core sees no failure in this (no Retry and no Stop follow), nothing may be lost.
+                self._went_at[process.trial_id] = process.iteration
+        return Lost(process.trial_id, process.launch, "the process was killed (simulated)")
+
+    # -------------------------------------------------------------------------------------------- slots, checkpoints
+
+    def _resident(self, command: Continue | Park | Evict) -> _Process:
+        process = self._processes.get(command.trial_id)
+        if process is None:
+            raise BrokenContract(f"{command!r}: it has no process")
+        _check(process.launch == command.launch, command, f"its launch is {process.launch}")
+        return process
+
+    def _take_slot(self, process: _Process, slot: int, command: Command) -> None:
+        holder = self._slots[slot]
+        _check(holder is None or holder == process.trial_id, command, f"slot {slot} is taken by {holder}")
+        _check(process.slot is None or process.slot == slot, command, f"it holds slot {process.slot}")
+        self._slots[slot] = process.trial_id
+        process.slot = slot
+
+    def _free_slot(self, process: _Process) -> None:
+        if process.slot is not None:
+            self._slots[process.slot] = None
+            process.slot = None
+
+    def _save(self, process: _Process, late: bool) -> SavedCheckpoint:
+        number = process.next_checkpoint
+        process.next_checkpoint += 1
+        name = f"{process.trial_id}/checkpoint_{number:06d}"
+        known = name in self._deleted or (name in self._stored and name not in self._unknown)
+        if known:
+            raise BrokenContract(f"{name} was used before: two checkpoints would have the same name")
+        digest = f"{name}@{process.launch}/{process.iteration}"
+        stored = _Stored(process.state, process.iteration, process.time_total_s, digest)
+        self._stored[name] = stored
+        (self._unknown.add if late else self._unknown.discard)(name)
+        if not late:
+            self._goes_on_from[process.trial_id] = stored
+        self.peak_checkpoints = max(self.peak_checkpoints, len(self._stored) - len(self._unknown))
+        return SavedCheckpoint(number, digest, size=1)
+
+    def _load(self, command: Launch) -> tuple[Any, int, float]:
+        record = command.checkpoint
+        if record is None:
+            _check(command.iteration == 0 and command.time_total_s == 0.0, command, "no checkpoint holds that")
+            return None, 0, 0.0
+        _check(record.id not in self._deleted, command, f"{record.id} was deleted")
+        _check(record.id in self._stored, command, f"{record.id} was never saved")
+        stored = self._stored[record.id]
+        _check(record.digest == stored.digest, command, f"{record.id} holds {stored.digest}, not {record.digest}")
+        _check(
+            stored.iteration == command.iteration == record.iteration and stored.time_total_s == command.time_total_s,
+            command,
+            f"{record.id} holds iteration {stored.iteration} and {stored.time_total_s} seconds",
+        )
+        return stored.state, stored.iteration, stored.time_total_s
+
+    def _lag(self, process: _Process) -> float:
+        """How long the news of a crash takes: up to the time of two ordinary steps."""
+        return 2.0 * uniform_key(self._seed, "lag", process.index, process.launch, process.iteration)
+
+
+def _check(fits: bool, command: Command, otherwise: str) -> None:
+    if not fits:
+        raise BrokenContract(f"{command!r}: {otherwise}")

@@ -1,0 +1,1 @@
+"""The examples under the name that people know; they live in :mod:`shoal.examples`."""

@@ -1,0 +1,1 @@
+"""Inside a member's process: the session behind ``tune.report``, and the processes' main loops."""

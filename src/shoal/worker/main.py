@@ -1,0 +1,110 @@
+"""A member's main loop: enter the user's function, again and again, until told to leave."""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..core.events import Failed, Finished, Started
+from ..core.rng import stream
+from .session import Port, Session, Unwind, set_current_session
+from .wire import Enter, Leave
+
+__all__ = ["one_line", "run_member", "seed_member"]
+
+Trainable = Callable[[dict[str, Any]], Any]
+
+
+def run_member(port: Port, session: Session, trainable: Trainable, seed: int | None) -> None:
+    """Run the user's function as often as the driver says; return when the member is to leave.
+
+    Args:
+        port: the way to the driver.
+        session: the member's session.
+        trainable: the user's function.
+        seed: the experiment's seed; None leaves the random generators of this process alone.
+    """
+    while True:
+        message = session.next_message()
+        if isinstance(message, Leave):
+            return
+        if seed is not None:
+            launch = message.launch
+            seed_member(seed, session.context.index, launch.generation, launch.iteration)
+        set_current_session(session)
+        outcome = _run_once(port, session, trainable, message)
+        if outcome is not None:
+            port.send(outcome)
+
+
+def _run_once(port: Port, session: Session, trainable: Trainable, message: Enter) -> Finished | Failed | None:
+    """Run the function once. Return how it ended, or None where it was unwound."""
+    launch = message.launch
+    trial_id = launch.trial_id
+    try:
+        session.begin(message)
+        port.send(Started(trial_id, launch.launch, os.getpid(), socket.gethostname()))
+        returned = trainable(_own_copy(launch.config))
+        if isinstance(returned, Mapping) and not session.leaving:
+            session.report(returned)
+    except Unwind:
+        return None
+    except (Exception, SystemExit, KeyboardInterrupt) as error:
+        return None if session.leaving else _failure(trial_id, launch.launch, error)
+    return None if session.leaving else Finished(trial_id, launch.launch)
+
+
+def _failure(trial_id: str, launch: int, error: BaseException) -> Failed:
+    # The frames of this module are of no interest to the user.
+    shown = error.__traceback__
+    while shown is not None and shown.tb_frame.f_code.co_filename == __file__:
+        shown = shown.tb_next
+    text = "".join(traceback.format_exception(type(error), error, shown))
+    return Failed(trial_id, launch, one_line(error), text, _pickled(error))
+
+
+def one_line(error: BaseException) -> str:
+    """Return an exception's type and message in one line."""
+    text = " ".join(str(error).split())
+    name = type(error).__name__
+    return f"{name}: {text}" if text else name
+
+
+def _pickled(error: BaseException) -> bytes | None:
+    import cloudpickle
+
+    try:
+        data: bytes = cloudpickle.dumps(error.with_traceback(None))
+        cloudpickle.loads(data)
+    except Exception:
+        # An exception that cannot travel is still told by its text.
+        return None
+    return data if len(data) < 1_000_000 else None
+
+
+def _own_copy(value: Any) -> Any:
+    """Return a config whose dicts and lists are the function's own, so that changing them changes nothing in Shoal."""
+    if type(value) is dict:
+        return {key: _own_copy(entry) for key, entry in value.items()}
+    if type(value) is list:
+        return [_own_copy(entry) for entry in value]
+    return value
+
+
+def seed_member(seed: int, index: int, generation: int, iteration: int) -> None:
+    """Seed the generators of this process, so that members differ from each other and a seeded run repeats itself.
+
+    Members are forked from one parent and would otherwise all draw the same numbers. A function that seeds by itself
+    overrides this.
+    """
+    rng = stream(seed, "member", index, generation, iteration)
+    random.seed(rng.getrandbits(64))
+    if (numpy := sys.modules.get("numpy")) is not None:
+        numpy.random.seed(rng.getrandbits(32))
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.manual_seed(rng.getrandbits(63))

@@ -1,0 +1,298 @@
+"""The session: what ``tune.report`` and its companions talk to inside a member.
+
+One class serves every engine; an engine gives it a channel. A report that needs no decision is sent and forgotten. At a
+boundary it waits for the driver's answer, and then either returns, or unwinds the user's function so that it can be
+entered again with another checkpoint and config.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..checkpoints import Checkpoint
+from ..checkpoints.store import commit
+from ..core.commands import Launch
+from ..core.events import Metrics, Reported
+from ..core.reports import ReportRules, check_report, stop_reason, waits
+from ..errors import ReportError
+from .wire import Enter, Go, Leave, MemberInfo
+
+__all__ = ["Port", "Session", "TrialContext", "Unwind", "current_session", "set_current_session"]
+
+_SWALLOWED_AT_MOST = 25
+
+
+class Unwind(BaseException):
+    """Leaves the user's function. No Exception, so that ``except Exception`` in the function does not stop it."""
+
+
+class Port(Protocol):
+    """How a session reaches the driver."""
+
+    def send(self, message: object) -> None:
+        """Send an event."""
+        ...
+
+    def receive(self) -> Any:
+        """Wait for an answer."""
+        ...
+
+    def pending(self) -> bool:
+        """Return whether something has arrived unasked."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class TrialContext:
+    """What ``tune.get_context()`` returns: who this member is."""
+
+    trial_id: str
+    trial_name: str
+    trial_dir: str
+    experiment_name: str
+    cpus: float
+    gpus: float
+    index: int
+    session: Session = field(repr=False, compare=False)
+
+    def get_trial_id(self) -> str:
+        """Return the trial's id, unique in the experiment: ``<run id>_<number>``."""
+        return self.trial_id
+
+    def get_trial_name(self) -> str:
+        """Return the trial's name: ``<function>_<trial id>``."""
+        return self.trial_name
+
+    def get_trial_dir(self) -> str:
+        """Return the path of the trial's folder."""
+        return self.trial_dir
+
+    def get_trial_resources(self) -> dict[str, float]:
+        """Return what the trial was given: ``{"cpu": 1.0, "gpu": 0.0}``."""
+        return {"cpu": self.cpus, "gpu": self.gpus}
+
+    def get_experiment_name(self) -> str:
+        """Return the experiment's name."""
+        return self.experiment_name
+
+
+class Session:
+    """A member's state between the calls of the user's function into Shoal.
+
+    Args:
+        port: the way to the driver.
+        info: who the member is.
+        rules: what a report must hold.
+        experiment: the experiment's name.
+        cpus, gpus: what the member was given.
+    """
+
+    def __init__(
+        self, port: Port, info: MemberInfo, rules: ReportRules, experiment: str, cpus: float, gpus: float
+    ) -> None:
+        self._port = port
+        self._info = info
+        self._rules = rules
+        self._pid = os.getpid()
+        self._until: float | None = None
+        self._launch: Launch | None = None
+        self._checkpoint: Checkpoint | None = None
+        self._iteration = 0
+        self._since_restore = 0
+        self._total = 0.0
+        self._total_since_restore = 0.0
+        self._next_checkpoint = 0
+        self._entered = 0.0
+        self._swallowed = 0
+        self._next: Enter | Leave | None = None
+        self.context = TrialContext(
+            info.trial_id, info.name, info.folder, experiment, cpus, gpus, info.index, self
+        )
+
+    # ------------------------------------------------------------------------------------------- used by the main loop
+
+    def begin(self, enter: Enter) -> None:
+        """Get ready for one run of the user's function."""
+        launch = enter.launch
+        self._launch = launch
+        self._until = launch.until
+        self._checkpoint = None if enter.checkpoint is None else Checkpoint(enter.checkpoint)
+        self._iteration = launch.iteration
+        self._total = launch.time_total_s
+        self._total_since_restore = 0.0
+        self._since_restore = 0
+        self._next_checkpoint = launch.next_checkpoint
+        self._swallowed = 0
+        self._next = None
+        self._entered = time.perf_counter()
+
+    def next_message(self) -> Enter | Leave:
+        """Return what made the function unwind, or wait for what comes next."""
+        message, self._next = self._next, None
+        while message is None:
+            received = self._port.receive()
+            if isinstance(received, Enter | Leave):
+                message = received
+        return message
+
+    @property
+    def leaving(self) -> bool:
+        """True where the function is being unwound."""
+        return self._next is not None
+
+    # ------------------------------------------------------------------------------------------ used by the user's code
+
+    def get_checkpoint(self) -> Checkpoint | None:
+        """Return the checkpoint to go on from, or None."""
+        return self._checkpoint
+
+    def report(self, metrics: Mapping[str, Any], checkpoint: Checkpoint | None = None) -> None:
+        """Send a result; at a boundary, wait for what follows from it."""
+        now = time.perf_counter()
+        if self._next is not None:
+            self._unwind()
+        launch = self._check_caller()
+        spent = now - self._entered
+        timestamp = time.time()
+        plain = _plain_metrics(metrics)
+        if checkpoint is not None and not isinstance(checkpoint, Checkpoint):
+            raise ReportError(
+                f"tune.report: checkpoint must be a tune.Checkpoint, but is {checkpoint!r} ({type(checkpoint).__name__}). "
+                f"Write tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(folder))."
+            )
+        automatic = {
+            "training_iteration": self._iteration + 1,
+            "time_this_iter_s": spent,
+            "time_total_s": self._total + spent,
+            "time_since_restore": self._total_since_restore + spent,
+            "iterations_since_restore": self._since_restore + 1,
+            "timestamp": timestamp,
+        }
+        check_report(self._rules, plain, automatic, checkpoint is not None)
+        saved = None
+        if checkpoint is not None:
+            saved = commit(Path(checkpoint.path), Path(self._info.folder), self._next_checkpoint)
+            self._next_checkpoint += 1
+        self._iteration += 1
+        self._since_restore += 1
+        self._total += spent
+        self._total_since_restore += spent
+        stop = stop_reason(self._rules, plain, automatic)
+        waiting = stop is not None or waits(self._rules, self._until, plain, automatic)
+        self._port.send(
+            Reported(
+                trial_id=self._info.trial_id,
+                launch=launch.launch,
+                iteration=self._iteration,
+                metrics=plain,
+                waiting=waiting,
+                stop=stop,
+                checkpoint=saved,
+                timestamp=timestamp,
+                time_this_iter_s=spent,
+                time_total_s=self._total,
+                time_since_restore=self._total_since_restore,
+                iterations_since_restore=self._since_restore,
+            )
+        )
+        if waiting or self._port.pending():
+            self._answer(waiting)
+        self._entered = time.perf_counter()
+
+    def _answer(self, waiting: bool) -> None:
+        """Take the driver's answers until the function may go on or must be left."""
+        while waiting or self._port.pending():
+            # A member that is not asked to wait, and is told something all the same, is told to leave.
+            message = self._port.receive()
+            if isinstance(message, Go):
+                self._until = message.until
+                return
+            self._next = message
+            self._unwind()
+
+    def _unwind(self) -> None:
+        self._swallowed += 1
+        if self._swallowed > _SWALLOWED_AT_MOST:
+            sys.stderr.write(
+                "shoal: the trainable catches BaseException (a bare 'except:'?) around tune.report and goes on, so it cannot "
+                "be stopped. Catch Exception instead. Its process is ended.\n"
+            )
+            sys.stderr.flush()
+            os._exit(70)
+        raise Unwind
+
+    def _check_caller(self) -> Launch:
+        if self._launch is None:
+            raise ReportError("tune.report was called before the trainable was entered.")
+        if os.getpid() != self._pid:
+            raise ReportError(
+                "tune.report was called in a process that the trainable started (a DataLoader worker?). Call it in the "
+                "trainable itself."
+            )
+        return self._launch
+
+
+_current: Session | None = None
+
+
+def set_current_session(session: Session | None) -> None:
+    """Make ``session`` the one that ``tune.report`` talks to. Called by engines, when a member gets to run."""
+    global _current
+    _current = session
+
+
+def current_session(caller: str) -> Session:
+    """Return the session of the member that runs here.
+
+    Raises:
+        ReportError: no member runs in this process.
+    """
+    if _current is None:
+        raise ReportError(
+            f"{caller} was called outside of a trial. It works inside a function that tune.Tuner(function, ...).fit() runs."
+        )
+    return _current
+
+
+def _plain_metrics(metrics: object) -> Metrics:
+    if not isinstance(metrics, Mapping):
+        raise ReportError(
+            f"tune.report: metrics must be a dict of names and values, such as {{'mean_accuracy': 0.9}}, but is {metrics!r} "
+            f"({type(metrics).__name__})."
+        )
+    plain: Metrics = {}
+    for key, value in metrics.items():
+        if not isinstance(key, str):
+            raise ReportError(f"tune.report: the keys of metrics must be text, but one is {key!r} ({type(key).__name__}).")
+        plain[key] = _plain(value)
+    return plain
+
+
+def _plain(value: Any) -> Any:
+    """Return a value of the standard library's types: what a metric means, without arrays, tensors and their memory."""
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, (bool, int, float, str)):
+        # Subclasses: numpy.float64, enums and the like.
+        return next(kind(value) for kind in (bool, int, float, str) if isinstance(value, kind))
+    shape = getattr(value, "shape", None)
+    if shape is not None:
+        # NumPy scalars and arrays, torch tensors and their like, on any device.
+        detach = getattr(value, "detach", None)
+        host = value if detach is None else detach().cpu()
+        if hasattr(host, "tolist"):
+            entries = host.tolist()
+            while isinstance(entries, list) and len(entries) == 1:
+                entries = entries[0]
+            return entries
+    return str(value)

@@ -1,0 +1,160 @@
+"""Messages between the driver and a member: a length, then a pickle. Only between processes that Shoal started itself."""
+
+from __future__ import annotations
+
+import pickle
+import select
+import socket
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ..core.commands import Launch
+from ..core.reports import ReportRules
+
+__all__ = ["Channel", "DriverGone", "Enter", "Fork", "FrameReader", "Go", "Leave", "MemberInfo", "Setup", "frame", "heavy_frame"]
+
+_HEADER = struct.Struct("<I")
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """Driver to the warm parent, once: everything that all members share."""
+
+    trainable: bytes
+    """The user's function, by cloudpickle."""
+    rules: ReportRules
+    experiment: str
+    folder: str
+    """The experiment's folder."""
+    seed: int
+    cpus: float
+    gpus: float
+    threads: int
+    """Threads that numeric libraries use in a member."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemberInfo:
+    """Who a member is."""
+
+    trial_id: str
+    index: int
+    name: str
+    tag: str
+    folder: str
+    """Path of the trial's folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """Driver to the warm parent: start a process. Its socket and its output pipe come along as file descriptors."""
+
+    key: int
+    info: MemberInfo
+    device: str
+    """``CUDA_VISIBLE_DEVICES`` of the process; ``""`` leaves it as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Enter:
+    """Driver to a member: enter the function."""
+
+    launch: Launch
+    checkpoint: str | None
+    """Path of the folder to restore from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Go:
+    """Driver to a member that waits in a report: go on."""
+
+    until: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """Driver to a member: leave the function and end the process."""
+
+
+def frame(message: object) -> bytes:
+    """Return a message as bytes, with its length in front."""
+    body = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
+    return _HEADER.pack(len(body)) + body
+
+
+def heavy_frame(message: object) -> bytes:
+    """Like :func:`frame`, for messages with the user's own objects, which may be defined in a script or a notebook."""
+    import cloudpickle
+
+    body = cloudpickle.dumps(message)
+    return _HEADER.pack(len(body)) + body
+
+
+class DriverGone(BaseException):
+    """The other end of the socket is closed. No Exception, so that the user's function does not catch it."""
+
+
+class FrameReader:
+    """Cuts a stream of bytes into messages."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[Any]:
+        """Take in bytes and yield the messages that are now complete."""
+        self._buffer += data
+        start = 0
+        try:
+            while len(self._buffer) - start >= _HEADER.size:
+                (length,) = _HEADER.unpack_from(self._buffer, start)
+                end = start + _HEADER.size + length
+                if len(self._buffer) < end:
+                    break
+                body = bytes(memoryview(self._buffer)[start + _HEADER.size : end])
+                start = end
+                yield pickle.loads(body)
+        finally:
+            del self._buffer[:start]
+
+
+class Channel:
+    """A member's side of its socket: blocking, one message at a time."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLIN)
+
+    def send(self, message: object) -> None:
+        """Send a message; waits while the driver is behind."""
+        try:
+            self._sock.sendall(frame(message))
+        except OSError as error:
+            raise DriverGone from error
+
+    def receive(self) -> Any:
+        """Wait for a message.
+
+        Raises:
+            DriverGone: the driver is gone.
+        """
+        (length,) = _HEADER.unpack(self._exactly(_HEADER.size))
+        return pickle.loads(self._exactly(length))
+
+    def pending(self) -> bool:
+        """Return whether something has arrived."""
+        return bool(self._poll.poll(0))
+
+    def _exactly(self, count: int) -> bytes:
+        data = bytearray()
+        while len(data) < count:
+            try:
+                chunk = self._sock.recv(count - len(data))
+            except OSError as error:
+                raise DriverGone from error
+            if not chunk:
+                raise DriverGone
+            data += chunk
+        return bytes(data)

@@ -1,0 +1,382 @@
+"""Thousands of seeded experiments on the simulated engine, and what must hold after every single event of each."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from typing import Any
+
+import pytest
+
+from shoal import space
+from shoal.core.commands import Command, Continue, Exploit, Launch, Retry, Status, Stop
+from shoal.core.events import Config, Event, Failed, Lost, Metrics, Reported
+from shoal.core.population import Population
+from shoal.schedulers import FIFOScheduler, PopulationBasedTraining, TrialScheduler
+from shoal.testing import Fault, Simulation, SimulationResult, random_faults
+
+# ------------------------------------------------------------------------------------------------------------ scenarios
+
+State = tuple[int, float, int, int]
+"""(steps, level, frames, chain): the chain is a digest of all that made these weights."""
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One experiment. Everything follows from these numbers."""
+
+    seed: int
+    members: int = 4
+    slots: int = 2
+    devices: Sequence[str] | None = None
+    residents: int | None = None
+    pbt: bool = True
+    synch: bool = False
+    interval: float = 3.0
+    burn_in: float = 0.0
+    quantile: str = "0.25"
+    mode: str = "max"
+    time_attr: str = "training_iteration"
+    landscape: str = "noise"
+    not_finite: float = 0.0
+    length: int = 10
+    returns: bool = False
+    """Members return after ``length`` steps, some of them earlier, instead of being stopped."""
+    target: float | None = None
+    """``stop={"score": target}``, too."""
+    stopper: bool = False
+    stop_asked_at: float | None = None
+    checkpoint_every: int = 1
+    num_to_keep: int | None = None
+    score_attribute: str | None = None
+    score_order: str = "max"
+    max_failures: int = 0
+    fail_fast: bool = False
+    faults: tuple[tuple[Fault, float], ...] = ()
+    uneven: bool = True
+    """Whether steps differ in duration."""
+    start_time: float = 0.0
+
+    def scheduler(self) -> TrialScheduler:
+        if not self.pbt:
+            return FIFOScheduler()
+        return PopulationBasedTraining(
+            time_attr=self.time_attr,
+            perturbation_interval=self.interval,
+            burn_in_period=self.burn_in,
+            hyperparam_mutations={"h": space.uniform(0.0, 1.0)},
+            quantile_fraction=float(self.quantile),
+            synch=self.synch,
+        )
+
+    def train(self, config: Config, state: State | None) -> tuple[Metrics, State] | None:
+        steps, level, frames, chain = state or (0, 0.0, 0, 1)
+        if self.returns and steps >= self.length - config["seed"] % 4:
+            return None
+        steps += 1
+        chain = (chain * 6364136223846793005 + int(config["h"] * 1e9) * 1442695040888963407 + steps) % 2**64
+        drawn = (chain >> 11) / 2**53
+        frames += 1 + int(drawn * 5)
+        level += config["h"]
+        score = {"improves": level, "worsens": -level, "noise": drawn, "ties": float(steps // 4), "constant": 1.0}
+        value = score[self.landscape]
+        if (drawn * 1000) % 1.0 < self.not_finite:
+            value = (math.nan, math.inf, -math.inf)[chain % 3]
+        return {"score": value, "steps": steps, "info": {"frames": frames}}, (steps, level, frames, chain)
+
+    def simulation(self, watch: Invariants | None = None, *, validate: bool = True) -> Simulation:
+        configs = [{"h": random.Random(f"{self.seed}/{index}").random(), "seed": index} for index in range(self.members)]
+        stop: dict[str, float] = {} if self.returns else {"training_iteration": self.length}
+        if self.target is not None:
+            stop["score"] = self.target
+        return Simulation(
+            self.train,
+            configs,
+            self.scheduler(),
+            mode=self.mode,
+            seed=self.seed,
+            slots=self.slots,
+            devices=self.devices,
+            residents=self.residents,
+            max_failures=self.max_failures,
+            fail_fast=self.fail_fast,
+            stop=stop,
+            num_to_keep=self.num_to_keep,
+            score_attribute=self.score_attribute,
+            score_order=self.score_order,
+            stopper=self._stopper if self.stopper else None,
+            stop_asked_at=self.stop_asked_at,
+            duration=self._duration if self.uneven else 1.0,
+            start_time=self.start_time,
+            checkpoint_every=self.checkpoint_every,
+            faults=random_faults(self.seed, dict(self.faults)) if self.faults else None,
+            validate=validate,
+            watch=watch,
+            max_events=200_000,
+        )
+
+    def run(self) -> SimulationResult:
+        """Run it with every invariant checked after each event, and at the end."""
+        watch = Invariants(self)
+        try:
+            result = self.simulation(watch).run()
+            watch.at_the_end(result)
+        except Exception as error:
+            raise AssertionError(f"{error}\nin {self!r}") from error
+        return result
+
+    def time_of(self, event: Reported) -> float:
+        if self.time_attr == "info/frames":
+            return float(event.metrics["info"]["frames"])
+        return event.time_total_s if self.time_attr == "time_total_s" else float(event.iteration)
+
+    def _duration(self, index: int, iteration: int, config: Config) -> float:
+        return 0.5 + (index * 7919 + iteration * 104729 + self.seed) % 16 / 16
+
+    @staticmethod
+    def _stopper(event: Reported) -> str | None:
+        return "a stopper said so" if event.metrics["steps"] > 6 and event.metrics["info"]["frames"] % 11 == 0 else None
+
+
+def drawn_scenario(seed: int, largest: int, **fixed: Any) -> Scenario:
+    """Draw an experiment with up to ``largest`` members."""
+    rng = random.Random(seed)
+    members = rng.choice((1, 2, 3, 4, rng.randint(1, largest), rng.randint(1, largest)))
+    slots = rng.choice((1, 2, 4, 8, rng.randint(1, 32)))
+    devices = None
+    if rng.random() < 0.2:
+        devices = tuple(rng.choice(("0", "1", "2")) for _ in range(slots))
+    faults: list[tuple[Fault, float]] = []
+    if rng.random() < 0.5:
+        faults = [(fault, rng.choice((0.0, 0.01, 0.05))) for fault in Fault]
+    drawn = Scenario(
+        seed=seed,
+        members=members,
+        slots=slots,
+        devices=devices,
+        residents=rng.choice((None, None, slots, slots + rng.randint(0, 4))),
+        pbt=rng.random() < 0.93,
+        synch=rng.random() < 0.5,
+        interval=rng.choice((1.0, 2.0, 3.0, 4.0, 7.0, 2.5)),
+        burn_in=rng.choice((0.0, 0.0, 5.0, 8.0, 30.0)),
+        quantile=rng.choice(("0.25", "0.5", "0", "0.2", "0.07", "0.33", "1e-9")),
+        mode=rng.choice(("max", "min")),
+        time_attr=rng.choice(("training_iteration", "training_iteration", "info/frames", "time_total_s")),
+        landscape=rng.choice(("improves", "improves", "noise", "ties", "constant")),
+        not_finite=rng.choice((0.0, 0.0, 0.1, 0.5, 1.0)),
+        length=rng.randint(1, 16),
+        returns=rng.random() < 0.2,
+        target=rng.choice((None, None, 3.0)),
+        stopper=rng.random() < 0.1,
+        stop_asked_at=rng.choice((None,) * 9 + (rng.random() * 30,)),
+        checkpoint_every=rng.choice((1, 1, 1, 2, 3, 5, 0)),
+        num_to_keep=rng.choice((None, 1, 1, 2, 3)),
+        score_attribute=rng.choice((None, None, "score")),
+        score_order=rng.choice(("max", "min")),
+        max_failures=rng.choice((0, 1, 3, -1)),
+        fail_fast=rng.random() < 0.1,
+        faults=tuple(faults),
+        uneven=rng.random() < 0.7,
+        start_time=rng.choice((0.0, 0.0, 3.0)),
+    )
+    return replace(drawn, **fixed)
+
+
+# ----------------------------------------------------------------------------------------------------------- invariants
+
+
+@dataclass
+class Invariants:
+    """A second, slow and simple account of an experiment, kept from events and commands alone."""
+
+    scenario: Scenario
+    launch: dict[str, int] = field(default_factory=dict)
+    """The launch whose function is entered."""
+    until: dict[str, float | None] = field(default_factory=dict)
+    committed: dict[str, Reported] = field(default_factory=dict)
+    deleted: set[str] = field(default_factory=set)
+    own: dict[str, float] = field(default_factory=dict)
+    """What live members' newest checkpoints are worth, made since they last copied; finite ones only."""
+    evaluated: dict[str, float] = field(default_factory=dict)
+    arrived: dict[str, float] = field(default_factory=dict)
+    ended: dict[str, Status] = field(default_factory=dict)
+    retries: dict[str, int] = field(default_factory=dict)
+
+    def __call__(self, population: Population, event: Event, commands: list[Command]) -> None:
+        at_boundary = None
+        if isinstance(event, Reported) and self.launch.get(event.trial_id) == event.launch:
+            at_boundary = self._report(event)
+        elif isinstance(event, Lost | Failed) and self.launch.get(event.trial_id) == event.launch:
+            if isinstance(event, Failed) or any(isinstance(command, Retry | Stop) for command in commands):
+                self.arrived.pop(event.trial_id, None)
+            del self.launch[event.trial_id]
+        for command in commands:
+            if isinstance(command, Stop):
+                self._stop(command)
+        live = [trial_id for trial_id in population.trials if trial_id not in self.ended]
+        decided: list[str] = []
+        if self.scenario.pbt and self.scenario.synch:
+            if live and len(self.arrived) == len(live):
+                self.evaluated = dict(self.arrived)
+                decided = list(self.arrived)
+                self.arrived.clear()
+            else:
+                assert not any(isinstance(command, Exploit) for command in commands), "exploit before all have arrived"
+            for command in commands:
+                if isinstance(command, Launch | Continue):
+                    assert command.trial_id not in self.arrived, f"passes the barrier before {len(live)} have arrived"
+        elif at_boundary is not None and at_boundary in live:
+            decided = [at_boundary]
+        if population.stopping is None:
+            self._exploits(population, commands, decided)
+        else:
+            assert all(not isinstance(command, Launch | Continue | Exploit | Retry) for command in commands)
+        for command in commands:
+            self._follow(command, population)
+        if len(set(population.limits.devices)) == 1 and not self._merely_goes_on(event, at_boundary):
+            self._least_trained_first(population, commands)
+
+    def at_the_end(self, result: SimulationResult) -> None:
+        scenario = self.scenario
+        assert len(self.ended) == scenario.members == len(result.of_kind(Stop))
+        if scenario.members < 2 or float(scenario.quantile) == 0.0 or scenario.checkpoint_every == 0 or not scenario.pbt:
+            assert not result.exploits
+        if not scenario.faults:
+            assert not self.retries
+            assert set(self.ended.values()) == {Status.TERMINATED}
+            assert all(trial.failures == 0 for trial in result.trials.values())
+        if scenario.max_failures == -1 and not any(fault is Fault.RETURN for fault, _ in scenario.faults):
+            assert set(self.ended.values()) == {Status.TERMINATED}
+        if not scenario.returns:
+            assert all(trial.iteration <= scenario.length for trial in result.trials.values())
+        if scenario.residents is not None and not any(notice.key == "residents" for notice in result.notices):
+            assert result.peak_processes <= max(scenario.residents, scenario.slots)
+        assert result.checkpoints == set(self.committed) - self.deleted
+        kept = scenario.num_to_keep
+        if kept is not None:
+            # A trial keeps the best, its newest, and the one from which it goes on; one more is just being added.
+            assert result.peak_checkpoints <= scenario.members * (kept + 1 + (scenario.score_attribute is not None)) + 1
+
+    # ------------------------------------------------------------------------------------------------------- the story
+
+    def _report(self, event: Reported) -> str | None:
+        """Take in a report; return the trial's id if it waits at its boundary."""
+        trial_id = event.trial_id
+        assert event.metrics["steps"] == event.iteration, "these are not the weights that the core thinks they are"
+        value = self._value(event)
+        if event.checkpoint is not None:
+            self.committed[f"{trial_id}/checkpoint_{event.checkpoint.number:06d}"] = event
+            self.own.pop(trial_id, None)
+            if math.isfinite(value):
+                self.own[trial_id] = value
+        until = self.until[trial_id]
+        if event.stop is not None or until is None or self.scenario.time_of(event) < until:
+            return None
+        assert event.waiting
+        (self.arrived if self.scenario.synch else self.evaluated)[trial_id] = value
+        return trial_id
+
+    def _stop(self, command: Stop) -> None:
+        assert command.trial_id not in self.ended, "stopped twice"
+        self.ended[command.trial_id] = command.status
+        for known in (self.own, self.evaluated, self.arrived, self.launch):
+            known.pop(command.trial_id, None)  # type: ignore[attr-defined]
+
+    def _follow(self, command: Command, population: Population) -> None:
+        if isinstance(command, Launch):
+            self.launch[command.trial_id] = command.launch
+            self.until[command.trial_id] = command.until
+            time = population.trials[command.trial_id].time
+            assert command.until is None or command.until > time, "it would wait at once, for ever"
+        elif isinstance(command, Continue):
+            assert self.launch[command.trial_id] == command.launch
+            self.until[command.trial_id] = command.until
+        elif isinstance(command, Retry):
+            self.retries[command.trial_id] = self.retries.get(command.trial_id, 0) + 1
+            assert self.scenario.max_failures < 0 or self.retries[command.trial_id] <= self.scenario.max_failures
+        elif type(command).__name__ == "DeleteCheckpoint":
+            self.deleted.add(f"{command.trial_id}/checkpoint_{command.number:06d}")  # type: ignore[union-attr]
+
+    # --------------------------------------------------------------------------------------------------- who copies whom
+
+    def _exploits(self, population: Population, commands: list[Command], decided: list[str]) -> None:
+        count = self._in_a_quantile(len(self.evaluated))
+        exploits = [command for command in commands if isinstance(command, Exploit)]
+        targets = {command.trial_id for command in exploits}
+        assert len(targets) == len(exploits)
+        assert targets <= set(decided), "only a member at its boundary copies"
+        for trial_id in decided:
+            if trial_id not in targets:
+                assert not self._must_copy(trial_id, count), f"{trial_id} is among the worst, yet copies nobody"
+        for command in exploits:
+            self._exploit(population, command, count, targets)
+        for trial_id in targets:
+            self.own.pop(trial_id, None)
+            self.launch.pop(trial_id, None)
+
+    def _exploit(self, population: Population, command: Exploit, count: int, targets: set[str]) -> None:
+        donor, target, record = command.donor_id, command.trial_id, command.checkpoint
+        assert donor != target
+        assert donor not in self.ended
+        assert not (self.scenario.synch and donor in targets), "the donor gives its own weights up in the same round"
+        assert record.trial_id == donor
+        assert record.id in self.committed
+        assert record.id not in self.deleted
+        step = self.committed[record.id]
+        assert (record.iteration, record.score) == (step.iteration, step.metrics["score"]), "score and step do not fit"
+        assert math.isfinite(self._value(step))
+        assert self._value(step) >= self.evaluated[target], "the donor is worse"
+        assert sum(other > self.own[donor] for other in self.own.values()) < count, "the donor is not in the top quantile"
+        worse = sum(other < self.evaluated[target] for other in self.evaluated.values())
+        assert worse < count, "the target is not in the bottom quantile"
+        assert command.donor_config == population.trials[donor].config
+        assert command.new_config["seed"] == command.old_config["seed"]
+        assert 0.0 <= command.new_config["h"] <= 1.0
+
+    def _must_copy(self, trial_id: str, count: int) -> bool:
+        """Whether the trial is in the bottom quantile and has a donor, however ties are broken."""
+        value = self.evaluated[trial_id]
+        if sum(other <= value for other in self.evaluated.values()) - 1 >= count:
+            return False
+        for donor, worth in self.own.items():
+            may_be_low = self.scenario.synch and sum(x < self.evaluated[donor] for x in self.evaluated.values()) < count
+            on_top = sum(other >= worth for other in self.own.values()) - 1 < count
+            if donor != trial_id and worth >= value and on_top and not may_be_low:
+                return True
+        return False
+
+    def _in_a_quantile(self, members: int) -> int:
+        return min(math.ceil(members * Fraction(self.scenario.quantile)), members // 2)
+
+    def _value(self, event: Reported) -> float:
+        score: float = event.metrics["score"]
+        if not math.isfinite(score):
+            return -math.inf
+        return score if self.scenario.mode == "max" else -score
+
+    # -------------------------------------------------------------------------------------------------------- the slots
+
+    @staticmethod
+    def _merely_goes_on(event: Event, at_boundary: str | None) -> bool:
+        """A member that waited for a stopper and may go on keeps its slot: no slot is given out."""
+        return isinstance(event, Reported) and event.stop is None and at_boundary is None
+
+    @staticmethod
+    def _least_trained_first(population: Population, commands: list[Command]) -> None:
+        started = [command.trial_id for command in commands if isinstance(command, Launch | Continue)]
+        queued = [(trial.time, trial.iteration) for trial in population.trials.values() if trial.queued]
+        if started and queued:
+            last = max((population.trials[trial_id].time, population.trials[trial_id].iteration) for trial_id in started)
+            assert last <= min(queued), "somebody who has trained less waits for a slot"
+
+
+# ---------------------------------------------------------------------------------------------------------------- tests
+
+
+@pytest.mark.parametrize("block", range(24))
+def test_every_promise_holds_after_each_event_of_a_hundred_small_experiments(block: int) -> None:
+    for seed in range(block * 100, block * 100 + 100):
+        drawn_scenario(seed, largest=12).run()
