@@ -100,14 +100,15 @@ class Driver:
             while not self.population.ended:
                 self._step(self.engine.poll(self._patience()))
                 self._tick()
+        except KeyboardInterrupt:
+            # Commit that it ends here; what the members do meanwhile is lost, what they reported is not.
+            if not self.population.ended:
+                self._step([StopAsked("interrupted by the user")])
+            self.status.note(f"Interrupted. Everything reported so far is in {self.folder}.")
+            raise
         finally:
             for reader in list(self._readers):
                 self._guarded(reader, reader.close)
-
-    def interrupt(self, reason: str) -> None:
-        """Commit that the experiment ends now, for a reason from outside."""
-        if not self.population.ended:
-            self._step([StopAsked(reason)])
 
     def _patience(self) -> float:
         """How long to wait for events: not longer than until the next duty."""

@@ -36,9 +36,9 @@ class ExperimentInfo:
     """GPUs of one trial."""
     engine: str
     seed: int
-    parameters: list[str] = field(default_factory=list)
+    parameters: list[str] = field(default_factory=list[str])
     """Config keys (``a/b`` where nested) that were sampled or mutate: those worth a column in a table."""
-    stop: dict[str, float] = field(default_factory=dict)
+    stop: dict[str, float] = field(default_factory=dict[str, float])
     """``RunConfig.stop`` where it was a dict."""
     time_budget_s: float | None = None
     started_at: float = 0.0

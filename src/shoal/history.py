@@ -110,13 +110,13 @@ class TrialHistory:
     launches: int = 0
     last: Row | None = None
     """Its newest result."""
-    rows: list[Row] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list[Row])
     """All results, where the history keeps them."""
-    checkpoints: dict[int, CheckpointEntry] = field(default_factory=dict)
+    checkpoints: dict[int, CheckpointEntry] = field(default_factory=dict[int, CheckpointEntry])
     """Those of its own checkpoints that have not been deleted, by number."""
     restore: CheckpointRecord | None = None
     """The donor's checkpoint that it was launched from last, until it saved one of its own; else None."""
-    exploits: list[Exploit] = field(default_factory=list)
+    exploits: list[Exploit] = field(default_factory=list[Exploit])
     """Its own exploits, oldest first."""
     ancestry: Ancestry | None = None
     """The exploits that made the weights it has now: not all of them its own, and not all of its own."""

@@ -74,7 +74,7 @@ class Scenario:
 
     def train(self, config: Config, state: State | None) -> tuple[Metrics, State] | None:
         steps, level, frames, chain = state or (0, 0.0, 0, 1)
-        if self.returns and steps >= self.length - config["seed"] % 4:
+        if self.returns and steps >= max(1, self.length - config["seed"] % 4):
             return None
         steps += 1
         chain = (chain * 6364136223846793005 + int(config["h"] * 1e9) * 1442695040888963407 + steps) % 2**64

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,6 +58,9 @@ class Checkpoint:
         Args:
             path: the folder, made if it does not exist. Default: a new temporary one, which is yours to delete.
         """
+        import shutil
+        import tempfile
+
         target = tempfile.mkdtemp(prefix="checkpoint_") if path is None else os.fspath(path)
         shutil.copytree(self.path, target, dirs_exist_ok=True)
         return target

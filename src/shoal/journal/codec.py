@@ -13,7 +13,7 @@ import dataclasses
 import json
 import pickle
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from ..core import commands, events
 from ..core.commands import CheckpointRecord, Command, Status
@@ -132,13 +132,14 @@ def pack(value: Any) -> Any:
 def unpack(value: Any) -> Any:
     """Return the object that :func:`pack` was given."""
     if isinstance(value, list):
-        return [unpack(entry) for entry in value]
+        return [unpack(entry) for entry in cast("list[Any]", value)]
     if isinstance(value, dict):
-        if "$tuple" in value:
-            return tuple(unpack(entry) for entry in value["$tuple"])
-        if "$pickle" in value:
-            return _unpickle(value["$pickle"], value.get("$repr", ""))
-        return {key: unpack(entry) for key, entry in value.items()}
+        packed = cast("dict[str, Any]", value)
+        if "$tuple" in packed:
+            return tuple(unpack(entry) for entry in packed["$tuple"])
+        if "$pickle" in packed:
+            return _unpickle(packed["$pickle"], packed.get("$repr", ""))
+        return {key: unpack(entry) for key, entry in packed.items()}
     return value
 
 

@@ -7,6 +7,7 @@ committed; a power cut loses at most the last moments, never consistency.
 from __future__ import annotations
 
 import contextlib
+import contextlib
 import json
 import os
 import socket
@@ -29,7 +30,7 @@ CREATE TABLE journal (seq INTEGER PRIMARY KEY, at REAL NOT NULL, kind TEXT NOT N
 
 
 class SQLiteJournal:
-    """See :class:`shoal.journal.Journal`. Made by :meth:`create`, :meth:`open_for_writing` or :meth:`open_for_reading`."""
+    """See :class:`shoal.journal.Journal`. Use :meth:`create`, :meth:`open_for_writing` or :meth:`open_for_reading`."""
 
     def __init__(self, connection: sqlite3.Connection, path: Path, lock: int | None) -> None:
         self._connection = connection

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..core.events import Config
-from ..core.policy import Policy
 from ..errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from ..core.events import Config
+    from ..core.policy import Policy
 
 __all__ = ["MODES", "TrialScheduler", "check_mode"]
 

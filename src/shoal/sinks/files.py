@@ -9,7 +9,7 @@ import json
 import os
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 __all__ = ["GrowingFiles", "replace_text", "to_json"]
 
@@ -27,9 +27,9 @@ def _storable(value: Any) -> Any:
 
 def _text_keys(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key if isinstance(key, str) else str(key): _text_keys(entry) for key, entry in value.items()}
+        return {str(key): _text_keys(entry) for key, entry in cast("dict[Any, Any]", value).items()}
     if isinstance(value, (list, tuple)):
-        return [_text_keys(entry) for entry in value]
+        return [_text_keys(entry) for entry in cast("list[Any]", value)]
     return value
 
 

@@ -1,7 +1,7 @@
-"""``pbt_global.txt`` and ``pbt_policy_<trial_id>.txt``: who copied whom, and the schedule behind each member's weights.
+"""``pbt_global.txt`` and ``pbt_policy_<trial_id>.txt``: who copied whom, and the schedule behind a member's weights.
 
-A line is ``[target_tag, donor_tag, target_iteration, donor_iteration, donor_config, new_config]``. The fourth field is the
-``training_iteration`` of the copied weights, at which a replay has to change to the new config.
+A line is ``[target_tag, donor_tag, target_iteration, donor_iteration, donor_config, new_config]``. The fourth field is
+the ``training_iteration`` of the copied weights, at which a replay has to change to the new config.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ __all__ = ["PolicyFiles"]
 class PolicyFiles:
     """Writes the experiment's exploits, where its scheduler asks for that; a :class:`shoal.experiment.Reader`.
 
-    A target's policy file holds the lines of the donor's weights, then the new one: the ancestry of the weights that the
-    target has now. It is replaced whole. After a restore all files are written anew from the history.
+    A target's policy file holds the lines of the donor's weights, then the new one: the ancestry of the weights that
+    the target has now. It is replaced whole. After a restore all files are written anew from the history.
     """
 
     def __init__(self) -> None:
@@ -31,7 +31,8 @@ class PolicyFiles:
         self._history = History()
         self._lines: list[str] = []
         self._targets: dict[str, TrialHistory] = {}
-        self._texts: dict[int, tuple[Exploit, str]] = {}
+        self._texts: dict[tuple[str, int], str] = {}
+        """Every line so far, because each is needed again for every descendant of the weights."""
 
     def start(self, info: ExperimentInfo, folder: Path, history: History) -> None:
         """Begin in the experiment's folder, which exists."""
@@ -73,20 +74,16 @@ class PolicyFiles:
         return self._folder / "pbt_global.txt"
 
     def _line(self, exploit: Exploit) -> str:
-        # A line is needed again for every descendant of the weights. The exploit is kept so that its id stays its own.
-        known = self._texts.get(id(exploit))
-        if known is None:
-            known = self._texts[id(exploit)] = (exploit, self._format(exploit))
-        return known[1]
-
-    def _format(self, exploit: Exploit) -> str:
-        trials = self._history.trials
-        fields = [
-            trials[exploit.trial_id].tag,
-            trials[exploit.donor_id].tag,
-            exploit.iteration,
-            exploit.checkpoint.iteration,
-            exploit.donor_config,
-            exploit.new_config,
-        ]
-        return f"{to_json(fields)}\n"
+        key = (exploit.trial_id, exploit.generation)
+        if key not in self._texts:
+            trials = self._history.trials
+            fields = [
+                trials[exploit.trial_id].tag,
+                trials[exploit.donor_id].tag,
+                exploit.iteration,
+                exploit.checkpoint.iteration,
+                exploit.donor_config,
+                exploit.new_config,
+            ]
+            self._texts[key] = f"{to_json(fields)}\n"
+        return self._texts[key]

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..checkpoints import Checkpoint
 from ..errors import ReportError
-from .session import TrialContext, current_session
+
+if TYPE_CHECKING:
+    from .session import Session, TrialContext
 
 __all__ = ["get_checkpoint", "get_context", "report"]
+
+
+def _session(caller: str) -> Session:
+    # Late: a script that only sets up a run needs none of it.
+    from .session import current_session
+
+    return current_session(caller)
 
 
 def report(metrics: Mapping[str, Any], checkpoint: Checkpoint | None = None, **unknown: Any) -> None:
@@ -28,7 +37,7 @@ def report(metrics: Mapping[str, Any], checkpoint: Checkpoint | None = None, **u
     if unknown:
         names = ", ".join(f"{name!r}: ..." for name in unknown)
         raise ReportError(f"tune.report takes a dict: tune.report({{{names}}}, checkpoint=...), not keyword arguments.")
-    current_session("tune.report()").report(metrics, checkpoint)
+    _session("tune.report()").report(metrics, checkpoint)
 
 
 def get_checkpoint() -> Checkpoint | None:
@@ -37,7 +46,7 @@ def get_checkpoint() -> Checkpoint | None:
     Raises:
         ReportError: not called inside a trial.
     """
-    return current_session("tune.get_checkpoint()").get_checkpoint()
+    return _session("tune.get_checkpoint()").get_checkpoint()
 
 
 def get_context() -> TrialContext:
@@ -46,4 +55,4 @@ def get_context() -> TrialContext:
     Raises:
         ReportError: not called inside a trial.
     """
-    return current_session("tune.get_context()").context
+    return _session("tune.get_context()").context

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -239,12 +240,16 @@ class Session:
 
 
 _current: Session | None = None
+_of_thread = threading.local()
 
 
 def set_current_session(session: Session | None) -> None:
-    """Make ``session`` the one that ``tune.report`` talks to. Called by engines, when a member gets to run."""
+    """Make ``session`` the one that ``tune.report`` talks to, in this thread and in those that have none of their own.
+
+    Called when a member begins to run: a process holds one member, the inline engine a thread for each.
+    """
     global _current
-    _current = session
+    _current = _of_thread.session = session
 
 
 def current_session(caller: str) -> Session:
@@ -253,11 +258,12 @@ def current_session(caller: str) -> Session:
     Raises:
         ReportError: no member runs in this process.
     """
-    if _current is None:
+    session: Session | None = getattr(_of_thread, "session", None) or _current
+    if session is None:
         raise ReportError(
             f"{caller} was called outside of a trial. It works inside a function that tune.Tuner(function, ...).fit() runs."
         )
-    return _current
+    return session
 
 
 def _plain_metrics(metrics: object) -> Metrics:

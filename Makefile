@@ -1,0 +1,69 @@
+# Everything happens in .venv, which is made on the first use; only Python (3.10 or newer), pip and make must be there.
+#
+#   make PYTHON=python3.12 demo        another Python
+#   make test ARGS="-k pbt -x"         arguments for pytest
+#   make demo ARGS="--seed 1"          arguments for the example
+
+PYTHON ?= python3
+ARGS ?=
+# pyproject.toml asks for a range of torch only. This release is a CPU build on Linux; the newest brings CUDA, several GB.
+TORCH ?= torch==2.13.0
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint clean
+.NOTPARALLEL:
+
+help:
+	@echo "make demo    train a population of ConvNets on MNIST, in a minute or two"
+	@echo "make test    run the tests"
+	@echo "make lint    run the linter, the formatter's check and the type checkers"
+	@echo "make clean   remove .venv and what tools left behind; results stay"
+
+demo: $(VENV)/.installed-examples
+	@$(BIN)/python -m shoal.examples.pbt_mnist $(ARGS)
+
+test: $(VENV)/.installed-dev
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.installed-dev
+	@failed=; \
+	for check in "ruff check" "ruff format --check" "mypy" "pyright"; do \
+		echo "$$check ..."; \
+		$(BIN)/$$check || failed="$$failed, $$check"; \
+	done; \
+	if [ -n "$$failed" ]; then echo "lint failed: $${failed#, }"; exit 1; fi
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find src tests -type d -name __pycache__ -prune -exec rm -rf {} +
+
+# A stamp says that .venv holds what pyproject.toml asked for when the stamp was made.
+$(VENV)/.installed-examples: pyproject.toml | $(VENV)/.created
+	@echo "installing $(TORCH) (some 200 MB) ..."
+	@$(PIP) "$(TORCH)"
+	@echo "installing Shoal with what its examples need ..."
+	@$(PIP) --editable ".[examples]"
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml $(VENV)/.installed-examples
+	@echo "installing what the tests need ..."
+	@$(PIP) --editable ".[examples,dev]"
+	@touch $@
+
+$(VENV)/.created:
+	@command -v "$(PYTHON)" >/dev/null || { \
+		echo "There is no $(PYTHON) here. Install Python 3.10 or newer, or name one: make PYTHON=/path/to/python3" >&2; \
+		exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+		echo "Shoal needs Python 3.10 or newer, but $(PYTHON) is `"$(PYTHON)" -V 2>&1`. Name another: make PYTHON=python3.12" >&2; \
+		exit 1; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "$(PYTHON) cannot make virtual environments. On Debian and Ubuntu: apt-get install python3-venv" >&2; \
+		exit 1; }
+	@echo "creating $(VENV) with `"$(PYTHON)" -V 2>&1` ..."
+	@"$(PYTHON)" -m venv $(VENV)
+	@touch $@

@@ -1,0 +1,288 @@
+"""What the status shows, as plain data: made from the history, drawn by :mod:`.terminal` and :mod:`.plain`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..core.commands import Exploit, Status
+from ..core.reports import flatten, lookup, number
+from ..experiment import ExperimentInfo
+from ..history import History, Row, TrialHistory
+from .text import Column, format_config, format_duration, format_value, one_line
+
+__all__ = [
+    "Overview",
+    "Pace",
+    "begin_line",
+    "count_text",
+    "exploit_line",
+    "failure_line",
+    "overview",
+    "progress",
+    "result_line",
+    "trial_columns",
+]
+
+_ORDER = (Status.RUNNING, Status.PAUSED, Status.PENDING, Status.TERMINATED, Status.ERROR)
+_FAILURES_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """What the status shows at one moment."""
+
+    title: str
+    facts: list[tuple[str, str]]
+    """Names and values: running for, slots, checkpoints, perturbations, ..."""
+    columns: list[Column]
+    """The table of trials, ready for :func:`shoal.display.text.lay_out`."""
+    statuses: list[Status]
+    """The status of each row of the table."""
+    best_row: int | None
+    """The table's row of the best trial."""
+    rest: str
+    """What the table leaves out; empty where it has all trials."""
+    best: str
+    """The best trial so far, and its config at that time; empty before there is one."""
+    failures: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    """For trials that failed: the trial and its error in one line, and the path of its ``error.txt``."""
+    more_failures: int = 0
+    """How many failed trials ``failures`` leaves out."""
+
+
+def overview(
+    info: ExperimentInfo,
+    history: History,
+    *,
+    folder: Path,
+    running_for: float,
+    memory: str = "",
+    rows: int = 20,
+) -> Overview:
+    """Return what to show.
+
+    Args:
+        info: the experiment.
+        history: its trials so far.
+        folder: the experiment's folder.
+        running_for: seconds.
+        memory: use of the machine's memory, or an empty text.
+        rows: how many trials the table may have. Of more, it has the best ones and those that run.
+    """
+    trials = history.in_order()
+    best = None if info.metric is None else history.best(info.metric, info.mode)
+    shown = _chosen(trials, info, rows)
+    failed = [trial for trial in trials if trial.status is Status.ERROR]
+    in_use = sum(trial.slot is not None for trial in trials)
+    facts = [
+        ("running for", format_duration(running_for)),
+        ("slots", f"{in_use}/{info.slots}"),
+        ("memory", memory),
+        ("checkpoints", str(history.checkpoints)),
+        ("perturbations", str(history.perturbations)),
+    ]
+    return Overview(
+        title=f"{info.name}: {count_text(info.num_trials, 'trial')}, {info.scheduler}",
+        facts=[(name, value) for name, value in facts if value],
+        columns=trial_columns(shown, info),
+        statuses=[trial.status for trial in shown],
+        best_row=next((place for place, trial in enumerate(shown) if trial is best), None),
+        rest=_rest(trials, shown),
+        best="" if best is None else _best_line(best, info),
+        failures=[(failure_line(trial), error_path(trial, folder)) for trial in failed[:_FAILURES_SHOWN]],
+        more_failures=max(0, len(failed) - _FAILURES_SHOWN),
+    )
+
+
+def error_path(trial: TrialHistory, folder: Path) -> str:
+    """Return the path of the file with the trial's traceback."""
+    return str(folder / trial.folder / "error.txt")
+
+
+def trial_columns(trials: Sequence[TrialHistory], info: ExperimentInfo) -> list[Column]:
+    """Return the table of some trials: one column each for name, status, progress, metric and hyperparameters."""
+    values = [_parameter_cells(trials, name) for name in info.parameters]
+    titles = _short_titles(info.parameters)
+    lasts = [None if trial.last is None else trial.last.report for trial in trials]
+    columns = [
+        Column("trial", [trial.name for trial in trials], short=[trial.trial_id for trial in trials]),
+        Column("status", [trial.status.value for trial in trials]),
+        Column("iter", [str(trial.iteration) if trial.last else "" for trial in trials], right=True),
+        Column(
+            "total time (s)",
+            ["" if last is None else f"{last.time_total_s:.1f}" for last in lasts],
+            right=True,
+            expendable=len(titles) + 1,
+        ),
+    ]
+    if info.metric is not None:
+        cells = ["" if trial.last is None else format_value(trial.value(info.metric)) for trial in trials]
+        columns.append(Column(info.metric, cells, right=True))
+    columns += [
+        Column(title, cells, right=True, expendable=place + 1)
+        for place, (title, cells) in enumerate(zip(titles, values, strict=True))
+    ]
+    return columns
+
+
+def _parameter_cells(trials: Sequence[TrialHistory], name: str) -> list[str]:
+    """Return a hyperparameter of each trial as it is now."""
+    return [format_value(lookup(trial.config, name)) for trial in trials]
+
+
+def _short_titles(names: Sequence[str]) -> list[str]:
+    """Return the last parts of nested names, where they tell the names apart."""
+    tails = [name.rpartition("/")[2] for name in names]
+    count = Counter(tails)
+    return [tail if count[tail] == 1 else name for name, tail in zip(names, tails, strict=True)]
+
+
+def _chosen(trials: list[TrialHistory], info: ExperimentInfo, rows: int) -> list[TrialHistory]:
+    """Return the trials for the table, by their number: all, or a third for the best and the others for those that run."""
+    if len(trials) <= rows:
+        return trials
+    ranked = _ranked(trials, info)
+    running = [trial for trial in trials if trial.status is Status.RUNNING]
+    order = [*ranked[: max(1, rows // 3)], *running, *ranked]
+    chosen = list({trial.index: trial for trial in order}.values())[:rows]
+    return sorted(chosen, key=lambda trial: trial.index)
+
+
+def _ranked(trials: list[TrialHistory], info: ExperimentInfo) -> list[TrialHistory]:
+    sign = -1.0 if info.mode == "max" else 1.0
+
+    def rank(trial: TrialHistory) -> tuple[float, int]:
+        value = None if info.metric is None else number(trial.value(info.metric))
+        return (float("inf") if value is None or value != value else sign * value, trial.index)
+
+    return sorted(trials, key=rank)
+
+
+def _rest(trials: list[TrialHistory], shown: list[TrialHistory]) -> str:
+    """Return ``280 more: 150 PAUSED, 130 TERMINATED``."""
+    count = Counter(trial.status for trial in trials)
+    count.subtract(trial.status for trial in shown)
+    kinds = ", ".join(f"{count[status]} {status.value}" for status in _ORDER if count[status])
+    return f"{len(trials) - len(shown)} more: {kinds}" if kinds else ""
+
+
+def status_counts(history: History) -> str:
+    """Return ``2 RUNNING, 1 PAUSED``."""
+    count = Counter(trial.status for trial in history.trials.values())
+    return ", ".join(f"{count[status]} {status.value}" for status in _ORDER if count[status])
+
+
+def _best_line(trial: TrialHistory, info: ExperimentInfo) -> str:
+    assert info.metric is not None and trial.last is not None
+    # With its config when it got there: the trial may have copied another since.
+    config = format_config(trial.last.config, info.parameters or None)
+    return f"{_scored(trial, trial.last, info)}{': ' if config else ''}{config}"
+
+
+def _scored(trial: TrialHistory, row: Row, info: ExperimentInfo) -> str:
+    score = "" if info.metric is None else f", {info.metric} {format_value(row.value(info.metric))}"
+    return f"{trial.name} at iteration {row.report.iteration}{score}"
+
+
+# -------------------------------------------------------------------------------------------------------------- lines
+
+
+def begin_line(info: ExperimentInfo, folder: Path) -> str:
+    """Return what is said first."""
+    goal = "" if info.metric is None else f", {info.metric} ({info.mode})"
+    return (
+        f"{info.name}: {count_text(info.num_trials, 'trial')} on {count_text(info.slots, 'slot')}, "
+        f"{info.scheduler}{goal}. Results: {folder}"
+    )
+
+
+def exploit_line(exploit: Exploit, history: History, info: ExperimentInfo) -> str:
+    """Return who copied whom, and what changed on the way from the donor's config to the new one."""
+    target, donor = history.trials[exploit.trial_id], history.trials[exploit.donor_id]
+    metric = "" if info.metric is None else f", {info.metric} "
+    scores = [
+        "" if info.metric is None or score is None else f"{metric}{format_value(score)}"
+        for score in (exploit.score, exploit.checkpoint.score)
+    ]
+    old = dict(flatten(exploit.donor_config))
+    changes = [
+        f"{name} {format_value(old.get(name))} -> {format_value(value)}"
+        for name, value in flatten(exploit.new_config)
+        if format_value(old.get(name)) != format_value(value)
+    ]
+    return (
+        f"{target.name} (iteration {exploit.iteration}{scores[0]}) copies {donor.name} "
+        f"(iteration {exploit.checkpoint.iteration}{scores[1]}): {', '.join(changes) or 'config unchanged'}"
+    )
+
+
+def failure_line(trial: TrialHistory) -> str:
+    """Return which trial failed, when, and why."""
+    error = one_line(trial.error or trial.reason or "unknown error")
+    return f"{trial.name} failed after iteration {trial.iteration}: {error}"
+
+
+def result_line(trial: TrialHistory, row: Row, info: ExperimentInfo) -> str:
+    """Return a result: the metric, or else all that was reported."""
+    values = "" if info.metric is not None else f": {format_config(row.report.metrics)}"
+    saved = "" if row.report.checkpoint is None else ", checkpoint saved"
+    return f"{_scored(trial, row, info)}{values}, {row.report.time_this_iter_s:.2f} s{saved}"
+
+
+def count_text(count: int, noun: str) -> str:
+    """Return ``1 trial`` or ``4 trials``."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+# ----------------------------------------------------------------------------------------------------------- progress
+
+
+def progress(info: ExperimentInfo, history: History) -> float | None:
+    """Return how much of the run is done, from 0 to 1: the mean over its trials. None where no end is known."""
+    bounds = [(key, bound) for key, bound in info.stop.items() if key in _MEASURABLE and bound > 0]
+    if not bounds or not info.num_trials:
+        return None
+    done = 0.0
+    for trial in history.trials.values():
+        if trial.status.ended:
+            done += 1.0
+        elif trial.last is not None:
+            done += min(1.0, max((number(trial.value(key)) or 0.0) / bound for key, bound in bounds))
+    return min(1.0, done / info.num_trials)
+
+
+_MEASURABLE = ("training_iteration", "time_total_s")
+"""Stop conditions that say how far a trial still has to go; nobody knows when a metric will be reached."""
+
+
+class Pace:
+    """Estimates the time to go from the progress since it was made, so that a restored run is not taken for a fast one.
+
+    Args:
+        budget_ends: seconds since the epoch at which the time budget is spent, or None.
+    """
+
+    def __init__(self, budget_ends: float | None = None) -> None:
+        self._budget_ends = budget_ends
+        self._start: tuple[float, float] | None = None
+
+    def time_to_go(self, now: float, done: float | None) -> float | None:
+        """Return seconds, or None where nothing is known yet.
+
+        Args:
+            now: seconds since the epoch.
+            done: how much of the run is done, from 0 to 1, or None.
+        """
+        estimates: list[float] = []
+        if self._budget_ends is not None:
+            estimates.append(max(0.0, self._budget_ends - now))
+        if done is not None:
+            if self._start is None:
+                self._start = (now, done)
+            began, before = self._start
+            if done > before and now > began:
+                estimates.append((now - began) * (1.0 - done) / (done - before))
+        return min(estimates) if estimates else None

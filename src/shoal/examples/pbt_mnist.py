@@ -1,0 +1,179 @@
+"""Train a population of ConvNets on MNIST with Population Based Training: ``python -m shoal.examples.pbt_mnist``.
+
+Four members start with a learning rate and a momentum drawn at random. Every five rounds of training, the worst member
+copies the weights and the config of the best and changes the config a little. A member ends when it reads 96 % of the
+test digits right, or after 50 rounds. The run leaves a picture of how they got there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from shoal import tune
+from shoal.examples.digits import DATA_DIR_VARIABLE, load_digits
+from shoal.examples.mnist_pytorch import train_convnet
+from shoal.tune.schedulers import PopulationBasedTraining
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+METRIC = "mean_accuracy"
+PERTURBATION_INTERVAL = 5
+
+
+def run(
+    num_samples: int = 4,
+    iterations: int = 50,
+    target: float = 0.96,
+    storage: str = "./shoal_results",
+    name: str | None = None,
+    data_dir: str | None = None,
+    seed: int | None = None,
+) -> tune.ResultGrid:
+    """Train the population and return the results of its members.
+
+    Args:
+        num_samples: How many members the population has.
+        iterations: After how many rounds of training a member ends, at the latest. A round is 512 digits.
+        target: The accuracy on the test digits, 0 to 1, at which a member ends.
+        storage: The folder that gets a folder for this experiment.
+        name: The experiment's name; default: ``mnist_demo_`` and the time.
+        data_dir: See :func:`shoal.examples.digits.load_digits`.
+        seed: Draws the same start values and the same mutations again; default: new ones each time.
+    """
+    param_space: dict[str, Any] = {
+        "lr": tune.uniform(0.001, 1),
+        "momentum": tune.uniform(0.001, 1),
+        # A checkpoint at each perturbation, so that a copy is as new as the score it was chosen for.
+        "checkpoint_interval": PERTURBATION_INTERVAL,
+    }
+    if data_dir is not None:
+        param_space["data_dir"] = str(Path(data_dir).expanduser().absolute())
+
+    scheduler = PopulationBasedTraining(
+        time_attr="training_iteration",
+        perturbation_interval=PERTURBATION_INTERVAL,
+        metric=METRIC,
+        mode="max",
+        hyperparam_mutations={
+            "lr": tune.uniform(0.0001, 1),
+            "momentum": [0.8, 0.9, 0.99],
+        },
+        seed=seed,
+    )
+    tuner = tune.Tuner(
+        train_convnet,
+        param_space=param_space,
+        tune_config=tune.TuneConfig(scheduler=scheduler, num_samples=num_samples, seed=seed),
+        run_config=tune.RunConfig(
+            name=name or time.strftime("mnist_demo_%Y-%m-%d_%H-%M-%S"),
+            storage_path=storage,
+            stop={METRIC: target, "training_iteration": iterations},
+            checkpoint_config=tune.CheckpointConfig(checkpoint_score_attribute=METRIC, num_to_keep=4),
+        ),
+    )
+    return tuner.fit()
+
+
+def plot_learning_curves(curves: Sequence[pd.DataFrame], best: int, target: float, path: Path) -> None:
+    """Draw the members' accuracy, and below it their learning rate, by training iteration, as a PNG.
+
+    Args:
+        curves: For each member a table with the columns ``training_iteration``, ``mean_accuracy`` and ``lr``.
+        best: Which of them is drawn in front, in colour.
+        target: The accuracy that gets a dashed line.
+        path: Where the picture goes.
+    """
+    # A Figure of its own, not pyplot's: no window, and the caller's backend stays as it is.
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+    best_colour = "#d1495b"
+    colours = ("#8fb3d9", "#a5c8a1", "#c9b3d9", "#d9c08f", "#9fcfcf", "#b8b8b8")
+    figure = Figure(figsize=(8, 6.5), dpi=150, layout="constrained")
+    accuracy, rate = figure.subplots(2, 1, sharex=True, height_ratios=(2.2, 1))
+    for member, table in enumerate(curves):
+        curve = table.drop_duplicates(subset="training_iteration", keep="last")
+        is_best = member == best
+        style: dict[str, Any] = {
+            "color": best_colour if is_best else colours[member % len(colours)],
+            "linewidth": 2.4 if is_best else 1.6,
+            "zorder": 3 if is_best else 2,
+        }
+        accuracy.plot(
+            curve["training_iteration"],
+            curve[METRIC],
+            marker="o",
+            markersize=4 if is_best else 2.5,
+            label=f"member {member}: {curve[METRIC].iloc[-1]:.1%}" + (" (best)" if is_best else ""),
+            **style,
+        )
+        rate.plot(curve["training_iteration"], curve["lr"], drawstyle="steps-mid", **style)
+    accuracy.axhline(target, color="#555555", linestyle="--", linewidth=1.2, label=f"target: {target:.0%}")
+    accuracy.set_ylim(top=1.02)
+    accuracy.yaxis.set_major_formatter(PercentFormatter(xmax=1))
+    accuracy.set_ylabel("accuracy on the test digits")
+    accuracy.set_title(f"Population Based Training on MNIST, {len(curves)} members", loc="left", weight="bold")
+    accuracy.legend(loc="lower right", frameon=True, framealpha=0.9, edgecolor="none")
+    rate.set_yscale("log")
+    rate.set_ylabel("learning rate")
+    rate.set_xlabel("training iteration")
+    rate.xaxis.set_major_locator(MaxNLocator(integer=True))
+    for axes in (accuracy, rate):
+        axes.grid(color="#e6e6e6", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the example from the command line; ``arguments`` default to those of the process."""
+    parser = argparse.ArgumentParser(
+        prog="python -m shoal.examples.pbt_mnist",
+        description="Train a population of ConvNets on MNIST with Population Based Training.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--num-samples", type=int, default=4, metavar="N", help="members of the population")
+    parser.add_argument("--iterations", type=int, default=50, metavar="N", help="rounds of training, at most")
+    parser.add_argument("--target", type=float, default=0.96, metavar="A", help="accuracy that ends a member, 0 to 1")
+    parser.add_argument("--storage", default="./shoal_results", metavar="DIR", help="folder for results")
+    parser.add_argument("--name", help="name of the experiment (default: mnist_demo_ and the time)")
+    parser.add_argument(
+        "--data-dir", metavar="DIR", help=f"folder with MNIST's four IDX files (or: {DATA_DIR_VARIABLE})"
+    )
+    parser.add_argument("--seed", type=int, metavar="N", help="repeat the same draws")
+    options = parser.parse_args(arguments)
+
+    try:
+        load_digits(options.data_dir)  # so that a missing file is said once, before any member starts
+    except (OSError, ValueError, ImportError) as error:
+        parser.error(str(error))
+    results = run(**vars(options))
+    if results.num_errors == len(results):
+        raise SystemExit("Every member failed; see the errors above.")
+
+    best = results.get_best_result(metric=METRIC, mode="max")
+    tables = [(result.path == best.path, result.metrics_dataframe) for result in results]
+    curves = [(is_best, table) for is_best, table in tables if table is not None and not table.empty]
+    picture = Path(best.path).parent / "learning_curve.png"
+    plot_learning_curves(
+        [table for _, table in curves], [is_best for is_best, _ in curves].index(True), options.target, picture
+    )
+    metrics = best.metrics or {}
+    print()
+    print(f"Best accuracy:  {metrics[METRIC]:.3f} after {metrics['training_iteration']} iterations")
+    print("Best config:    " + ", ".join(f"{key}={_short(value)}" for key, value in (best.config or {}).items()))
+    print(f"Result:         {best.path}")
+    print(f"Learning curve: {picture}")
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    main()
