@@ -59,11 +59,11 @@ $(VENV)/.created:
 		echo "There is no $(PYTHON) here. Install Python 3.10 or newer, or name one: make PYTHON=/path/to/python3" >&2; \
 		exit 1; }
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
-		echo "Shoal needs Python 3.10 or newer, but $(PYTHON) is `"$(PYTHON)" -V 2>&1`. Name another: make PYTHON=python3.12" >&2; \
+		echo "Shoal needs Python 3.10 or newer, but $(PYTHON) is $$("$(PYTHON)" -V 2>&1). Name another: make PYTHON=python3.12" >&2; \
 		exit 1; }
 	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { \
 		echo "$(PYTHON) cannot make virtual environments. On Debian and Ubuntu: apt-get install python3-venv" >&2; \
 		exit 1; }
-	@echo "creating $(VENV) with `"$(PYTHON)" -V 2>&1` ..."
+	@echo "creating $(VENV) with $$("$(PYTHON)" -V 2>&1) ..."
 	@"$(PYTHON)" -m venv $(VENV)
 	@touch $@

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import functools
 import inspect
 import math
@@ -33,15 +32,13 @@ def check_arguments(cls: type[T]) -> type[T]:
                 )
         original(self, *args, **kwargs)
 
-    cls.__init__ = checked  # type: ignore[method-assign]
+    cls.__init__ = checked  # type: ignore[assignment, method-assign]
     return cls
 
 
 def _fail(owner: object, name: str, allowed: str) -> ConfigError:
     value = getattr(owner, name)
-    return ConfigError(
-        f"{type(owner).__name__}: {name} must be {allowed}, but is {value!r} ({type(value).__name__})."
-    )
+    return ConfigError(f"{type(owner).__name__}: {name} must be {allowed}, but is {value!r} ({type(value).__name__}).")
 
 
 def _check_int(owner: object, name: str, allowed: str, *, least: int, none: bool = False) -> None:
@@ -69,8 +66,8 @@ class CheckpointConfig:
     """Which checkpoints are kept.
 
     Args:
-        num_to_keep: how many of its own checkpoints each trial keeps, 1 or more; its newest always stays beside them, and so
-            does any that another trial still goes on from. Default: all.
+        num_to_keep: how many of its own checkpoints each trial keeps, 1 or more; its newest always stays beside them,
+            and so does any that another trial still goes on from. Default: all.
         checkpoint_score_attribute: keep the best by this key of the report. Default: keep the newest.
         checkpoint_score_order: ``max`` (default) or ``min``.
     """
@@ -119,9 +116,9 @@ class RunConfig:
         name: the experiment's name and the name of its folder. Default: the function's name and the time.
         storage_path: the folder that experiments are in. Default: the environment variable ``SHOAL_DIR``, else
             ``./shoal_results``.
-        stop: when a trial ends: a dict (``{"mean_accuracy": 0.96, "training_iteration": 50}``: with the first report in which
-            one of the keys is at least its value), a function ``(trial_id, result) -> bool``, or a stopper: such a function
-            with a method ``stop_all() -> bool``. Default: when the function returns.
+        stop: when a trial ends: a dict (``{"mean_accuracy": 0.96, "training_iteration": 50}``: with the first report in
+            which one of the keys is at least its value), a function ``(trial_id, result) -> bool``, or a stopper: such
+            a function with a method ``stop_all() -> bool``. Default: when the function returns.
         checkpoint_config: which checkpoints are kept.
         failure_config: what happens when a member fails.
         callbacks: :class:`shoal.tune.Callback` objects.
@@ -141,8 +138,12 @@ class RunConfig:
     def __post_init__(self) -> None:
         _check_text(self, "name")
         if self.name is not None and (self.name in (".", "..") or "/" in self.name or "\0" in self.name):
-            raise _fail(self, "name", "the name of a folder, without '/'; give the folder that it is in as storage_path")
-        if self.storage_path is not None and (not isinstance(self.storage_path, (str, Path)) or not str(self.storage_path)):
+            raise _fail(
+                self, "name", "the name of a folder, without '/'; give the folder that it is in as storage_path"
+            )
+        if self.storage_path is not None and (
+            not isinstance(self.storage_path, (str, Path)) or not str(self.storage_path)
+        ):
             raise _fail(self, "storage_path", "the path of a folder")
         if isinstance(self.storage_path, str) and "://" in self.storage_path:
             raise _fail(self, "storage_path", "a folder of this machine")
@@ -165,12 +166,17 @@ def _check_stop(config: RunConfig) -> None:
             raise _fail(config, "stop", "an object; add parentheses to make one of this class")
         return
     if not isinstance(stop, Mapping):
-        raise _fail(config, "stop", "a dict such as {'training_iteration': 50}, a function (trial_id, result) -> bool, or a stopper")
+        raise _fail(
+            config,
+            "stop",
+            "a dict such as {'training_iteration': 50}, a function (trial_id, result) -> bool, or a stopper",
+        )
     for key, value in stop.items():
         number = isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value)
         if not isinstance(key, str) or not number:
             raise ConfigError(
-                f"RunConfig: stop must give a number for each key of the report, such as {{'training_iteration': 50}}, but "
+                f"RunConfig: stop must give a number for each key of the report, such as {{'training_iteration': "
+                f"50}}, but "
                 f"has {key!r}: {value!r}."
             )
 
@@ -188,8 +194,8 @@ class TuneConfig:
         max_concurrent_trials: at most so many members run at a time. Default: as many as the machine has slots for.
         time_budget_s: the experiment ends after so many seconds. Default: no limit.
         seed: of sampling and of all decisions. Default: drawn at random, and recorded.
-        engine: ``processes`` (each member in a process of its own) or ``inline`` (all in this process, one at a time, for
-            ``breakpoint()``). Default: the environment variable ``SHOAL_ENGINE``, else ``processes``.
+        engine: ``processes`` (each member in a process of its own) or ``inline`` (all in this process, one at a time,
+            for ``breakpoint()``). Default: the environment variable ``SHOAL_ENGINE``, else ``processes``.
         max_residents: how many members may keep a process at a time, running or parked. Those beyond leave through a
             checkpoint. Default: as many as fit in half of the free memory.
         reuse_actors: accepted as in Ray Tune, without effect: a member's process is always used again.
@@ -228,7 +234,3 @@ class TuneConfig:
 
 ENGINES = ("processes", "inline")
 """The engines that ``TuneConfig(engine=...)`` knows."""
-
-
-
-

@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -91,7 +92,7 @@ class Driver:
         self._readers = [self.status, *self.readers]
         try:
             for reader in list(self._readers):
-                self._guarded(reader, lambda reader=reader: reader.start(self.info, self.folder, self.history))
+                self._guarded(reader, partial(reader.start, self.info, self.folder, self.history))
             for trial in trials:
                 self.engine.add(
                     MemberInfo(trial.trial_id, trial.index, trial.name, trial.tag, str(self.folder / trial.folder))
@@ -146,7 +147,7 @@ class Driver:
         for record in records:
             self.history.add(record)
             for reader in list(self._readers):
-                self._guarded(reader, lambda reader=reader, record=record: reader.take(record))
+                self._guarded(reader, partial(reader.take, record))
         for reader in list(self._readers):
             self._guarded(reader, reader.flush)
 

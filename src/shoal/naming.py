@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-__all__ = ["experiment_name", "folder_name", "tag_of", "trial_id", "trainable_name"]
+__all__ = ["experiment_name", "folder_name", "tag_of", "trainable_name", "trial_id"]
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.,=+@-]+")
 _TAG_LENGTH = 120

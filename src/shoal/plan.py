@@ -82,7 +82,9 @@ def make_plan(trainable: Callable[..., Any], space: dict[str, Any], tune: TuneCo
         gpus=gpus,
         engine=engine,
         seed=seed,
-        parameters=list(dict.fromkeys([*(path for variant in variants for path in variant.sampled), *scheduler.mutated()])),
+        parameters=list(
+            dict.fromkeys([*(path for variant in variants for path in variant.sampled), *scheduler.mutated()])
+        ),
         stop=dict(stop),
         time_budget_s=tune.time_budget_s,
         started_at=now,
@@ -122,7 +124,9 @@ def _agreed(what: str, ours: str | None, theirs: str | None, scheduler: TrialSch
         )
     if ours is None and theirs is None and scheduler.needs_metric:
         example = "'mean_accuracy'" if what == "metric" else "'max'"
-        raise ConfigError(f"{scheduler.describe()} needs {what}. Give it as TuneConfig({what}={example}) or to the scheduler.")
+        raise ConfigError(
+            f"{scheduler.describe()} needs {what}. Give it as TuneConfig({what}={example}) or to the scheduler."
+        )
     return theirs if ours is None else ours
 
 

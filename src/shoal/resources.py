@@ -30,7 +30,9 @@ def with_resources(trainable: F, resources: Mapping[str, float]) -> F:
     if not callable(trainable):
         raise ConfigError(f"with_resources: the trainable must be a function, but is {trainable!r}.")
     if not isinstance(resources, Mapping):
-        raise ConfigError(f"with_resources: resources must be a dict such as {{'cpu': 1, 'gpu': 0.5}}, but is {resources!r}.")
+        raise ConfigError(
+            f"with_resources: resources must be a dict such as {{'cpu': 1, 'gpu': 0.5}}, but is {resources!r}."
+        )
     for name, amount in resources.items():
         if name not in ("cpu", "gpu"):
             raise ConfigError(f"with_resources: there is no resource {name!r}. Allowed: 'cpu', 'gpu'.")

@@ -35,7 +35,9 @@ def init(*, num_cpus: int | None = None, num_gpus: int | None = None, ignore_rei
     """
     global _machine
     if _machine is not None and not ignore_reinit_error:
-        raise ConfigError("shoal.init was called twice. Call shoal.shutdown() first, or init(ignore_reinit_error=True).")
+        raise ConfigError(
+            "shoal.init was called twice. Call shoal.shutdown() first, or init(ignore_reinit_error=True)."
+        )
     for name, value, least in (("num_cpus", num_cpus, 1), ("num_gpus", num_gpus, 0)):
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
             raise ConfigError(f"shoal.init: {name} must be a whole number of {least} or more, but is {value!r}.")

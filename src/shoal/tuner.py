@@ -20,10 +20,10 @@ class Tuner:
     """Trains a population and returns its results.
 
     Args:
-        trainable: the function that trains one member: ``train(config)``, which calls ``tune.report(metrics, checkpoint=)``
-            once an iteration.
-        param_space: the config of a member: constants, distributions (``tune.uniform(...)``), ``tune.grid_search([...])``,
-            nested dicts and lists of these.
+        trainable: the function that trains one member: ``train(config)``, which calls ``tune.report(metrics,
+            checkpoint=)`` once an iteration.
+        param_space: the config of a member: constants, distributions (``tune.uniform(...)``),
+            ``tune.grid_search([...])``, nested dicts and lists of these.
         tune_config: what is optimised and how.
         run_config: where and how long.
 
@@ -41,7 +41,9 @@ class Tuner:
     ) -> None:
         self._trainable = _check_trainable(trainable)
         if param_space is not None and not isinstance(param_space, Mapping):
-            raise ConfigError(f"Tuner: param_space must be a dict such as {{'lr': tune.uniform(0, 1)}}, but is {param_space!r}.")
+            raise ConfigError(
+                f"Tuner: param_space must be a dict such as {{'lr': tune.uniform(0, 1)}}, but is {param_space!r}."
+            )
         for name, value, kind in (("tune_config", tune_config, TuneConfig), ("run_config", run_config, RunConfig)):
             if value is not None and not isinstance(value, kind):
                 raise ConfigError(f"Tuner: {name} must be a tune.{kind.__name__}(...), but is {value!r}.")
@@ -81,7 +83,8 @@ def _check_trainable(trainable: object) -> Callable[..., Any]:
         )
     if inspect.isclass(trainable):
         raise ConfigError(
-            f"Tuner: the trainable must be a function train(config), but is the class {trainable.__name__}. Class trainables "
+            f"Tuner: the trainable must be a function train(config), but is the class {trainable.__name__}. Class "
+            f"trainables "
             f"are not supported yet; write its loop as a function that calls tune.report."
         )
     try:
@@ -90,6 +93,7 @@ def _check_trainable(trainable: object) -> Callable[..., Any]:
         pass  # a built-in function without a signature
     except TypeError as error:
         raise ConfigError(
-            f"Tuner: the trainable must take one argument, the config, but {getattr(trainable, '__name__', trainable)} does not: {error}."
+            f"Tuner: the trainable must take one argument, the config, but "
+            f"{getattr(trainable, '__name__', trainable)} does not: {error}."
         ) from error
     return trainable

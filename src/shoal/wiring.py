@@ -1,4 +1,4 @@
-"""The wiring of an experiment: make its folder, plug journal, engine and readers together, run, take all apart again."""
+"""The wiring of an experiment: make its folder, plug journal, engine and readers together, run, take it apart."""
 
 from __future__ import annotations
 
@@ -52,7 +52,11 @@ def execute(plan: Plan, folder: Path, run: RunConfig) -> None:
             journal=journal,
             engine=engine,
             status=status,
-            readers=[LogFiles(), PolicyFiles(), *([CallbackReader(run.callbacks, status.note)] if run.callbacks else [])],
+            readers=[
+                LogFiles(),
+                PolicyFiles(),
+                *([CallbackReader(run.callbacks, status.note)] if run.callbacks else []),
+            ],
             stopper=plan.stopper,
         )
         driver.run(plan.trials)
@@ -79,7 +83,8 @@ def make_folder(run: RunConfig, name: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
             raise ExperimentExists(
-                f"The folder {folder} already holds an experiment or other files, which Shoal will not mix with a new one. Give "
+                f"The folder {folder} already holds an experiment or other files, which Shoal will not mix with a new "
+                f"one. Give "
                 f"RunConfig another name (or none: then it has the time in it), or move the folder away."
             )
         probe = folder / ".writable"
@@ -89,6 +94,7 @@ def make_folder(run: RunConfig, name: str) -> Path:
         if isinstance(error, StorageError):
             raise
         raise StorageError(
-            f"The experiment's folder {folder} cannot be made or written: {error}. Give RunConfig a storage_path that can be."
+            f"The experiment's folder {folder} cannot be made or written: {error}. Give RunConfig a storage_path that "
+            f"can be."
         ) from error
     return folder

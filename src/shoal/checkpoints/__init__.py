@@ -19,9 +19,9 @@ __all__ = ["Checkpoint"]
 class Checkpoint:
     """A folder of files that holds a member's state.
 
-    Make one with :meth:`from_directory` and hand it to ``tune.report(metrics, checkpoint=...)``, which takes a copy before
-    it returns; the folder is then yours again. What ``tune.get_checkpoint()`` and ``Result.checkpoint`` return is a
-    committed checkpoint: read its files, and leave them as they are.
+    Make one with :meth:`from_directory` and hand it to ``tune.report(metrics, checkpoint=...)``, which takes a copy
+    before it returns; the folder is then yours again. What ``tune.get_checkpoint()`` and ``Result.checkpoint`` return
+    is a committed checkpoint: read its files, and leave them as they are.
 
     Args:
         path: an existing folder.
@@ -39,7 +39,9 @@ class Checkpoint:
         folder = Path(path)
         if not folder.is_dir():
             what = "is a file; give the folder that it is in" if folder.exists() else "does not exist"
-            raise ConfigError(f"Checkpoint: {str(folder)!r} {what}. A checkpoint is made of a folder that holds its files.")
+            raise ConfigError(
+                f"Checkpoint: {str(folder)!r} {what}. A checkpoint is made of a folder that holds its files."
+            )
         self.path: str = str(folder.absolute())
 
     @classmethod
@@ -49,7 +51,7 @@ class Checkpoint:
 
     @contextlib.contextmanager
     def as_directory(self) -> Iterator[str]:
-        """Give the path of a folder with the checkpoint's files, for reading: ``with checkpoint.as_directory() as d:``."""
+        """Give the path of a folder with its files, for reading: ``with checkpoint.as_directory() as folder:``."""
         yield self.path
 
     def to_directory(self, path: str | os.PathLike[str] | None = None) -> str:

@@ -1,8 +1,8 @@
 """The store: writes a checkpoint whole or not at all, and deletes only what the core names.
 
-A checkpoint is copied to a hidden folder beside its place and then renamed into it, so that its name exists only when all
-its bytes do. Its folder belongs to the store from then on: the files of the user's own folder are copied, never linked, so
-overwriting them later changes nothing.
+A checkpoint is copied to a hidden folder beside its place and then renamed into it, so that its name exists only when
+all its bytes do. Its folder belongs to the store from then on: the files of the user's own folder are copied, never
+linked, so overwriting them later changes nothing.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ def commit(source: Path, trial_folder: Path, number: int) -> SavedCheckpoint:
     """
     if not source.is_dir():
         raise ReportError(
-            f"tune.report: the checkpoint's folder {str(source)!r} no longer exists. Call tune.report inside the block that "
+            f"tune.report: the checkpoint's folder {str(source)!r} no longer exists. Call tune.report inside the "
+            f"block that "
             f"made it, for example inside 'with tempfile.TemporaryDirectory() as folder:'."
         )
     final = trial_folder / checkpoint_name(number)
@@ -56,7 +57,9 @@ def commit(source: Path, trial_folder: Path, number: int) -> SavedCheckpoint:
         staging.rename(final)
     except OSError as error:
         shutil.rmtree(staging, ignore_errors=True)
-        raise StorageError(f"The checkpoint {final} cannot be written: {error}. Free some space, or check the path.") from error
+        raise StorageError(
+            f"The checkpoint {final} cannot be written: {error}. Free some space, or check the path."
+        ) from error
     return SavedCheckpoint(number=number, digest=digest, size=size)
 
 

@@ -16,13 +16,15 @@ from .text import Column, format_config, format_duration, format_value, one_line
 __all__ = [
     "Overview",
     "Pace",
+    "Progress",
     "begin_line",
     "count_text",
+    "error_path",
     "exploit_line",
     "failure_line",
     "overview",
-    "progress",
     "result_line",
+    "status_counts",
     "trial_columns",
 ]
 
@@ -240,49 +242,62 @@ def count_text(count: int, noun: str) -> str:
 # ----------------------------------------------------------------------------------------------------------- progress
 
 
-def progress(info: ExperimentInfo, history: History) -> float | None:
-    """Return how much of the run is done, from 0 to 1: the mean over its trials. None where no end is known."""
-    bounds = [(key, bound) for key, bound in info.stop.items() if key in _MEASURABLE and bound > 0]
-    if not bounds or not info.num_trials:
-        return None
-    done = 0.0
-    for trial in history.trials.values():
-        if trial.status.ended:
-            done += 1.0
-        elif trial.last is not None:
-            done += min(1.0, max((number(trial.value(key)) or 0.0) / bound for key, bound in bounds))
-    return min(1.0, done / info.num_trials)
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run has come."""
+
+    done: float
+    """From 0 to 1."""
+    to_go: float | None
+    """Seconds, or None where nothing is known yet."""
+
+
+class Pace:
+    """Estimates the progress of a run and the time to go.
+
+    It counts from its own start, so that a run that was restored is not taken for a fast one.
+    """
+
+    def __init__(self, info: ExperimentInfo) -> None:
+        self._info = info
+        self._bounds = [(key, bound) for key, bound in info.stop.items() if key in _MEASURABLE and bound > 0]
+        self._start: tuple[float, float] | None = None
+
+    def at(self, now: float, history: History) -> Progress | None:
+        """Return the progress, or None where the run's end is not known.
+
+        Args:
+            now: seconds since the epoch.
+            history: the trials so far.
+        """
+        done = self._done(history)
+        budget = self._info.time_budget_s
+        if done is None and not budget:
+            return None
+        to_go: list[float] = []
+        if done is not None:
+            self._start = self._start or (now, done)
+            began, before = self._start
+            if done > before and now > began:
+                to_go.append((now - began) * (1.0 - done) / (done - before))
+        if budget:
+            spent = now - self._info.started_at
+            to_go.append(max(0.0, budget - spent))
+            done = max(done or 0.0, min(1.0, spent / budget))
+        return Progress(done or 0.0, min(to_go) if to_go else None)
+
+    def _done(self, history: History) -> float | None:
+        """The mean over all trials of how much of each is done."""
+        if not self._bounds or not self._info.num_trials:
+            return None
+        done = 0.0
+        for trial in history.trials.values():
+            if trial.status.ended:
+                done += 1.0
+            elif trial.last is not None:
+                done += min(1.0, max((number(trial.value(key)) or 0.0) / bound for key, bound in self._bounds))
+        return min(1.0, done / self._info.num_trials)
 
 
 _MEASURABLE = ("training_iteration", "time_total_s")
 """Stop conditions that say how far a trial still has to go; nobody knows when a metric will be reached."""
-
-
-class Pace:
-    """Estimates the time to go from the progress since it was made, so that a restored run is not taken for a fast one.
-
-    Args:
-        budget_ends: seconds since the epoch at which the time budget is spent, or None.
-    """
-
-    def __init__(self, budget_ends: float | None = None) -> None:
-        self._budget_ends = budget_ends
-        self._start: tuple[float, float] | None = None
-
-    def time_to_go(self, now: float, done: float | None) -> float | None:
-        """Return seconds, or None where nothing is known yet.
-
-        Args:
-            now: seconds since the epoch.
-            done: how much of the run is done, from 0 to 1, or None.
-        """
-        estimates: list[float] = []
-        if self._budget_ends is not None:
-            estimates.append(max(0.0, self._budget_ends - now))
-        if done is not None:
-            if self._start is None:
-                self._start = (now, done)
-            began, before = self._start
-            if done > before and now > began:
-                estimates.append((now - began) * (1.0 - done) / (done - before))
-        return min(estimates) if estimates else None

@@ -1,7 +1,7 @@
 """Engines carry out what the core has decided, and tell what happens. The seam: :class:`Engine`.
 
-``processes`` runs members in processes of this machine (the default), ``inline`` one at a time in the driver's own process,
-for debugging. A third-party engine implements the same five methods.
+``processes`` runs members in processes of this machine (the default), ``inline`` one at a time in the driver's own
+process, for debugging. A third-party engine implements the same five methods.
 """
 
 from __future__ import annotations

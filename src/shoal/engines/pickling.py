@@ -23,11 +23,14 @@ def pickle_trainable(trainable: Callable[..., Any]) -> bytes:
     except Exception as error:
         name = getattr(trainable, "__qualname__", repr(trainable))
         culprits = [
-            f"{where} {key!r} ({type(value).__name__})" for where, key, value in _references(trainable) if not _fits(value)
+            f"{where} {key!r} ({type(value).__name__})"
+            for where, key, value in _references(trainable)
+            if not _fits(value)
         ]
         blame = f" It refers to {', '.join(culprits)}, which cannot be pickled." if culprits else ""
         raise ConfigError(
-            f"The trainable {name} cannot be sent to other processes: {type(error).__name__}: {error}.{blame} Create such "
+            f"The trainable {name} cannot be sent to other processes: {type(error).__name__}: {error}.{blame} Create "
+            f"such "
             f"objects (locks, open files, connections, generators) inside the function, or run with "
             f"TuneConfig(engine='inline')."
         ) from error

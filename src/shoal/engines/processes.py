@@ -130,7 +130,8 @@ class ProcessEngine:
             if not data:
                 code = self._nursery.wait() if self._nursery is not None else None
                 raise EngineError(
-                    f"The parent process of the members ended with code {code} while it loaded the trainable. Its output is "
+                    f"The parent process of the members ended with code {code} while it loaded the trainable. Its "
+                    f"output is "
                     f"above. TuneConfig(engine='inline') runs the trainable in this process, for debugging."
                 )
             for message in self._control_reader.feed(data):
@@ -138,7 +139,8 @@ class ProcessEngine:
                     return
                 assert isinstance(message, LoadFailed)
                 raise EngineError(
-                    "The trainable cannot be loaded in a member's process. Modules that it imports must be importable there: "
+                    "The trainable cannot be loaded in a member's process. Modules that it imports must be importable "
+                    "there: "
                     "installed, or in a folder of sys.path.\n\n" + message.traceback
                 )
 
@@ -171,7 +173,7 @@ class ProcessEngine:
         if self._setup.log_to_file:
             with contextlib.suppress(OSError):
                 Path(info.folder).mkdir(parents=True, exist_ok=True)
-                member.log = Path(info.folder, "output.log").open("ab")
+                member.log = Path(info.folder, "output.log").open("ab")  # noqa: SIM115 - open as long as the member lives
         request = frame(Fork(member.key, info, self._setup.devices[launch.slot]))
         self._members[info.trial_id] = self._by_key[member.key] = member
         self._selector.register(ours, selectors.EVENT_READ, member)
@@ -292,7 +294,7 @@ class ProcessEngine:
 
     def _nursery_died(self) -> None:
         """Without the warm parent all members end; the core launches them again where it may, in a new one."""
-        assert self._control is not None and self._setup is not None
+        assert self._control is not None
         self._selector.unregister(self._control)
         self._control.close()
         self._control = None

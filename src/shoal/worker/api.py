@@ -24,8 +24,9 @@ def _session(caller: str) -> Session:
 def report(metrics: Mapping[str, Any], checkpoint: Checkpoint | None = None, **unknown: Any) -> None:
     """Report the results of one iteration, from inside a trainable.
 
-    At a perturbation boundary the call waits until it is decided how the member goes on. It may then leave the function: the
-    function's ``with`` and ``finally`` blocks run, and it is entered again with another checkpoint and config.
+    At a perturbation boundary the call waits until it is decided how the member goes on. It may then leave the
+    function: the function's ``with`` and ``finally`` blocks run, and it is entered again with another checkpoint and
+        config.
 
     Args:
         metrics: names and values. Nested dicts are fine; the scheduler's metric must be a number.

@@ -222,7 +222,7 @@ def _die_with_parent(parent: int) -> None:
 
 
 def run_from_command_line() -> None:
-    """Start as ``python -c 'from shoal.worker.nursery import ...'`` with the socket's number and ``sys.path`` as JSON."""
+    """Serve with the socket's number and the driver's ``sys.path``, which the command line gives as JSON."""
     fd, path = json.loads(sys.argv[1])
     sys.path[:] = path
     del sys.argv[1:]

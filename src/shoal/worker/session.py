@@ -112,9 +112,7 @@ class Session:
         self._entered = 0.0
         self._swallowed = 0
         self._next: Enter | Leave | None = None
-        self.context = TrialContext(
-            info.trial_id, info.name, info.folder, experiment, cpus, gpus, info.index, self
-        )
+        self.context = TrialContext(info.trial_id, info.name, info.folder, experiment, cpus, gpus, info.index, self)
 
     # ------------------------------------------------------------------------------------------- used by the main loop
 
@@ -164,7 +162,8 @@ class Session:
         plain = _plain_metrics(metrics)
         if checkpoint is not None and not isinstance(checkpoint, Checkpoint):
             raise ReportError(
-                f"tune.report: checkpoint must be a tune.Checkpoint, but is {checkpoint!r} ({type(checkpoint).__name__}). "
+                f"tune.report: checkpoint must be a tune.Checkpoint, but is {checkpoint!r} "
+                f"({type(checkpoint).__name__}). "
                 f"Write tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(folder))."
             )
         automatic = {
@@ -221,7 +220,8 @@ class Session:
         self._swallowed += 1
         if self._swallowed > _SWALLOWED_AT_MOST:
             sys.stderr.write(
-                "shoal: the trainable catches BaseException (a bare 'except:'?) around tune.report and goes on, so it cannot "
+                "shoal: the trainable catches BaseException (a bare 'except:'?) around tune.report and goes on, so it "
+                "cannot "
                 "be stopped. Catch Exception instead. Its process is ended.\n"
             )
             sys.stderr.flush()
@@ -261,7 +261,8 @@ def current_session(caller: str) -> Session:
     session: Session | None = getattr(_of_thread, "session", None) or _current
     if session is None:
         raise ReportError(
-            f"{caller} was called outside of a trial. It works inside a function that tune.Tuner(function, ...).fit() runs."
+            f"{caller} was called outside of a trial. It works inside a function that tune.Tuner(function, ...).fit() "
+            f"runs."
         )
     return session
 
@@ -269,13 +270,16 @@ def current_session(caller: str) -> Session:
 def _plain_metrics(metrics: object) -> Metrics:
     if not isinstance(metrics, Mapping):
         raise ReportError(
-            f"tune.report: metrics must be a dict of names and values, such as {{'mean_accuracy': 0.9}}, but is {metrics!r} "
+            f"tune.report: metrics must be a dict of names and values, such as {{'mean_accuracy': 0.9}}, but is "
+            f"{metrics!r} "
             f"({type(metrics).__name__})."
         )
     plain: Metrics = {}
     for key, value in metrics.items():
         if not isinstance(key, str):
-            raise ReportError(f"tune.report: the keys of metrics must be text, but one is {key!r} ({type(key).__name__}).")
+            raise ReportError(
+                f"tune.report: the keys of metrics must be text, but one is {key!r} ({type(key).__name__})."
+            )
         plain[key] = _plain(value)
     return plain
 

@@ -1,4 +1,4 @@
-"""Messages between the driver and a member: a length, then a pickle. Only between processes that Shoal started itself."""
+"""Messages between the driver and a member: a length, then a pickle. Only between processes that Shoal started."""
 
 from __future__ import annotations
 
@@ -13,7 +13,19 @@ from typing import Any
 from ..core.commands import Launch
 from ..core.reports import ReportRules
 
-__all__ = ["Channel", "DriverGone", "Enter", "Fork", "FrameReader", "Go", "Leave", "MemberInfo", "Setup", "frame", "heavy_frame"]
+__all__ = [
+    "Channel",
+    "DriverGone",
+    "Enter",
+    "Fork",
+    "FrameReader",
+    "Go",
+    "Leave",
+    "MemberInfo",
+    "Setup",
+    "frame",
+    "heavy_frame",
+]
 
 _HEADER = struct.Struct("<I")
 
@@ -88,7 +100,7 @@ def heavy_frame(message: object) -> bytes:
     """Like :func:`frame`, for messages with the user's own objects, which may be defined in a script or a notebook."""
     import cloudpickle
 
-    body = cloudpickle.dumps(message)
+    body: bytes = cloudpickle.dumps(message)
     return _HEADER.pack(len(body)) + body
 
 

@@ -1,0 +1,124 @@
+"""What every status does the same way: which of the records become a line, and how they are worded."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+from ..core.commands import Exploit, Notice, Retry, Stop
+from ..core.commands import Status as TrialStatus
+from ..core.events import Reported
+from ..experiment import ExperimentInfo
+from ..history import History
+from ..journal.codec import Record
+from .table import begin_line, error_path, exploit_line, failure_line, result_line
+
+__all__ = ["EXPLOITS", "RESULTS", "SILENT", "Memory", "StatusBase"]
+
+SILENT = 0
+"""``verbose`` with errors and notes only."""
+EXPLOITS = 2
+"""``verbose`` from which every exploit has a line."""
+RESULTS = 3
+"""``verbose`` from which every result has a line."""
+
+
+class StatusBase(ABC):
+    """Turns records into lines; how and when they appear is up to the subclass."""
+
+    def __init__(self, verbose: int) -> None:
+        self.verbose = verbose
+        self.info: ExperimentInfo | None = None
+        self.folder = Path()
+        self.history = History(keep_rows=False)
+        self.now = 0.0
+        """The newest time known, seconds since the epoch."""
+        self.began = 0.0
+        """When this run began, seconds since the epoch."""
+
+    @abstractmethod
+    def say(self, text: str, kind: str) -> None:
+        """Show one or more lines; ``kind`` is note, error, exploit, result or info."""
+
+    @abstractmethod
+    def tick(self, now: float) -> None:
+        """Draw if it is worth it; called about ten times a second.
+
+        Args:
+            now: seconds since the epoch.
+        """
+
+    @abstractmethod
+    def output(self, name: str, text: str) -> None:
+        """Show a line that a member printed, with its name in front."""
+
+    @abstractmethod
+    def flush(self) -> None:
+        """A batch of records is complete."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Show how it ended."""
+
+    def start(self, info: ExperimentInfo, folder: Path, history: History) -> None:
+        """The experiment begins."""
+        self.info, self.folder, self.history = info, folder, history
+        self.now = self.began = time.time()
+        if self.verbose > SILENT:
+            self.say(begin_line(info, folder), "info")
+
+    def note(self, text: str) -> None:
+        """Show a warning or another remark of Shoal's, whatever ``verbose`` is."""
+        self.say(text, "note")
+
+    def take(self, record: Record) -> None:
+        """Show what the record says, as far as ``verbose`` asks for it."""
+        item = record.item
+        self.now = max(self.now, record.at)
+        if isinstance(item, Reported):
+            if self.verbose >= RESULTS:
+                self._result(item)
+        elif isinstance(item, Exploit):
+            self.exploited(item)
+        elif isinstance(item, Notice):
+            self.note(item.text)
+        elif isinstance(item, Retry):
+            text = failure_line(self.history.trials[item.trial_id])
+            again = f"from iteration {item.iteration}" if item.iteration else "from the start"
+            self.say(f"{text} Failure {item.failures}; it is tried again {again}.", "error")
+        elif isinstance(item, Stop) and item.status is TrialStatus.ERROR:
+            trial = self.history.trials[item.trial_id]
+            self.say(f"{failure_line(trial)}\n    See {error_path(trial, self.folder)}", "error")
+
+    def exploited(self, exploit: Exploit) -> None:
+        """Show an exploit, from ``verbose=2`` on."""
+        if self.info is not None and self.verbose >= EXPLOITS:
+            self.say(exploit_line(exploit, self.history, self.info), "exploit")
+
+    def _result(self, report: Reported) -> None:
+        trial = self.history.trials[report.trial_id]
+        if self.info is not None and trial.last is not None and trial.last.report is report:
+            self.say(result_line(trial, trial.last, self.info), "result")
+
+
+class Memory:
+    """The use of the machine's memory as text, looked up at most every two seconds."""
+
+    def __init__(self) -> None:
+        self._text = ""
+        self._next = 0.0
+
+    def text(self, now: float) -> str:
+        """Return ``3.8/62.0 GiB``, or an empty text where it is not known."""
+        if now >= self._next:
+            self._next = now + 2.0
+            try:
+                import psutil
+
+                memory = psutil.virtual_memory()
+                self._text = f"{(memory.total - memory.available) / 2**30:.1f}/{memory.total / 2**30:.1f} GiB"
+            except Exception:
+                # No such system call in some containers; nothing that a run should end for.
+                self._text = ""
+        return self._text

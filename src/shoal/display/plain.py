@@ -1,0 +1,170 @@
+"""The status in a pipe, a log or a CI job: few lines, no escape codes."""
+
+from __future__ import annotations
+
+from typing import TextIO
+
+from ..core.commands import Exploit
+from ..journal.codec import Record
+from .base import EXPLOITS, SILENT, Memory, StatusBase
+from .table import Pace, count_text, exploit_line, overview, status_counts
+from .text import format_config, format_duration, lay_out, printable
+
+__all__ = ["PlainStatus"]
+
+_BLOCK_EVERY_S = 30.0
+_BLOCK_AT_LEAST_EVERY_S = 600.0
+_BLOCKS_PER_RUN = 20
+"""A run of any length has about as many blocks, so that a night's log stays readable."""
+_EXPLOITS_PER_BLOCK = 10
+_ROWS = 20
+
+
+class PlainStatus(StatusBase):
+    """Prints lines and never goes back.
+
+    A block of two lines (how far, and the best so far) every 30 seconds, less often in long runs and only if something
+    happened; a line for each exploit, at most ten between two blocks unless ``verbose`` is 2; a table at the end.
+
+    Args:
+        verbose: 0 to 3; see :func:`shoal.display.make_status`.
+        stream: where to print.
+    """
+
+    def __init__(self, verbose: int, stream: TextIO) -> None:
+        super().__init__(verbose)
+        self._stream = stream
+        self._memory = Memory()
+        self._pace: Pace | None = None
+        self._next_block: float | None = None
+        self._changed = False
+        self._dirty = False
+        self._exploit_lines = 0
+        self._exploits_unsaid = 0
+        self._closed = False
+
+    def say(self, text: str, kind: str) -> None:
+        """Print lines."""
+        prefix = {"note": "Note: ", "error": "Error: "}.get(kind, "")
+        self._print(prefix + "\n".join(map(printable, text.splitlines())))
+
+    def output(self, name: str, text: str) -> None:
+        """Print a member's line, unless ``verbose`` is 0."""
+        if self.verbose > SILENT:
+            for line in text.splitlines() or [""]:
+                self._print(f"({name}) {printable(line)}")
+
+    def take(self, record: Record) -> None:
+        """Remember that something happened."""
+        self._changed = True
+        super().take(record)
+
+    def exploited(self, exploit: Exploit) -> None:
+        """Print an exploit, or only count it where there are many."""
+        if self.verbose >= EXPLOITS:
+            super().exploited(exploit)
+        elif self.verbose > SILENT and self.info is not None:
+            self._exploit_lines += 1
+            if self._exploit_lines <= _EXPLOITS_PER_BLOCK:
+                self.say(exploit_line(exploit, self.history, self.info), "exploit")
+            else:
+                self._exploits_unsaid += 1
+
+    def tick(self, now: float) -> None:
+        """Print a block if it is time and something has happened."""
+        self.now = now
+        if self.verbose == SILENT or self.info is None:
+            return
+        if self._next_block is None or now < self._next_block - _BLOCK_AT_LEAST_EVERY_S:
+            # The first call, or the clock was set back.
+            self._pace = self._pace or Pace(self.info)
+            self._pace.at(now, self.history)
+            self._next_block = now + _BLOCK_EVERY_S
+        elif now >= self._next_block and self._changed:
+            self._block(now)
+            ran = now - self.began
+            self._next_block = now + max(_BLOCK_EVERY_S, min(_BLOCK_AT_LEAST_EVERY_S, ran / _BLOCKS_PER_RUN))
+
+    def flush(self) -> None:
+        """Hand what was printed to the operating system."""
+        if self._dirty:
+            self._dirty = False
+            self._stream.flush()
+
+    def close(self) -> None:
+        """Print the final table."""
+        if self.verbose > SILENT and self.info is not None and not self._closed:
+            self._closed = True
+            self._summary()
+        self.flush()
+
+    def _block(self, now: float) -> None:
+        assert self.info is not None and self._pace is not None
+        view = overview(self.info, self.history, folder=self.folder, running_for=now - self.began, rows=0)
+        facts = [
+            status_counts(self.history),
+            count_text(self.history.checkpoints, "checkpoint"),
+            count_text(self.history.perturbations, "perturbation"),
+        ]
+        if memory := self._memory.text(now):
+            facts.append(f"memory {memory}")
+        if (reached := self._pace.at(now, self.history)) is not None:
+            facts.append(f"{reached.done:.0%} done")
+            if reached.to_go is not None:
+                facts.append(f"{format_duration(reached.to_go)} to go")
+        self._print(f"[{format_duration(now - self.began)}] {', '.join(facts)}")
+        if view.best:
+            self._print(f"    best: {view.best}")
+        self._say_unsaid()
+        self._changed = False
+        self.flush()
+
+    def _say_unsaid(self) -> None:
+        if self._exploits_unsaid:
+            self._print(f"    and {count_text(self._exploits_unsaid, 'more exploit')}")
+        self._exploit_lines = self._exploits_unsaid = 0
+
+    def _summary(self) -> None:
+        assert self.info is not None
+        history = self.history
+        self._say_unsaid()
+        view = overview(self.info, history, folder=self.folder, running_for=self.now - self.began, rows=_ROWS)
+        grid = lay_out(view.columns, None)
+        self._print(
+            f"\n{self.info.name} ended after {format_duration(self.now - self.began)}: {status_counts(history)}; "
+            f"{count_text(history.results, 'result')}, {count_text(history.checkpoints, 'checkpoint')}, "
+            f"{count_text(history.perturbations, 'perturbation')}"
+        )
+        if history.stopped is not None:
+            self._print(f"stopped: {history.stopped}")
+        if view.statuses:
+            for cells in (grid.titles, *grid.rows):
+                self._print("  ".join(cells).rstrip())
+        if view.rest:
+            self._print(f"and {view.rest}")
+        for line in final_lines(self, view_best=view.best):
+            self._print(line)
+        for text, path in view.failures:
+            self._print(f"{text}\n    See {path}")
+        if view.more_failures:
+            self._print(f"and {count_text(view.more_failures, 'more failure')}")
+        self._print(f"results: {self.folder}")
+
+    def _print(self, line: str) -> None:
+        try:
+            self._stream.write(f"{line}\n")
+        except UnicodeEncodeError:
+            encoding = self._stream.encoding or "ascii"
+            self._stream.write(f"{line.encode(encoding, 'backslashreplace').decode(encoding)}\n")
+        self._dirty = True
+
+
+def final_lines(status: StatusBase, view_best: str) -> list[str]:
+    """Return the lines about the best trial."""
+    info = status.info
+    if not view_best or info is None or info.metric is None:
+        return []
+    best = status.history.best(info.metric, info.mode)
+    assert best is not None and best.last is not None
+    whole = format_config(best.last.config)
+    return [f"best: {view_best}", *([f"    config: {whole}"] if len(best.last.config) > len(info.parameters) else [])]
