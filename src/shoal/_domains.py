@@ -24,7 +24,7 @@ from .errors import SpaceError
 __all__ = ["Choice", "Domain", "Float", "Function", "GridSearch", "Integer", "Normal", "Range", "seeded_globals"]
 
 _LIMIT = 1e300
-"""No bound and no perturbed value is larger, so products and steps never overflow a float."""
+"""No bound, product or number of steps is larger, so the arithmetic below never overflows a float."""
 _HUGE = 10**301
 """Stands for no end of a grid."""
 
@@ -88,7 +88,7 @@ class _Grid:
         return k * self.step.numerator if self.whole else k * self.step.numerator / self.step.denominator
 
     def nearest(self, number: float) -> int:
-        return min(max(round(number / self.q), self.first), self.last)
+        return min(max(round(_limited(number / self.q)), self.first), self.last)
 
     def holds(self, number: float) -> bool:
         if self.whole:
@@ -166,11 +166,9 @@ class Range(Domain):
         number = _placeable(self, value)
         low, high = self._ends()
         number = min(max(number, low), high)
-        if low == high:
-            return 0.0
         if self.log:
-            return (math.log(number) - math.log(low)) / (math.log(high) - math.log(low))
-        return (number - low) / (high - low)
+            number, low, high = math.log(number), math.log(low), math.log(high)
+        return (number - low) / (high - low) if low < high else 0.0
 
     def decode(self, place: float) -> Any:
         """Return the value at ``place``, or on a grid the nearest."""
@@ -455,9 +453,9 @@ def seeded_globals(rng: random.Random) -> Generator[None, None, None]:
 
 
 def _number(value: object) -> float | int | None:
-    """Return ``value`` as a float or int of Python, or None if it is no finite number of a bearable size."""
+    """Return ``value`` as a float or int of Python, or None if it is no number, not finite, or too big for a float."""
     if type(value) is float or type(value) is int:
-        return value if -_LIMIT <= value <= _LIMIT else None
+        return value if -sys.float_info.max <= value <= sys.float_info.max else None
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         return None
     try:
@@ -466,13 +464,17 @@ def _number(value: object) -> float | int | None:
         return None
 
 
+def _limited(number: float) -> float:
+    return min(max(number, -_LIMIT), _LIMIT)
+
+
 def _product(number: float, factor: float) -> float:
-    return min(max(number * factor, -_LIMIT), _LIMIT)
+    return _limited(number * factor)
 
 
 def _moved(number: float, target: float, q: float) -> int:
     """Return which multiple of ``q`` is nearest to ``target``, but at least one step from ``number`` towards it."""
-    here, there = number / q, target / q
+    here, there = _limited(number / q), _limited(target / q)
     if abs(here - round(here)) < 1e-6:
         here = round(here)
     if there > here:
@@ -506,7 +508,7 @@ def _call_text(name: str, first: object, second: object, q: object, base: object
 
 def _finite(text: str, name: str, value: object) -> float:
     number = _number(value)
-    if number is None:
+    if number is None or abs(number) > _LIMIT:
         hint = "Write it without quotes." if isinstance(value, str) else "Give one, such as 0.1."
         raise SpaceError(f"{text}: {name} is {value!r}, but must be a finite number, at most {_LIMIT:g}. {hint}")
     return float(number)

@@ -82,7 +82,7 @@ class Scenario:
         frames += 1 + int(drawn * 5)
         level += config["h"]
         score = {"improves": level, "worsens": -level, "noise": drawn, "ties": float(steps // 4), "constant": 1.0}
-        value = score[self.landscape]
+        value = score[self.landscape] * (1.0 if self.mode == "max" else -1.0)
         if (drawn * 1000) % 1.0 < self.not_finite:
             value = (math.nan, math.inf, -math.inf)[chain % 3]
         return {"score": value, "steps": steps, "info": {"frames": frames}}, (steps, level, frames, chain)

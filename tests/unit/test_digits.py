@@ -1,4 +1,4 @@
-"""``shoal.examples.digits``: the digits that come along, the IDX files that users name, and what can be wrong with them."""
+"""``shoal.examples.digits``: the digits that come along, the IDX files that users name, and what can be wrong there."""
 
 from __future__ import annotations
 

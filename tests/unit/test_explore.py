@@ -19,9 +19,9 @@ from shoal.space import SpaceWarning
 
 
 def moved(config: dict[str, Any], mutations: dict[str, Any], seed: int = 0, **options: Any) -> dict[str, Any]:
-    return explore(
-        config, parse_mutations(mutations), rng=random.Random(seed), **{"resample_probability": 0.0, **options}
-    )
+    """Explore, without drawing anew unless told otherwise."""
+    settings: dict[str, Any] = {"resample_probability": 0.0, **options}
+    return explore(config, parse_mutations(mutations), rng=random.Random(seed), **settings)
 
 
 def outcomes(config: dict[str, Any], mutations: dict[str, Any], key: str, **options: Any) -> set[Any]:
@@ -127,7 +127,7 @@ def test_a_list_moves_to_a_neighbour() -> None:
     assert outcomes({"b": 5}, {"b": [16, 32, 64]}, "b") == {16, 32, 64}
 
 
-def test_with_probability_1_everything_is_drawn_anew() -> None:  # and with 0 nothing is
+def test_with_probability_1_everything_is_drawn_anew_and_with_0_nothing() -> None:
     mutations = {"lr": sp.uniform(0, 1), "b": list(range(100))}
     assert len(outcomes({"lr": 0.5, "b": 5}, mutations, "lr", resample_probability=1.0)) == 60
     assert len(outcomes({"lr": 0.5, "b": 5}, mutations, "b", resample_probability=1.0)) > 30
@@ -157,13 +157,13 @@ def test_values_stay_inside_the_bounds_unless_that_is_turned_off() -> None:
 
 def test_nested_keys_are_explored_and_the_rest_is_the_same_object() -> None:
     big = object()
-    config = {"m": {"w": 10, "keep": [big]}, "l": [1], "big": big}
+    config: dict[str, Any] = {"m": {"w": 10, "keep": [big]}, "l": [1], "big": big}
     before = copy.copy(config)
     result = moved(config, {"m": {"w": sp.randint(1, 100)}})
     assert config == before
     assert config["m"] == {"w": 10, "keep": [big]}
     assert result["m"]["w"] in (8, 12)
-    assert result["m"]["keep"] is config["m"]["keep"]  # type: ignore[index]
+    assert result["m"]["keep"] is config["m"]["keep"]
     assert result["big"] is big
     assert list(result) == list(config)
 
@@ -260,13 +260,15 @@ def test_a_new_key_shifts_no_other(streams: bool) -> None:
     def rng() -> Any:
         return (lambda path: stream(5, path)) if streams else random.Random(5)
 
-    old = {"a": sp.uniform(0, 1), "m": {"b": sp.randint(0, 1000)}}
-    new = {"new": sp.uniform(0, 1), **old, "m": {"first": [1, 2], **old["m"]}}  # type: ignore[dict-item]
+    b = sp.randint(0, 1000)
+    old = {"a": sp.uniform(0, 1), "m": {"b": b}}
+    new = {"new": sp.uniform(0, 1), **old, "m": {"first": [1, 2], "b": b}}
     config = {"a": 0.5, "m": {"b": 500}}
-    for change in (
+    changes: list[Callable[[Mutations], dict[str, Any]]] = [
         lambda mutations: explore(config, mutations, rng=rng(), resample_probability=0.5),
         lambda mutations: fill({}, mutations, rng()),
-    ):
+    ]
+    for change in changes:
         before, after = change(parse_mutations(old)), change(parse_mutations(new))
         assert (after["a"], after["m"]["b"]) == (before["a"], before["m"]["b"])
 

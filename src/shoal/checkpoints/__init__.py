@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,7 +50,7 @@ class Checkpoint:
         return cls(path)
 
     @contextlib.contextmanager
-    def as_directory(self) -> Iterator[str]:
+    def as_directory(self) -> Generator[str]:
         """Give the path of a folder with its files, for reading: ``with checkpoint.as_directory() as folder:``."""
         yield self.path
 

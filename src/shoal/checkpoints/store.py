@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from ..core.events import SavedCheckpoint
@@ -76,7 +77,7 @@ def digest_of(folder: Path) -> str:
     """Return the digest of a folder's files: their relative names, sizes and bytes."""
     digest = hashlib.sha256()
     for name, path in _files(folder):
-        _begin(digest, name, path.stat().st_size)
+        _begin(digest.update, name, path.stat().st_size)
         with path.open("rb", buffering=0) as file:
             while chunk := file.read(_CHUNK):
                 digest.update(chunk)
@@ -92,7 +93,7 @@ def _copy(source: Path, target: Path) -> tuple[str, int]:
         copy.parent.mkdir(parents=True, exist_ok=True)
         with path.open("rb", buffering=0) as reading, copy.open("wb", buffering=0) as writing:
             size = os.fstat(reading.fileno()).st_size
-            _begin(digest, name, size)
+            _begin(digest.update, name, size)
             copied = 0
             while chunk := reading.read(_CHUNK):
                 digest.update(chunk)
@@ -106,8 +107,8 @@ def _copy(source: Path, target: Path) -> tuple[str, int]:
     return digest.hexdigest(), total
 
 
-def _begin(digest: hashlib._Hash, name: str, size: int) -> None:
-    digest.update(f"{name}\0{size}\0".encode("utf-8", "surrogateescape"))
+def _begin(update: Callable[[bytes], None], name: str, size: int) -> None:
+    update(f"{name}\0{size}\0".encode("utf-8", "surrogateescape"))
 
 
 def _files(folder: Path) -> list[tuple[str, Path]]:

@@ -11,6 +11,7 @@ when there may be no more residents does one leave, through a checkpoint.
 from __future__ import annotations
 
 import heapq
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -177,6 +178,9 @@ class Population:
         self._live += 1
         self.policy.add(event.trial_id, event.index, event.config)
         trial.story.append("added")
+        if self.stopping is not None:
+            self._end(trial, Status.TERMINATED, self.stopping)
+            return
         self._enqueue(trial)
 
     @_on.register
@@ -194,7 +198,7 @@ class Population:
             raise self._invalid(trial, event, "reports without a slot")
         if event.iteration != trial.iteration + 1:
             raise self._invalid(trial, event, f"reports iteration {event.iteration} after {trial.iteration}")
-        score = number(lookup(event.metrics, self.metric)) if self.metric is not None else None
+        score = None if self.metric is None else _value(event, self.metric)
         time = self._time(event)
         trial.iteration = event.iteration
         trial.time = time
@@ -224,8 +228,8 @@ class Population:
             self._end(
                 trial,
                 Status.ERROR,
-                "the function returned without a single tune.report(metrics). Call it once an iteration, or return a dict "
-                "of metrics at the end.",
+                "the function returned without a single tune.report(metrics). Call it once an iteration, or return a "
+                "dict of metrics at the end.",
             )
 
     @_on.register
@@ -275,12 +279,9 @@ class Population:
 
     def _time(self, event: Reported) -> float:
         """The scheduler's ``time_attr`` of a report."""
-        if self.time_attr == "training_iteration":
-            return float(event.iteration)
-        if self.time_attr in ("time_total_s", "time_since_restore", "iterations_since_restore", "timestamp"):
-            return float(getattr(event, self.time_attr))
-        value = number(lookup(event.metrics, self.time_attr))
-        return float(event.iteration) if value is None else value
+        value = _value(event, self.time_attr)
+        # Only without require_attrs can it be missing, or be no number to count with.
+        return value if value is not None and math.isfinite(value) else float(event.iteration)
 
     def _committed(self, trial: Trial, event: Reported, time: float, score: float | None) -> CheckpointRecord | None:
         saved = event.checkpoint
@@ -297,7 +298,7 @@ class Population:
             time=time,
             time_total_s=event.time_total_s,
             score=score,
-            rank=None if rank_by is None else number(lookup(event.metrics, rank_by)),
+            rank=None if rank_by is None else _value(event, rank_by),
         )
         trial.next_checkpoint = saved.number + 1
         self._restore_from(trial, record)
@@ -329,6 +330,8 @@ class Population:
             if trial is not at_boundary:
                 self._enqueue(trial)
         if at_boundary is not None and at_boundary.trial_id in named:
+            # Those that can have a free slot need not have this one.
+            self._assign()
             self._keep_or_yield(at_boundary)
 
     def _exploit(self, trial: Trial, copy: Copy) -> None:
@@ -367,7 +370,7 @@ class Population:
         assert trial.slot is not None
         slot = trial.slot
         device = self.limits.devices[slot]
-        other = self._least_trained(device)
+        other = self._least_trained(device, move=False)
         if other is not None and (other.time, other.iteration) < (trial.time, trial.iteration):
             self._park(trial)
             self._enqueue(trial)
@@ -449,11 +452,16 @@ class Population:
             heapq.heappop(queue)
         return None
 
-    def _least_trained(self, device: str) -> Trial | None:
-        """Return the queued trial that has trained least and can run on the device, without taking it out."""
+    def _least_trained(self, device: str, *, move: bool = True) -> Trial | None:
+        """Return the queued trial that has trained least and can run on the device, without taking it out.
+
+        Args:
+            device: where it would run.
+            move: whether it may come from another device where there is no other.
+        """
         heads = [entry for name in {device, ""} if (entry := self._head(name)) is not None]
-        if not heads:
-            # Rather move a trial from another device, where a checkpoint holds all that it has, than leave this one idle.
+        if not heads and move:
+            # Rather move a trial from another device, where a checkpoint holds all that it has, than leave this idle.
             heads = [
                 entry
                 for name in sorted(self._queues)
@@ -539,8 +547,8 @@ class Population:
             self._out.append(
                 Notice(
                     "residents",
-                    f"More than {limit} members keep a process, because those that wait have no checkpoint at their step "
-                    "and would lose work. Save one at every perturbation_interval to keep memory within its limit.",
+                    f"More than {limit} members keep a process, because those that wait have no checkpoint at their "
+                    "step and would lose work. Save one at every perturbation_interval to keep memory in its limit.",
                 )
             )
 
@@ -597,3 +605,19 @@ class Population:
             raise self._invalid(trial, None, "waits without a process")
         if trial.restore is not None and not self.retention.exists(trial.restore):
             raise self._invalid(trial, None, f"would restore from {trial.restore.id}, which was deleted")
+
+
+_AUTOMATIC_NUMBERS = {
+    "training_iteration": "iteration",
+    "time_this_iter_s": "time_this_iter_s",
+    "time_total_s": "time_total_s",
+    "time_since_restore": "time_since_restore",
+    "iterations_since_restore": "iterations_since_restore",
+    "timestamp": "timestamp",
+}
+
+
+def _value(event: Reported, name: str) -> float | None:
+    """Return a number of a report: one that every report has, or else what the user reported under this name."""
+    automatic = _AUTOMATIC_NUMBERS.get(name)
+    return number(lookup(event.metrics, name) if automatic is None else getattr(event, automatic))

@@ -67,8 +67,8 @@ def lookup(metrics: Mapping[str, Any], name: str) -> Any:
     head, slash, tail = name.partition("/")
     while slash:
         inner = metrics.get(head)
-        if isinstance(inner, dict):
-            return lookup(inner, tail)
+        if isinstance(inner, dict) and (found := lookup(inner, tail)) is not None:
+            return found
         more, slash, tail = tail.partition("/")
         head = f"{head}/{more}"
     return None
@@ -80,6 +80,8 @@ def number(value: Any) -> float | None:
         return None
     try:
         return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
     except (TypeError, ValueError):
         return None
 

@@ -8,7 +8,7 @@ from ..core.commands import Exploit
 from ..journal.codec import Record
 from .base import EXPLOITS, SILENT, Memory, StatusBase
 from .table import Pace, count_text, exploit_line, overview, status_counts
-from .text import format_config, format_duration, lay_out, printable
+from .text import format_duration, lay_out, printable
 
 __all__ = ["PlainStatus"]
 
@@ -46,12 +46,12 @@ class PlainStatus(StatusBase):
     def say(self, text: str, kind: str) -> None:
         """Print lines."""
         prefix = {"note": "Note: ", "error": "Error: "}.get(kind, "")
-        self._print(prefix + "\n".join(map(printable, text.splitlines())))
+        self._print(prefix + "\n".join(map(printable, text.split("\n"))))
 
     def output(self, name: str, text: str) -> None:
         """Print a member's line, unless ``verbose`` is 0."""
         if self.verbose > SILENT:
-            for line in text.splitlines() or [""]:
+            for line in text.split("\n"):
                 self._print(f"({name}) {printable(line)}")
 
     def take(self, record: Record) -> None:
@@ -73,6 +73,7 @@ class PlainStatus(StatusBase):
     def tick(self, now: float) -> None:
         """Print a block if it is time and something has happened."""
         self.now = now
+        self.flush()
         if self.verbose == SILENT or self.info is None:
             return
         if self._next_block is None or now < self._next_block - _BLOCK_AT_LEAST_EVERY_S:
@@ -99,7 +100,8 @@ class PlainStatus(StatusBase):
         self.flush()
 
     def _block(self, now: float) -> None:
-        assert self.info is not None and self._pace is not None
+        assert self.info is not None
+        assert self._pace is not None
         view = overview(self.info, self.history, folder=self.folder, running_for=now - self.began, rows=0)
         facts = [
             status_counts(self.history),
@@ -142,8 +144,10 @@ class PlainStatus(StatusBase):
                 self._print("  ".join(cells).rstrip())
         if view.rest:
             self._print(f"and {view.rest}")
-        for line in final_lines(self, view_best=view.best):
-            self._print(line)
+        if view.best:
+            self._print(f"best: {view.best}")
+        if view.config:
+            self._print(f"    config: {view.config}")
         for text, path in view.failures:
             self._print(f"{text}\n    See {path}")
         if view.more_failures:
@@ -158,13 +162,3 @@ class PlainStatus(StatusBase):
             self._stream.write(f"{line.encode(encoding, 'backslashreplace').decode(encoding)}\n")
         self._dirty = True
 
-
-def final_lines(status: StatusBase, view_best: str) -> list[str]:
-    """Return the lines about the best trial."""
-    info = status.info
-    if not view_best or info is None or info.metric is None:
-        return []
-    best = status.history.best(info.metric, info.mode)
-    assert best is not None and best.last is not None
-    whole = format_config(best.last.config)
-    return [f"best: {view_best}", *([f"    config: {whole}"] if len(best.last.config) > len(info.parameters) else [])]

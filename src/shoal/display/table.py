@@ -48,7 +48,9 @@ class Overview:
     rest: str
     """What the table leaves out; empty where it has all trials."""
     best: str
-    """The best trial so far, and its config at that time; empty before there is one."""
+    """The best trial so far, and its hyperparameters at that time; empty before there is one."""
+    config: str
+    """The whole config of the best trial at that time, where ``best`` does not have all of it."""
     failures: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     """For trials that failed: the trial and its error in one line, and the path of its ``error.txt``."""
     more_failures: int = 0
@@ -94,6 +96,7 @@ def overview(
         best_row=next((place for place, trial in enumerate(shown) if trial is best), None),
         rest=_rest(trials, shown),
         best="" if best is None else _best_line(best, info),
+        config="" if best is None or best.last is None else _whole_config(best.last, info),
         failures=[(failure_line(trial), error_path(trial, folder)) for trial in failed[:_FAILURES_SHOWN]],
         more_failures=max(0, len(failed) - _FAILURES_SHOWN),
     )
@@ -143,7 +146,7 @@ def _short_titles(names: Sequence[str]) -> list[str]:
 
 
 def _chosen(trials: list[TrialHistory], info: ExperimentInfo, rows: int) -> list[TrialHistory]:
-    """Return the trials for the table, by their number: all, or a third for the best and the others for those that run."""
+    """Return the trials for the table, by their number: where there are many, the best ones and those that run."""
     if len(trials) <= rows:
         return trials
     ranked = _ranked(trials, info)
@@ -178,10 +181,15 @@ def status_counts(history: History) -> str:
 
 
 def _best_line(trial: TrialHistory, info: ExperimentInfo) -> str:
-    assert info.metric is not None and trial.last is not None
+    assert trial.last is not None
     # With its config when it got there: the trial may have copied another since.
     config = format_config(trial.last.config, info.parameters or None)
     return f"{_scored(trial, trial.last, info)}{': ' if config else ''}{config}"
+
+
+def _whole_config(row: Row, info: ExperimentInfo) -> str:
+    whole = format_config(row.config)
+    return "" if whole == format_config(row.config, info.parameters or None) else whole
 
 
 def _scored(trial: TrialHistory, row: Row, info: ExperimentInfo) -> str:
@@ -204,9 +212,8 @@ def begin_line(info: ExperimentInfo, folder: Path) -> str:
 def exploit_line(exploit: Exploit, history: History, info: ExperimentInfo) -> str:
     """Return who copied whom, and what changed on the way from the donor's config to the new one."""
     target, donor = history.trials[exploit.trial_id], history.trials[exploit.donor_id]
-    metric = "" if info.metric is None else f", {info.metric} "
     scores = [
-        "" if info.metric is None or score is None else f"{metric}{format_value(score)}"
+        "" if info.metric is None or score is None else f", {info.metric} {format_value(score)}"
         for score in (exploit.score, exploit.checkpoint.score)
     ]
     old = dict(flatten(exploit.donor_config))
@@ -216,7 +223,7 @@ def exploit_line(exploit: Exploit, history: History, info: ExperimentInfo) -> st
         if format_value(old.get(name)) != format_value(value)
     ]
     return (
-        f"{target.name} (iteration {exploit.iteration}{scores[0]}) copies {donor.name} "
+        f"{target.trial_id} (iteration {exploit.iteration}{scores[0]}) copies {donor.trial_id} "
         f"(iteration {exploit.checkpoint.iteration}{scores[1]}): {', '.join(changes) or 'config unchanged'}"
     )
 

@@ -8,12 +8,24 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Column", "Grid", "crop", "format_config", "format_duration", "format_value", "lay_out", "one_line", "width_of"]
+__all__ = [
+    "Column",
+    "Grid",
+    "crop",
+    "format_config",
+    "format_duration",
+    "format_value",
+    "lay_out",
+    "one_line",
+    "printable",
+    "width_of",
+]
 
 _LONGEST_VALUE = 20
 _PLAIN_NUMBER = re.compile(r"-?\d+(\.\d+)?(e[+-]\d+)?")
 # Escape sequences, and every other control character but the tab.
 _CONTROL = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|.)?|[\x00-\x08\x0a-\x1f\x7f-\x9f]")
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def format_value(value: Any) -> str:
@@ -63,6 +75,22 @@ def format_duration(seconds: float) -> str:
 def one_line(text: str) -> str:
     """Return text without line breaks, escape sequences and other control characters."""
     return _CONTROL.sub("", " ".join(text.split())) if not text.isprintable() else text
+
+
+def printable(text: str, *, colours: bool = False) -> str:
+    """Return a line of somebody else's output as it can be shown among other lines.
+
+    Args:
+        text: the line. Of a progress bar that overwrites itself with carriage returns, the newest state counts.
+        colours: whether escape sequences that set colours stay; all others always go.
+    """
+    if text.isprintable():
+        return text
+    text = text.rstrip("\r").rpartition("\r")[2]
+    if not colours:
+        return _CONTROL.sub("", text)
+    kept = _CONTROL.sub(lambda found: found[0] if _COLOUR.fullmatch(found[0]) else "", text)
+    return f"{kept}\x1b[0m" if "\x1b" in kept else kept
 
 
 def width_of(text: str) -> int:

@@ -13,7 +13,8 @@ import dataclasses
 import json
 import pickle
 from dataclasses import dataclass
-from typing import Any, TypeAlias, cast
+from itertools import repeat
+from typing import Any, TypeAlias
 
 from ..core import commands, events
 from ..core.commands import CheckpointRecord, Command, Status
@@ -80,12 +81,11 @@ def decode(kind: str, body: str) -> Item:
     cls = _KINDS.get(kind)
     if cls is None:
         raise ValueError(f"unknown kind of record {kind!r}")
-    values = json.loads(body)
+    values: Any = json.loads(body)
     names = _FIELDS[kind]
-    if not isinstance(values, list) or len(values) > len(names):
+    if type(values) is not list or len(values) > len(names):
         raise ValueError(f"a record of kind {kind} has {body!r} instead of {len(names)} fields")
-    fields = {name: _from_json(kind, name, value) for name, value in zip(names, values, strict=False)}
-    item: Item = cls(**fields)
+    item: Item = cls(*map(_from_json, repeat(kind), names, values))
     return item
 
 
@@ -115,7 +115,7 @@ def _from_json(kind: str, name: str, value: Any) -> Any:
 
 def pack(value: Any) -> Any:
     """Return a JSON form of any Python object that :func:`unpack` turns back into an equal one of the same type."""
-    kind = type(value)
+    kind: type[Any] = type(value)
     if value is None or kind in (bool, int, float, str):
         return value
     if kind is list:
@@ -132,9 +132,10 @@ def pack(value: Any) -> Any:
 def unpack(value: Any) -> Any:
     """Return the object that :func:`pack` was given."""
     if isinstance(value, list):
-        return [unpack(entry) for entry in cast("list[Any]", value)]
+        entries: list[Any] = value
+        return [unpack(entry) for entry in entries]
     if isinstance(value, dict):
-        packed = cast("dict[str, Any]", value)
+        packed: dict[str, Any] = value
         if "$tuple" in packed:
             return tuple(unpack(entry) for entry in packed["$tuple"])
         if "$pickle" in packed:

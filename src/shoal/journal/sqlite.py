@@ -7,7 +7,6 @@ committed; a power cut loses at most the last moments, never consistency.
 from __future__ import annotations
 
 import contextlib
-import contextlib
 import json
 import os
 import socket

@@ -28,11 +28,11 @@ class PopulationBasedTraining(TrialScheduler):
 
     Every ``perturbation_interval`` of ``time_attr`` a member is *ready*. If its score is among the lowest
     ``quantile_fraction``, it takes over (exploit) the checkpoint and the config of a member drawn from the highest
-    ``quantile_fraction``, and then changes (explore) the keys of ``hyperparam_mutations``. Source: Jaderberg et al. 2017,
-    arXiv:1711.09846, section 3 and appendix A (truncation selection; perturb and resample).
+    ``quantile_fraction``, and then changes (explore) the keys of ``hyperparam_mutations``. Source: Jaderberg et al.
+    2017, arXiv:1711.09846, section 3 and appendix A (truncation selection; perturb and resample).
 
-    Only a committed checkpoint is ever copied, and score and checkpoint of a donor belong to the same step. A score that
-    is NaN or infinite ranks last and is never a donor. Ties are broken at random.
+    Only a committed checkpoint is ever copied, and score and checkpoint of a donor belong to the same step. A score
+    that is NaN or infinite ranks last and is never a donor. Ties are broken at random.
 
     Args:
         time_attr: key of a report that measures progress, and only grows; ``training_iteration`` counts reports.
@@ -52,7 +52,8 @@ class PopulationBasedTraining(TrialScheduler):
         synch: nobody goes on before all members have reached the boundary. The lineage of a seeded run then does not
             depend on the number of slots.
         seed: of all decisions. Default: ``TuneConfig.seed``.
-        keep_in_bounds: whether perturbed numbers stay inside the bounds of their distribution. Ray Tune lets them leave.
+        keep_in_bounds: whether perturbed numbers stay inside the bounds of their distribution. Ray Tune lets them
+            leave.
         keep: config keys that stay with the member when it copies a donor's config, for example random seeds. Nested
             keys are written ``a/b``.
 
@@ -101,12 +102,17 @@ class PopulationBasedTraining(TrialScheduler):
                 raise ConfigError(f"PopulationBasedTraining: {name} must be True or False, but is {flag!r}.")
         if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
             raise ConfigError(f"PopulationBasedTraining: seed must be an int or None, but is {seed!r}.")
-        if isinstance(keep, str) or not all(isinstance(key, str) for key in keep):
+        if not isinstance(keep, (list, tuple)) or not all(isinstance(key, str) for key in keep):
             raise ConfigError(f"PopulationBasedTraining: keep must be a list of config keys, but is {keep!r}.")
         if custom_explore_fn is not None and not callable(custom_explore_fn):
             raise ConfigError(
                 f"PopulationBasedTraining: custom_explore_fn must be a function config -> config, "
                 f"but is {custom_explore_fn!r}."
+            )
+        if hyperparam_mutations is not None and not isinstance(hyperparam_mutations, Mapping):
+            raise ConfigError(
+                "PopulationBasedTraining: hyperparam_mutations must be a dict such as "
+                f"{{'lr': tune.loguniform(1e-4, 1e-1)}}, but is {hyperparam_mutations!r}."
             )
         if not hyperparam_mutations and custom_explore_fn is None:
             raise ConfigError(
@@ -288,7 +294,8 @@ class PBTPolicy:
     def _quantile(self) -> int:
         """How many members are in each quantile: rounded up, but never more than half of the population."""
         n = len(self._ranking)
-        return min(math.ceil(n * self.settings.quantile_fraction), n // 2)
+        # Rounded: 100 * 0.07 is 7.000000000000001, but means 7.
+        return min(math.ceil(round(n * self.settings.quantile_fraction, 9)), n // 2)
 
     def _is_low(self, member: _Member) -> bool:
         return member.rank is not None and bisect_left(self._ranking, member.rank) < self._quantile()
@@ -302,9 +309,10 @@ class PBTPolicy:
         if len(self._ranking) > 1 and all(other.checkpoint is None for other in self._members.values()):
             self._notice = (
                 "no-checkpoint",
-                "PBT wants to exploit, but no member has a checkpoint to copy, so every member trains alone. Save one at "
-                "least every perturbation_interval: tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(folder)), "
-                "and load it at the start of the function: tune.get_checkpoint().",
+                "PBT wants to exploit, but no member has a checkpoint to copy, so every member trains alone. Save one "
+                "at least every perturbation_interval: tune.report(metrics, "
+                "checkpoint=tune.Checkpoint.from_directory(folder)), and load it at the start of the function: "
+                "tune.get_checkpoint().",
             )
         candidates = [
             entry

@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import os
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 __all__ = ["GrowingFiles", "replace_text", "to_json"]
 
@@ -27,9 +28,11 @@ def _storable(value: Any) -> Any:
 
 def _text_keys(value: Any) -> Any:
     if isinstance(value, dict):
-        return {str(key): _text_keys(entry) for key, entry in cast("dict[Any, Any]", value).items()}
+        pairs: dict[Any, Any] = value
+        return {str(key): _text_keys(entry) for key, entry in pairs.items()}
     if isinstance(value, (list, tuple)):
-        return [_text_keys(entry) for entry in cast("list[Any]", value)]
+        entries: Sequence[Any] = value
+        return [_text_keys(entry) for entry in entries]
     return value
 
 

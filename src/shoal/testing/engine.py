@@ -49,6 +49,7 @@ class Fault(str, Enum):
     LATE_REPORT = "its process dies right after it sent the report, and the news of its death overtakes the report"
     CRASH_PARKED = "if it has to give up its slot after this report, its process dies while it waits"
     RAISE = "its function raises"
+    RAISE_AND_CRASH = "its function raises, and its process dies soon after, perhaps when it was entered again"
     RETURN = "its function returns"
 
 
@@ -335,7 +336,10 @@ class SimulatedEngine:
         if fault is Fault.CRASH:
             process.alive = False
             return self._tell_of_death(process)
-        if fault is Fault.RAISE:
+        if fault is Fault.RAISE or fault is Fault.RAISE_AND_CRASH:
+            if fault is Fault.RAISE_AND_CRASH:
+                process.alive = False
+                self.clock.after(self._lag(process), lambda: self._tell_of_death(process))
             return self._failed(process, "RuntimeError: a simulated failure")
         if fault is Fault.RETURN:
             return self._returned(process)

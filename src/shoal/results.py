@@ -1,0 +1,436 @@
+"""What an experiment gives back: :class:`ResultGrid`, one :class:`Result` for each trial. Read from the journal."""
+
+from __future__ import annotations
+
+import math
+import os
+import pickle
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+from .core.commands import Status
+from .core.events import Config, Metrics
+from .core.reports import flatten, lookup, number
+from .errors import ConfigError, JournalError, ResultError, TrialFailed, did_you_mean
+from .experiment import ExperimentInfo
+from .history import History, Row, TrialHistory, full_row
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from fsspec import AbstractFileSystem
+
+    from .checkpoints import Checkpoint
+
+__all__ = ["Result", "ResultGrid"]
+
+SCOPES = ("last", "all", "avg", "last-5-avg", "last-10-avg")
+_MODES = ("max", "min")
+
+
+class Result:
+    """One trial's results. It follows the journal, so that it is there for a trial that failed or still runs, too."""
+
+    def __init__(self, trial: TrialHistory, history: History, folder: Path) -> None:
+        self._trial = trial
+        self._history = history
+        self._folder = folder
+        self._error: TrialFailed | None = None
+
+    @property
+    def trial_id(self) -> str:
+        """The trial's id: ``<run id>_<number>``."""
+        return self._trial.trial_id
+
+    @property
+    def metrics(self) -> Metrics:
+        """The last result: what was reported, the automatic values, and ``config`` as it was then. Empty without one."""
+        last = self._trial.last
+        return {} if last is None else full_row(self._trial, last)
+
+    @property
+    def config(self) -> Config:
+        """The trial's config as it ended up. Where the trial copied another, that is not the config it began with."""
+        return self._trial.config
+
+    @property
+    def path(self) -> str:
+        """The trial's folder."""
+        return str(self._folder / self._trial.folder)
+
+    @property
+    def filesystem(self) -> AbstractFileSystem:
+        """The (local) file system that ``path`` belongs to, as fsspec knows it."""
+        return _local_filesystem()
+
+    @property
+    def checkpoint(self) -> Checkpoint | None:
+        """The newest checkpoint of the trial's weights, or None.
+
+        After an exploit, and until the trial saves one of its own, that is the donor's.
+
+        Raises:
+            ConfigError: its folder has been deleted or moved.
+        """
+        restore = self._trial.restore
+        if restore is not None:
+            return self._checkpoint(self._history.trials[restore.trial_id], restore.number)
+        own = self._trial.checkpoints
+        return self._checkpoint(self._trial, max(own)) if own else None
+
+    @property
+    def best_checkpoints(self) -> list[tuple[Checkpoint, Metrics]]:
+        """The trial's own checkpoints that ``CheckpointConfig`` has kept, oldest first, each with its result."""
+        return [
+            (self._checkpoint(self._trial, number), full_row(self._trial, entry.row))
+            for number, entry in sorted(self._trial.checkpoints.items())
+        ]
+
+    def get_best_checkpoint(self, metric: str, mode: str) -> Checkpoint:
+        """Return the one of ``best_checkpoints`` whose result is best; NaN and infinite values do not count.
+
+        Args:
+            metric: a key of the results; nested ones are written ``val/acc``.
+            mode: ``max`` if larger is better, or ``min``.
+
+        Raises:
+            ConfigError: the mode is neither.
+            ResultError: there is no checkpoint, or none came with the metric.
+        """
+        sign = _sign(mode, "get_best_checkpoint")
+        entries = self._trial.checkpoints
+        if not entries:
+            raise ResultError(
+                f"Trial {self._trial.name} has no checkpoint of its own. Save one with "
+                f"tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(folder))."
+            )
+        scores = {key: _value(self._trial, entry.row, metric) for key, entry in entries.items()}
+        good = {key: score for key, score in scores.items() if score is not None and math.isfinite(score)}
+        if not good:
+            rows = [entry.row for entry in entries.values()]
+            raise ResultError(_no_metric(metric, "checkpoints", [(self._trial, rows)], scores.values()))
+        return self._checkpoint(self._trial, max(good, key=lambda key: (sign * good[key], key)))
+
+    @property
+    def error(self) -> TrialFailed | None:
+        """Why the trial failed, with the member's own traceback as its text; None if it did not.
+
+        Its ``__cause__`` is the exception that the function raised, where that could be sent here.
+        """
+        trial = self._trial
+        if trial.status is Status.ERROR and self._error is None:
+            text = (trial.traceback or trial.error or trial.reason).rstrip("\n")
+            self._error = TrialFailed(f"Trial {trial.name} failed after iteration {trial.iteration}:\n{text}")
+            self._error.__cause__ = _unpickled(trial.raised)
+        return self._error
+
+    @property
+    def metrics_dataframe(self) -> pd.DataFrame | None:
+        """All results, oldest first, or None if there is none.
+
+        Nested metrics are in columns such as ``val/acc``, the config of each result in columns such as ``config/lr``.
+        ``training_iteration`` repeats where a trial went back to a checkpoint, its own or a donor's: keep the last row
+        of each, ``df.drop_duplicates(subset="training_iteration", keep="last")``.
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        if not self._trial.rows:
+            return None
+        return _frame(dict(flatten(full_row(self._trial, row))) for row in self._trial.rows)
+
+    def _checkpoint(self, trial: TrialHistory, number: int) -> Checkpoint:
+        from .checkpoints import Checkpoint
+        from .checkpoints.store import checkpoint_name
+
+        return Checkpoint.from_directory(self._folder / trial.folder / checkpoint_name(number))
+
+    def __repr__(self) -> str:
+        trial = self._trial
+        last = trial.last
+        shown = {} if last is None else {"training_iteration": trial.iteration, **last.report.metrics}
+        error = "" if trial.status is not Status.ERROR else f",\n  error={trial.error!r}"
+        return (
+            f"Result({trial.name}, {trial.status.value}\n  metrics={shown!r},\n  config={trial.config!r},"
+            f"\n  path={self.path!r}{error})"
+        )
+
+
+class ResultGrid(Sequence[Result]):
+    """The results of an experiment, one for each trial, by the trials' numbers.
+
+    Args:
+        history: the journal's records; it has to keep its rows.
+        info: facts about the experiment.
+        folder: the experiment's folder.
+    """
+
+    def __init__(self, history: History, info: ExperimentInfo, folder: Path) -> None:
+        self._history = history
+        self._info = info
+        self._folder = folder.absolute()
+        self._trials = history.in_order()
+        self._results = [Result(trial, history, self._folder) for trial in self._trials]
+
+    @classmethod
+    def read(cls, folder: str | os.PathLike[str]) -> ResultGrid:
+        """Read the results of an experiment from its folder, whether it has ended or still runs.
+
+        Raises:
+            JournalError: the folder holds no experiment, or its journal is damaged.
+        """
+        from .journal.sqlite import SQLiteJournal
+
+        where = Path(folder).expanduser()
+        journal = SQLiteJournal.open_for_reading(where)
+        try:
+            try:
+                info = ExperimentInfo.from_meta(journal.meta())
+            except TypeError as error:
+                raise JournalError(f"The journal in {where} does not say what the experiment is: {error}.") from error
+            return cls(History.of(journal.read()), info, where)
+        finally:
+            journal.close()
+
+    # ------------------------------------------------------------------------------------------------------ a sequence
+
+    def __len__(self) -> int:
+        return len(self._results)
+
+    def __iter__(self) -> Iterator[Result]:
+        return iter(self._results)
+
+    @overload
+    def __getitem__(self, index: int) -> Result: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Result]: ...
+
+    def __getitem__(self, index: int | slice) -> Result | list[Result]:
+        """Return the result of a trial by its number, or a list of them.
+
+        Raises:
+            ResultError: there is no such trial; it is an IndexError, too.
+            TypeError: the index is no number.
+        """
+        if isinstance(index, slice):
+            return self._results[index]
+        try:
+            return self._results[index]
+        except IndexError:
+            size = len(self)
+            allowed = f"0 to {size - 1}, or {-size} to -1 from the end" if size else "none, because there is no trial"
+            raise _NoSuchResult(f"There is no result {index}: allowed is {allowed}.") from None
+        except TypeError:
+            raise TypeError(
+                f"The index of a ResultGrid is a trial's number, but is {index!r} ({type(index).__name__}). For the "
+                f"best trial, use get_best_result(metric, mode)."
+            ) from None
+
+    # ------------------------------------------------------------------------------------------------------- questions
+
+    @property
+    def experiment_path(self) -> str:
+        """The experiment's folder."""
+        return str(self._folder)
+
+    @property
+    def filesystem(self) -> AbstractFileSystem:
+        """The (local) file system that ``experiment_path`` belongs to, as fsspec knows it."""
+        return _local_filesystem()
+
+    @property
+    def errors(self) -> list[TrialFailed]:
+        """The errors of the trials that failed, by their numbers."""
+        return [error for result in self._results if (error := result.error) is not None]
+
+    @property
+    def num_errors(self) -> int:
+        """How many trials failed."""
+        return sum(trial.status is Status.ERROR for trial in self._trials)
+
+    @property
+    def num_terminated(self) -> int:
+        """How many trials ended without an error."""
+        return sum(trial.status is Status.TERMINATED for trial in self._trials)
+
+    def get_best_result(
+        self,
+        metric: str | None = None,
+        mode: str | None = None,
+        scope: str = "last",
+        filter_nan_and_inf: bool = True,
+    ) -> Result:
+        """Return the result of the best trial; of equals, the one with the lowest number.
+
+        Args:
+            metric: a key of the results, nested ones written ``val/acc``; by default that of ``TuneConfig``.
+            mode: ``max`` if larger is better, or ``min``; by default that of ``TuneConfig``.
+            scope: what counts of each trial: its ``last`` value, the best of ``all``, or the mean of all (``avg``), of
+                the last five (``last-5-avg``) or ten (``last-10-avg``).
+            filter_nan_and_inf: whether NaN and infinite values count for nothing, and trials that have no others
+                cannot be the best. If not, infinite values compare as they are; NaN is never better than a number.
+
+        Raises:
+            ConfigError: mode or scope is misspelled, or there is no metric.
+            ResultError: no trial has reported the metric.
+        """
+        if metric is None:
+            metric = self._info.metric
+        if metric is None:
+            raise ConfigError(
+                "get_best_result: which metric? TuneConfig named none. Give one, for example "
+                "get_best_result(metric='mean_accuracy', mode='max')."
+            )
+        sign = _sign(self._info.mode if mode is None else mode, "get_best_result")
+        if scope not in SCOPES:
+            raise ConfigError(
+                f"get_best_result: scope must be one of {', '.join(map(repr, SCOPES))}, but is {scope!r}."
+                f"{did_you_mean(str(scope), SCOPES)}"
+            )
+        best: tuple[float, Result] | None = None
+        values: list[float | None] = []
+        for trial, result in zip(self._trials, self._results, strict=True):
+            found = _values(trial, metric)
+            values += found
+            score = _in_scope([value for value in found if value is not None], scope, sign, filter_nan_and_inf)
+            if score is None or (filter_nan_and_inf and not math.isfinite(score)):
+                continue
+            rank = -math.inf if math.isnan(score) else sign * score
+            if best is None or rank > best[0]:
+                best = (rank, result)
+        if best is None:
+            stories = [(trial, trial.rows) for trial in self._trials]
+            raise ResultError(_no_metric(metric, "results", stories, values) + self._failed_hint())
+        return best[1]
+
+    def get_dataframe(self, filter_metric: str | None = None, filter_mode: str | None = None) -> pd.DataFrame:
+        """Return a table with one row for each trial that has results, and its folder in the column ``logdir``.
+
+        Args:
+            filter_metric: take each trial's row in which this key is best; by default its last.
+            filter_mode: ``max`` or ``min``; by default that of ``TuneConfig``. Needs ``filter_metric``.
+
+        Raises:
+            ConfigError: the mode is misspelled or given without a metric.
+            ResultError: no trial has reported the metric.
+            ImportError: pandas is not installed.
+        """
+        if filter_metric is None and filter_mode is not None:
+            raise ConfigError("get_dataframe: filter_mode needs filter_metric, the key to look for.")
+        sign = _sign(self._info.mode if filter_mode is None else filter_mode, "get_dataframe")
+        rows: list[Metrics] = []
+        for trial, result in zip(self._trials, self._results, strict=True):
+            row = trial.last if filter_metric is None else _best_row(trial, filter_metric, sign)
+            if row is not None:
+                rows.append({**dict(flatten(full_row(trial, row))), "logdir": result.path})
+        if filter_metric is not None and not rows:
+            values = [value for trial in self._trials for value in _values(trial, filter_metric)]
+            stories = [(trial, trial.rows) for trial in self._trials]
+            raise ResultError(_no_metric(filter_metric, "results", stories, values) + self._failed_hint())
+        return _frame(rows)
+
+    def _failed_hint(self) -> str:
+        count = self.num_errors
+        return "" if not count else f" {count} of {len(self)} trials failed; see ResultGrid.errors."
+
+    def __repr__(self) -> str:
+        from .display.table import trial_columns
+        from .display.text import lay_out
+
+        lines = [f"ResultGrid of {len(self)} trials in {self.experiment_path}"]
+        if self._trials:
+            grid = lay_out(trial_columns(self._trials, self._info), None)
+            lines += ["  ".join(cells).rstrip() for cells in (grid.titles, *grid.rows)]
+        return "\n".join(lines)
+
+
+class _NoSuchResult(ResultError, IndexError):
+    """For code that goes through a sequence until an IndexError."""
+
+
+def _sign(mode: object, where: str) -> float:
+    if mode not in _MODES:
+        hint = did_you_mean(str(mode), _MODES)
+        raise ConfigError(f"{where}: mode must be 'max' (larger is better) or 'min', but is {mode!r}.{hint}")
+    return 1.0 if mode == "max" else -1.0
+
+
+def _value(trial: TrialHistory, row: Row, metric: str) -> float | None:
+    """Return a number out of a result, the config's included."""
+    value = row.value(metric)
+    if value is None and metric.startswith("config/"):
+        value = lookup(row.config, metric.removeprefix("config/"))
+    return number(value)
+
+
+def _values(trial: TrialHistory, metric: str) -> list[float | None]:
+    return [_value(trial, row, metric) for row in trial.rows]
+
+
+def _in_scope(values: list[float], scope: str, sign: float, finite: bool) -> float | None:
+    """Return the one number that a trial's values come to; None without any."""
+    if not values:
+        return None
+    if scope == "last":
+        return values[-1]
+    if scope == "all":
+        kept = [value for value in values if math.isfinite(value)] if finite else [v for v in values if not math.isnan(v)]
+        return max(kept, key=lambda value: sign * value) if kept else math.nan
+    taken = values if scope == "avg" else values[-int(scope.split("-")[1]) :]
+    return sum(taken) / len(taken)
+
+
+def _best_row(trial: TrialHistory, metric: str, sign: float) -> Row | None:
+    """Return the first row in which the metric is best; NaN counts for nothing."""
+    scored = [(value, row) for row in trial.rows if (value := _value(trial, row, metric)) is not None]
+    scored = [pair for pair in scored if not math.isnan(pair[0])]
+    return max(scored, key=lambda pair: sign * pair[0])[1] if scored else None
+
+
+def _no_metric(
+    metric: str,
+    what: str,
+    stories: Iterable[tuple[TrialHistory, Sequence[Row]]],
+    values: Iterable[float | None],
+) -> str:
+    """Return why the best by a metric cannot be told: not there, no number, or never finite."""
+    lasts = [(trial, rows[-1]) for trial, rows in stories if rows]
+    if not lasts:
+        return f"There is no result yet, so none is best by {metric!r}."
+    if any(value is not None for value in values):
+        return f"All values of {metric!r} in the {what} are NaN or infinite. Pass filter_nan_and_inf=False to count them."
+    keys = sorted({key for trial, row in lasts for key, value in flatten(full_row(trial, row)) if _is_number(value)})
+    there = any(metric in dict(flatten(full_row(trial, row))) for trial, row in lasts)
+    problem = "is no number" if there else "is not there"
+    return f"{metric!r} {problem} in the {what}.{did_you_mean(metric, keys)} Numbers there: {', '.join(map(repr, keys))}."
+
+
+def _is_number(value: object) -> bool:
+    return number(value) is not None and not isinstance(value, bool)
+
+
+def _unpickled(raised: bytes | None) -> BaseException | None:
+    if raised is None:
+        return None
+    load: Callable[[bytes], object] = pickle.loads
+    try:
+        exception = load(raised)
+    except Exception:
+        # The exception's class may live in a module that is not here; its traceback is in the text anyway.
+        return None
+    return exception if isinstance(exception, BaseException) else None
+
+
+def _frame(rows: Iterable[Metrics]) -> pd.DataFrame:
+    try:
+        import pandas as pd
+    except ImportError as error:
+        raise ImportError("DataFrames need pandas: pip install 'shoal[pandas]'") from error
+    return pd.DataFrame(list(rows))
+
+
+def _local_filesystem() -> AbstractFileSystem:
+    import fsspec
+
+    return fsspec.filesystem("file")

@@ -1,0 +1,139 @@
+"""The guide's MNIST script as a process of its own: real digits, real worker processes, no ``__main__`` guard."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SCRIPT = Path(__file__).with_name("guide_mnist.py")
+ITERATIONS = 12
+
+# What the test adds at the end of the script: the figure that plt.show() showed, and the results as data.
+TAIL = """
+import json
+plt.savefig("learning_curve.png")
+(line,) = plt.gca().get_lines()
+json.dump(
+    {
+        "accuracies": [result.metrics["mean_accuracy"] for result in results_grid],
+        "iterations": [result.metrics["training_iteration"] for result in results_grid],
+        "paths": [result.path for result in results_grid],
+        "errors": results_grid.num_errors,
+        "best": best_result.metrics["mean_accuracy"],
+        "best_path": best_result.path,
+        "best_config": best_result.config,
+        "drawn": [list(map(float, line.get_xdata())), list(map(float, line.get_ydata()))],
+        "axes": [plt.gca().get_xlabel(), plt.gca().get_ylabel()],
+    },
+    open("outcome.json", "w"),
+)
+"""
+
+
+def with_replaced(text: str, old: str, new: str) -> str:
+    assert text.count(old) == 1, f"{old!r} should occur once in {SCRIPT.name}"
+    return text.replace(old, new)
+
+
+@pytest.mark.slow
+def test_the_guides_script_runs_with_only_its_import_lines_changed(tmp_path: Path) -> None:
+    storage = tmp_path / "results"
+    text = with_replaced(SCRIPT.read_text(), '"/tmp/ray_results"', repr(str(storage)))
+    text = with_replaced(text, '"training_iteration": 50', f'"training_iteration": {ITERATIONS}')
+    script = tmp_path / "script.py"
+    script.write_text(text + TAIL)
+
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        cwd=tmp_path,
+        env={**os.environ, "MPLBACKEND": "Agg"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    outcome: dict[str, Any] = json.loads((tmp_path / "outcome.json").read_text())
+    experiment = storage / "pbt_test"
+
+    # Four members trained, until the target or the last iteration, and did not overshoot.
+    assert outcome["errors"] == 0
+    assert len(outcome["accuracies"]) == 4
+    for accuracy, iteration in zip(outcome["accuracies"], outcome["iterations"], strict=True):
+        assert 0 <= accuracy <= 1
+        assert iteration == ITERATIONS or accuracy >= 0.96
+    assert max(outcome["accuracies"]) == outcome["best"] > 0.85
+
+    # What the script printed.
+    assert f"Best result path: {outcome['best_path']}\n" in done.stdout
+    assert f"Best final iteration hyperparameter config:\n {outcome['best_config']}\n" in done.stdout
+    assert set(outcome["best_config"]) == {"lr", "momentum", "checkpoint_interval"}
+    assert 0.0001 <= outcome["best_config"]["lr"] <= 1
+
+    # The files that the guide names, in the experiment's folder.
+    assert all(Path(path).parent == experiment for path in outcome["paths"])
+    for path in map(Path, outcome["paths"]):
+        lines = [json.loads(line) for line in (path / "result.json").read_text().splitlines()]
+        assert lines[-1]["training_iteration"] in outcome["iterations"]
+        assert {"mean_accuracy", "lr", "training_iteration", "trial_id"} <= set(lines[-1])
+        assert set(json.loads((path / "params.json").read_text())) == {"lr", "momentum", "checkpoint_interval"}
+        assert (path / "progress.csv").read_text().count("\n") == len(lines) + 1
+    checkpoints = [folder for folder in Path(outcome["best_path"]).iterdir() if folder.name.startswith("checkpoint_")]
+    assert checkpoints
+    assert all((folder / "checkpoint.pt").is_file() for folder in checkpoints)
+    exploits = (experiment / "pbt_global.txt").read_text().splitlines()
+    assert exploits
+    assert all(len(json.loads(line)) == 6 for line in exploits)
+    assert list(experiment.glob("pbt_policy_*.txt"))
+
+    # The learning curve: a point for every iteration of the best member, each once.
+    drawn_iterations, drawn_accuracies = outcome["drawn"]
+    assert drawn_iterations[-1] == ITERATIONS or outcome["best"] >= 0.96
+    assert drawn_iterations == sorted(set(drawn_iterations))
+    assert drawn_accuracies[-1] == pytest.approx(outcome["best"])
+    assert outcome["axes"] == ["Training Iterations", "Test Accuracy"]
+    assert (tmp_path / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
+
+    # Nothing went elsewhere.
+    assert {path.name for path in tmp_path.iterdir()} == {"script.py", "results", "outcome.json", "learning_curve.png"}
+
+
+def test_only_the_import_lines_name_shoal() -> None:
+    code = [line for line in SCRIPT.read_text().splitlines() if not line.lstrip().startswith("#")]
+    naming = [line for line in code if re.search(r"\bshoal\b", line, flags=re.IGNORECASE)]
+
+    assert len(naming) == 4
+    assert all(line.startswith(("import ", "from ")) for line in naming)
+
+
+@pytest.mark.slow
+def test_the_demo_trains_a_population_and_draws_it(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "shoal.examples.pbt_mnist", "--iterations", "11", "--name", "demo", "--seed", "3"]
+    done = subprocess.run(
+        [*command, "--storage", "results"],
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    experiment = tmp_path / "results" / "demo"
+    found = re.search(r"^Best accuracy:  (0\.\d+) after \d+ iterations$", done.stdout, flags=re.MULTILINE)
+    assert found is not None, done.stdout
+    assert float(found[1]) > 0.85
+    assert re.search(r"^Best config:    .*lr=0\.\d+, momentum=0\.\d+", done.stdout, flags=re.MULTILINE)
+    assert f"Result:         {experiment}{os.sep}" in done.stdout
+    assert f"Learning curve: {experiment / 'learning_curve.png'}" in done.stdout
+    assert (experiment / "learning_curve.png").read_bytes().startswith(b"\x89PNG")

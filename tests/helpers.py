@@ -1,0 +1,136 @@
+"""What several tests share: trainables that travel to member processes, scripts run as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from shoal import tune
+from shoal.core.commands import Exploit
+from shoal.history import History
+from shoal.journal.sqlite import SQLiteJournal
+from shoal.tune.schedulers import PopulationBasedTraining
+
+
+def climb(config: dict[str, Any]) -> None:
+    """A deterministic trainable: the score grows by ``lr`` with each step; a checkpoint every ``every`` steps (5)."""
+    step, score = load_state() or (0, 0.0)
+    while True:
+        step += 1
+        score += config["lr"]
+        report_state(step, score, {"score": score, "step": step}, save=step % config.get("every", 5) == 0)
+
+
+def load_state() -> tuple[int, float] | None:
+    """Return what :func:`report_state` saved in the member's checkpoint, or None."""
+    checkpoint = tune.get_checkpoint()
+    if checkpoint is None:
+        return None
+    with checkpoint.as_directory() as folder:
+        step, score = json.loads(Path(folder, "state.json").read_text())
+    return step, score
+
+
+def report_state(step: int, score: float, metrics: dict[str, Any], *, save: bool) -> None:
+    """Report the metrics, with the state in a checkpoint or without."""
+    if not save:
+        tune.report(metrics)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "state.json").write_text(json.dumps([step, score]))
+        tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(folder))
+
+
+def pbt(**settings: Any) -> PopulationBasedTraining:
+    """Return PBT on ``score`` with an interval of 5 iterations, other settings as given."""
+    defaults: dict[str, Any] = {
+        "time_attr": "training_iteration",
+        "perturbation_interval": 5,
+        "hyperparam_mutations": {"lr": tune.uniform(0.0, 1.0)},
+    }
+    return PopulationBasedTraining(**{**defaults, **settings})
+
+
+def fit(
+    trainable: Callable[[dict[str, Any]], Any],
+    storage: Path,
+    *,
+    space: dict[str, Any] | None = None,
+    stop: Any = None,
+    run: dict[str, Any] | None = None,
+    **config: Any,
+) -> tune.ResultGrid:
+    """Run a small experiment: 4 members, metric ``score``, seed 1, silent, unless told otherwise."""
+    settings: dict[str, Any] = {"metric": "score", "mode": "max", "num_samples": 4, "seed": 1, **config}
+    return tune.Tuner(
+        trainable,
+        param_space={"lr": tune.uniform(0.0, 1.0)} if space is None else space,
+        tune_config=tune.TuneConfig(**settings),
+        run_config=tune.RunConfig(
+            **{"storage_path": str(storage), "stop": stop or {"training_iteration": 20}, "verbose": 0, **(run or {})}
+        ),
+    ).fit()
+
+
+def story(grid: tune.ResultGrid) -> History:
+    """Return what the journal of a run tells."""
+    journal = SQLiteJournal.open_for_reading(Path(grid.experiment_path))
+    try:
+        return History.of(journal.read())
+    finally:
+        journal.close()
+
+
+def items(grid: tune.ResultGrid, kind: type[Any]) -> list[Any]:
+    """Return all events or commands of one kind, in the order of the journal."""
+    journal = SQLiteJournal.open_for_reading(Path(grid.experiment_path))
+    try:
+        return [record.item for record in journal.read() if isinstance(record.item, kind)]
+    finally:
+        journal.close()
+
+
+def lineage(grid: tune.ResultGrid) -> list[tuple[Any, ...]]:
+    """Return who copied whom, at which step, with which result: what must not depend on engine and slots."""
+    trials = story(grid).trials
+    exploits = [exploit for exploit in items(grid, Exploit) if isinstance(exploit, Exploit)]
+    return sorted(
+        (
+            exploit.generation,
+            trials[exploit.trial_id].index,
+            trials[exploit.donor_id].index,
+            exploit.iteration,
+            exploit.checkpoint.iteration,
+            json.dumps(exploit.new_config, sort_keys=True),
+        )
+        for exploit in exploits
+    )
+
+
+def run_script(
+    source: str, cwd: Path, *, args: tuple[str, ...] = (), stdin: bool = False, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a script in a process of its own, from a file in ``cwd`` or from standard input, as a user does."""
+    command = [sys.executable]
+    if stdin:
+        command.append("-")
+    else:
+        script = cwd / "script.py"
+        script.write_text(source)
+        command.append(str(script))
+    return subprocess.run(
+        [*command, *args],
+        input=source if stdin else None,
+        cwd=cwd,
+        env={**os.environ, "SHOAL_DIR": str(cwd / "results"), **environment},
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
