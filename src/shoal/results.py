@@ -7,7 +7,7 @@ import os
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, overload
 
 from .core.commands import Status
 from .core.events import Config, Metrics
@@ -26,6 +26,7 @@ __all__ = ["Result", "ResultGrid"]
 
 SCOPES = ("last", "all", "avg", "last-5-avg", "last-10-avg")
 _MODES = ("max", "min")
+_ROWS_SHOWN = 40
 
 
 class Result:
@@ -44,7 +45,7 @@ class Result:
 
     @property
     def metrics(self) -> Metrics:
-        """The last result: what was reported, the automatic values, and ``config`` as it was then. Empty without one."""
+        """The last result: what was reported, the automatic values, ``config`` as it was then. Empty without one."""
         last = self._trial.last
         return {} if last is None else full_row(self._trial, last)
 
@@ -137,7 +138,7 @@ class Result:
         """
         if not self._trial.rows:
             return None
-        return _frame(dict(flatten(full_row(self._trial, row))) for row in self._trial.rows)
+        return _frame(_flat(self._trial, row) for row in self._trial.rows)
 
     def _checkpoint(self, trial: TrialHistory, number: int) -> Checkpoint:
         from .checkpoints import Checkpoint
@@ -323,7 +324,7 @@ class ResultGrid(Sequence[Result]):
         for trial, result in zip(self._trials, self._results, strict=True):
             row = trial.last if filter_metric is None else _best_row(trial, filter_metric, sign)
             if row is not None:
-                rows.append({**dict(flatten(full_row(trial, row))), "logdir": result.path})
+                rows.append({**_flat(trial, row), "logdir": result.path})
         if filter_metric is not None and not rows:
             values = [value for trial in self._trials for value in _values(trial, filter_metric)]
             stories = [(trial, trial.rows) for trial in self._trials]
@@ -335,13 +336,16 @@ class ResultGrid(Sequence[Result]):
         return "" if not count else f" {count} of {len(self)} trials failed; see ResultGrid.errors."
 
     def __repr__(self) -> str:
-        from .display.table import trial_columns
+        from .display.table import choose, trial_columns
         from .display.text import lay_out
 
         lines = [f"ResultGrid of {len(self)} trials in {self.experiment_path}"]
         if self._trials:
-            grid = lay_out(trial_columns(self._trials, self._info), None)
+            chosen = choose(self._trials, self._info, _ROWS_SHOWN)
+            grid = lay_out(trial_columns(chosen, self._info), None)
             lines += ["  ".join(cells).rstrip() for cells in (grid.titles, *grid.rows)]
+            if len(chosen) < len(self):
+                lines.append(f"and {len(self) - len(chosen)} more")
         return "\n".join(lines)
 
 
@@ -375,7 +379,8 @@ def _in_scope(values: list[float], scope: str, sign: float, finite: bool) -> flo
     if scope == "last":
         return values[-1]
     if scope == "all":
-        kept = [value for value in values if math.isfinite(value)] if finite else [v for v in values if not math.isnan(v)]
+        counts = math.isfinite if finite else (lambda value: not math.isnan(value))
+        kept = [value for value in values if counts(value)]
         return max(kept, key=lambda value: sign * value) if kept else math.nan
     taken = values if scope == "avg" else values[-int(scope.split("-")[1]) :]
     return sum(taken) / len(taken)
@@ -399,15 +404,16 @@ def _no_metric(
     if not lasts:
         return f"There is no result yet, so none is best by {metric!r}."
     if any(value is not None for value in values):
-        return f"All values of {metric!r} in the {what} are NaN or infinite. Pass filter_nan_and_inf=False to count them."
-    keys = sorted({key for trial, row in lasts for key, value in flatten(full_row(trial, row)) if _is_number(value)})
-    there = any(metric in dict(flatten(full_row(trial, row))) for trial, row in lasts)
-    problem = "is no number" if there else "is not there"
-    return f"{metric!r} {problem} in the {what}.{did_you_mean(metric, keys)} Numbers there: {', '.join(map(repr, keys))}."
+        return f"All values of {metric!r} in the {what} are NaN or infinite, so none is best."
+    there = {key: value for trial, row in lasts for key, value in _flat(trial, row).items()}
+    keys = [key for key in there if any(_value(trial, row, key) is not None for trial, row in lasts)]
+    problem = f"is no number but {there[metric]!r}" if metric in there else "is not there"
+    return f"{metric!r} {problem} in the {what}.{did_you_mean(metric, keys)} Numbers: {', '.join(map(repr, keys))}."
 
 
-def _is_number(value: object) -> bool:
-    return number(value) is not None and not isinstance(value, bool)
+def _flat(trial: TrialHistory, row: Row) -> Metrics:
+    """Return a result with nested keys written ``val/acc`` and ``config/lr``."""
+    return {key: value for key, value in flatten(full_row(trial, row)) if type(value) is not dict}
 
 
 def _unpickled(raised: bytes | None) -> BaseException | None:
@@ -427,7 +433,8 @@ def _frame(rows: Iterable[Metrics]) -> pd.DataFrame:
         import pandas as pd
     except ImportError as error:
         raise ImportError("DataFrames need pandas: pip install 'shoal[pandas]'") from error
-    return pd.DataFrame(list(rows))
+    frame: pd.DataFrame = pd.DataFrame(list(rows))
+    return frame
 
 
 def _local_filesystem() -> AbstractFileSystem:

@@ -329,9 +329,9 @@ def _marker(value: Any) -> Domain | GridSearch | None:
     """Return the domain or grid that ``value`` is, Ray's dict form included, or None."""
     if isinstance(value, (Domain, GridSearch)):
         return value
-    pairs = children(value) or []
-    is_grid = type(value) is dict and len(pairs) == 1 and pairs[0][0] == "grid_search"
-    return GridSearch(pairs[0][1]) if is_grid else None
+    kind: Any = type(value)
+    pairs = children(value) if kind is dict and len(value) == 1 else None
+    return GridSearch(pairs[0][1]) if pairs and pairs[0][0] == "grid_search" else None
 
 
 def _find(

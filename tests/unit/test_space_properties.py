@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import copy
 import math
 import random
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
@@ -215,3 +217,32 @@ def test_a_million_chained_perturbations_stay_in_bounds_and_keep_their_types() -
         "qlograndint": [8, 512],
         "nested/width": [1, 8],
     }
+
+
+# ---- How draws are spread --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "domain", [sp.quniform(0, 1, 0.25), sp.qrandint(0, 4), sp.randint(0, 5), sp.choice(["a", "b", "c", "d", "e"])]
+)
+def test_every_value_of_a_linear_grid_is_as_likely(domain: Domain) -> None:
+    draw = random.Random(2)
+    counts = collections.Counter(domain.encode(domain.sample(draw)) for _ in range(5000))
+    assert all(abs(count - 5000 / len(counts)) < 150 for count in counts.values())
+
+
+@pytest.mark.parametrize(
+    "domain", [sp.loguniform(1, 1e4), sp.lograndint(1, 10001), sp.qlograndint(1, 10**4, 1)], ids=repr
+)
+def test_a_logarithmic_range_is_even_over_the_orders_of_magnitude(domain: Domain) -> None:
+    draw = random.Random(3)
+    decades = collections.Counter(int(math.log10(domain.sample(draw))) for _ in range(8000))
+    assert all(abs(decades[decade] - 2000) < 400 for decade in range(1, 4))
+
+
+def test_a_normal_distribution_has_the_given_mean_and_deviation() -> None:
+    draw = random.Random(4)
+    values = [sp.randn(10, 2).sample(draw) for _ in range(5000)]
+    mean = sum(values) / len(values)
+    assert abs(mean - 10) < 0.1
+    assert abs(math.sqrt(sum((value - mean) ** 2 for value in values) / len(values)) - 2) < 0.1

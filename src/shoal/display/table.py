@@ -18,6 +18,7 @@ __all__ = [
     "Pace",
     "Progress",
     "begin_line",
+    "choose",
     "count_text",
     "error_path",
     "exploit_line",
@@ -78,7 +79,7 @@ def overview(
     """
     trials = history.in_order()
     best = None if info.metric is None else history.best(info.metric, info.mode)
-    shown = _chosen(trials, info, rows)
+    shown = choose(trials, info, rows)
     failed = [trial for trial in trials if trial.status is Status.ERROR]
     in_use = sum(trial.slot is not None for trial in trials)
     facts = [
@@ -145,7 +146,7 @@ def _short_titles(names: Sequence[str]) -> list[str]:
     return [tail if count[tail] == 1 else name for name, tail in zip(names, tails, strict=True)]
 
 
-def _chosen(trials: list[TrialHistory], info: ExperimentInfo, rows: int) -> list[TrialHistory]:
+def choose(trials: list[TrialHistory], info: ExperimentInfo, rows: int) -> list[TrialHistory]:
     """Return the trials for the table, by their number: where there are many, the best ones and those that run."""
     if len(trials) <= rows:
         return trials
