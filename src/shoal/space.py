@@ -329,8 +329,9 @@ def _marker(value: Any) -> Domain | GridSearch | None:
     """Return the domain or grid that ``value`` is, Ray's dict form included, or None."""
     if isinstance(value, (Domain, GridSearch)):
         return value
-    kind: Any = type(value)
-    pairs = children(value) if kind is dict and len(value) == 1 else None
+    if not isinstance(value, dict):
+        return None
+    pairs: Any = children(cast("object", value)) if len(cast("dict[Any, Any]", value)) == 1 else None
     return GridSearch(pairs[0][1]) if pairs and pairs[0][0] == "grid_search" else None
 
 

@@ -17,7 +17,7 @@ MODULES = {
 }
 PURE_STDLIB = {
     "__future__", "abc", "bisect", "collections", "collections.abc", "contextlib", "copy", "dataclasses", "difflib",
-    "enum", "functools", "hashlib", "heapq", "inspect", "itertools", "math", "numbers", "operator", "random", "sys",
+    "enum", "fractions", "functools", "hashlib", "heapq", "inspect", "itertools", "math", "numbers", "operator", "random", "statistics", "sys",
     "types", "typing", "warnings",
 }  # fmt: skip
 PURE = ("shoal.core", "shoal.schedulers", "shoal.space", "shoal._domains", "shoal._containers", "shoal.errors")
@@ -61,7 +61,7 @@ def test_the_pure_rooms_use_no_global_randomness_and_no_clock(name: str) -> None
         f"{node.value.id}.{node.attr}"
         for node in ast.walk(tree)
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
-        if node.value.id in ("random", "time", "os")
+        if node.value.id in ("random", "statistics", "time", "os")
     }
     # State of the global generator is saved and restored around a user's own function, nothing is drawn from it.
     assert used <= {"random.Random", "random.getstate", "random.setstate", "random.seed"}

@@ -1,0 +1,365 @@
+"""Callbacks: the user's own code, told of what happens while an experiment runs.
+
+The hooks are called in the driver, between its decisions. One that takes long holds up all members; one that raises is
+reported once, with its traceback, and its callback is not called again; the run goes on.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ._containers import copy_containers
+from .core.commands import CheckpointRecord, Exploit, Launch, Retry, Status, Stop
+from .core.events import Config, Metrics, Reported, Started, TrialAdded
+from .errors import ConfigError, similar_name
+from .experiment import ExperimentInfo
+from .history import History, TrialHistory, full_row
+from .journal.codec import Record
+
+if TYPE_CHECKING:
+    from .checkpoints import Checkpoint
+
+__all__ = ["Callback", "CallbackReader", "Trial", "check_callbacks"]
+
+
+class Trial:
+    """A trial as callbacks see it: always up to date, and read-only."""
+
+    __slots__ = ("_folder", "_history")
+
+    def __init__(self, history: TrialHistory, folder: Path) -> None:
+        self._history = history
+        self._folder = folder
+
+    @property
+    def trial_id(self) -> str:
+        """Its id: ``<run id>_<number>``."""
+        return self._history.trial_id
+
+    @property
+    def index(self) -> int:
+        """Its number in the population, from 0."""
+        return self._history.index
+
+    @property
+    def config(self) -> Config:
+        """A copy of its config as it is now."""
+        return copy_containers(self._history.config)
+
+    @property
+    def status(self) -> str:
+        """``PENDING``, ``RUNNING``, ``PAUSED``, ``TERMINATED`` or ``ERROR``."""
+        return self._history.status.value
+
+    @property
+    def iteration(self) -> int:
+        """``training_iteration`` of its newest result; 0 before the first."""
+        return self._history.iteration
+
+    @property
+    def last_result(self) -> Metrics:
+        """Its newest result, as ``on_trial_result`` gets it; empty before the first."""
+        last = self._history.last
+        return {} if last is None else copy_containers(full_row(self._history, last))
+
+    @property
+    def path(self) -> str:
+        """Its folder."""
+        return str(self._folder / self._history.folder)
+
+    @property
+    def error(self) -> str | None:
+        """Why it failed, in one line; None where it has not."""
+        return self._history.error if self._history.status is Status.ERROR else None
+
+    def __str__(self) -> str:
+        return self._history.name
+
+    def __repr__(self) -> str:
+        return f"Trial({self._history.name}, {self.status}, iteration {self.iteration})"
+
+
+class Callback:
+    """Base class of callbacks. Override the hooks you need; all others do nothing.
+
+    Pass instances to ``RunConfig(callbacks=[...])``. Every hook is called with keyword arguments. ``iteration`` is the
+    number of batches of events that the driver has handled; ``trials`` are all trials by their number, ``trial`` the one
+    that it is about; ``**info`` leaves room for more, so keep it.
+    """
+
+    def setup(self, **info: Any) -> None:
+        """The experiment begins.
+
+        Args:
+            **info: ``stop``, ``num_samples``, ``total_num_samples`` (the number of trials), ``name``, ``metric``,
+                ``mode`` and ``experiment_path``.
+        """
+
+    def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        """Something happened; the hooks that say what come next."""
+
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        """All hooks about what happened have been called."""
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """The trial's function was entered: for the first time, after an exploit, or to try again."""
+
+    def on_trial_restore(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """The trial's function was entered with a checkpoint; comes after ``on_trial_start``."""
+
+    def on_trial_save(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """The trial saved a checkpoint; comes after ``on_trial_result``."""
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        """The trial reported.
+
+        Args:
+            iteration, trials, trial, **info: as for every hook.
+            result: what was reported, with the automatic values and ``config``.
+        """
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """The trial ended without an error."""
+
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """The trial failed and will be tried again."""
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """The trial failed for good."""
+
+    def on_checkpoint(
+        self, iteration: int, trials: list[Trial], trial: Trial, checkpoint: Checkpoint, **info: Any
+    ) -> None:
+        """The trial saved a checkpoint; comes after ``on_trial_save``.
+
+        Args:
+            iteration, trials, trial, **info: as for every hook.
+            checkpoint: the committed one. It may be deleted later, so copy what you want to keep.
+        """
+
+    def on_exploit(
+        self,
+        iteration: int,
+        trials: list[Trial],
+        trial: Trial,
+        donor: Trial,
+        checkpoint: Checkpoint,
+        checkpoint_iteration: int,
+        **info: Any,
+    ) -> None:
+        """The trial takes over another's weights. Ray Tune has no such hook.
+
+        Args:
+            iteration, trials, trial, **info: as for every hook.
+            donor: the trial that it copies.
+            checkpoint: the donor's checkpoint.
+            checkpoint_iteration: ``training_iteration`` of that checkpoint.
+        """
+
+    def on_explore(
+        self,
+        iteration: int,
+        trials: list[Trial],
+        trial: Trial,
+        donor_config: dict[str, Any],
+        old_config: dict[str, Any],
+        new_config: dict[str, Any],
+        **info: Any,
+    ) -> None:
+        """The trial takes over another's config, mutated; comes after ``on_exploit``. Ray Tune has no such hook.
+
+        Args:
+            iteration, trials, trial, **info: as for every hook.
+            donor_config: the config that was copied.
+            old_config: what the trial had before.
+            new_config: what it has from now on.
+        """
+
+    def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
+        """The experiment has ended, or was interrupted."""
+
+
+_HOOKS = tuple(name for name in vars(Callback) if name == "setup" or name.startswith("on_"))
+
+
+def check_callbacks(callbacks: Iterable[object]) -> list[Callback]:
+    """Return the callbacks as a list.
+
+    Raises:
+        ConfigError: one is no instance of Callback, or seems to misspell a hook, which would never be called.
+    """
+    checked: list[Callback] = []
+    for callback in callbacks:
+        if not isinstance(callback, Callback):
+            hint = " Make an instance of it." if isinstance(callback, type) and issubclass(callback, Callback) else ""
+            raise ConfigError(
+                f"RunConfig: callbacks must be instances of subclasses of tune.Callback, but one is {callback!r}.{hint}"
+            )
+        for name in dir(type(callback)):
+            meant = similar_name(name, _HOOKS) if name.startswith("on_") and name not in _HOOKS else None
+            if meant is not None:
+                raise ConfigError(
+                    f"RunConfig: the callback {type(callback).__name__} has a method {name!r}, which is no hook and "
+                    f"would never be called. Did you mean {meant!r}? If not, give it a name that does not begin with 'on_'."
+                )
+        checked.append(callback)
+    return checked
+
+
+class CallbackReader:
+    """Calls the user's callbacks; a :class:`shoal.experiment.Reader`.
+
+    Args:
+        callbacks: instances of Callback, called in this order.
+        warn: told once of each callback that raised, with its traceback.
+
+    Raises:
+        ConfigError: see :func:`check_callbacks`.
+    """
+
+    def __init__(self, callbacks: Iterable[object], warn: Callable[[str], None]) -> None:
+        self._callbacks = check_callbacks(callbacks)
+        self._warn = warn
+        self._folder = Path()
+        self._history = History(keep_rows=False)
+        self._trials: dict[str, Trial] = {}
+        self._restoring: set[str] = set()
+        """Trials that have been launched with a checkpoint and not started yet."""
+        self._step = 0
+        self._in_step = False
+
+    def start(self, info: ExperimentInfo, folder: Path, history: History) -> None:
+        """Call ``setup``."""
+        self._folder = folder
+        self._history = history
+        for trial in history.in_order():
+            self._add(trial)
+        self._call(
+            "setup",
+            stop=dict(info.stop),
+            num_samples=info.num_trials,
+            total_num_samples=info.num_trials,
+            name=info.name,
+            metric=info.metric,
+            mode=info.mode,
+            experiment_path=str(folder),
+        )
+
+    def take(self, record: Record) -> None:
+        """Call the hooks that the record is about."""
+        if not self._in_step:
+            self._in_step = True
+            self._step += 1
+            self._call("on_step_begin", iteration=self._step, trials=self._all)
+        item = record.item
+        if isinstance(item, Reported):
+            self._reported(item)
+        elif isinstance(item, TrialAdded):
+            self._add(self._history.trials[item.trial_id])
+        elif isinstance(item, Launch):
+            (self._restoring.discard if item.checkpoint is None else self._restoring.add)(item.trial_id)
+        elif isinstance(item, Started):
+            self._started(item)
+        elif isinstance(item, Exploit):
+            self._exploited(item)
+        elif isinstance(item, Retry):
+            self._about("on_trial_recover", item.trial_id)
+        elif isinstance(item, Stop):
+            self._about("on_trial_error" if item.status is Status.ERROR else "on_trial_complete", item.trial_id)
+
+    def flush(self) -> None:
+        """Call ``on_step_end``."""
+        if self._in_step:
+            self._in_step = False
+            self._call("on_step_end", iteration=self._step, trials=self._all)
+
+    def close(self) -> None:
+        """Call ``on_experiment_end``, once."""
+        self.flush()
+        self._call("on_experiment_end", trials=self._all)
+        self._callbacks = []
+
+    # ----------------------------------------------------------------------------------------------------------- hooks
+
+    def _reported(self, report: Reported) -> None:
+        history = self._history.trials[report.trial_id]
+        if history.last is None or history.last.report is not report:
+            return  # late
+        if self._wants("on_trial_result"):
+            result = copy_containers(full_row(history, history.last))
+            self._about("on_trial_result", report.trial_id, result=result)
+        if report.checkpoint is not None:
+            self._about("on_trial_save", report.trial_id)
+            if self._wants("on_checkpoint"):
+                checkpoint = self._checkpoint(report.trial_id, report.checkpoint.number)
+                self._about("on_checkpoint", report.trial_id, checkpoint=checkpoint)
+
+    def _started(self, started: Started) -> None:
+        history = self._history.trials[started.trial_id]
+        if started.launch != history.launches or history.status.ended:
+            return  # late
+        self._about("on_trial_start", started.trial_id)
+        if started.trial_id in self._restoring:
+            self._restoring.discard(started.trial_id)
+            self._about("on_trial_restore", started.trial_id)
+
+    def _exploited(self, exploit: Exploit) -> None:
+        record: CheckpointRecord = exploit.checkpoint
+        if self._wants("on_exploit"):
+            self._about(
+                "on_exploit",
+                exploit.trial_id,
+                donor=self._trials[exploit.donor_id],
+                checkpoint=self._checkpoint(record.trial_id, record.number),
+                checkpoint_iteration=record.iteration,
+            )
+        if self._wants("on_explore"):
+            self._about(
+                "on_explore",
+                exploit.trial_id,
+                donor_config=copy_containers(exploit.donor_config),
+                old_config=copy_containers(exploit.old_config),
+                new_config=copy_containers(exploit.new_config),
+            )
+
+    # ----------------------------------------------------------------------------------------------------------- calls
+
+    @property
+    def _all(self) -> list[Trial]:
+        return list(self._trials.values())
+
+    def _add(self, trial: TrialHistory) -> None:
+        self._trials[trial.trial_id] = Trial(trial, self._folder)
+
+    def _checkpoint(self, trial_id: str, number: int) -> Checkpoint:
+        from .checkpoints import Checkpoint
+        from .checkpoints.store import checkpoint_name
+
+        return Checkpoint.from_directory(self._folder / self._history.trials[trial_id].folder / checkpoint_name(number))
+
+    def _wants(self, hook: str) -> bool:
+        """Whether anybody overrides the hook, so that its arguments are worth making."""
+        return any(getattr(type(callback), hook) is not getattr(Callback, hook) for callback in self._callbacks)
+
+    def _about(self, hook: str, trial_id: str, **more: Any) -> None:
+        if self._wants(hook):
+            self._call(hook, iteration=self._step, trials=self._all, trial=self._trials[trial_id], **more)
+
+    def _call(self, hook: str, **arguments: Any) -> None:
+        for callback in list(self._callbacks):
+            self._call_one(callback, hook, arguments)
+
+    def _call_one(self, callback: Callback, hook: str, arguments: Mapping[str, Any]) -> None:
+        try:
+            getattr(callback, hook)(**arguments)
+        except Exception:
+            self._callbacks.remove(callback)
+            self._warn(
+                f"The callback {type(callback).__name__} raised in {hook} and is not called again; the run goes on.\n"
+                f"{traceback.format_exc().rstrip()}"
+            )
