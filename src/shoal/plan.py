@@ -54,7 +54,7 @@ def make_plan(trainable: Callable[..., Any], space: dict[str, Any], tune: TuneCo
     seed = secrets.randbits(32) if tune.seed is None else tune.seed
     check_space(space)
     scheduler.check(space)
-    variants = expand(space, tune.num_samples, seed)
+    variants = expand(space, tune.num_samples, seed, check=False)
     cpus, gpus = resources_of(trainable)
     devices = [""] if engine == "inline" else runtime.slots(cpus, gpus, tune.max_concurrent_trials)
     name = trainable_name(trainable)

@@ -329,10 +329,9 @@ def _marker(value: Any) -> Domain | GridSearch | None:
     """Return the domain or grid that ``value`` is, Ray's dict form included, or None."""
     if isinstance(value, (Domain, GridSearch)):
         return value
-    if not isinstance(value, dict):
-        return None
-    pairs: Any = children(cast("object", value)) if len(cast("dict[Any, Any]", value)) == 1 else None
-    return GridSearch(pairs[0][1]) if pairs and pairs[0][0] == "grid_search" else None
+    entry: Any = value
+    is_grid = isinstance(value, dict) and len(entry) == 1 and "grid_search" in entry
+    return GridSearch(entry["grid_search"]) if is_grid else None
 
 
 def _find(

@@ -187,6 +187,8 @@ class _Member:
     donor_rank: _Rank | None = None
     """Its entry among possible donors, by the score at its newest own checkpoint."""
     checkpoint: CheckpointRecord | None = None
+    copied_time: float = -math.inf
+    """``time_attr`` of the checkpoint that it copied last."""
 
 
 _Rank = tuple[float, float, int]
@@ -317,7 +319,7 @@ class PBTPolicy:
         candidates = [
             entry
             for entry in (self._top_donors() if donors is None else donors)
-            if entry[2] != member.index and entry[0] >= member.rank[0]
+            if entry[2] != member.index and entry[0] >= member.rank[0] and self._is_ahead(entry, member)
         ]
         if not candidates:
             return None
@@ -331,8 +333,18 @@ class PBTPolicy:
         # Its own checkpoint holds the weights that it gives up, so it is no donor before it saves the next.
         self._take_out(self._donors, member.donor_rank)
         member.donor_rank = member.checkpoint = None
+        member.copied_time = copy.checkpoint.time
         member.config = new_config
         return copy
+
+    def _is_ahead(self, entry: _Rank, member: _Member) -> bool:
+        """Whether a donor's checkpoint is later than the one that the member copied last.
+
+        Else a member could copy the same lucky checkpoint over and over, and where scores get worse with time, members
+        would draw each other back for ever: the run would never end.
+        """
+        checkpoint = self._by_index[entry[2]].checkpoint
+        return checkpoint is not None and checkpoint.time > member.copied_time
 
     def _value(self, score: float | None) -> float:
         """The score with larger is better; a missing, NaN or infinite one ranks last."""

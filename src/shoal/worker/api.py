@@ -21,7 +21,7 @@ def _session(caller: str) -> Session:
     return current_session(caller)
 
 
-def report(metrics: Mapping[str, Any], checkpoint: Checkpoint | None = None, **unknown: Any) -> None:
+def report(metrics: Mapping[str, Any] | None = None, checkpoint: Checkpoint | None = None, **unknown: Any) -> None:
     """Report the results of one iteration, from inside a trainable.
 
     At a perturbation boundary the call waits until it is decided how the member goes on. It may then leave the

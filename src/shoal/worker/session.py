@@ -151,7 +151,7 @@ class Session:
         """Return the checkpoint to go on from, or None."""
         return self._checkpoint
 
-    def report(self, metrics: Mapping[str, Any], checkpoint: Checkpoint | None = None) -> None:
+    def report(self, metrics: Mapping[str, Any] | None, checkpoint: Checkpoint | None = None) -> None:
         """Send a result; at a boundary, wait for what follows from it."""
         now = time.perf_counter()
         if self._next is not None:
