@@ -6,7 +6,8 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from .config import RunConfig, TuneConfig, check_arguments
+from .arguments import check_arguments
+from .config import RunConfig, TuneConfig
 from .errors import ConfigError
 
 if TYPE_CHECKING:

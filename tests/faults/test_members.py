@@ -124,7 +124,7 @@ def test_no_process_outlives_the_driver(number: signal.Signals, tmp_path: Path) 
     ) as driver:
         assert driver.stdout is not None
         for line in driver.stdout:
-            if b"process" in line:
+            if b"process is up" in line:
                 break
         family = psutil.Process(driver.pid).children(recursive=True)
         assert len(family) >= 2

@@ -20,7 +20,7 @@ PURE_STDLIB = {
     "enum", "fractions", "functools", "hashlib", "heapq", "inspect", "itertools", "math", "numbers", "operator", "random", "statistics", "sys",
     "types", "typing", "warnings",
 }  # fmt: skip
-PURE = ("shoal.core", "shoal.schedulers", "shoal.space", "shoal._domains", "shoal._containers", "shoal.errors")
+PURE = ("shoal.core", "shoal.schedulers", "shoal.space", "shoal._domains", "shoal._containers", "shoal.errors", "shoal.arguments")
 READERS = ("shoal.results", "shoal.sinks", "shoal.display", "shoal.plots", "shoal.history", "shoal.callbacks")
 
 

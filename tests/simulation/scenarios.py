@@ -193,6 +193,8 @@ class Invariants:
     scenario: Scenario
     launch: dict[str, int] = field(default_factory=dict[str, int])
     """The launch whose function is entered."""
+    slot: dict[str, int] = field(default_factory=dict[str, int])
+    """The slot that it was given last."""
     until: dict[str, float | None] = field(default_factory=dict[str, "float | None"])
     committed: dict[str, Reported] = field(default_factory=dict[str, Reported])
     deleted: set[str] = field(default_factory=set[str])
@@ -235,12 +237,13 @@ class Invariants:
             self._exploits(population, commands, decided)
         else:
             assert all(not isinstance(command, Launch | Continue | Exploit | Retry) for command in commands)
+        parked = {command.trial_id: self.slot[command.trial_id] for command in commands if isinstance(command, Park)}
         for command in commands:
             self._follow(command, population)
-        parked = {command.trial_id for command in commands if isinstance(command, Park)}
-        started = {command.trial_id for command in commands if isinstance(command, Launch | Continue)}
-        assert not parked & started, "gives its slot up only to get one"
+        back = {trial_id for trial_id, slot in parked.items() if population.trials[trial_id].slot == slot}
+        assert not back, "gives its slot up only to get it again"
         if len(set(population.limits.devices)) == 1 and not self._merely_goes_on(event, at_boundary):
+            assert all(population.trials[trial_id].slot is None for trial_id in parked), "changes its slot for no reason"
             self._least_trained_first(population, commands)
 
     def at_the_end(self, result: SimulationResult) -> None:
@@ -294,11 +297,13 @@ class Invariants:
     def _follow(self, command: Command, population: Population) -> None:
         if isinstance(command, Launch):
             self.launch[command.trial_id] = command.launch
+            self.slot[command.trial_id] = command.slot
             self.until[command.trial_id] = command.until
             time = population.trials[command.trial_id].time
             assert command.until is None or command.until > time, "it would wait at once, for ever"
         elif isinstance(command, Continue):
             assert self.launch[command.trial_id] == command.launch
+            self.slot[command.trial_id] = command.slot
             self.until[command.trial_id] = command.until
         elif isinstance(command, Retry):
             self.retries[command.trial_id] = self.retries.get(command.trial_id, 0) + 1

@@ -50,7 +50,7 @@ class TrialScheduler(ABC):
     def describe(self) -> str:
         """Return the scheduler's name, as the status shows it."""
 
-    def check(self, param_space: dict[str, Any]) -> None:
+    def check(self, param_space: dict[str, Any]) -> None:  # noqa: B027 - most schedulers have nothing to check
         """Raise ConfigError where the settings do not fit the search space."""
 
     def prepare(self, config: Config, index: int, seed: int) -> Config:

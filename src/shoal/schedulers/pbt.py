@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..arguments import check_arguments
 from ..core.commands import CheckpointRecord
 from ..core.events import Config
 from ..core.policy import Copy, Decision, Proceed
@@ -23,6 +24,7 @@ from .explore import Mutations, explore, fill, parse_mutations
 __all__ = ["PBTPolicy", "PopulationBasedTraining"]
 
 
+@check_arguments
 class PopulationBasedTraining(TrialScheduler):
     """Members in the bottom quantile copy members of the top quantile, then mutate their hyperparameters.
 
