@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ._containers import copy_containers
+from .space import copy_containers
 from .core.commands import CheckpointRecord, Exploit, Launch, Retry, Status, Stop
 from .core.events import Config, Metrics, Reported, Started, TrialAdded
 from .errors import ConfigError, similar_name

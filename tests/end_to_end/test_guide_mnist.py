@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+CONFIG_KEYS = {"lr", "momentum", "checkpoint_interval"}
 SCRIPT = Path(__file__).with_name("guide_mnist.py")
-ITERATIONS = 12
 
 # What the test adds at the end of the script: the figure that plt.show() showed, and the results as data.
 TAIL = """
@@ -37,18 +37,13 @@ json.dump(
 """
 
 
-def with_replaced(text: str, old: str, new: str) -> str:
-    assert text.count(old) == 1, f"{old!r} should occur once in {SCRIPT.name}"
-    return text.replace(old, new)
-
-
 @pytest.mark.slow
 def test_the_guides_script_runs_with_only_its_import_lines_changed(tmp_path: Path) -> None:
     storage = tmp_path / "results"
-    text = with_replaced(SCRIPT.read_text(), '"/tmp/ray_results"', repr(str(storage)))
-    text = with_replaced(text, '"training_iteration": 50', f'"training_iteration": {ITERATIONS}')
+    text = SCRIPT.read_text()
+    assert text.count('"/tmp/ray_results"') == 1
     script = tmp_path / "script.py"
-    script.write_text(text + TAIL)
+    script.write_text(text.replace('"/tmp/ray_results"', repr(str(storage))) + TAIL)
 
     done = subprocess.run(
         [sys.executable, str(script)],
@@ -70,13 +65,13 @@ def test_the_guides_script_runs_with_only_its_import_lines_changed(tmp_path: Pat
     assert len(outcome["accuracies"]) == 4
     for accuracy, iteration in zip(outcome["accuracies"], outcome["iterations"], strict=True):
         assert 0 <= accuracy <= 1
-        assert iteration == ITERATIONS or accuracy >= 0.96
-    assert max(outcome["accuracies"]) == outcome["best"] > 0.85
+        assert iteration == 50 or (iteration < 50 and accuracy >= 0.96)
+    assert max(outcome["accuracies"]) == outcome["best"] > 0.9
 
     # What the script printed.
     assert f"Best result path: {outcome['best_path']}\n" in done.stdout
     assert f"Best final iteration hyperparameter config:\n {outcome['best_config']}\n" in done.stdout
-    assert set(outcome["best_config"]) == {"lr", "momentum", "checkpoint_interval"}
+    assert set(outcome["best_config"]) == CONFIG_KEYS
     assert 0.0001 <= outcome["best_config"]["lr"] <= 1
 
     # The files that the guide names, in the experiment's folder.
@@ -85,19 +80,15 @@ def test_the_guides_script_runs_with_only_its_import_lines_changed(tmp_path: Pat
         lines = [json.loads(line) for line in (path / "result.json").read_text().splitlines()]
         assert lines[-1]["training_iteration"] in outcome["iterations"]
         assert {"mean_accuracy", "lr", "training_iteration", "trial_id"} <= set(lines[-1])
-        assert set(json.loads((path / "params.json").read_text())) == {"lr", "momentum", "checkpoint_interval"}
+        assert set(json.loads((path / "params.json").read_text())) == CONFIG_KEYS
         assert (path / "progress.csv").read_text().count("\n") == len(lines) + 1
     checkpoints = [folder for folder in Path(outcome["best_path"]).iterdir() if folder.name.startswith("checkpoint_")]
     assert checkpoints
     assert all((folder / "checkpoint.pt").is_file() for folder in checkpoints)
-    exploits = (experiment / "pbt_global.txt").read_text().splitlines()
-    assert exploits
-    assert all(len(json.loads(line)) == 6 for line in exploits)
-    assert list(experiment.glob("pbt_policy_*.txt"))
 
     # The learning curve: a point for every iteration of the best member, each once.
     drawn_iterations, drawn_accuracies = outcome["drawn"]
-    assert drawn_iterations[-1] == ITERATIONS or outcome["best"] >= 0.96
+    assert drawn_iterations[-1] <= 50
     assert drawn_iterations == sorted(set(drawn_iterations))
     assert drawn_accuracies[-1] == pytest.approx(outcome["best"])
     assert outcome["axes"] == ["Training Iterations", "Test Accuracy"]
@@ -117,9 +108,10 @@ def test_only_the_import_lines_name_shoal() -> None:
 
 @pytest.mark.slow
 def test_the_demo_trains_a_population_and_draws_it(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "shoal.examples.pbt_mnist", "--iterations", "11", "--name", "demo", "--seed", "3"]
+    # Out of reach, so that all members go on to the end, and the worst of them copies another one now and then.
+    command = [sys.executable, "-m", "shoal.examples.pbt_mnist", "--target", "1.0", "--iterations", "21"]
     done = subprocess.run(
-        [*command, "--storage", "results"],
+        [*command, "--name", "demo", "--storage", "results", "--seed", "3"],
         cwd=tmp_path,
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -132,8 +124,16 @@ def test_the_demo_trains_a_population_and_draws_it(tmp_path: Path) -> None:
     experiment = tmp_path / "results" / "demo"
     found = re.search(r"^Best accuracy:  (0\.\d+) after \d+ iterations$", done.stdout, flags=re.MULTILINE)
     assert found is not None, done.stdout
-    assert float(found[1]) > 0.85
+    assert float(found[1]) > 0.9
     assert re.search(r"^Best config:    .*lr=0\.\d+, momentum=0\.\d+", done.stdout, flags=re.MULTILINE)
     assert f"Result:         {experiment}{os.sep}" in done.stdout
     assert f"Learning curve: {experiment / 'learning_curve.png'}" in done.stdout
     assert (experiment / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
+    exploits = [json.loads(line) for line in (experiment / "pbt_global.txt").read_text().splitlines()]
+    assert exploits
+    for target, donor, _, _, old, new in exploits:
+        assert target != donor
+        assert set(old) == set(new) == CONFIG_KEYS
+        assert 0.0001 <= new["lr"] <= 1
+        assert new["momentum"] in (0.8, 0.9, 0.99)
+    assert list(experiment.glob("pbt_policy_*.txt"))

@@ -16,11 +16,11 @@ MODULES = {
     for path in sorted(SRC.rglob("*.py"))
 }
 PURE_STDLIB = {
-    "__future__", "abc", "bisect", "collections", "collections.abc", "contextlib", "copy", "dataclasses", "difflib",
-    "enum", "fractions", "functools", "hashlib", "heapq", "inspect", "itertools", "math", "numbers", "operator", "random", "statistics", "sys",
-    "types", "typing", "warnings",
+    "__future__", "abc", "bisect", "collections", "collections.abc", "contextlib", "copy", "dataclasses",
+    "difflib", "enum", "fractions", "functools", "hashlib", "heapq", "inspect", "itertools", "math",
+    "numbers", "operator", "random", "statistics", "sys", "types", "typing", "warnings",
 }  # fmt: skip
-PURE = ("shoal.core", "shoal.schedulers", "shoal.space", "shoal._domains", "shoal._containers", "shoal.errors", "shoal.arguments")
+PURE = ("shoal.core", "shoal.schedulers", "shoal.space", "shoal.errors", "shoal.arguments")
 READERS = ("shoal.results", "shoal.sinks", "shoal.display", "shoal.plots", "shoal.history", "shoal.callbacks")
 
 

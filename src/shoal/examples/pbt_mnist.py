@@ -115,7 +115,7 @@ def plot_learning_curves(curves: Sequence[pd.DataFrame], best: int, target: floa
         rate.plot(curve["training_iteration"], curve["lr"], drawstyle="steps-mid", **style)
     accuracy.axhline(target, color="#555555", linestyle="--", linewidth=1.2, label=f"target: {target:.0%}")
     accuracy.set_ylim(top=1.02)
-    accuracy.yaxis.set_major_formatter(PercentFormatter(xmax=1))
+    accuracy.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
     accuracy.set_ylabel("accuracy on the test digits")
     accuracy.set_title(f"Population Based Training on MNIST, {len(curves)} members", loc="left", weight="bold")
     accuracy.legend(loc="lower right", frameon=True, framealpha=0.9, edgecolor="none")

@@ -18,8 +18,8 @@ from fractions import Fraction
 from statistics import NormalDist
 from typing import Any, ClassVar, NoReturn, TypeGuard
 
-from ._containers import PartialDict, Unresolved, same, without_guards
-from .errors import SpaceError
+from ..errors import SpaceError
+from .containers import PartialDict, Unresolved, same, without_guards
 
 __all__ = ["Choice", "Domain", "Float", "Function", "GridSearch", "Integer", "Normal", "Range", "seeded_globals"]
 

@@ -1,15 +1,4 @@
-"""The search space: what values a hyperparameter may take, and how it moves among them.
-
-A *domain* draws values, knows which values belong to it, and perturbs a value without leaving. The functions here carry
-Ray Tune's names and signatures (``uniform``, ``randint``, ``choice``, ...). The type of a value comes from its domain:
-an integer domain gives and keeps ``int``, a continuous one ``float``, and :func:`choice` hands out its very entries.
-
-Bounds given upper first are taken as the interval they mean, with a :class:`SpaceWarning`. Wrong arguments raise
-:class:`~shoal.errors.SpaceError`.
-
-:func:`expand` turns a ``param_space`` into configs. It is a pure function of its arguments: each key draws from a
-stream of its own, so adding a key, or drawing more samples, leaves the other draws as they were.
-"""
+"""Expand a search space into the configs of trials, and check it."""
 
 from __future__ import annotations
 
@@ -17,125 +6,20 @@ import inspect
 import itertools
 import random
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
-from ._containers import Path, Pending, Unresolved, children, copy_containers, key_name, path_text, rebuild
-from ._domains import Choice, Domain, Float, Function, GridSearch, Integer, Normal, Range, seeded_globals
-from .core.rng import stream
-from .errors import ConfigError, SpaceError
+from ..core.rng import stream
+from ..errors import ConfigError, SpaceError
+from .containers import Path, Pending, Unresolved, children, copy_containers, key_name, path_text, rebuild
+from .domains import Choice, Domain, Function, GridSearch, Range
 
-__all__ = [
-    "Choice",
-    "Domain",
-    "Float",
-    "Function",
-    "GridSearch",
-    "Integer",
-    "Normal",
-    "SpaceWarning",
-    "Variant",
-    "check_space",
-    "choice",
-    "copy_containers",
-    "expand",
-    "grid_search",
-    "holds_domains",
-    "key_name",
-    "lograndint",
-    "loguniform",
-    "qlograndint",
-    "qloguniform",
-    "qrandint",
-    "qrandn",
-    "quniform",
-    "randint",
-    "randn",
-    "sample_from",
-    "seeded_globals",
-    "uniform",
-    "warn_if_reversed",
-]
+__all__ = ["SpaceWarning", "Variant", "check_space", "expand", "holds_domains", "warn_if_reversed"]
 
 
 class SpaceWarning(UserWarning):
     """A search space is accepted, but says something that its author can hardly mean."""
-
-
-# ---- The names that Ray Tune knows -----------------------------------------------------------------------------------
-
-
-def uniform(lower: float, upper: float) -> Float:
-    """Return the floats from ``lower`` to ``upper``, all as likely."""
-    return Float(lower, upper)
-
-
-def quniform(lower: float, upper: float, q: float) -> Float:
-    """Return the multiples of ``q`` from ``lower`` to ``upper``, all as likely."""
-    return Float(lower, upper, q)
-
-
-def loguniform(lower: float, upper: float, base: float = 10) -> Float:
-    """Return the floats from ``lower`` to ``upper``, both above 0, even on a log scale; ``base`` changes no draw."""
-    return Float(lower, upper, log=True, base=base)
-
-
-def qloguniform(lower: float, upper: float, q: float, base: float = 10) -> Float:
-    """Return the multiples of ``q`` from ``lower`` to ``upper``, both above 0, even on a log scale."""
-    return Float(lower, upper, q, log=True, base=base)
-
-
-def randn(mean: float = 0.0, sd: float = 1.0) -> Normal:
-    """Return normally distributed floats with mean ``mean`` and standard deviation ``sd``, without bounds."""
-    return Normal(mean, sd)
-
-
-def qrandn(mean: float, sd: float, q: float) -> Normal:
-    """Return normally distributed floats rounded to multiples of ``q``, without bounds."""
-    return Normal(mean, sd, q)
-
-
-def randint(lower: int, upper: int) -> Integer:
-    """Return the integers from ``lower`` to ``upper - 1``, all as likely."""
-    return Integer(lower, upper)
-
-
-def qrandint(lower: int, upper: int, q: int = 1) -> Integer:
-    """Return the integer multiples of ``q`` from ``lower`` to ``upper``, both included, all as likely."""
-    return Integer(lower, upper, q)
-
-
-def lograndint(lower: int, upper: int, base: float = 10) -> Integer:
-    """Return the integers from ``lower``, 1 or more, to ``upper - 1``, even on a log scale."""
-    return Integer(lower, upper, log=True, base=base)
-
-
-def qlograndint(lower: int, upper: int, q: int, base: float = 10) -> Integer:
-    """Return the multiples of ``q`` from ``lower``, 1 or more, to ``upper``, both included, even on a log scale."""
-    return Integer(lower, upper, q, log=True, base=base)
-
-
-def choice(categories: Sequence[Any]) -> Choice:
-    """Return some values in their order, all as likely. An entry may hold domains: a conditional part of the space."""
-    return Choice(cast("tuple[Any, ...]", categories))
-
-
-def sample_from(func: Callable[..., Any]) -> Function:
-    """Return what ``func()``, ``func(config)`` or ``func(spec)`` returns; it may use keys drawn before it.
-
-    The argument's name decides: ``spec`` is given an object whose ``config`` has the values as attributes and as items,
-    any other name the config itself. These keys are drawn after the plain ones, and in any order they need.
-    """
-    return Function(func)
-
-
-def grid_search(values: Sequence[Any]) -> GridSearch:
-    """Return a mark that each of ``values`` is tried. Ray's dict form ``{"grid_search": values}`` works as well."""
-    return GridSearch(cast("tuple[Any, ...]", values))
-
-
-# ---- Expanding a search space ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
