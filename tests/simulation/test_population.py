@@ -10,9 +10,9 @@ import pytest
 
 from shoal import space
 from shoal.core.commands import Continue, Evict, Exploit, Launch, Park, Retry, Status, Stop
-from shoal.core.events import Config, Finished, Lost, Reported
+from shoal.core.events import Config, Failed, Finished, Lost, Reported, StopAsked
 from shoal.schedulers import PopulationBasedTraining
-from shoal.testing import BrokenContract, Fault, Simulation, SimulationResult
+from shoal.testing import BrokenContract, Fault, Faults, Simulation, SimulationResult
 from tests.simulation.scenarios import Scenario, drawn_scenario
 
 
@@ -37,10 +37,10 @@ def members(count: int) -> list[Config]:
     return [{"h": (index + 1) / (count + 1)} for index in range(count)]
 
 
-def at_iteration(*faults: tuple[Fault, int, int, int]) -> Any:
+def at_iteration(*faults: tuple[Fault, int, int, int]) -> Faults:
     """Return faults that strike as told: (fault, index of the trial, launch, iteration)."""
-    told = {where: fault for fault, *rest in faults for where in [tuple(rest)]}
-    return lambda *where: told.get(where)
+    told = {(index, launch, iteration): fault for fault, index, launch, iteration in faults}
+    return lambda index, launch, iteration: told.get((index, launch, iteration))
 
 
 def order_of(result: SimulationResult) -> list[tuple[str, int]]:
@@ -289,20 +289,10 @@ def test_when_asked_to_stop_everybody_stops_once_and_nothing_starts_again() -> N
 
 
 def test_a_trial_that_is_added_after_the_end_was_asked_for_ends_at_once() -> None:
-    simulation = Simulation(climb, members(2))
-    events = simulation.run().events
-    population = simulation.population()
-    population.apply(events[0])
-    population.apply(simulation_stop())
-    (stop,) = population.apply(events[1])
-    assert isinstance(stop, Stop)
-    assert population.ended
-
-
-def simulation_stop() -> Any:
-    from shoal.core.events import StopAsked
-
-    return StopAsked("interrupted")
+    simulation = Simulation(climb, members(2), stop={"training_iteration": 1})
+    first, second, *_ = simulation.run().events
+    *_, commands = simulation.replay([first, StopAsked("interrupted"), second])
+    assert commands == [Stop("trial_00001", 0, Status.TERMINATED, "interrupted")]
 
 
 def test_a_late_report_of_an_earlier_launch_changes_nothing() -> None:
@@ -354,8 +344,7 @@ def test_the_barrier_opens_when_the_last_one_that_the_others_wait_for_ends(fault
         climb, members(4), pbt(synch=True), slots=4, stop={"training_iteration": 4}, faults=at_iteration((fault, 2, 1, 2)),
         duration=lambda index, iteration, config: 1.0 + 10.0 * (index == 2),
     ).run()  # fmt: skip
-    end = next(number for number, event in enumerate(result.events) if isinstance(event, Finished | Lost) or
-               type(event).__name__ == "Failed")  # fmt: skip
+    end = next(number for number, event in enumerate(result.events) if isinstance(event, Finished | Lost | Failed))
     assert {passes(result, f"trial_0000{index}") for index in (0, 1, 3)} == {end}
 
 

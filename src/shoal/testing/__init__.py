@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from .engine import BrokenContract, Fault, SimulatedEngine, VirtualClock, random_faults
-from .simulation import Simulation, SimulationResult
+from .engine import BrokenContract, Fault, Faults, SimulatedEngine, Train, VirtualClock, random_faults
+from .simulation import Simulation, SimulationResult, Watch
 
 __all__ = [
     "BrokenContract",
     "Fault",
+    "Faults",
     "SimulatedEngine",
     "Simulation",
     "SimulationResult",
+    "Train",
     "VirtualClock",
+    "Watch",
     "random_faults",
 ]
