@@ -67,14 +67,14 @@ def fit(
     **config: Any,
 ) -> tune.ResultGrid:
     """Run a small experiment: 4 members, metric ``score``, seed 1, silent, unless told otherwise."""
+    where: dict[str, Any] = {"storage_path": str(storage), "verbose": 0, **(run or {})}
+    where["stop"] = stop or {"training_iteration": 20}
     settings: dict[str, Any] = {"metric": "score", "mode": "max", "num_samples": 4, "seed": 1, **config}
     return tune.Tuner(
         trainable,
         param_space={"lr": tune.uniform(0.0, 1.0)} if space is None else space,
         tune_config=tune.TuneConfig(**settings),
-        run_config=tune.RunConfig(
-            **{"storage_path": str(storage), "stop": stop or {"training_iteration": 20}, "verbose": 0, **(run or {})}
-        ),
+        run_config=tune.RunConfig(**where),
     ).fit()
 
 

@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .space import copy_containers
 from .core.commands import CheckpointRecord, Exploit, Launch, Retry, Status, Stop
 from .core.events import Config, Metrics, Reported, Started, TrialAdded
 from .errors import ConfigError, similar_name
 from .experiment import ExperimentInfo
 from .history import History, TrialHistory, full_row
 from .journal.codec import Record
+from .space import copy_containers
 
 if TYPE_CHECKING:
     from .checkpoints import Checkpoint

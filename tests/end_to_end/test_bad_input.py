@@ -153,15 +153,6 @@ def test_report_outside_of_a_trial_says_where_it_works() -> None:
 # --------------------------------------------------------------------------------------------------------- in a report
 
 
-def _report(value: Any) -> Any:
-    def train(config: dict[str, Any]) -> None:
-        for _ in range(3):
-            tune.report({"score": 1.0, "loss": 2.0})
-        tune.report(value() if callable(value) else value)
-
-    return train
-
-
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
@@ -197,7 +188,7 @@ def test_a_checkpoint_of_the_wrong_kind_says_how_to_make_one(tmp_path: Path) -> 
 
 
 def test_keyword_arguments_of_old_scripts_are_shown_how_to_write_it_now(tmp_path: Path) -> None:
-    grid = fit(lambda config: tune.report(mean_accuracy=1.0), tmp_path, num_samples=1)  # type: ignore[call-arg]
+    grid = fit(lambda config: tune.report(mean_accuracy=1.0), tmp_path, num_samples=1)
     assert "tune.report({'mean_accuracy': ...}" in str(grid[0].error)
 
 

@@ -133,7 +133,7 @@ def with_more(config: dict[str, Any], more: float = 0.0) -> dict[str, float]:
 
 def test_lambdas_closures_partials_objects_and_methods_are_trainables(tmp_path: Path) -> None:
     offset = 1.0
-    trainables = {
+    trainables: dict[str, Any] = {
         "lambda": lambda config: {"score": config["lr"] + offset},
         "partial": functools.partial(with_more, more=1.0),
         "object": Trainer(1.0),

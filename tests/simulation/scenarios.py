@@ -243,7 +243,8 @@ class Invariants:
         back = {trial_id for trial_id, slot in parked.items() if population.trials[trial_id].slot == slot}
         assert not back, "gives its slot up only to get it again"
         if len(set(population.limits.devices)) == 1 and not self._merely_goes_on(event, at_boundary):
-            assert all(population.trials[trial_id].slot is None for trial_id in parked), "changes its slot for no reason"
+            moved = [trial_id for trial_id in parked if population.trials[trial_id].slot is not None]
+            assert not moved, "changes its slot for no reason"
             self._least_trained_first(population, commands)
 
     def at_the_end(self, result: SimulationResult) -> None:
@@ -267,7 +268,7 @@ class Invariants:
             # A trial keeps the best, its newest, and the one from which it goes on; one more is just being added.
             assert result.peak_checkpoints <= scenario.members * (kept + 1 + (scenario.score_attribute is not None)) + 1
 
-    # ------------------------------------------------------------------------------------------------------- the story
+    # -------------------------------------------------------------------------------------------------------- the story
 
     def _report(self, event: Reported) -> str | None:
         """Take in a report; return the trial's id if it waits at its boundary."""

@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from matplotlib.figure import Figure
 from torch import nn, optim
 from torch.utils.data import DataLoader
 
@@ -181,28 +182,51 @@ print(mnist_pytorch.test_func(model, test_loader))
     assert scores[0] == scores[1]
 
 
-def test_the_learning_curves_are_drawn(tmp_path: Path) -> None:
+def test_the_learning_curves_are_drawn_without_what_an_exploit_took_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     curves = [
         pd.DataFrame(
             {
-                "training_iteration": [1, 2, 2, 3],  # an exploit may have repeated an iteration
-                "mean_accuracy": [0.1, 0.4 + member / 10, 0.5, 0.9],
-                "lr": [0.1, 0.1, 0.2, 0.2],
+                "training_iteration": [1, 2, 3, 4, 3, 4],
+                "mean_accuracy": [0.1, 0.2, 0.3, 0.4, 0.8, 0.9 + member / 100],
+                "lr": [0.1, 0.1, 0.1, 0.1, 0.2, 0.2],
             }
         )
         for member in range(8)
     ]
+    drawn: list[Figure] = []
+    save = Figure.savefig
+
+    def keep_and_save(figure: Figure, path: Path) -> None:
+        drawn.append(figure)
+        save(figure, path)
+
+    monkeypatch.setattr(Figure, "savefig", keep_and_save)
     picture = tmp_path / "learning_curve.png"
 
     pbt_mnist.plot_learning_curves(curves, 5, 0.96, picture)
 
+    accuracy, rate = drawn[0].axes
+    *members, target = accuracy.get_lines()
+    assert [line.get_label() for line in members] == [
+        f"member {n}: {90 + n}.0%" + (" (best)" if n == 5 else "") for n in range(8)
+    ]
+    assert list(members[2].get_xdata()) == [1, 2, 3, 4]  # type: ignore[arg-type]
+    assert list(members[2].get_ydata()) == [0.1, 0.2, 0.8, 0.92]  # type: ignore[arg-type]
+    assert list(rate.get_lines()[2].get_ydata()) == [0.1, 0.1, 0.2, 0.2]  # type: ignore[arg-type]
+    assert list(target.get_ydata()) == [0.96, 0.96]  # type: ignore[arg-type]
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert picture.stat().st_size > 20_000
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["--data-dir", "/nowhere-at-all"], "does not exist"), (["--iterations", "many"], "invalid int value")],
+    [
+        (["--data-dir", "/nowhere-at-all"], "does not exist"),
+        (["--iterations", "many"], "invalid int value"),
+        (["--target", "96"], "--target is an accuracy, above 0 and up to 1, such as 0.96, but is 96.0"),
+    ],
 )
 def test_wrong_arguments_end_before_any_training(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
@@ -212,3 +236,8 @@ def test_wrong_arguments_end_before_any_training(
 
     assert caught.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_what_shoal_rejects_is_said_in_a_line(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"error: TuneConfig: num_samples must be .* but is 0"):
+        pbt_mnist.main(["--num-samples", "0", "--storage", str(tmp_path)])

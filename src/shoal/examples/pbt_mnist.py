@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shoal import tune
+from shoal.errors import ShoalError
 from shoal.examples.digits import DATA_DIR_VARIABLE, load_digits
 from shoal.examples.mnist_pytorch import train_convnet
 from shoal.tune.schedulers import PopulationBasedTraining
@@ -97,7 +98,9 @@ def plot_learning_curves(curves: Sequence[pd.DataFrame], best: int, target: floa
     figure = Figure(figsize=(8, 6.5), dpi=150, layout="constrained")
     accuracy, rate = figure.subplots(2, 1, sharex=True, height_ratios=(2.2, 1))
     for member, table in enumerate(curves):
-        curve = table.drop_duplicates(subset="training_iteration", keep="last")
+        # A member that copied one which had trained less went back; what it had done from there on is gone.
+        reached_later = table["training_iteration"][::-1].cummin()[::-1].shift(-1)
+        curve = table[~(table["training_iteration"] >= reached_later)]
         is_best = member == best
         style: dict[str, Any] = {
             "color": best_colour if is_best else colours[member % len(colours)],
@@ -148,11 +151,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, metavar="N", help="repeat the same draws")
     options = parser.parse_args(arguments)
 
+    if not 0 < options.target <= 1:
+        parser.error(f"--target is an accuracy, above 0 and up to 1, such as 0.96, but is {options.target}")
     try:
         load_digits(options.data_dir)  # so that a missing file is said once, before any member starts
     except (OSError, ValueError, ImportError) as error:
         parser.error(str(error))
-    results = run(**vars(options))
+    try:
+        results = run(**vars(options))
+    except ShoalError as error:
+        raise SystemExit(f"{parser.prog}: error: {error}") from error
     if results.num_errors == len(results):
         raise SystemExit("Every member failed; see the errors above.")
 

@@ -56,6 +56,7 @@ class Fault(str, Enum):
 Faults: TypeAlias = Callable[[int, int, int], "Fault | None"]
 """``(index of the trial, launch, iteration) -> Fault or None``."""
 
+
 def random_faults(seed: int, probabilities: Mapping[Fault, float]) -> Faults:
     """Return faults that strike each step with the given probabilities, the same for the same seed."""
     bounds: list[tuple[float, Fault]] = []

@@ -1,0 +1,190 @@
+"""Whatever happens in whatever order, shrunk to the shortest story where it goes wrong (Hypothesis, stateful).
+
+The simulated engine only tells stories that follow from its members. Here any member may do anything at any moment.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from shoal import space
+from shoal.core.commands import Command, Continue, DeleteCheckpoint, Exploit, Launch, Stop
+from shoal.core.events import Failed, Finished, Lost, Reported, SavedCheckpoint, Started, StopAsked, TrialAdded
+from shoal.core.population import Limits, Population, Trial
+from shoal.core.retention import RetentionRules
+from shoal.schedulers import PopulationBasedTraining
+
+SCORES = st.sampled_from([0.0, 1.0, 1.0, 2.0, -1.0, math.nan, math.inf])
+WHO = st.integers(0, 11)
+LAST = 40
+"""The iteration at which every trial ends, once the story is brought to its end."""
+
+
+class PopulationMachine(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.until: dict[str, float | None] = {}
+        self.saved: set[str] = set()
+        self.stops: list[str] = []
+        self.population: Population
+
+    @initialize(
+        members=st.integers(1, 6),
+        devices=st.sampled_from([("",), ("", ""), ("",) * 4, ("0", "1"), ("0", "0", "1")]),
+        residents=st.sampled_from([None, None, 1, 3]),
+        synch=st.booleans(),
+        max_failures=st.sampled_from([0, 1, -1]),
+        fail_fast=st.booleans(),
+        keep=st.sampled_from([None, 1, 2]),
+    )
+    def begin(
+        self,
+        members: int,
+        devices: tuple[str, ...],
+        residents: int | None,
+        synch: bool,
+        max_failures: int,
+        fail_fast: bool,
+        keep: int | None,
+    ) -> None:
+        scheduler = PopulationBasedTraining(
+            time_attr="training_iteration",
+            perturbation_interval=2,
+            hyperparam_mutations={"h": space.uniform(0.0, 1.0)},
+            quantile_fraction=0.5,
+            synch=synch,
+        )
+        self.population = Population(
+            scheduler.policy(mode="max", seed=0),
+            metric="score",
+            limits=Limits(devices, residents, max_failures, fail_fast),
+            retention=RetentionRules(keep),
+        )
+        for index in range(members):
+            self.tell(TrialAdded(f"t{index}", index, "", "", "", {"h": 0.5}))
+
+    def tell(self, event: Any) -> list[Command]:
+        commands = self.population.apply(event)
+        for command in commands:
+            if isinstance(command, Launch | Continue):
+                self.until[command.trial_id] = command.until
+            if isinstance(command, Launch) and command.checkpoint is not None:
+                assert command.checkpoint.id in self.saved
+            elif isinstance(command, Exploit):
+                assert command.checkpoint.id in self.saved
+                assert command.checkpoint.score is not None
+                assert math.isfinite(command.checkpoint.score)
+            elif isinstance(command, DeleteCheckpoint):
+                self.saved.remove(f"{command.trial_id}/checkpoint_{command.number:06d}")
+            elif isinstance(command, Stop):
+                assert command.trial_id not in self.stops
+                self.stops.append(command.trial_id)
+        return commands
+
+    def one_of(self, trials: list[Trial], who: int) -> Trial | None:
+        return trials[who % len(trials)] if trials else None
+
+    def report(self, trial: Trial, score: float, save: bool) -> None:
+        iteration = trial.iteration + 1
+        until = self.until[trial.trial_id]
+        stop = "the end" if iteration >= LAST else None
+        checkpoint = SavedCheckpoint(trial.next_checkpoint, "", 0) if save else None
+        if checkpoint is not None:
+            self.saved.add(f"{trial.trial_id}/checkpoint_{checkpoint.number:06d}")
+        waiting = stop is not None or (until is not None and iteration >= until)
+        self.tell(
+            Reported(
+                trial.trial_id, trial.launch, iteration, {"score": score}, waiting, stop=stop, checkpoint=checkpoint
+            )
+        )
+
+    @property
+    def parked(self) -> list[Trial]:
+        return [trial for trial in self.population.trials.values() if trial.resident and trial.slot is None]
+
+    @rule(who=WHO, score=SCORES, save=st.booleans())
+    def a_member_reports(self, who: int, score: float, save: bool) -> None:
+        if trial := self.one_of(self.population.running, who):
+            self.report(trial, score, save)
+
+    @rule(who=WHO, scores=st.lists(SCORES, min_size=2, max_size=2), save=st.booleans())
+    def a_member_reports_up_to_its_boundary(self, who: int, scores: list[float], save: bool) -> None:
+        if trial := self.one_of(self.population.running, who):
+            launch = trial.launch
+            for score in scores:
+                if trial.slot is not None and trial.launch == launch:
+                    self.report(trial, score, save)
+
+    @rule(who=WHO)
+    def a_function_raises(self, who: int) -> None:
+        if trial := self.one_of(self.population.running, who):
+            self.tell(Failed(trial.trial_id, trial.launch, "an error", ""))
+
+    @rule(who=WHO)
+    def a_function_returns(self, who: int) -> None:
+        if trial := self.one_of(self.population.running, who):
+            self.tell(Finished(trial.trial_id, trial.launch))
+
+    @rule(who=WHO)
+    def a_running_process_dies(self, who: int) -> None:
+        if trial := self.one_of(self.population.running, who):
+            self.tell(Lost(trial.trial_id, trial.launch, "killed"))
+
+    @rule(who=WHO)
+    def a_parked_process_dies(self, who: int) -> None:
+        if trial := self.one_of(self.parked, who):
+            self.tell(Lost(trial.trial_id, trial.launch, "killed"))
+
+    @rule(who=WHO, back=st.integers(0, 2))
+    def a_message_comes_late(self, who: int, back: int) -> None:
+        """Of an earlier launch, of a launch that is over, or of a trial that has ended."""
+        trial = self.one_of(list(self.population.trials.values()), who)
+        assert trial is not None
+        launch = trial.launch - back
+        over = trial.status.ended or back > 0 or (trial.slot is None and not trial.waiting)
+        if launch > 0 and over:
+            for event in (
+                Started(trial.trial_id, launch, 1, ""),
+                Reported(trial.trial_id, launch, 77, {"score": 1.0}, False, checkpoint=SavedCheckpoint(99, "", 0)),
+                Failed(trial.trial_id, launch, "late", ""),
+                Finished(trial.trial_id, launch),
+            ):
+                assert self.tell(event) == []
+
+    @precondition(lambda self: len(self.stops) > 0)
+    @rule()
+    def the_experiment_is_asked_to_end(self) -> None:
+        self.tell(StopAsked("enough"))
+        assert self.population.ended
+
+    @invariant()
+    def everything_is_in_order(self) -> None:
+        self.population.validate()
+        ended = [trial.trial_id for trial in self.population.trials.values() if trial.status.ended]
+        assert sorted(ended) == sorted(self.stops)
+
+    def teardown(self) -> None:
+        """From here on all goes well: then everybody comes to an end."""
+        if not hasattr(self, "population"):
+            return
+        for turn in range(100 * LAST):
+            running = self.population.running
+            if not running:
+                break
+            self.report(running[turn % len(running)], score=1.0, save=True)
+            self.population.validate()
+        assert self.population.ended
+
+
+def _machine() -> Any:
+    case = PopulationMachine.TestCase
+    case.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
+    return case
+
+
+TestAnyOrderOfEvents = _machine()
