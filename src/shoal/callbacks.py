@@ -47,7 +47,8 @@ class Trial:
     @property
     def config(self) -> Config:
         """A copy of its config as it is now."""
-        return copy_containers(self._history.config)
+        config: Config = copy_containers(self._history.config)
+        return config
 
     @property
     def status(self) -> str:
@@ -63,7 +64,8 @@ class Trial:
     def last_result(self) -> Metrics:
         """Its newest result, as ``on_trial_result`` gets it; empty before the first."""
         last = self._history.last
-        return {} if last is None else copy_containers(full_row(self._history, last))
+        result: Metrics = {} if last is None else copy_containers(full_row(self._history, last))
+        return result
 
     @property
     def path(self) -> str:
@@ -86,8 +88,8 @@ class Callback:
     """Base class of callbacks. Override the hooks you need; all others do nothing.
 
     Pass instances to ``RunConfig(callbacks=[...])``. Every hook is called with keyword arguments. ``iteration`` is the
-    number of batches of events that the driver has handled; ``trials`` are all trials by their number, ``trial`` the one
-    that it is about; ``**info`` leaves room for more, so keep it.
+    number of batches of events that the driver has handled; ``trials`` are all trials by their number, ``trial`` the
+    one that it is about; ``**info`` leaves room for more, so keep it.
     """
 
     def setup(self, **info: Any) -> None:
@@ -139,7 +141,8 @@ class Callback:
 
         Args:
             iteration, trials, trial, **info: as for every hook.
-            checkpoint: the committed one. It may be deleted later, so copy what you want to keep.
+            checkpoint: the committed one. It may be deleted later, so copy what you want to keep. The hook is not
+                called for a checkpoint that ``CheckpointConfig`` has deleted at once.
         """
 
     def on_exploit(
@@ -148,7 +151,7 @@ class Callback:
         trials: list[Trial],
         trial: Trial,
         donor: Trial,
-        checkpoint: Checkpoint,
+        checkpoint: Checkpoint | None,
         checkpoint_iteration: int,
         **info: Any,
     ) -> None:
@@ -157,7 +160,7 @@ class Callback:
         Args:
             iteration, trials, trial, **info: as for every hook.
             donor: the trial that it copies.
-            checkpoint: the donor's checkpoint.
+            checkpoint: the donor's checkpoint; None where its files are gone.
             checkpoint_iteration: ``training_iteration`` of that checkpoint.
         """
 
@@ -205,7 +208,8 @@ def check_callbacks(callbacks: Iterable[object]) -> list[Callback]:
             if meant is not None:
                 raise ConfigError(
                     f"RunConfig: the callback {type(callback).__name__} has a method {name!r}, which is no hook and "
-                    f"would never be called. Did you mean {meant!r}? If not, give it a name that does not begin with 'on_'."
+                    f"would never be called. Did you mean {meant!r}? If not, give it a name that does not begin with "
+                    f"'on_'."
                 )
         checked.append(callback)
     return checked
@@ -255,7 +259,8 @@ class CallbackReader:
         if not self._in_step:
             self._in_step = True
             self._step += 1
-            self._call("on_step_begin", iteration=self._step, trials=self._all)
+            if self._wants("on_step_begin"):
+                self._call("on_step_begin", iteration=self._step, trials=self._all)
         item = record.item
         if isinstance(item, Reported):
             self._reported(item)
@@ -276,7 +281,8 @@ class CallbackReader:
         """Call ``on_step_end``."""
         if self._in_step:
             self._in_step = False
-            self._call("on_step_end", iteration=self._step, trials=self._all)
+            if self._wants("on_step_end"):
+                self._call("on_step_end", iteration=self._step, trials=self._all)
 
     def close(self) -> None:
         """Call ``on_experiment_end``, once."""
@@ -297,7 +303,8 @@ class CallbackReader:
             self._about("on_trial_save", report.trial_id)
             if self._wants("on_checkpoint"):
                 checkpoint = self._checkpoint(report.trial_id, report.checkpoint.number)
-                self._about("on_checkpoint", report.trial_id, checkpoint=checkpoint)
+                if checkpoint is not None:
+                    self._about("on_checkpoint", report.trial_id, checkpoint=checkpoint)
 
     def _started(self, started: Started) -> None:
         history = self._history.trials[started.trial_id]
@@ -336,11 +343,13 @@ class CallbackReader:
     def _add(self, trial: TrialHistory) -> None:
         self._trials[trial.trial_id] = Trial(trial, self._folder)
 
-    def _checkpoint(self, trial_id: str, number: int) -> Checkpoint:
+    def _checkpoint(self, trial_id: str, number: int) -> Checkpoint | None:
         from .checkpoints import Checkpoint
         from .checkpoints.store import checkpoint_name
 
-        return Checkpoint.from_directory(self._folder / self._history.trials[trial_id].folder / checkpoint_name(number))
+        folder = self._folder / self._history.trials[trial_id].folder / checkpoint_name(number)
+        # What was decided in one batch has been carried out before readers hear of it, deletions included.
+        return Checkpoint.from_directory(folder) if folder.is_dir() else None
 
     def _wants(self, hook: str) -> bool:
         """Whether anybody overrides the hook, so that its arguments are worth making."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -66,6 +67,12 @@ def make_plan(trainable: Callable[..., Any], space: dict[str, Any], tune: TuneCo
         config = scheduler.prepare(variant.config, index, seed)
         trials.append(TrialAdded(tid, index, f"{name}_{tid}", tag, folder_name(f"{name}_{tid}", tag, now), config))
     stop = run.stop if isinstance(run.stop, Mapping) else {}
+    if metric in stop and mode == "min":
+        warnings.warn(
+            f"RunConfig(stop={dict(stop)}) ends a trial when {metric} is AT LEAST {stop[metric]}, although mode is 'min'. To "
+            f"stop when it is small enough: stop=lambda trial_id, result: result[{metric!r}] <= {stop[metric]}.",
+            stacklevel=3,
+        )
     stopper = _stopper(run.stop)
     info = ExperimentInfo(
         name=run.name or experiment_name(name, now),

@@ -23,7 +23,7 @@ def noop(config: dict[str, Any]) -> None:
     tune.report({"score": 1.0})
 
 
-# ------------------------------------------------------------------------------------------------------ before the start
+# ---- Before the start ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_report_outside_of_a_trial_says_where_it_works() -> None:
         tune.report({"score": 1})
 
 
-# --------------------------------------------------------------------------------------------------------- in a report
+# ---- In a report -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -196,6 +196,11 @@ def test_a_stop_key_that_is_not_reported_is_an_error_that_lists_what_is(tmp_path
     grid = fit(climb, tmp_path, num_samples=1, stop={"mean_acuracy": 0.9})
     assert "'mean_acuracy'" in str(grid[0].error)
     assert "'score'" in str(grid[0].error)
+
+
+def test_a_stop_dict_on_a_metric_that_is_minimised_is_warned_about(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match=r"AT LEAST 0.1, although mode is 'min'.*lambda trial_id, result"):
+        fit(climb, tmp_path, num_samples=1, mode="min", stop={"score": 0.1})
 
 
 def test_nan_and_infinite_scores_rank_last_and_are_never_donors(tmp_path: Path) -> None:

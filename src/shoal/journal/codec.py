@@ -13,7 +13,6 @@ import dataclasses
 import json
 import pickle
 from dataclasses import dataclass
-from itertools import repeat
 from typing import Any, TypeAlias
 
 from ..core import commands, events
@@ -62,14 +61,22 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     kind: tuple(field.name for field in dataclasses.fields(cls)) for kind, cls in _KINDS.items()
 }
 _CONFIGS = frozenset({"config", "donor_config", "old_config", "new_config"})
+_CONVERTED = _CONFIGS | {"checkpoint", "status", "raised"}
+_SPECIAL: dict[str, list[tuple[int, str]]] = {
+    kind: [(place, name) for place, name in enumerate(names) if name in _CONVERTED] for kind, names in _FIELDS.items()
+}
+"""Places and names of the fields that are written in another form; all others JSON writes as they are."""
+_JSON = json.JSONEncoder(separators=(",", ":"))
+# ASCII only: half a surrogate pair, as in a file name that is no UTF-8, cannot be stored in any other way.
 
 
 def encode(item: Item) -> tuple[str, str]:
     """Return (kind, body) of an event or a command; ``body`` is JSON text."""
     kind = type(item).__name__
-    values = [_to_json(name, getattr(item, name)) for name in _FIELDS[kind]]
-    # ASCII only: half a surrogate pair, as in a file name that is no UTF-8, cannot be stored in any other way.
-    return kind, json.dumps(values, separators=(",", ":"))
+    values = [getattr(item, name) for name in _FIELDS[kind]]
+    for place, name in _SPECIAL[kind]:
+        values[place] = _to_json(name, values[place])
+    return kind, _JSON.encode(values)
 
 
 def decode(kind: str, body: str) -> Item:
@@ -82,21 +89,23 @@ def decode(kind: str, body: str) -> Item:
     if cls is None:
         raise ValueError(f"unknown kind of record {kind!r}")
     values: Any = json.loads(body)
-    names = _FIELDS[kind]
-    if type(values) is not list or len(values) > len(names):
-        raise ValueError(f"a record of kind {kind} has {body!r} instead of {len(names)} fields")
-    item: Item = cls(*map(_from_json, repeat(kind), names, values))
+    if type(values) is not list or len(values) > len(_FIELDS[kind]):
+        raise ValueError(f"a record of kind {kind} has {body!r} instead of {len(_FIELDS[kind])} fields")
+    for place, name in _SPECIAL[kind]:
+        if place < len(values):
+            values[place] = _from_json(kind, name, values[place])
+    item: Item = cls(*values)
     return item
 
 
 def _to_json(name: str, value: Any) -> Any:
     if name in _CONFIGS:
         return pack(value)
-    if isinstance(value, bytes):
+    if value is None or name == "status":
+        return value
+    if name == "raised":
         return base64.b64encode(value).decode()
-    if isinstance(value, (SavedCheckpoint, CheckpointRecord)):
-        return [getattr(value, field.name) for field in dataclasses.fields(value)]
-    return value
+    return [getattr(value, field.name) for field in dataclasses.fields(value)]
 
 
 def _from_json(kind: str, name: str, value: Any) -> Any:
@@ -106,11 +115,7 @@ def _from_json(kind: str, name: str, value: Any) -> Any:
         return None
     if name == "checkpoint":
         return SavedCheckpoint(*value) if kind == "Reported" else CheckpointRecord(*value)
-    if name == "status":
-        return Status(value)
-    if name == "raised":
-        return base64.b64decode(value)
-    return value
+    return Status(value) if name == "status" else base64.b64decode(value)
 
 
 def pack(value: Any) -> Any:

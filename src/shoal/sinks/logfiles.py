@@ -169,7 +169,7 @@ class _Progress:
 
     def add(self, values: Metrics) -> None:
         """Collect a row of values."""
-        if any(type(value) is dict for value in values.values()):
+        if dict in map(type, values.values()):
             values = dict(flatten(values))
         if list(values) == self._columns:
             self._row(values.values())

@@ -222,15 +222,16 @@ class SimulatedEngine:
         device = self._devices[command.slot]
         if process is None:
             process = _Process(command.trial_id, self._indices[command.trial_id], device)
-            self._processes[command.trial_id] = process
-            self.peak_processes = max(self.peak_processes, len(self._processes))
         _check(process.phase != "training", command, "the member is training")
         _check(process.device == device, command, f"its process is bound to device {process.device!r}")
         _check(command.launch > process.launch, command, f"launch {process.launch} was before")
-        self._take_slot(process, command.slot, command)
         state, iteration, time_total_s = self._load(command)
-        expected = self._went_at.pop(command.trial_id, None)
-        _check(expected is None or expected == iteration, command, f"it waited at iteration {expected}: work is lost")
+        expected = self._went_at.get(command.trial_id, iteration)
+        _check(expected == iteration, command, f"it waited at iteration {expected}: work is lost")
+        self._take_slot(process, command.slot, command)
+        self._went_at.pop(command.trial_id, None)
+        self._processes[command.trial_id] = process
+        self.peak_processes = max(self.peak_processes, len(self._processes))
         process.launch = command.launch
         process.phase = "training"
         process.doomed = False
@@ -347,6 +348,8 @@ class SimulatedEngine:
         try:
             step = self._train(process.config, process.state)
             event = None if step is None else self._report(process, *step, spent=spent, late=fault is Fault.LATE_REPORT)
+        except BrokenContract:
+            raise
         except Exception as error:
             return self._failed(process, f"{type(error).__name__}: {error}")
         if event is None:
