@@ -87,7 +87,7 @@ class CheckpointEntry:
 
     saved: SavedCheckpoint
     row: Row
-    ancestry: Ancestry | None = None
+    ancestry: Ancestry | None = field(default=None, compare=False, repr=False)
     """The exploits that made its weights."""
 
 
@@ -118,7 +118,7 @@ class TrialHistory:
     """The donor's checkpoint that it was launched from last, until it saved one of its own; else None."""
     exploits: list[Exploit] = field(default_factory=list[Exploit])
     """Its own exploits, oldest first."""
-    ancestry: Ancestry | None = None
+    ancestry: Ancestry | None = field(default=None, compare=False, repr=False)
     """The exploits that made the weights it has now: not all of them its own, and not all of its own."""
     error: str | None = None
     """Why its last launch failed, one line; also set while it is retried."""

@@ -69,7 +69,8 @@ def make_plan(trainable: Callable[..., Any], space: dict[str, Any], tune: TuneCo
     stop = run.stop if isinstance(run.stop, Mapping) else {}
     if metric in stop and mode == "min":
         warnings.warn(
-            f"RunConfig(stop={dict(stop)}) ends a trial when {metric} is AT LEAST {stop[metric]}, although mode is 'min'. To "
+            f"RunConfig(stop={dict(stop)}) ends a trial when {metric} is AT LEAST {stop[metric]}, although mode is "
+            f"'min'. To "
             f"stop when it is small enough: stop=lambda trial_id, result: result[{metric!r}] <= {stop[metric]}.",
             stacklevel=3,
         )

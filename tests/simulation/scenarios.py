@@ -206,6 +206,8 @@ class Invariants:
     evaluated: dict[str, float] = field(default_factory=dict[str, float])
     arrived: dict[str, float] = field(default_factory=dict[str, float])
     ended: dict[str, Status] = field(default_factory=dict[str, Status])
+    retired: set[str] = field(default_factory=set[str])
+    """Those that ended at their stop condition and can still be copied."""
     retries: dict[str, int] = field(default_factory=dict[str, int])
 
     def __call__(self, population: Population, event: Event, commands: list[Command]) -> None:
@@ -218,12 +220,12 @@ class Invariants:
             del self.launch[event.trial_id]
         for command in commands:
             if isinstance(command, Stop):
-                self._stop(command)
+                self._stop(command, event)
         live = [trial_id for trial_id in population.trials if trial_id not in self.ended]
         decided: list[str] = []
         if self.scenario.pbt and self.scenario.synch:
             if live and len(self.arrived) == len(live):
-                self.evaluated = dict(self.arrived)
+                self.evaluated = {**dict.fromkeys(self.retired, math.inf), **self.arrived}
                 decided = list(self.arrived)
                 self.arrived.clear()
             else:
@@ -288,11 +290,18 @@ class Invariants:
         (self.arrived if self.scenario.synch else self.evaluated)[trial_id] = value
         return trial_id
 
-    def _stop(self, command: Stop) -> None:
-        assert command.trial_id not in self.ended, "stopped twice"
-        self.ended[command.trial_id] = command.status
-        for values in (self.own, self.evaluated, self.arrived):
-            values.pop(command.trial_id, None)
+    def _stop(self, command: Stop, event: Event) -> None:
+        trial_id = command.trial_id
+        assert trial_id not in self.ended, "stopped twice"
+        self.ended[trial_id] = command.status
+        at_its_stop = isinstance(event, Reported) and event.trial_id == trial_id and event.stop is not None
+        if at_its_stop and event.checkpoint is None and trial_id in self.own and trial_id in self.evaluated:
+            self.retired.add(trial_id)
+            self.evaluated[trial_id] = math.inf
+        else:
+            self.own.pop(trial_id, None)
+            self.evaluated.pop(trial_id, None)
+        self.arrived.pop(trial_id, None)
         self.launch.pop(command.trial_id, None)
 
     def _follow(self, command: Command, population: Population) -> None:
@@ -333,7 +342,7 @@ class Invariants:
     def _exploit(self, population: Population, command: Exploit, count: int, targets: set[str]) -> None:
         donor, target, record = command.donor_id, command.trial_id, command.checkpoint
         assert donor != target
-        assert donor not in self.ended
+        assert donor not in self.ended or donor in self.retired
         assert not (self.scenario.synch and donor in targets), "the donor gives its own weights up in the same round"
         assert record.trial_id == donor
         assert record.id in self.committed

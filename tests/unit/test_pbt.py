@@ -588,3 +588,19 @@ def test_fifo_lets_everybody_run_to_the_end() -> None:
     assert scheduler.describe() == "FIFO"
     assert scheduler.prepare({"x": 1}, 0, 0) == {"x": 1}
     assert not scheduler.needs_metric
+
+
+def test_a_member_that_reached_its_stop_condition_can_still_be_copied() -> None:
+    members = Members(3)
+    members.reach(0, 1.0)
+    members.reach(1, 2.0)
+    members.policy.gone("m1", donates=True)
+    assert copies(members.reach(2, 0.5)) == {"m2": "m1"}
+
+
+def test_a_member_that_ended_otherwise_is_never_copied() -> None:
+    members = Members(3)
+    members.reach(0, 1.0)
+    members.reach(1, 2.0)
+    members.policy.gone("m1")
+    assert copies(members.reach(2, 0.5)) == {"m2": "m0"}

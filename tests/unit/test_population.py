@@ -58,7 +58,7 @@ class ToldPolicy:
     def withdraw(self, trial_id: str) -> None:
         self.withdrawn.append(trial_id)
 
-    def gone(self, trial_id: str) -> list[Decision]:
+    def gone(self, trial_id: str, donates: bool = False) -> list[Decision]:
         return self.when_gone.get(trial_id, [])
 
     def notice(self) -> tuple[str, str] | None:

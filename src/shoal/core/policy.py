@@ -64,8 +64,12 @@ class Policy(Protocol):
         """A trial that waited at the barrier lost its process and steps; it will come to the boundary again."""
         ...
 
-    def gone(self, trial_id: str) -> list[Decision]:
-        """A trial ended. Return what this decides for others that waited for it."""
+    def gone(self, trial_id: str, donates: bool = False) -> list[Decision]:
+        """A trial ended. Return what this decides for others that waited for it.
+
+        ``donates``: it reached its stop condition, and its newest checkpoint is from before that report, so that others
+        can still copy it and go on.
+        """
         ...
 
     def notice(self) -> tuple[str, str] | None:

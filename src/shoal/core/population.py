@@ -209,7 +209,7 @@ class Population:
         trial.story.append(f"report {event.iteration}{' waits' if event.waiting else ''}")
         self.policy.observe(event.trial_id, score, self._committed(trial, event, time, score))
         if event.stop is not None:
-            self._end(trial, Status.TERMINATED, event.stop)
+            self._end(trial, Status.TERMINATED, event.stop, donates=event.checkpoint is None)
         elif event.waiting:
             until = self.policy.until(event.trial_id)
             if until is not None and time >= until:
@@ -403,7 +403,7 @@ class Population:
         if self.stopping is not None:
             self._stop_all(self.stopping)
 
-    def _end(self, trial: Trial, status: Status, reason: str) -> None:
+    def _end(self, trial: Trial, status: Status, reason: str, *, donates: bool = False) -> None:
         self._release(trial)
         trial.queued = 0
         trial.waiting = False
@@ -412,7 +412,7 @@ class Population:
         self._leave(trial)
         trial.story.append(f"{status.value}: {reason}")
         self._out.append(Stop(trial.trial_id, trial.launch, status, reason))
-        decisions = self.policy.gone(trial.trial_id)
+        decisions = self.policy.gone(trial.trial_id, donates)
         if self.stopping is None:
             self._decide(decisions, at_boundary=None)
 

@@ -161,4 +161,3 @@ class PlainStatus(StatusBase):
             encoding = self._stream.encoding or "ascii"
             self._stream.write(f"{line.encode(encoding, 'backslashreplace').decode(encoding)}\n")
         self._dirty = True
-

@@ -114,7 +114,7 @@ class TerminalStatus(StatusBase):
     def tick(self, now: float) -> None:
         """Draw if something changed or a second passed, but not too often."""
         if now < self._drawn:
-            self._next = now  # the clock was set back
+            self._drawn = self._next = float("-inf")  # the clock was set back
         if now < self._next or not (self._changed or self._above or now - self._drawn >= _CLOCK_EVERY_S):
             return
         self.now = now

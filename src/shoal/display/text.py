@@ -22,7 +22,8 @@ __all__ = [
 ]
 
 _LONGEST_VALUE = 20
-_PLAIN_NUMBER = re.compile(r"-?\d+(\.\d+)?(e[+-]\d+)?")
+# A number as format_value writes it; the group is what stands behind the place of its decimal point.
+_NUMBER = re.compile(r"-?\d+((?:\.\d+)?(?:e-?\d+)?)")
 # Escape sequences, and every other control character but the tab.
 _CONTROL = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|.)?|[\x00-\x08\x0a-\x1f\x7f-\x9f]")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -188,11 +189,8 @@ def _aligned(title: str, cells: Sequence[str], right: bool) -> list[str]:
 
 def _points_in_line(cells: Sequence[str]) -> Sequence[str]:
     """Return numbers with blanks behind them, so that their decimal points stand in one line."""
-    tails = [len(cell) - len(cell.partition(".")[0].partition("e")[0]) for cell in cells]
-    if not any(tails):
-        return cells
-    longest = max(tail for cell, tail in zip(cells, tails, strict=True) if _PLAIN_NUMBER.fullmatch(cell) or not tail)
+    found = [_NUMBER.fullmatch(cell) for cell in cells]
+    longest = max((len(number[1]) for number in found if number), default=0)
     return [
-        cell + " " * (longest - tail) if _PLAIN_NUMBER.fullmatch(cell) else cell
-        for cell, tail in zip(cells, tails, strict=True)
+        cell + " " * (longest - len(number[1])) if number else cell for cell, number in zip(cells, found, strict=True)
     ]

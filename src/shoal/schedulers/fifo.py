@@ -38,7 +38,7 @@ class _FIFO:
     def withdraw(self, trial_id: str) -> None:
         pass
 
-    def gone(self, trial_id: str) -> list[Decision]:
+    def gone(self, trial_id: str, donates: bool = False) -> list[Decision]:
         return []
 
     def notice(self) -> tuple[str, str] | None:

@@ -34,7 +34,8 @@ class PopulationBasedTraining(TrialScheduler):
     2017, arXiv:1711.09846, section 3 and appendix A (truncation selection; perturb and resample).
 
     Only a committed checkpoint is ever copied, and score and checkpoint of a donor belong to the same step. A score
-    that is NaN or infinite ranks last and is never a donor. Ties are broken at random.
+    that is NaN or infinite ranks last and is never a donor. Ties are broken at random. A member that has reached its stop
+    condition can still be copied, from its last checkpoint before that.
 
     Args:
         time_attr: key of a report that measures progress, and only grows; ``training_iteration`` counts reports.
@@ -253,12 +254,17 @@ class PBTPolicy:
         """A member that waited at the barrier goes back to an earlier step."""
         self._arrived.pop(trial_id, None)
 
-    def gone(self, trial_id: str) -> list[Decision]:
-        """A trial ended: it no longer ranks, and nobody waits for it."""
+    def gone(self, trial_id: str, donates: bool = False) -> list[Decision]:
+        """A trial ended: nobody waits for it, and it no longer ranks, unless it can still be copied."""
         member = self._members.pop(trial_id)
-        del self._by_index[member.index]
         self._take_out(self._ranking, member.rank)
-        self._take_out(self._donors, member.donor_rank)
+        if donates and member.rank is not None and member.donor_rank is not None:
+            # It reached what the others are still after, so it ranks above all of them.
+            member.rank = (math.inf, *member.rank[1:])
+            insort(self._ranking, member.rank)
+        else:
+            self._take_out(self._donors, member.donor_rank)
+            del self._by_index[member.index]
         self._arrived.pop(trial_id, None)
         return self._decide_barrier() if self.settings.synch else []
 
@@ -310,7 +316,7 @@ class PBTPolicy:
 
     def _exploit(self, member: _Member, donors: list[_Rank] | None = None) -> Copy | None:
         assert member.rank is not None
-        if len(self._ranking) > 1 and all(other.checkpoint is None for other in self._members.values()):
+        if len(self._ranking) > 1 and all(other.checkpoint is None for other in self._by_index.values()):
             self._notice = (
                 "no-checkpoint",
                 "PBT wants to exploit, but no member has a checkpoint to copy, so every member trains alone. Save one "

@@ -1,0 +1,331 @@
+"""The user's callbacks: which hook is called when, and what happens to one that raises."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shoal.callbacks import Callback, CallbackReader, Trial
+from shoal.core.commands import CheckpointRecord
+from shoal.errors import ConfigError
+
+from .stories import Story, make_info
+
+
+class Diary(Callback):
+    """Writes down every call."""
+
+    def __init__(self) -> None:
+        self.entries: list[tuple[str, dict[str, Any]]] = []
+
+    @property
+    def names(self) -> list[str]:
+        return [name for name, _ in self.entries]
+
+    def of(self, name: str) -> list[dict[str, Any]]:
+        return [arguments for entry, arguments in self.entries if entry == name]
+
+
+def _note(name: str) -> Any:
+    def hook(self: Diary, **arguments: Any) -> None:
+        self.entries.append((name, arguments))
+
+    return hook
+
+
+HOOKS = [name for name in vars(Callback) if name == "setup" or name.startswith("on_")]
+for _name in HOOKS:
+    setattr(Diary, _name, _note(_name))
+
+
+@pytest.fixture
+def diary() -> Diary:
+    return Diary()
+
+
+@pytest.fixture
+def warnings() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def story(tmp_path: Path, diary: Diary, warnings: list[str]) -> Story:
+    return Story(tmp_path, CallbackReader([diary], warnings.append))
+
+
+def ready(story: Story) -> Story:
+    """Add trials whose checkpoints exist."""
+    story.add_usual()
+    for trial in story.history.in_order():
+        for number in range(3):
+            (story.folder / trial.folder / f"checkpoint_{number:06d}").mkdir(parents=True)
+    return story
+
+
+def quiet(names: list[str]) -> list[str]:
+    return [name for name in names if not name.startswith("on_step")]
+
+
+def test_the_hooks_are_those_of_ray_tune_and_two_more() -> None:
+    assert set(HOOKS) == {
+        "setup",
+        "on_step_begin",
+        "on_step_end",
+        "on_trial_start",
+        "on_trial_restore",
+        "on_trial_save",
+        "on_trial_result",
+        "on_trial_complete",
+        "on_trial_recover",
+        "on_trial_error",
+        "on_checkpoint",
+        "on_exploit",
+        "on_explore",
+        "on_experiment_end",
+    }
+
+
+def test_every_hook_of_the_base_class_does_nothing(tmp_path: Path, warnings: list[str]) -> None:
+    story = ready(Story(tmp_path, CallbackReader([Callback()], warnings.append)))
+    story.report(1, save=True)
+    story.report(0)
+    story.exploit(0, 1)
+    story.fail(2, ValueError())
+    story.close()
+    assert warnings == []
+
+
+def test_setup_comes_first_with_the_facts_about_the_experiment(story: Story, diary: Diary) -> None:
+    story.add_usual()
+    assert diary.names[0] == "setup"
+    assert diary.of("setup") == [
+        {
+            "stop": {"mean_accuracy": 0.96, "training_iteration": 50},
+            "num_samples": 4,
+            "total_num_samples": 4,
+            "name": "pbt_test",
+            "metric": "mean_accuracy",
+            "mode": "max",
+            "experiment_path": str(story.folder),
+        }
+    ]
+
+
+def test_the_life_of_a_trial(story: Story, diary: Diary) -> None:
+    ready(story)
+    assert quiet(diary.names) == ["setup", *["on_trial_start"] * 4]
+    diary.entries.clear()
+    story.report(0)
+    story.report(0, save=True)
+    story.park(0)
+    story.go_on(0)
+    story.finish(0)
+    story.close()
+    assert quiet(diary.names) == [
+        "on_trial_result",
+        "on_trial_result",
+        "on_trial_save",
+        "on_checkpoint",
+        "on_trial_complete",
+        "on_experiment_end",
+    ]
+
+
+def test_hooks_about_a_trial_come_between_the_begin_and_the_end_of_a_step(story: Story, diary: Diary) -> None:
+    ready(story)
+    diary.entries.clear()
+    story.tell(story.reported(0), story.reported(1))
+    assert diary.names == ["on_step_begin", "on_trial_result", "on_trial_result", "on_step_end"]
+    assert len({arguments["iteration"] for _, arguments in diary.entries}) == 1
+    story.report(0)
+    assert diary.of("on_trial_result")[2]["iteration"] == diary.of("on_trial_result")[0]["iteration"] + 1
+
+
+def test_a_result_is_the_whole_row(story: Story, diary: Diary) -> None:
+    ready(story)
+    story.report(0, {"mean_accuracy": 0.5, "val": {"loss": 2}})
+    (arguments,) = diary.of("on_trial_result")
+    result, trial = arguments["result"], arguments["trial"]
+    assert result["mean_accuracy"] == 0.5
+    assert result["val"] == {"loss": 2}
+    assert result["training_iteration"] == 1
+    assert result["config"]["lr"] == 0.1
+    assert trial.trial_id == result["trial_id"] == "40bd6_00000"
+    assert [each.index for each in arguments["trials"]] == [0, 1, 2, 3]
+
+
+def test_a_trial_is_a_live_and_read_only_view(story: Story, diary: Diary) -> None:
+    ready(story)
+    trial: Trial = diary.of("on_trial_start")[0]["trial"]
+    assert str(trial) == "train_convnet_40bd6_00000"
+    assert (trial.status, trial.iteration, trial.last_result, trial.error) == ("RUNNING", 0, {}, None)
+    story.report(0)
+    assert trial.last_result["mean_accuracy"] == 0.5
+    assert trial.path == str(story.folder / story.history.trials[story.name(0)].folder)
+    story.fail(0, ValueError("x"))
+    assert (trial.status, trial.iteration, trial.error) == ("ERROR", 1, "ValueError: x")
+    with pytest.raises(AttributeError):
+        trial.status = "RUNNING"  # type: ignore[misc]
+    assert repr(trial) == "Trial(train_convnet_40bd6_00000, ERROR, iteration 1)"
+
+
+def test_a_callback_cannot_change_the_experiment(story: Story, diary: Diary) -> None:
+    ready(story)
+    story.report(1, save=True)
+    result = diary.of("on_trial_result")[0]
+    result["result"]["config"]["lr"] = "changed"
+    result["trial"].config["lr"] = "changed"
+    result["trials"].clear()
+    story.report(0)
+    story.exploit(0, 1)
+    diary.of("on_explore")[0]["new_config"]["lr"] = "changed"
+    assert [trial.config["lr"] for trial in story.history.in_order()] == [0.2, 0.2, 0.3, 0.4]
+    assert len(diary.of("on_exploit")[0]["trials"]) == 4
+
+
+def test_an_exploit_names_the_donor_its_checkpoint_and_the_configs(story: Story, diary: Diary) -> None:
+    ready(story)
+    story.report(1, save=True)
+    story.report(0)
+    diary.entries.clear()
+    story.exploit(0, 1, lr=0.7)
+    assert quiet(diary.names) == ["on_exploit", "on_explore", "on_trial_start", "on_trial_restore"]
+    (exploit,), (explore,) = diary.of("on_exploit"), diary.of("on_explore")
+    assert exploit["trial"].index == 0
+    assert exploit["donor"].index == 1
+    assert exploit["checkpoint_iteration"] == 1
+    assert exploit["checkpoint"].path == str(
+        story.folder / story.history.trials[story.name(1)].folder / "checkpoint_000000"
+    )
+    assert [explore[name]["lr"] for name in ("donor_config", "old_config", "new_config")] == [0.2, 0.1, 0.7]
+
+
+def test_a_checkpoint_is_the_committed_one(story: Story, diary: Diary) -> None:
+    ready(story)
+    story.report(2, save=True)
+    (arguments,) = diary.of("on_checkpoint")
+    assert Path(arguments["checkpoint"].path).name == "checkpoint_000000"
+    assert arguments["trial"].index == 2
+
+
+def test_a_checkpoint_that_is_deleted_at_once_is_only_a_save(story: Story, diary: Diary, warnings: list[str]) -> None:
+    story.add_usual()
+    story.report(0, save=True)
+    assert len(diary.of("on_trial_save")) == 1
+    assert diary.of("on_checkpoint") == []
+    assert warnings == []
+
+
+def test_failures(story: Story, diary: Diary) -> None:
+    ready(story)
+    diary.entries.clear()
+    story.fail_and_retry(0, ValueError("x"))
+    story.fail(0, ValueError("x"))
+    assert quiet(diary.names) == ["on_trial_recover", "on_trial_start", "on_trial_error"]
+
+
+def test_a_launch_from_scratch_is_no_restore(story: Story, diary: Diary) -> None:
+    ready(story)
+    record = CheckpointRecord("x", story.name(0), 0, "d", 1, 1, 1.0, 1.0, None, None)
+    story.launch(0, 1, record)
+    story.launch(0)
+    assert len(diary.of("on_trial_start")) == 6
+    assert len(diary.of("on_trial_restore")) == 1
+
+
+def test_a_late_report_is_no_result(story: Story, diary: Diary) -> None:
+    ready(story)
+    story.launch(0)
+    story.report(0, launch=1)
+    assert diary.of("on_trial_result") == []
+
+
+def test_closing_twice_ends_the_experiment_once(story: Story, diary: Diary) -> None:
+    story.close()
+    story.close()
+    assert len(diary.of("on_experiment_end")) == 1
+
+
+# ------------------------------------------------------------------------------------------------------ bad callbacks
+
+
+class Broken(Callback):
+    calls = 0
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        self.calls += 1
+        raise RuntimeError("my own bug")
+
+
+def test_one_that_raises_is_reported_once_and_not_called_again(
+    tmp_path: Path, diary: Diary, warnings: list[str]
+) -> None:
+    broken = Broken()
+    story = ready(Story(tmp_path, CallbackReader([broken, diary], warnings.append)))
+    for _ in range(3):
+        story.report(0)
+    story.close()
+    assert broken.calls == 1
+    assert len(diary.of("on_trial_result")) == 3
+    (warning,) = warnings
+    assert "The callback Broken raised in on_trial_result and is not called again" in warning
+    assert "Traceback" in warning
+    assert "RuntimeError: my own bug" in warning
+
+
+def test_the_users_interrupt_is_no_error_of_a_callback(tmp_path: Path, warnings: list[str]) -> None:
+    class Interrupted(Callback):
+        def setup(self, **info: Any) -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        CallbackReader([Interrupted()], warnings.append).start(make_info(), tmp_path, Story(tmp_path).history)
+
+
+def test_signatures_written_for_ray_tune_work(tmp_path: Path, warnings: list[str]) -> None:
+    seen: list[float] = []
+
+    class Mine(Callback):
+        def setup(self, stop: Any = None, num_samples: Any = None, total_num_samples: Any = None, **info: Any) -> None:
+            assert total_num_samples == 4
+
+        def on_trial_result(self, iteration, trials, trial, result, **info):  # type: ignore[no-untyped-def]
+            seen.append(result["mean_accuracy"])
+
+        def on_experiment_end(self, trials, **info):  # type: ignore[no-untyped-def]
+            seen.append(len(trials))
+
+    story = ready(Story(tmp_path, CallbackReader([Mine()], warnings.append)))
+    story.report(0)
+    story.close()
+    assert seen == [0.5, 4]
+    assert warnings == []
+
+
+def test_a_class_in_place_of_an_instance_is_an_error() -> None:
+    with pytest.raises(ConfigError, match=r"one is <class .*Broken'>\. Make an instance of it\."):
+        CallbackReader([Broken], print)
+
+
+def test_something_else_is_an_error() -> None:
+    with pytest.raises(ConfigError, match=r"must be instances of subclasses of tune\.Callback, but one is 3"):
+        CallbackReader([3], print)
+
+
+def test_a_misspelled_hook_is_an_error_that_names_the_right_one() -> None:
+    class Misspelled(Callback):
+        def on_trial_results(self, **info: Any) -> None: ...
+
+    with pytest.raises(ConfigError, match=r"'on_trial_results', which is no hook.* Did you mean 'on_trial_result'"):
+        CallbackReader([Misspelled()], print)
+
+
+def test_a_method_of_the_users_own_is_no_hook() -> None:
+    class Own(Callback):
+        def on_friday(self) -> None: ...
+
+    CallbackReader([Own()], print)
