@@ -3,8 +3,9 @@
     python benchmarks/bench_core.py            # a minute
     python benchmarks/bench_core.py 100 300    # other sizes
 
-An experiment is simulated first, without its checks; then its events are given once more to a fresh population, and only
-that is timed. Every report waits at a boundary each ``INTERVAL`` steps, saves a checkpoint there, and only one is kept.
+An experiment is simulated first, without its checks; then its events are given once more to a fresh population, and
+only that is timed. Every report waits at a boundary each ``INTERVAL`` steps, saves a checkpoint there, and only one is
+kept.
 """
 
 from __future__ import annotations
@@ -107,7 +108,8 @@ def main(sizes: list[int]) -> None:
         for synch in (False, True):
             row = measure(members, synch)
             print(
-                f"{row.members:7,}  {'sync ' if row.synch else 'async'}  {row.events:8,}  {row.decisions:8,} {row.exploits:8,}"
+                f"{row.members:7,}  {'sync ' if row.synch else 'async'}  {row.events:8,}  {row.decisions:8,} "
+                f"{row.exploits:8,}"
                 f"  {1e6 * row.total_s / row.events:8.1f}  {1e6 * row.decisions_s / row.decisions:11.1f}"
                 f"  {row.decisions / row.decisions_s:11,.0f}  {1e3 * row.slowest_s:10.2f}",
                 flush=True,

@@ -14,6 +14,7 @@ from shoal.core.commands import Command, Continue, DeleteCheckpoint, Exploit, La
 from shoal.core.events import Config, Event, Failed, Lost, Metrics, Reported
 from shoal.core.population import Population
 from shoal.schedulers import FIFOScheduler, PopulationBasedTraining, TrialScheduler
+from shoal.schedulers.pbt import SECOND_CHANCES
 from shoal.testing import Fault, Simulation, SimulationResult, random_faults
 
 # ------------------------------------------------------------------------------------------------------------ scenarios
@@ -202,7 +203,9 @@ class Invariants:
     """What live members' newest checkpoints are worth, made since they last copied; finite ones only."""
     own_time: dict[str, float] = field(default_factory=dict[str, float])
     copied: dict[str, float] = field(default_factory=dict[str, float])
-    """``time_attr`` of the checkpoint that a member copied last."""
+    """The latest ``time_attr`` of the checkpoints that a member has copied."""
+    chances: dict[str, int] = field(default_factory=dict[str, int])
+    """How often a member may still copy one that is not later than that."""
     evaluated: dict[str, float] = field(default_factory=dict[str, float])
     arrived: dict[str, float] = field(default_factory=dict[str, float])
     ended: dict[str, Status] = field(default_factory=dict[str, Status])
@@ -337,7 +340,11 @@ class Invariants:
         for command in exploits:
             self.own.pop(command.trial_id, None)
             self.launch.pop(command.trial_id, None)
-            self.copied[command.trial_id] = command.checkpoint.time
+            if command.checkpoint.time > self.copied.get(command.trial_id, -math.inf):
+                self.copied[command.trial_id] = command.checkpoint.time
+                self.chances[command.trial_id] = SECOND_CHANCES
+            else:
+                self.chances[command.trial_id] = self.chances.get(command.trial_id, SECOND_CHANCES) - 1
 
     def _exploit(self, population: Population, command: Exploit, count: int, targets: set[str]) -> None:
         donor, target, record = command.donor_id, command.trial_id, command.checkpoint
@@ -353,7 +360,7 @@ class Invariants:
         assert self._value(step) >= self.evaluated[target], "the donor is worse"
         better = sum(other > self.own[donor] for other in self.own.values())
         assert better < count, "the donor is not in the top quantile"
-        assert record.time > self.copied.get(target, -math.inf), "it was there before"
+        assert self._leads_on(target, record.time), "it was there before, too often"
         worse = sum(other < self.evaluated[target] for other in self.evaluated.values())
         assert worse < count, "the target is not in the bottom quantile"
         assert command.donor_config == population.trials[donor].config
@@ -368,10 +375,13 @@ class Invariants:
         for donor, worth in self.own.items():
             may_be_low = self.scenario.synch and sum(x < self.evaluated[donor] for x in self.evaluated.values()) < count
             on_top = sum(other >= worth for other in self.own.values()) - 1 < count
-            ahead = self.own_time[donor] > self.copied.get(trial_id, -math.inf)
+            ahead = self._leads_on(trial_id, self.own_time[donor])
             if donor != trial_id and worth >= value and on_top and ahead and not may_be_low:
                 return True
         return False
+
+    def _leads_on(self, target: str, time: float) -> bool:
+        return time > self.copied.get(target, -math.inf) or self.chances.get(target, SECOND_CHANCES) > 0
 
     def _in_a_quantile(self, members: int) -> int:
         return min(math.ceil(members * Fraction(self.scenario.quantile)), members // 2)

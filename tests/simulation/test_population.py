@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,7 @@ from shoal import space
 from shoal.core.commands import Continue, Evict, Exploit, Launch, Park, Retry, Status, Stop
 from shoal.core.events import Config, Failed, Finished, Lost, Reported, StopAsked
 from shoal.schedulers import PopulationBasedTraining
+from shoal.schedulers.pbt import SECOND_CHANCES
 from shoal.testing import BrokenContract, Fault, Faults, Simulation, SimulationResult
 
 
@@ -108,7 +110,7 @@ def test_a_lucky_checkpoint_is_not_copied_over_and_over() -> None:
     result = Simulation(lucky, configs, pbt(), stop={"training_iteration": 30}, max_events=500).run()
     copied = [(exploit.trial_id, exploit.checkpoint.id) for exploit in result.exploits]
     assert copied
-    assert len(copied) == len(set(copied))
+    assert max(Counter(copied).values()) <= 1 + SECOND_CHANCES
 
 
 # ------------------------------------------------------------------------------------------------------- same decisions

@@ -15,7 +15,7 @@ from shoal.core.commands import CheckpointRecord
 from shoal.core.policy import Copy, Decision, Proceed
 from shoal.errors import ConfigError
 from shoal.schedulers import FIFOScheduler, PopulationBasedTraining
-from shoal.schedulers.pbt import PBTPolicy
+from shoal.schedulers.pbt import SECOND_CHANCES, PBTPolicy
 
 LR = {"lr": space.uniform(0.0, 1.0)}
 
@@ -411,10 +411,12 @@ def test_the_config_of_a_member_that_has_copied_is_the_new_one() -> None:
     assert second.donor_config == first.new_config
 
 
-def test_the_same_checkpoint_or_an_earlier_one_is_not_copied_again() -> None:
+def test_the_same_checkpoint_is_copied_again_only_a_few_times() -> None:
     members = Members(2)
     members.reach(1, 10.0)
     assert copies(members.reach(0, 1.0)) == {"m0": "m1"}
+    for _ in range(SECOND_CHANCES):
+        assert copies(members.reach(0, 1.0, time=10.0)) == {"m0": "m1"}
     assert members.reach(0, 1.0, time=10.0) == [Proceed("m0")]
     members.save(1, 6.0, score=10.0)
     assert copies(members.reach(0, 1.0, time=15.0)) == {"m0": "m1"}

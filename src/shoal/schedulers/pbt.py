@@ -21,7 +21,10 @@ from ..errors import ConfigError, similar_name
 from .base import TrialScheduler, check_mode
 from .explore import Mutations, explore, fill, parse_mutations
 
-__all__ = ["PBTPolicy", "PopulationBasedTraining"]
+__all__ = ["SECOND_CHANCES", "PBTPolicy", "PopulationBasedTraining"]
+
+SECOND_CHANCES = 3
+"""How often in a row a member may copy a checkpoint that is not later than those it has copied before."""
 
 
 @check_arguments
@@ -34,8 +37,8 @@ class PopulationBasedTraining(TrialScheduler):
     2017, arXiv:1711.09846, section 3 and appendix A (truncation selection; perturb and resample).
 
     Only a committed checkpoint is ever copied, and score and checkpoint of a donor belong to the same step. A score
-    that is NaN or infinite ranks last and is never a donor. Ties are broken at random. A member that has reached its stop
-    condition can still be copied, from its last checkpoint before that.
+    that is NaN or infinite ranks last and is never a donor. Ties are broken at random. A member that has reached its
+    stop condition can still be copied, from its last checkpoint before that.
 
     Args:
         time_attr: key of a report that measures progress, and only grows; ``training_iteration`` counts reports.
@@ -191,7 +194,9 @@ class _Member:
     """Its entry among possible donors, by the score at its newest own checkpoint."""
     checkpoint: CheckpointRecord | None = None
     copied_time: float = -math.inf
-    """``time_attr`` of the checkpoint that it copied last."""
+    """The latest ``time_attr`` of the checkpoints that it has copied."""
+    chances: int = SECOND_CHANCES
+    """How often it may still copy one that is not later than that."""
 
 
 _Rank = tuple[float, float, int]
@@ -327,7 +332,7 @@ class PBTPolicy:
         candidates = [
             entry
             for entry in (self._top_donors() if donors is None else donors)
-            if entry[2] != member.index and entry[0] >= member.rank[0] and self._is_ahead(entry, member)
+            if entry[2] != member.index and entry[0] >= member.rank[0] and self._leads_on(entry, member)
         ]
         if not candidates:
             return None
@@ -341,18 +346,22 @@ class PBTPolicy:
         # Its own checkpoint holds the weights that it gives up, so it is no donor before it saves the next.
         self._take_out(self._donors, member.donor_rank)
         member.donor_rank = member.checkpoint = None
-        member.copied_time = copy.checkpoint.time
+        if copy.checkpoint.time > member.copied_time:
+            member.copied_time, member.chances = copy.checkpoint.time, SECOND_CHANCES
+        else:
+            member.chances -= 1
         member.config = new_config
         return copy
 
-    def _is_ahead(self, entry: _Rank, member: _Member) -> bool:
-        """Whether a donor's checkpoint is later than the one that the member copied last.
+    def _leads_on(self, entry: _Rank, member: _Member) -> bool:
+        """Whether a donor's checkpoint is later than all that the member has copied, or the member has a chance left.
 
-        Else a member could copy the same lucky checkpoint over and over, and where scores get worse with time, members
-        would draw each other back for ever: the run would never end.
+        A member whose copy diverged may copy the same step again, with other hyperparameters. Without a limit it could
+        do so for ever, and where scores get worse with time members would draw each other back for ever: a run without
+            an end.
         """
         checkpoint = self._by_index[entry[2]].checkpoint
-        return checkpoint is not None and checkpoint.time > member.copied_time
+        return checkpoint is not None and (checkpoint.time > member.copied_time or member.chances > 0)
 
     def _value(self, score: float | None) -> float:
         """The score with larger is better; a missing, NaN or infinite one ranks last."""
