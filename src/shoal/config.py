@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,7 @@ from .errors import ConfigError, did_you_mean
 from .schedulers.base import TrialScheduler, check_mode
 
 __all__ = ["CheckpointConfig", "FailureConfig", "RunConfig", "TuneConfig"]
+
 
 def _fail(owner: object, name: str, allowed: str) -> ConfigError:
     value = getattr(owner, name)
@@ -68,7 +70,8 @@ class FailureConfig:
     """What happens when a member fails.
 
     Args:
-        max_failures: how often a trial is launched again from its last checkpoint; -1: always. Default 0.
+        max_failures: how often a trial is launched again from its last checkpoint; -1: always, until it has failed 20
+            times in a row without a single report. Default 0.
         fail_fast: True ends the experiment with the first trial that has failed for good; ``"raise"`` also raises that
             trial's error from ``fit()``. Default False: the others go on.
     """
@@ -135,14 +138,26 @@ class RunConfig:
         if callbacks is not None and (isinstance(callbacks, (str, Mapping)) or not isinstance(callbacks, Sequence)):
             raise _fail(self, "callbacks", "a list of tune.Callback objects")
         _check_int(self, "verbose", "0, 1, 2 or 3", least=0)
+        if self.verbose > 3:
+            raise _fail(self, "verbose", "0, 1, 2 or 3")
         _check_bool(self, "log_to_file")
 
 
 def _check_stop(config: RunConfig) -> None:
     stop = config.stop
-    if stop is None or callable(stop):
+    if stop is None:
+        return
+    if callable(stop):
         if inspect.isclass(stop):
             raise _fail(config, "stop", "an object; add parentheses to make one of this class")
+        try:
+            inspect.signature(stop).bind("trial_id", {})
+        except ValueError:
+            pass  # a built-in function without a signature
+        except TypeError as error:
+            raise _fail(
+                config, "stop", f"a function (trial_id, result) -> bool, but it takes others: {error}"
+            ) from error
         return
     if not isinstance(stop, Mapping):
         raise _fail(
@@ -167,11 +182,11 @@ class TuneConfig:
 
     Args:
         metric: the key of a report that is compared. May be given to the scheduler instead.
-        mode: ``max`` (larger is better) or ``min``. May be given to the scheduler instead.
+        mode: ``max`` (larger is better) or ``min``; needed with a metric. May be given to the scheduler instead.
         scheduler: who decides, for example :class:`shoal.tune.schedulers.PopulationBasedTraining`. Default: FIFO.
         num_samples: how many members; with ``grid_search`` in the space, how often the grid is repeated. Default 1.
         max_concurrent_trials: at most so many members run at a time. Default: as many as the machine has slots for.
-        time_budget_s: the experiment ends after so many seconds. Default: no limit.
+        time_budget_s: the experiment ends after so many seconds, or a timedelta. Default: no limit.
         seed: of sampling and of all decisions. Default: drawn at random, and recorded.
         engine: ``processes`` (each member in a process of its own) or ``inline`` (all in this process, one at a time,
             for ``breakpoint()``). Default: the environment variable ``SHOAL_ENGINE``, else ``processes``.
@@ -185,7 +200,7 @@ class TuneConfig:
     scheduler: TrialScheduler | None = None
     num_samples: int = 1
     max_concurrent_trials: int | None = None
-    time_budget_s: float | None = None
+    time_budget_s: float | datetime.timedelta | None = None
     seed: int | None = None
     engine: str | None = None
     max_residents: int | None = None
@@ -199,6 +214,8 @@ class TuneConfig:
         _check_int(self, "num_samples", "a whole number of 1 or more", least=1)
         _check_int(self, "max_concurrent_trials", "a whole number of 1 or more, or None", least=1, none=True)
         _check_int(self, "max_residents", "a whole number of 1 or more, or None", least=1, none=True)
+        if isinstance(self.time_budget_s, datetime.timedelta):
+            self.time_budget_s = self.time_budget_s.total_seconds()
         budget = self.time_budget_s
         if budget is not None and (not isinstance(budget, (int, float)) or isinstance(budget, bool) or not budget > 0):
             raise _fail(self, "time_budget_s", "a number of seconds greater than 0, or None")

@@ -5,13 +5,17 @@ The order is the promise: what happened and what was decided is committed before
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import signal
+import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any, Protocol
 
 from .checkpoints.store import checkpoint_name, delete
@@ -19,6 +23,7 @@ from .core.commands import Continue, DeleteCheckpoint, Evict, Launch, Stop
 from .core.events import Event, Reported, StopAsked, TrialAdded
 from .core.population import Population
 from .engines import Engine
+from .errors import ConfigError
 from .experiment import ExperimentInfo, Reader
 from .history import History, Row, full_row
 from .journal import Item, Journal
@@ -86,44 +91,65 @@ class Driver:
     history: History = field(default_factory=lambda: History(keep_rows=False))
     _readers: list[Reader] = field(default_factory=list)
     _next_tick: float = 0.0
+    _began: float = field(default_factory=time.monotonic)
 
     def run(self, trials: Sequence[TrialAdded]) -> None:
-        """Run the trials until all have ended."""
+        """Run the trials until all have ended.
+
+        Raises:
+            KeyboardInterrupt: the user interrupted; everything reported so far is committed.
+            Exception: a function of the user that is called here raised; its trials were ended first.
+        """
         self._readers = [self.status, *self.readers]
-        try:
-            for reader in list(self._readers):
-                self._guarded(reader, partial(reader.start, self.info, self.folder, self.history))
-            for trial in trials:
-                self.engine.add(
-                    MemberInfo(trial.trial_id, trial.index, trial.name, trial.tag, str(self.folder / trial.folder))
+        with Interruption() as interruption:
+            try:
+                for reader in list(self._readers):
+                    self._guarded(reader, partial(reader.start, self.info, self.folder, self.history))
+                for trial in trials:
+                    folder = str(self.folder / trial.folder)
+                    self.engine.add(MemberInfo(trial.trial_id, trial.index, trial.name, trial.tag, folder))
+                self._step(trials)
+                while not self.population.ended:
+                    self._step(self.engine.poll(self._patience()))
+                    self._tick()
+                    if interruption.asked and not self.population.ended:
+                        self._step([StopAsked("interrupted by the user")])
+            except Exception as error:
+                self._give_up(error)
+                raise
+            finally:
+                for reader in list(self._readers):
+                    self._guarded(reader, reader.close)
+            if interruption.asked:
+                self._guarded(
+                    self.status,
+                    partial(self.status.note, f"Interrupted. Everything reported so far is in {self.folder}."),
                 )
-            self._step(trials)
-            while not self.population.ended:
-                self._step(self.engine.poll(self._patience()))
-                self._tick()
-        except KeyboardInterrupt:
-            # Commit that it ends here; what the members do meanwhile is lost, what they reported is not.
+                raise KeyboardInterrupt
+
+    def _give_up(self, error: Exception) -> None:
+        """Something in the driver raised, most likely a function of the user: commit that and why it ends here."""
+        with contextlib.suppress(Exception):
             if not self.population.ended:
-                self._step([StopAsked("interrupted by the user")])
-            self.status.note(f"Interrupted. Everything reported so far is in {self.folder}.")
-            raise
-        finally:
-            for reader in list(self._readers):
-                self._guarded(reader, reader.close)
+                self._step([StopAsked(f"the run failed with {type(error).__name__}: {error}")])
 
     def _patience(self) -> float:
         """How long to wait for events: not longer than until the next duty."""
         limit = self.info.time_budget_s
-        left = _POLL_S if limit is None else self.info.started_at + limit - self.clock()
+        left = _POLL_S if limit is None else limit - self._elapsed()
         return max(0.0, min(_POLL_S, left))
+
+    def _elapsed(self) -> float:
+        """Seconds since the start, whatever happens to the time of day."""
+        return time.monotonic() - self._began
 
     def _tick(self) -> None:
         now = self.clock()
         if now >= self._next_tick:
             self._next_tick = now + _TICK_S
-            self.status.tick(now)
+            self._guarded(self.status, partial(self.status.tick, now))
         limit = self.info.time_budget_s
-        if limit is not None and now - self.info.started_at >= limit and not self.population.ended:
+        if limit is not None and self._elapsed() >= limit and not self.population.ended:
             self._step([StopAsked(f"the time budget of {limit:g} s is spent")])
 
     # ------------------------------------------------------------------------------------------------------- one step
@@ -133,17 +159,23 @@ class Driver:
         if not events:
             return
         items: list[Item] = []
-        todo: list[Launch | Continue | Evict | Stop | DeleteCheckpoint] = []
-        for event in events:
-            for judged in self._judged(event):
-                items.append(judged)
-                for command in self.population.apply(judged):
-                    items.append(command)
-                    if isinstance(command, Launch | Continue | Evict | Stop | DeleteCheckpoint):
-                        todo.append(command)
+        try:
+            for event in events:
+                for judged in self._judged(event):
+                    items.append(judged)
+                    items.extend(self.population.apply(judged))
+        finally:
+            # Also where a function of the user raised on the way: what happened before has happened.
+            self._commit(items)
+
+    def _commit(self, items: list[Item]) -> None:
+        """Write down what happened and what was decided, then carry it out, then tell the readers."""
+        if not items:
+            return
         records = self.journal.append(items, self.clock())
-        for command in todo:
-            self._execute(command)
+        for item in items:
+            if isinstance(item, Launch | Continue | Evict | Stop | DeleteCheckpoint):
+                self._execute(item)
         for record in records:
             self.history.add(record)
             for reader in list(self._readers):
@@ -158,10 +190,17 @@ class Driver:
         trial = self.history.trials[event.trial_id]
         row = Row(event, trial.config, len(trial.exploits), trial.pid, trial.hostname)
         judged: list[Event] = [event]
-        if self.stopper(event.trial_id, full_row(trial, row)) and event.stop is None:
-            judged = [dataclasses.replace(event, stop="the stop condition is met")]
-        if self.stopper.stop_all():
-            judged.append(StopAsked("the stopper ended the experiment"))
+        try:
+            if self.stopper(event.trial_id, full_row(trial, row)) and event.stop is None:
+                judged = [dataclasses.replace(event, stop="the stop condition is met")]
+            if self.stopper.stop_all():
+                judged.append(StopAsked("the stopper ended the experiment"))
+        except Exception as error:
+            name = getattr(self.stopper, "name", type(self.stopper).__name__)
+            raise ConfigError(
+                f"RunConfig(stop=...): {name} raised {type(error).__name__}: {error}, when it was asked about "
+                f"iteration {event.iteration} of trial {event.trial_id}."
+            ) from error
         return judged
 
     def _execute(self, command: Launch | Continue | Evict | Stop | DeleteCheckpoint) -> None:
@@ -179,10 +218,42 @@ class Driver:
 
     def _guarded(self, reader: Reader, call: Callable[[], object]) -> None:
         """A reader that raises is shown and left out from then on; the run goes on."""
+        if reader not in self._readers:
+            return
         try:
             call()
         except Exception:
-            if reader in self._readers:
-                self._readers.remove(reader)
+            self._readers.remove(reader)
             if reader is not self.status:
-                self.status.note(f"{type(reader).__name__} failed and is switched off:\n{traceback.format_exc()}")
+                text = f"{type(reader).__name__} failed and is switched off:\n{traceback.format_exc()}"
+                self._guarded(self.status, partial(self.status.note, text))
+
+
+class Interruption:
+    """Turns Ctrl-C into a question that the driver asks itself between two steps, so that no step is cut in half.
+
+    The second Ctrl-C is the ordinary one. Outside of the main thread, which gets no signals, nothing changes.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: Any = None
+
+    def __enter__(self) -> Interruption:
+        if threading.current_thread() is threading.main_thread():
+            before = signal.getsignal(signal.SIGINT)
+            if before not in (signal.SIG_IGN, None):
+                self._before = before
+                signal.signal(signal.SIGINT, self._ask)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            signal.signal(signal.SIGINT, self._before)
+            if callable(self._before):
+                self._before(number, frame)
+        self.asked = True

@@ -11,7 +11,8 @@ __all__ = ["experiment_name", "folder_name", "tag_of", "trainable_name", "trial_
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.,=+@-]+")
 _TAG_LENGTH = 120
-"""File systems take 255 bytes for a name; the rest of a folder's name needs some."""
+_NAME_LENGTH = 60
+"""File systems take 255 bytes for a name, and a folder's is made of a function's name, an id, a tag and a time."""
 
 
 def trainable_name(trainable: Callable[..., Any]) -> str:
@@ -20,12 +21,12 @@ def trainable_name(trainable: Callable[..., Any]) -> str:
     if not isinstance(name, str):
         inner = getattr(trainable, "func", None)  # functools.partial
         name = trainable_name(inner) if callable(inner) else type(trainable).__name__
-    return _UNSAFE.sub("", name) or "trainable"
+    return _UNSAFE.sub("", name)[:_NAME_LENGTH] or "trainable"
 
 
-def experiment_name(trainable: str, now: float) -> str:
-    """Return the default name of an experiment: the function's name and the time."""
-    return f"{trainable}_{_stamp(now)}"
+def experiment_name(trainable: str, run_id: str, now: float) -> str:
+    """Return the default name of an experiment: the function's name, the time, and the run's id."""
+    return f"{trainable}_{_stamp(now)}_{run_id}"
 
 
 def trial_id(run_id: str, index: int) -> str:

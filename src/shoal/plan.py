@@ -16,10 +16,11 @@ from .core.events import TrialAdded
 from .core.population import Limits, Population
 from .core.reports import ReportRules
 from .core.retention import RetentionRules
+from .engines.pickling import check_config
 from .errors import ConfigError, did_you_mean
 from .experiment import ExperimentInfo
 from .naming import experiment_name, folder_name, tag_of, trainable_name, trial_id
-from .resources import resources_of
+from .resources import FILES_OF_A_RESIDENT, open_files_allowed, resources_of
 from .schedulers import FIFOScheduler, TrialScheduler
 from .space import check_space, expand
 
@@ -50,7 +51,10 @@ def make_plan(trainable: Callable[..., Any], space: dict[str, Any], tune: TuneCo
     now = time.time()
     scheduler = tune.scheduler or FIFOScheduler()
     metric = _agreed("metric", tune.metric, scheduler.metric, scheduler)
-    mode = _agreed("mode", tune.mode, scheduler.mode, scheduler) or "max"
+    mode = _agreed("mode", tune.mode, scheduler.mode, scheduler)
+    if metric is not None and mode is None:
+        raise ConfigError(f"TuneConfig(metric={metric!r}) needs mode: 'max' (larger is better) or 'min'.")
+    mode = mode or "max"
     engine = _engine_name(tune)
     seed = secrets.randbits(32) if tune.seed is None else tune.seed
     check_space(space)
@@ -66,8 +70,10 @@ def make_plan(trainable: Callable[..., Any], space: dict[str, Any], tune: TuneCo
         tag = tag_of(index, variant.sampled)
         config = scheduler.prepare(variant.config, index, seed)
         trials.append(TrialAdded(tid, index, f"{name}_{tid}", tag, folder_name(f"{name}_{tid}", tag, now), config))
+    check_config(trials[0].config)
+    scheduler.rehearse(trials[0].config, seed)
     stop = run.stop if isinstance(run.stop, Mapping) else {}
-    if metric in stop and mode == "min":
+    if metric is not None and metric in stop and mode == "min":
         warnings.warn(
             f"RunConfig(stop={dict(stop)}) ends a trial when {metric} is AT LEAST {stop[metric]}, although mode is "
             f"'min'. To "
@@ -76,7 +82,7 @@ def make_plan(trainable: Callable[..., Any], space: dict[str, Any], tune: TuneCo
         )
     stopper = _stopper(run.stop)
     info = ExperimentInfo(
-        name=run.name or experiment_name(name, now),
+        name=run.name or experiment_name(name, run_id, now),
         trainable=name,
         run_id=run_id,
         metric=metric,
@@ -94,7 +100,7 @@ def make_plan(trainable: Callable[..., Any], space: dict[str, Any], tune: TuneCo
             dict.fromkeys([*(path for variant in variants for path in variant.sampled), *scheduler.mutated()])
         ),
         stop=dict(stop),
-        time_budget_s=tune.time_budget_s,
+        time_budget_s=None if tune.time_budget_s is None else float(tune.time_budget_s),  # type: ignore[arg-type]
         started_at=now,
     )
     checkpoints = run.checkpoint_config or CheckpointConfig()
@@ -167,6 +173,11 @@ class _FunctionStopper:
     def stop_all(self) -> bool:
         return False
 
+    @property
+    def name(self) -> str:
+        """What an error calls it."""
+        return trainable_name(self.function)
+
 
 def _residents(slots: int, gpus: float) -> int:
     """How many members may keep a process, where the user does not say."""
@@ -175,4 +186,5 @@ def _residents(slots: int, gpus: float) -> int:
         return slots
     import psutil
 
-    return max(slots, int(psutil.virtual_memory().available / 2 / _RESIDENT_BYTES))
+    by_memory = int(psutil.virtual_memory().available / 2 / _RESIDENT_BYTES)
+    return max(slots, min(by_memory, open_files_allowed() // FILES_OF_A_RESIDENT))

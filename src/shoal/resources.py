@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
+import resource
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from .errors import ConfigError, EngineError
 
-__all__ = ["count_cpus", "list_gpus", "make_slots", "resources_of", "with_resources"]
+__all__ = [
+    "FILES_OF_A_RESIDENT",
+    "allow_open_files",
+    "count_cpus",
+    "list_gpus",
+    "make_slots",
+    "open_files_allowed",
+    "resources_of",
+    "with_resources",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 _ATTRIBUTE = "_shoal_resources"
@@ -21,7 +32,7 @@ def with_resources(trainable: F, resources: Mapping[str, float]) -> F:
 
     Args:
         trainable: the function; it is returned, wrapped.
-        resources: ``cpu`` (default 1; also how many threads numeric libraries use in a member, rounded up) and ``gpu``
+        resources: ``cpu`` (default 1; also how many threads torch uses in a member, rounded up) and ``gpu``
             (default 0; a fraction below 1 shares a GPU, else a whole number).
 
     Raises:
@@ -57,6 +68,27 @@ def resources_of(trainable: Callable[..., Any]) -> tuple[float, float]:
     """Return (cpus, gpus) of one trial of the function."""
     resources = getattr(trainable, _ATTRIBUTE, {})
     return float(resources.get("cpu", 1.0)), float(resources.get("gpu", 0.0))
+
+
+FILES_OF_A_RESIDENT = 2
+"""A socket and a pipe."""
+_FILES_OF_OUR_OWN = 200
+
+
+def open_files_allowed() -> int:
+    """Return how many files may be opened for members, at most."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 1 << 20 if hard == resource.RLIM_INFINITY else max(0, hard - _FILES_OF_OUR_OWN)
+
+
+def allow_open_files(count: int) -> None:
+    """Raise this process's limit of open files, where it is too low for so many members' and may be raised."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = count + _FILES_OF_OUR_OWN
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        wanted = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def count_cpus() -> int:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .arguments import check_arguments
 from .config import RunConfig, TuneConfig
-from .errors import ConfigError
+from .errors import ConfigError, EngineError
 
 if TYPE_CHECKING:
     from .results import ResultGrid
@@ -62,7 +63,11 @@ class Tuner:
             ConfigError: the settings do not fit together; nothing was started.
             StorageError: the experiment's folder cannot be used.
             EngineError: members cannot be started, or one asks for more than the machine has.
+            TrialFailed: a trial failed, with ``FailureConfig(fail_fast="raise")``.
+            KeyboardInterrupt: the user pressed Ctrl-C. Everything reported so far is kept:
+                ``tune.ResultGrid.read(folder)`` returns it.
         """
+        _check_not_loading()
         # Late, so that importing shoal costs next to nothing.
         from .plan import make_plan
         from .results import ResultGrid
@@ -77,6 +82,16 @@ class Tuner:
         return grid
 
 
+def _check_not_loading() -> None:
+    """Refuse to start an experiment while members' modules are imported: each parent process would start another."""
+    nursery = sys.modules.get("shoal.worker.nursery")
+    if nursery is not None and nursery.loading:
+        raise EngineError(
+            "Tuner.fit() was called by a module that is only imported to find the trainable in it. Put the call under "
+            "if __name__ == '__main__': or into a function."
+        )
+
+
 def _check_trainable(trainable: object) -> Callable[..., Any]:
     if trainable is None or not callable(trainable):
         raise ConfigError(
@@ -88,6 +103,13 @@ def _check_trainable(trainable: object) -> Callable[..., Any]:
             f"trainables "
             f"are not supported yet; write its loop as a function that calls tune.report."
         )
+    for kind, test in (("async def", inspect.iscoroutinefunction), ("generator", inspect.isgeneratorfunction)):
+        if test(trainable):
+            name = getattr(trainable, "__name__", trainable)
+            raise ConfigError(
+                f"Tuner: the trainable must be an ordinary function train(config), but {name} is an {kind} function: "
+                f"calling it would run none of its code."
+            )
     try:
         inspect.signature(trainable).bind({})
     except ValueError:

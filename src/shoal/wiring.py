@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .config import RunConfig
 from .errors import ExperimentExists, StorageError
 from .plan import Plan
+from .resources import FILES_OF_A_RESIDENT, allow_open_files
 
 if TYPE_CHECKING:
     from .driver import Status
@@ -26,9 +28,12 @@ def execute(plan: Plan, folder: Path, run: RunConfig) -> None:
     from .journal.sqlite import SQLiteJournal
     from .sinks import LogFiles, PolicyFiles
 
+    started = False
     status: Status = make_status(run.verbose, inline=plan.info.engine == "inline")
     engine = _make_engine(plan.info.engine)
     journal = SQLiteJournal.create(folder)
+    residents = plan.population.limits.residents or plan.info.num_trials
+    allow_open_files(FILES_OF_A_RESIDENT * min(residents, plan.info.num_trials))
     try:
         journal.set_meta(**plan.info.to_meta())
         engine.start(
@@ -59,10 +64,27 @@ def execute(plan: Plan, folder: Path, run: RunConfig) -> None:
             ],
             stopper=plan.stopper,
         )
+        started = True
         driver.run(plan.trials)
     finally:
-        engine.close()
-        journal.close()
+        try:
+            engine.close()
+        finally:
+            journal.close()
+            if started:
+                _sweep(plan, folder)
+            else:
+                # Nothing has happened yet: leave nothing, so that the corrected script can use the same name.
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sweep(plan: Plan, folder: Path) -> None:
+    """Delete what members had written for a report that came too late to count."""
+    for trial in plan.trials:
+        for path in (folder / trial.folder).glob("*checkpoint_*"):
+            known = not path.name.startswith(".") and plan.population.retention.knows(f"{trial.trial_id}/{path.name}")
+            if not known:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _make_engine(name: str) -> Engine:
@@ -77,9 +99,10 @@ def _make_engine(name: str) -> Engine:
 
 def make_folder(run: RunConfig, name: str) -> Path:
     """Make the folder of a new experiment."""
-    root = Path(run.storage_path or os.environ.get("SHOAL_DIR") or "shoal_results").expanduser().absolute()
-    folder = root / name
+    given = run.storage_path or os.environ.get("SHOAL_DIR") or "shoal_results"
+    folder = Path(given, name)
     try:
+        folder = folder.expanduser().absolute()
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
             raise ExperimentExists(
@@ -90,7 +113,7 @@ def make_folder(run: RunConfig, name: str) -> Path:
         probe = folder / ".writable"
         probe.touch()
         probe.unlink()
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         if isinstance(error, StorageError):
             raise
         raise StorageError(

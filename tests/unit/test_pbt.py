@@ -346,6 +346,12 @@ def test_every_donor_of_the_top_quantile_is_drawn_equally_often() -> None:
     assert abs(drawn["m6"] - drawn["m7"]) < 150  # 4 standard deviations of 1,200 fair draws are 139
 
 
+def test_each_member_draws_a_donor_of_its_own() -> None:
+    found = copies(Members(100, synch=True).all_reach([float(index) for index in range(100)]))
+    assert len(found) == 25
+    assert len(set(found.values())) > 10
+
+
 def test_the_smallest_score_is_best_in_mode_min() -> None:
     assert copies(Members(4, mode="min", synch=True).all_reach([1.0, 2.0, 3.0, 4.0])) == {"m3": "m0"}
 
@@ -573,7 +579,16 @@ def test_where_nobody_would_copy_no_checkpoint_is_missed(count: int, fraction: f
     members = Members(count, quantile_fraction=fraction)
     for index in range(count):
         members.reach(index, 1.0, save=False)
-        assert members.policy.notice() is None
+        assert (members.policy.notice() or ("",))[0] != "no-checkpoint"
+
+
+def test_pbt_with_one_member_says_once_that_it_is_alone() -> None:
+    members = Members(1)
+    members.reach(0, 1.0)
+    key, text = members.policy.notice() or ("", "")
+    assert key == "alone"
+    assert "num_samples" in text
+    assert members.policy.notice() is None
 
 
 # ---- FIFO ------------------------------------------------------------------------------------------------------------

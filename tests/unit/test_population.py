@@ -24,7 +24,7 @@ from shoal.core.commands import (
 )
 from shoal.core.events import Failed, Finished, Lost, Reported, SavedCheckpoint, Started, StopAsked, TrialAdded
 from shoal.core.policy import Copy, Decision, Proceed
-from shoal.core.population import Limits, Population
+from shoal.core.population import BARREN_AT_MOST, Limits, Population
 from shoal.core.retention import RetentionRules
 from shoal.errors import InvalidTransition
 
@@ -333,6 +333,17 @@ def test_who_left_comes_back_from_its_checkpoint() -> None:
     assert launch.checkpoint == story["a"].restore
 
 
+def test_who_left_can_come_back_on_any_device() -> None:
+    story = Story("abc", devices=("0", "1"), residents=2)
+    assert kinds(story.reach_boundary("a", save=True)) == ["Park", "Evict", "Launch"]
+    story.reach_boundary("b", save=True)
+    assert story["b"].status is Status.RUNNING, "a has trained as much"
+    park, evict, launch = story.reach_boundary("b", save=True)
+    assert (park, evict) == (Park("b", 1), Evict("b", 1))
+    assert isinstance(launch, Launch)
+    assert (launch.trial_id, launch.slot, launch.iteration) == ("a", 1, 2)
+
+
 def test_nobody_leaves_who_would_lose_work_and_the_user_is_told_once() -> None:
     story = Story("abcd", residents=1)
     said = [command for trial in "abc" for command in story.reach_boundary(trial) if isinstance(command, Notice)]
@@ -421,7 +432,20 @@ def test_a_failed_trial_is_launched_again_from_its_last_checkpoint(end: str) -> 
 
 def test_failures_may_be_without_limit() -> None:
     story = Story("a", max_failures=-1)
-    assert all(kinds(story.fail("a")) == ["Retry", "Launch"] for _ in range(50))
+    for _ in range(50):
+        story.report("a", waiting=False)
+        assert kinds(story.fail("a")) == ["Retry", "Launch"]
+
+
+def test_a_trial_that_fails_again_and_again_without_a_report_has_failed_for_good() -> None:
+    story = Story("a", max_failures=-1)
+    for _ in range(BARREN_AT_MOST - 1):
+        assert kinds(story.fail("a")) == ["Retry", "Launch"]
+    (stop,) = story.lose("a")
+    assert isinstance(stop, Stop)
+    assert stop.status is Status.ERROR
+    assert f"failed {BARREN_AT_MOST} times in a row" in stop.reason
+    assert "killed" in stop.reason
 
 
 def test_with_fail_fast_the_first_failure_for_good_ends_all() -> None:

@@ -47,6 +47,12 @@ def commit(source: Path, trial_folder: Path, number: int) -> SavedCheckpoint:
         )
     final = trial_folder / checkpoint_name(number)
     staging = trial_folder / f".{final.name}.{os.getpid()}"
+    if trial_folder.resolve().is_relative_to(source.resolve()):
+        raise ReportError(
+            f"tune.report: the checkpoint's folder {str(source)!r} contains the trial's own folder, so every "
+            f"checkpoint would "
+            f"contain those before it. Save into a folder of its own, for example tempfile.TemporaryDirectory()."
+        )
     try:
         trial_folder.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(staging, ignore_errors=True)
@@ -56,6 +62,9 @@ def commit(source: Path, trial_folder: Path, number: int) -> SavedCheckpoint:
             # A process died between this rename and its report, so nobody knows of that one.
             shutil.rmtree(final)
         staging.rename(final)
+    except ReportError:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
     except OSError as error:
         shutil.rmtree(staging, ignore_errors=True)
         raise StorageError(
@@ -77,6 +86,8 @@ def digest_of(folder: Path) -> str:
     """Return the digest of a folder's files: their relative names, sizes and bytes."""
     digest = hashlib.sha256()
     for name, path in _files(folder):
+        if path.is_dir():
+            continue
         _begin(digest.update, name, path.stat().st_size)
         with path.open("rb", buffering=0) as file:
             while chunk := file.read(_CHUNK):
@@ -91,6 +102,9 @@ def _copy(source: Path, target: Path) -> tuple[str, int]:
     for name, path in _files(source):
         copy = target / name
         copy.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            copy.mkdir(exist_ok=True)
+            continue
         with path.open("rb", buffering=0) as reading, copy.open("wb", buffering=0) as writing:
             size = os.fstat(reading.fileno()).st_size
             _begin(digest.update, name, size)
@@ -103,6 +117,7 @@ def _copy(source: Path, target: Path) -> tuple[str, int]:
                 copied += len(chunk)
         if copied != size:
             raise OSError(f"{path} changed its size from {size} to {copied} bytes while it was copied")
+        shutil.copymode(path, copy)
         total += size
     return digest.hexdigest(), total
 
@@ -112,12 +127,19 @@ def _begin(update: Callable[[bytes], None], name: str, size: int) -> None:
 
 
 def _files(folder: Path) -> list[tuple[str, Path]]:
-    """Return (relative name with '/', path) of all regular files below the folder, in order. Links are followed."""
+    """Return (relative name with '/', path) of all files and empty folders below the folder, in order.
+
+    Links are followed, but not into a folder that the walk is inside of already.
+    """
     found: list[tuple[str, Path]] = []
-    for parent, _, names in os.walk(folder, followlinks=True):
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        here = Path(parent).resolve()
+        folders[:] = [name for name in folders if not here.is_relative_to(Path(parent, name).resolve())]
         for name in names:
             path = Path(parent, name)
             if not path.is_file():
                 raise ReportError(f"tune.report: {path} in the checkpoint is no regular file, so it cannot be saved.")
             found.append((path.relative_to(folder).as_posix(), path))
+        if not names and not folders and Path(parent) != folder:
+            found.append((Path(parent).relative_to(folder).as_posix(), Path(parent)))
     return sorted(found)

@@ -44,10 +44,13 @@ from .events import (
     TrialAdded,
 )
 from .policy import Copy, Decision, Policy
-from .reports import lookup, number
+from .reports import AUTOMATIC, lookup, number
 from .retention import Retention, RetentionRules
 
-__all__ = ["Limits", "Population", "Trial"]
+__all__ = ["BARREN_AT_MOST", "Limits", "Population", "Trial"]
+
+BARREN_AT_MOST = 20
+"""A trial that fails so often without one report in between has failed for good, whatever ``max_failures`` says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +89,8 @@ class Trial:
     """The scheduler's metric in its newest report."""
     generation: int = 0
     failures: int = 0
+    barren: int = 0
+    """How often it has failed since its last report."""
     reported: bool = False
     restore: CheckpointRecord | None = None
     """From where it goes on after a crash: its newest checkpoint, or the donor's until it has saved one of its own."""
@@ -205,8 +210,10 @@ class Population:
         trial.score = score
         trial.time_total_s = event.time_total_s
         trial.reported = True
+        trial.barren = 0
         trial.waiting = event.waiting
         trial.story.append(f"report {event.iteration}{' waits' if event.waiting else ''}")
+        self._say_reserved(event)
         self.policy.observe(event.trial_id, score, self._committed(trial, event, time, score))
         if event.stop is not None:
             self._end(trial, Status.TERMINATED, event.stop, donates=event.checkpoint is None)
@@ -282,6 +289,19 @@ class Population:
         value = _value(event, self.time_attr)
         # Only without require_attrs can it be missing, or be no number to count with.
         return value if value is not None and math.isfinite(value) else float(event.iteration)
+
+    def _say_reserved(self, event: Reported) -> None:
+        reserved = [key for key in AUTOMATIC if key in event.metrics]
+        if reserved and "reserved" not in self._noticed:
+            self._noticed.add("reserved")
+            self._out.append(
+                Notice(
+                    "reserved",
+                    f"The trainable reports {', '.join(map(repr, reserved))}, which Shoal fills itself: in the "
+                    f"results its "
+                    f"own values stand under these names. Report yours under others.",
+                )
+            )
 
     def _committed(self, trial: Trial, event: Reported, time: float, score: float | None) -> CheckpointRecord | None:
         saved = event.checkpoint
@@ -385,9 +405,12 @@ class Population:
 
     def _failed(self, trial: Trial, error: str) -> None:
         trial.failures += 1
+        trial.barren += 1
         trial.story.append(f"failed: {error}")
         held = not trial.queued and trial.slot is None
-        if self.limits.max_failures < 0 or trial.failures <= self.limits.max_failures:
+        if trial.barren >= BARREN_AT_MOST:
+            error = f"it failed {trial.barren} times in a row without a single report, the last time with: {error}"
+        elif self.limits.max_failures < 0 or trial.failures <= self.limits.max_failures:
             if held:
                 self.policy.withdraw(trial.trial_id)
             self._rewind(trial)

@@ -13,7 +13,17 @@ from typing import Any
 from ..errors import ReportError, did_you_mean
 from .events import Metrics
 
-__all__ = ["AUTOMATIC", "ReportRules", "check_report", "flatten", "lookup", "number", "stop_reason", "waits"]
+__all__ = [
+    "AUTOMATIC",
+    "ReportRules",
+    "check_report",
+    "flatten",
+    "lookup",
+    "number",
+    "progress",
+    "stop_reason",
+    "waits",
+]
 
 AUTOMATIC = (
     "training_iteration",
@@ -111,6 +121,10 @@ def _need(name: str, what: str, metrics: Metrics, automatic: Mapping[str, Any], 
     value = lookup(automatic, name)
     if value is None:
         value = lookup(metrics, name)
+    if value is None and name in metrics:
+        raise ReportError(
+            f"tune.report: {name!r} ({what}) must be a number, but is None. Report it as a float or an int."
+        )
     if value is None:
         there = [key for key, _ in flatten(metrics)]
         allowed = sorted({*there, *automatic})
@@ -144,9 +158,11 @@ def waits(rules: ReportRules, until: float | None, metrics: Metrics, automatic: 
     """Return whether the member has to wait for a decision after this report, stop conditions aside."""
     if rules.always_wait:
         return True
-    if until is None:
-        return False
+    value = progress(rules, metrics, automatic)
+    return until is not None and value is not None and value >= until
+
+
+def progress(rules: ReportRules, metrics: Metrics, automatic: Mapping[str, Any]) -> float | None:
+    """Return the scheduler's ``time_attr`` of a report, or None where it is not there."""
     value = number(lookup(automatic, rules.time_attr))
-    if value is None:
-        value = number(lookup(metrics, rules.time_attr))
-    return value is not None and value >= until
+    return number(lookup(metrics, rules.time_attr)) if value is None else value

@@ -63,6 +63,10 @@ class Retention:
             del self._pins[record.id]
         return self._if_free(record)
 
+    def knows(self, identity: str) -> bool:
+        """Return whether there is a committed checkpoint of this id that has not been deleted."""
+        return identity in self._existing
+
     def exists(self, record: CheckpointRecord) -> bool:
         """Return whether the checkpoint has not been deleted."""
         return record.id in self._existing

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 from ..core.commands import Continue, Launch
-from ..core.events import Event
+from ..core.events import Event, Failed, Lost, StopAsked
 from ..worker.main import run_member
-from ..worker.session import Session, set_current_session
+from ..worker.session import SWALLOWED, Session, set_current_session
 from ..worker.wire import Enter, Go, Leave, MemberInfo
 from . import EngineCommand, EngineSetup
 
@@ -28,16 +29,26 @@ class _Port:
     """A member's way to the driver: two queues."""
 
     events: queue.SimpleQueue[Event]
+    trial_id: str
     inbox: queue.SimpleQueue[Any] = field(default_factory=queue.SimpleQueue)
 
     def send(self, message: Any) -> None:
         self.events.put(message)
+        if isinstance(message, Failed) and message.error.startswith("BdbQuit"):
+            self.events.put(StopAsked("the debugger was left"))  # or the next member would stop at the same place
 
     def receive(self) -> Any:
         return self.inbox.get()
 
     def pending(self) -> bool:
         return not self.inbox.empty()
+
+    def abandon(self, launch: int | None) -> NoReturn:
+        # A thread cannot be killed: this one waits for the end of the process, and its member is lost.
+        if launch is not None:
+            self.events.put(Lost(self.trial_id, launch, SWALLOWED))
+        while True:
+            threading.Event().wait()
 
 
 @dataclass(slots=True)
@@ -55,10 +66,13 @@ class InlineEngine:
         self._members: dict[str, _Member] = {}
         self._left: list[threading.Thread] = []
         self._setup: EngineSetup | None = None
+        self._outer: Session | None = None
 
     def start(self, setup: EngineSetup) -> None:
         """Remember what to run."""
         self._setup = setup
+        # A trainable may itself run an experiment inline: its own session comes back afterwards.
+        self._outer = set_current_session(None)
 
     def add(self, info: MemberInfo) -> None:
         """A trial was added."""
@@ -94,15 +108,18 @@ class InlineEngine:
             member.port.inbox.put(Leave())
             self._left.append(member.thread)
         self._members.clear()
+        end = time.monotonic() + _GRACE_S
         for thread in self._left:
-            thread.join(_GRACE_S)
+            thread.join(max(0.0, end - time.monotonic()))
         self._left.clear()
-        set_current_session(None)
+        if self._setup is not None:
+            set_current_session(self._outer)
+            self._setup = None
 
     def _start(self, info: MemberInfo) -> _Member:
         setup = self._setup
         assert setup is not None
-        port = _Port(self._events)
+        port = _Port(self._events, info.trial_id)
         session = Session(port, info, setup.rules, setup.experiment, setup.cpus, setup.gpus)
         thread = threading.Thread(
             target=run_member, args=(port, session, setup.trainable, None), name=f"shoal-{info.name}", daemon=True

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from ..core.events import Config
 from ..errors import ConfigError
 
-__all__ = ["pickle_trainable"]
+__all__ = ["check_config", "pickle_config", "pickle_trainable"]
 
 
 def pickle_trainable(trainable: Callable[..., Any]) -> bytes:
@@ -35,6 +36,27 @@ def pickle_trainable(trainable: Callable[..., Any]) -> bytes:
             f"TuneConfig(engine='inline')."
         ) from error
     return data
+
+
+def pickle_config(config: Config) -> bytes:
+    """Return a member's config as bytes."""
+    import cloudpickle
+
+    data: bytes = cloudpickle.dumps(config)
+    return data
+
+
+def check_config(config: Config) -> None:
+    """Raise ConfigError, with the key's name, where a value cannot be sent to another process or written down."""
+    for key, value in config.items():
+        if not _fits(value):
+            raise ConfigError(
+                f"param_space[{key!r}] gives {value!r:.100} ({type(value).__name__}), which cannot be pickled, so it "
+                f"can "
+                f"neither be sent to a member nor recorded. Create such objects (locks, open files, connections) "
+                f"inside "
+                f"the trainable."
+            )
 
 
 def _references(trainable: Callable[..., Any]) -> Iterator[tuple[str, str, Any]]:

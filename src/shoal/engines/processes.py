@@ -1,12 +1,14 @@
 """The default engine: each member in a process of its own, forked from a warm parent.
 
 The driver talks to a member over a socket pair and reads what it prints from a pipe. Everything happens in
-:meth:`ProcessEngine.poll`, in the driver's one thread.
+:meth:`ProcessEngine.poll`, in the driver's one thread, and nothing there waits for a member.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import fcntl
 import json
 import math
 import os
@@ -17,43 +19,27 @@ import subprocess
 import sys
 import time
 from collections import deque
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from ..core.commands import Continue, Launch
-from ..core.events import Event, Lost
+from ..core.events import Event, Failed, Lost
 from ..errors import EngineError
-from ..worker.nursery import Exited, Forked, LoadFailed, Ready
-from ..worker.wire import Enter, Fork, FrameReader, Go, Leave, MemberInfo, Setup, frame, heavy_frame
+from ..worker.nursery import THREAD_VARIABLES, Exited, Forked, LoadFailed, Ready
+from ..worker.wire import CANNOT_LEAVE, Enter, Fork, FrameReader, Go, Leave, MemberInfo, Setup, frame, heavy_frame
 from . import EngineCommand, EngineSetup
-from .pickling import pickle_trainable
+from .members import MemberProcess
+from .pickling import pickle_config, pickle_trainable
 
 __all__ = ["ProcessEngine"]
 
 _GRACE_S = 5.0
 """Seconds that a member has to leave its function and end, before it is killed."""
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-
-
-@dataclass(eq=False, slots=True)
-class _Member:
-    """A member's process, as the driver sees it."""
-
-    key: int
-    info: MemberInfo
-    launch: int
-    sock: socket.socket
-    output: int
-    reader: FrameReader = field(default_factory=FrameReader)
-    pid: int | None = None
-    leaving: bool = False
-    """It was told to leave; what it says is of no interest any more."""
-    deadline: float = math.inf
-    """When it is killed if it is still there."""
-    text: bytearray = field(default_factory=bytearray)
-    """The beginning of a line that it has not finished."""
-    log: IO[bytes] | None = None
+_START = (
+    # Without the folder that -c puts in front: a module there called like one of the standard library must not get in.
+    "import sys; sys.path[:] = [entry for entry in sys.path if entry] + [{root!r}]; "
+    "from shoal.worker.nursery import run_from_command_line as run; run()"
+)
 
 
 class ProcessEngine:
@@ -67,11 +53,13 @@ class ProcessEngine:
         self._control_reader = FrameReader()
         self._selector: selectors.BaseSelector = selectors.DefaultSelector()
         self._infos: dict[str, MemberInfo] = {}
-        self._members: dict[str, _Member] = {}
+        self._members: dict[str, MemberProcess] = {}
         """The process of each trial that has one."""
-        self._by_key: dict[int, _Member] = {}
+        self._by_key: dict[int, MemberProcess] = {}
         """All processes, also those that are leaving."""
         self._last_key = 0
+        self._postponed: list[tuple[Launch, str | None]] = []
+        """Launches into a slot that a process has still to leave."""
         self._ready: deque[Event] = deque()
         """Events that did not come from a poll."""
 
@@ -86,53 +74,54 @@ class ProcessEngine:
     def _start_nursery(self) -> None:
         setup = self._setup
         assert setup is not None
-        ours, theirs = socket.socketpair()
-        threads = max(1, math.ceil(setup.cpus))
-        environment = {**os.environ, **{name: str(threads) for name in _THREAD_VARIABLES}}
-        # The path is given twice: for the interpreter to find shoal, and as the user's script sees its own modules.
-        environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-        start = "from shoal.worker.nursery import run_from_command_line as run; run()"
+        ours, theirs = _socket_pair()
+        self._control = ours
+        self._control_reader = FrameReader()
+        root = str(Path(__file__).parents[2])
         try:
             self._nursery = subprocess.Popen(
-                [sys.executable, *_interpreter_flags(), "-c", start, json.dumps([theirs.fileno(), sys.path])],
+                [
+                    *(sys.executable, *_interpreter_flags(), "-c", _START.format(root=root)),
+                    json.dumps([theirs.fileno(), sys.path]),
+                ],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
-                env=environment,
+                stdout=None if _is_open(1) else subprocess.DEVNULL,
+                stderr=None if _is_open(2) else subprocess.DEVNULL,
+                # One thread while it imports: a pool of threads does not survive a fork. Members set their own number.
+                env={**os.environ, **dict.fromkeys(THREAD_VARIABLES, "1")},
                 start_new_session=True,
             )
         except OSError as error:
-            ours.close()
             raise EngineError(f"The parent process of the members cannot be started: {error}.") from error
         finally:
             theirs.close()
-        self._control = ours
-        self._control_reader = FrameReader()
-        ours.sendall(
-            heavy_frame(
-                Setup(
-                    trainable=self._trainable,
-                    rules=setup.rules,
-                    experiment=setup.experiment,
-                    folder=str(setup.folder),
-                    seed=setup.seed,
-                    cpus=setup.cpus,
-                    gpus=setup.gpus,
-                    threads=threads,
-                )
-            )
+        message = Setup(
+            trainable=self._trainable,
+            rules=setup.rules,
+            experiment=setup.experiment,
+            folder=str(setup.folder),
+            seed=setup.seed,
+            cpus=setup.cpus,
+            gpus=setup.gpus,
+            threads=max(1, math.ceil(setup.cpus)),
         )
+        with contextlib.suppress(OSError):  # that it has ended is noticed next
+            ours.sendall(heavy_frame(message))
         self._wait_until_loaded(ours)
         self._selector.register(ours, selectors.EVENT_READ, None)
 
     def _wait_until_loaded(self, control: socket.socket) -> None:
         while True:
-            data = control.recv(1 << 16)
+            try:
+                data = control.recv(1 << 16)
+            except OSError:
+                data = b""
             if not data:
                 code = self._nursery.wait() if self._nursery is not None else None
                 raise EngineError(
                     f"The parent process of the members ended with code {code} while it loaded the trainable. Its "
-                    f"output is "
-                    f"above. TuneConfig(engine='inline') runs the trainable in this process, for debugging."
+                    f"output is above. TuneConfig(engine='inline') runs the trainable in this process, for debugging."
                 )
             for message in self._control_reader.feed(data):
                 if isinstance(message, Ready):
@@ -140,8 +129,7 @@ class ProcessEngine:
                 assert isinstance(message, LoadFailed)
                 raise EngineError(
                     "The trainable cannot be loaded in a member's process. Modules that it imports must be importable "
-                    "there: "
-                    "installed, or in a folder of sys.path.\n\n" + message.traceback
+                    "there: installed, or in a folder of sys.path.\n\n" + message.traceback
                 )
 
     def add(self, info: MemberInfo) -> None:
@@ -153,57 +141,88 @@ class ProcessEngine:
     def execute(self, command: EngineCommand, checkpoint: str | None) -> None:
         """Carry a command out."""
         if isinstance(command, Launch):
-            if command.fresh:
-                self._fork(self._infos[command.trial_id], command)
-            self._tell(command.trial_id, command.launch, heavy_frame(Enter(command, checkpoint)))
+            if command.fresh and any(member.slot == command.slot for member in self._by_key.values() if member.leaving):
+                # Its CPU, and on a GPU its memory, is still in use.
+                self._postponed.append((command, checkpoint))
+            else:
+                self._launch(command, checkpoint)
         elif isinstance(command, Continue):
-            self._tell(command.trial_id, command.launch, frame(Go(command.until)))
+            self._tell(command.trial_id, command.launch, command.slot, frame(Go(command.until)))
         else:
+            self._postponed = [entry for entry in self._postponed if entry[0].trial_id != command.trial_id]
             member = self._members.pop(command.trial_id, None)
             if member is not None:
                 self._dismiss(member)
 
+    def _launch(self, launch: Launch, checkpoint: str | None) -> None:
+        try:
+            config = pickle_config(launch.config)
+            if launch.fresh:
+                self._fork(self._infos[launch.trial_id], launch)
+        except Exception as error:
+            text = f"{type(error).__name__}: {error}"
+            self._ready.append(Failed(launch.trial_id, launch.launch, text, text))
+            return
+        enter = Enter(dataclasses.replace(launch, config={}), checkpoint, config)
+        self._tell(launch.trial_id, launch.launch, launch.slot, frame(enter))
+
     def _fork(self, info: MemberInfo, launch: Launch) -> None:
         assert self._setup is not None
-        ours, theirs = socket.socketpair()
-        read_end, write_end = os.pipe()
+        if self._control is None:
+            self._start_nursery()
+        assert self._control is not None
+        ours, theirs = _socket_pair()
+        try:
+            read_end, write_end = os.pipe()
+        except OSError:
+            ours.close()
+            theirs.close()
+            raise
         os.set_blocking(read_end, False)
-        self._last_key += 1
-        member = _Member(self._last_key, info, launch.launch, ours, read_end)
+        log = None
         if self._setup.log_to_file:
+            log = Path(info.folder, "output.log")
             with contextlib.suppress(OSError):
-                Path(info.folder).mkdir(parents=True, exist_ok=True)
-                member.log = Path(info.folder, "output.log").open("ab")  # noqa: SIM115 - open as long as the member lives
-        request = frame(Fork(member.key, info, self._setup.devices[launch.slot]))
+                log.parent.mkdir(parents=True, exist_ok=True)
+        self._last_key += 1
+        member = MemberProcess(
+            self._last_key, info, launch.launch, launch.slot, ours, read_end, self._setup.output, log
+        )
         self._members[info.trial_id] = self._by_key[member.key] = member
         self._selector.register(ours, selectors.EVENT_READ, member)
         self._selector.register(read_end, selectors.EVENT_READ, member)
+        request = frame(Fork(member.key, info, self._setup.devices[launch.slot]))
         try:
-            if self._control is None:
-                self._start_nursery()
-            assert self._control is not None
             socket.send_fds(self._control, [request], [theirs.fileno(), write_end])
-        except (OSError, EngineError) as error:
+        except OSError as error:
             self._gone(member, f"its process cannot be started: {error}")
         finally:
             theirs.close()
             os.close(write_end)
 
-    def _tell(self, trial_id: str, launch: int, data: bytes) -> None:
+    def _tell(self, trial_id: str, launch: int, slot: int, data: bytes) -> None:
         """Send to a trial's process; that it has died meanwhile becomes an event of this launch."""
         member = self._members.get(trial_id)
         if member is None:
-            self._ready.append(Lost(trial_id, launch, "its process died while it waited"))
+            if not any(isinstance(event, Lost) and event.trial_id == trial_id for event in self._ready):
+                self._ready.append(Lost(trial_id, launch, "its process died while it waited"))
             return
-        member.launch = launch
-        with contextlib.suppress(OSError):  # its end is noticed by poll, with the reason
-            member.sock.sendall(data)
+        member.launch, member.slot = launch, slot
+        member.send(data)
+        self._watch(member)
 
-    def _dismiss(self, member: _Member) -> None:
+    def _watch(self, member: MemberProcess) -> None:
+        """Have the selector tell when a member takes what it has not taken yet."""
+        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if member.outbox else 0)
+        with contextlib.suppress(KeyError, ValueError):
+            if self._selector.get_key(member.sock).events != wanted:
+                self._selector.modify(member.sock, wanted, member)
+
+    def _dismiss(self, member: MemberProcess) -> None:
         member.leaving = True
         member.deadline = time.monotonic() + _GRACE_S
-        with contextlib.suppress(OSError):
-            member.sock.sendall(frame(Leave()))
+        member.send(frame(Leave()))
+        self._watch(member)
 
     # --------------------------------------------------------------------------------------------------------- polling
 
@@ -212,35 +231,25 @@ class ProcessEngine:
         events: list[Event] = []
         if self._ready:
             timeout = 0.0
-        for key, _ in self._selector.select(timeout):
-            if key.data is None:
+        for key, mask in self._selector.select(timeout):
+            member: MemberProcess | None = key.data
+            if member is None:
                 self._read_control(events)
-                continue
-            member: _Member = key.data
-            if key.fd == member.output:
-                self._read_output(member)
-            elif member.key in self._by_key:
-                self._read_frames(member, events)
+            elif member.closed:
+                continue  # it ended earlier in this round, and its numbers may be somebody else's by now
+            elif key.fd == member.output:
+                if not member.read_output():
+                    self._forget(member.output)
+            else:
+                if mask & selectors.EVENT_WRITE:
+                    member.push()
+                    self._watch(member)
+                if mask & selectors.EVENT_READ and not member.receive(events):
+                    self._forget(member.sock)  # the nursery tells how it ended
         events.extend(self._ready)
         self._ready.clear()
         self._kill_overdue()
         return events
-
-    def _read_frames(self, member: _Member, events: list[Event]) -> None:
-        try:
-            data = member.sock.recv(1 << 18, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if not data:
-            # The nursery tells how it ended; until then there is nothing more to read here.
-            with contextlib.suppress(KeyError, ValueError):
-                self._selector.unregister(member.sock)
-            return
-        for event in member.reader.feed(data):
-            if not member.leaving:
-                events.append(event)
 
     def _read_control(self, events: list[Event]) -> None:
         assert self._control is not None
@@ -249,10 +258,7 @@ class ProcessEngine:
         except OSError:
             data = b""
         if not data:
-            self._nursery_died()
-            events.extend(self._ready)
-            self._ready.clear()
-            return
+            self._nursery_died(events)
         for message in self._control_reader.feed(data):
             member = self._by_key.get(message.key)
             if member is None:
@@ -261,47 +267,60 @@ class ProcessEngine:
                 member.pid = message.pid
             elif isinstance(message, Exited):
                 self._drain(member, events)
-                self._gone(member, _how_it_ended(message.status))
+                self._gone(member, message.reason or _how_it_ended(message.status))
                 events.extend(self._ready)
                 self._ready.clear()
 
-    def _drain(self, member: _Member, events: list[Event]) -> None:
-        """Read what a dead member had still sent."""
-        with contextlib.suppress(OSError):
-            while data := member.sock.recv(1 << 18, socket.MSG_DONTWAIT):
-                for event in member.reader.feed(data):
-                    if not member.leaving:
-                        events.append(event)
-        self._read_output(member)
+    def _drain(self, member: MemberProcess, events: list[Event]) -> None:
+        """Read what a dead member had still sent and printed."""
+        before = -1
+        while before < len(events):
+            before = len(events)
+            member.receive(events)
+        member.read_output()
 
-    def _gone(self, member: _Member, reason: str) -> None:
+    def _gone(self, member: MemberProcess, reason: str) -> None:
         """Forget a process that has ended; unless it was told to leave, that is an event."""
         self._by_key.pop(member.key, None)
-        for file in (member.sock, member.output):
-            with contextlib.suppress(KeyError, ValueError):
-                self._selector.unregister(file)
-        if member.text:
-            self._line(member, bytes(member.text))
-        member.sock.close()
-        os.close(member.output)
-        if member.log is not None:
-            member.log.close()
+        self._forget(member.sock)
+        self._forget(member.output)
+        member.close()
         trial_id = member.info.trial_id
         if self._members.get(trial_id) is member:
             del self._members[trial_id]
         if not member.leaving:
             self._ready.append(Lost(trial_id, member.launch, reason))
+        waiting, self._postponed = self._postponed, []
+        for launch, checkpoint in waiting:
+            self.execute(launch, checkpoint)
 
-    def _nursery_died(self) -> None:
+    def _forget(self, file: socket.socket | int) -> None:
+        with contextlib.suppress(KeyError, ValueError):
+            self._selector.unregister(file)
+
+    def _nursery_died(self, events: list[Event]) -> None:
         """Without the warm parent all members end; the core launches them again where it may, in a new one."""
-        assert self._control is not None
-        self._selector.unregister(self._control)
-        self._control.close()
-        self._control = None
+        self._end_nursery()
         for member in list(self._by_key.values()):
             _kill_group(member.pid)
-            self._drain(member, [])
+            self._drain(member, events)
             self._gone(member, "the parent process of the members died")
+
+    def _end_nursery(self) -> None:
+        """Close the socket to the warm parent, upon which it kills what is left of the members and ends."""
+        if self._control is not None:
+            self._forget(self._control)
+            self._control.close()
+            self._control = None
+        if self._nursery is not None:
+            if not self._by_key:
+                self._nursery.kill()  # it may be busy with importing, and nothing depends on it any more
+            try:
+                self._nursery.wait(_GRACE_S)
+            except subprocess.TimeoutExpired:
+                self._nursery.kill()
+                self._nursery.wait()
+            self._nursery = None
 
     def _kill_overdue(self) -> None:
         now = time.monotonic()
@@ -310,67 +329,54 @@ class ProcessEngine:
                 member.deadline = math.inf
                 _kill_group(member.pid)
 
-    # ---------------------------------------------------------------------------------------------------------- output
-
-    def _read_output(self, member: _Member) -> None:
-        for _ in range(16):  # bounded, so that a member that prints without end does not starve the others
-            try:
-                data = os.read(member.output, 1 << 16)
-            except (BlockingIOError, OSError):
-                return
-            if not data:
-                with contextlib.suppress(KeyError, ValueError):
-                    self._selector.unregister(member.output)
-                return
-            if member.log is not None:
-                with contextlib.suppress(OSError):
-                    member.log.write(data)
-                    member.log.flush()
-            member.text += data
-            *lines, rest = bytes(member.text).split(b"\n")
-            member.text = bytearray(rest)
-            for line in lines:
-                self._line(member, line)
-
-    def _line(self, member: _Member, line: bytes) -> None:
-        assert self._setup is not None
-        # A progress bar rewrites its line; its last state is what one wants to read.
-        text = line.decode(errors="replace").rstrip("\r").rpartition("\r")[2]
-        self._setup.output(member.info.name, text)
-
     # --------------------------------------------------------------------------------------------------------- closing
 
     def close(self) -> None:
         """Ask all members to leave, kill those that do not, and end the warm parent."""
         self._members.clear()
-        for member in self._by_key.values():
-            if not member.leaving:
-                self._dismiss(member)
-        end = time.monotonic() + _GRACE_S + 1.0
-        with contextlib.suppress(OSError, ValueError):
-            while self._by_key and self._control is not None and time.monotonic() < end:
-                self.poll(0.05)
-        if self._control is not None:
-            self._control.close()  # the nursery kills what is left
-            self._control = None
-        if self._nursery is not None:
-            try:
-                self._nursery.wait(_GRACE_S)
-            except subprocess.TimeoutExpired:
-                self._nursery.kill()
-                self._nursery.wait()
-            self._nursery = None
-        for member in list(self._by_key.values()):
-            _kill_group(member.pid)
-            self._gone(member, "")
-        self._selector.close()
+        self._postponed.clear()
+        try:
+            for member in self._by_key.values():
+                if not member.leaving:
+                    self._dismiss(member)
+            end = time.monotonic() + _GRACE_S + 1.0
+            with contextlib.suppress(OSError, ValueError):
+                while self._by_key and self._control is not None and time.monotonic() < end:
+                    self.poll(0.05)
+        finally:
+            # Also where the user cannot wait and interrupts again: nothing is left running.
+            for member in list(self._by_key.values()):
+                member.leaving = True
+                _kill_group(member.pid)
+                self._gone(member, "")
+            self._end_nursery()
+            self._selector.close()
+
+
+def _socket_pair() -> tuple[socket.socket, socket.socket]:
+    """Return two ends of a socket; the second, which goes to another process, is not one of its standard streams."""
+    ours, theirs = socket.socketpair()
+    if theirs.fileno() < 3:
+        moved = socket.socket(fileno=fcntl.fcntl(theirs.fileno(), fcntl.F_DUPFD_CLOEXEC, 3))
+        theirs.close()
+        theirs = moved
+    return ours, theirs
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
 
 
 def _how_it_ended(status: int) -> str:
     code = os.waitstatus_to_exitcode(status)
+    if code == CANNOT_LEAVE:
+        return "it catches BaseException around tune.report and could not be stopped otherwise; catch Exception instead"
     if code >= 0:
-        hint = " (it catches BaseException around tune.report)" if code == 70 else ""
-        return f"its process exited with code {code}{hint}; its output.log may tell why"
+        return f"its process exited with code {code}; its output.log may tell why"
     name = signal.Signals(-code).name if -code in signal.Signals.__members__.values() else f"signal {-code}"
     hint = "; possibly the machine was out of memory" if -code == signal.SIGKILL else ""
     return f"its process was killed by {name}{hint}"

@@ -129,8 +129,12 @@ class SQLiteJournal:
         lock, self._lock = self._lock, None
         try:
             if lock is not None:
-                # Readers on other machines and copies of the folder then need no -wal file.
                 self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                # Back to a single file, which needs no companions and can be read where nothing can be written. A
+                # reader that is at work right now keeps it from that, which does no harm.
+                with contextlib.suppress(sqlite3.OperationalError):
+                    self._connection.execute("PRAGMA busy_timeout=200")
+                    self._connection.execute("PRAGMA journal_mode=DELETE")
         except sqlite3.Error as error:
             raise JournalError(f"The journal {self._path} cannot be written: {error}.") from error
         finally:

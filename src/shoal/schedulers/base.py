@@ -53,6 +53,9 @@ class TrialScheduler(ABC):
     def check(self, param_space: dict[str, Any]) -> None:  # noqa: B027 - most schedulers have nothing to check
         """Raise ConfigError where the settings do not fit the search space."""
 
+    def rehearse(self, config: Config, seed: int) -> None:  # noqa: B027 - most schedulers have nothing to rehearse
+        """Call the user's functions once before anything starts, so that their errors do not come hours later."""
+
     def prepare(self, config: Config, index: int, seed: int) -> Config:
         """Return the trial's first config, completed where the scheduler needs keys of its own."""
         return config

@@ -17,12 +17,14 @@ from ..core.events import Config
 from ..core.policy import Copy, Decision, Proceed
 from ..core.reports import flatten
 from ..core.rng import stream, uniform_key
-from ..errors import ConfigError, similar_name
+from ..errors import ConfigError, did_you_mean, similar_name
 from .base import TrialScheduler, check_mode
 from .explore import Mutations, explore, fill, parse_mutations
 
 __all__ = ["SECOND_CHANCES", "PBTPolicy", "PopulationBasedTraining"]
 
+KEPT = ("seed", "random_seed")
+"""Config keys that stay with the member by default, where there are such keys."""
 SECOND_CHANCES = 3
 """How often in a row a member may copy a checkpoint that is not later than those it has copied before."""
 
@@ -52,7 +54,8 @@ class PopulationBasedTraining(TrialScheduler):
         quantile_fraction: 0 to 0.5. 0 turns exploitation off.
         resample_probability: 0 to 1; how often a key is drawn anew instead of perturbed.
         perturbation_factors: a perturbed number is multiplied by one of these two, drawn evenly.
-        custom_explore_fn: ``config -> config``, called after the built-in mutations.
+        custom_explore_fn: ``config -> config``, called after the built-in mutations; and once before anything starts,
+            on a copy of the first config, so that its errors come early.
         log_config: whether exploits are written to ``pbt_global.txt`` and ``pbt_policy_<trial_id>.txt``.
         require_attrs: whether a report without ``metric`` or ``time_attr`` is an error.
         synch: nobody goes on before all members have reached the boundary. The lineage of a seeded run then does not
@@ -87,7 +90,7 @@ class PopulationBasedTraining(TrialScheduler):
         *,
         seed: int | None = None,
         keep_in_bounds: bool = True,
-        keep: Sequence[str] = ("seed", "random_seed"),
+        keep: Sequence[str] = KEPT,
     ) -> None:
         _check_text("time_attr", time_attr)
         if metric is not None:
@@ -148,8 +151,20 @@ class PopulationBasedTraining(TrialScheduler):
         return "PopulationBasedTraining"
 
     def check(self, param_space: dict[str, Any]) -> None:
-        """Raise ConfigError where a mutation's key looks like a misspelling of a key of the search space."""
+        """Raise ConfigError where a key looks like a misspelling of a key of the search space."""
         _check_keys(self.hyperparam_mutations, param_space, "")
+        known = {**self.hyperparam_mutations, **param_space}
+        for path in self.keep:
+            head = path.partition("/")[0]
+            if head not in known and path not in KEPT:
+                raise ConfigError(
+                    f"PopulationBasedTraining: keep names {path!r}, but no trial's config has a key {head!r}."
+                    f"{did_you_mean(head, known)} Config keys: {', '.join(map(repr, known)) or 'none'}."
+                )
+
+    def rehearse(self, config: Config, seed: int) -> None:
+        """Explore once, for nothing, to see that ``custom_explore_fn`` and functions among the mutations work."""
+        self.explored(config, config, 0, 0, seed)
 
     def mutated(self) -> list[str]:
         """Return the keys of ``hyperparam_mutations``, nested ones as ``a/b``."""
@@ -199,6 +214,12 @@ class _Member:
     """How often it may still copy one that is not later than that."""
 
 
+ALONE = (
+    "alone",
+    "PBT has only one member, so there is nobody to copy and its hyperparameters never change. Set "
+    "TuneConfig(num_samples=...) to 2 or more.",
+)
+
 _Rank = tuple[float, float, int]
 """(score with larger is better and non-finite as -inf, tie break, index)."""
 
@@ -223,6 +244,7 @@ class PBTPolicy:
 
     def add(self, trial_id: str, index: int, config: Config) -> None:
         """A trial joined the population."""
+        self._notice = ALONE if not self._members else None
         self._members[trial_id] = self._by_index[index] = _Member(trial_id, index, config, boundary=self._next(0.0))
 
     def until(self, trial_id: str) -> float | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pickle
 import random
 import socket
 import sys
@@ -13,7 +15,7 @@ from typing import Any
 from ..core.events import Failed, Finished, Started
 from ..core.rng import stream
 from .session import Port, Session, Unwind, set_current_session
-from .wire import Enter, Leave
+from .wire import DriverGone, Enter, Leave
 
 __all__ = ["one_line", "run_member", "seed_member"]
 
@@ -45,18 +47,33 @@ def run_member(port: Port, session: Session, trainable: Trainable, seed: int | N
 def _run_once(port: Port, session: Session, trainable: Trainable, message: Enter) -> Finished | Failed | None:
     """Run the function once. Return how it ended, or None where it was unwound."""
     launch = message.launch
-    trial_id = launch.trial_id
+    outcome: Finished | Failed = Finished(launch.trial_id, launch.launch)
     try:
         session.begin(message)
-        port.send(Started(trial_id, launch.launch, os.getpid(), socket.gethostname()))
-        returned = trainable(_own_copy(launch.config))
+        port.send(Started(launch.trial_id, launch.launch, os.getpid(), socket.gethostname()))
+        config = launch.config if message.config is None else pickle.loads(message.config)
+        returned = trainable(_own_copy(config))
+        _only_the_member(session, 0)
         if isinstance(returned, Mapping) and not session.leaving:
             session.report(returned)
     except Unwind:
         return None
-    except (Exception, SystemExit, KeyboardInterrupt) as error:
-        return None if session.leaving else _failure(trial_id, launch.launch, error)
-    return None if session.leaving else Finished(trial_id, launch.launch)
+    except DriverGone:
+        raise
+    except BaseException as error:
+        # All of them, SystemExit and asyncio's CancelledError too: the function has ended, and the member lives on.
+        _only_the_member(session, 1)
+        outcome = _failure(launch.trial_id, launch.launch, error)
+    return None if session.leaving else outcome
+
+
+def _only_the_member(session: Session, code: int) -> None:
+    """End a process that the function has forked and that came back here: only the member itself may go on."""
+    if os.getpid() != session.pid:
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
 
 
 def _failure(trial_id: str, launch: int, error: BaseException) -> Failed:
@@ -64,14 +81,23 @@ def _failure(trial_id: str, launch: int, error: BaseException) -> Failed:
     shown = error.__traceback__
     while shown is not None and shown.tb_frame.f_code.co_filename == __file__:
         shown = shown.tb_next
-    text = "".join(traceback.format_exception(type(error), error, shown))
-    return Failed(trial_id, launch, one_line(error), text, _pickled(error))
+    try:
+        text = "".join(traceback.format_exception(type(error), error, shown))
+    except Exception:
+        text = "".join(traceback.format_tb(shown)) + one_line(error)
+    hint = ""
+    if type(error).__name__ == "BdbQuit" or (isinstance(error, EOFError) and "reading a line" in str(error)):
+        hint = " (breakpoint() and input() work with TuneConfig(engine='inline') or SHOAL_ENGINE=inline)"
+    return Failed(trial_id, launch, one_line(error) + hint, text + hint, _pickled(error))
 
 
 def one_line(error: BaseException) -> str:
     """Return an exception's type and message in one line."""
-    text = " ".join(str(error).split())
     name = type(error).__name__
+    try:
+        text = " ".join(str(error).split())
+    except Exception:
+        text = "(its text cannot be shown)"
     return f"{name}: {text}" if text else name
 
 

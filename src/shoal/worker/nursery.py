@@ -23,8 +23,10 @@ from .main import run_member
 from .session import Session
 from .wire import Channel, DriverGone, Fork, FrameReader, Setup, frame
 
-__all__ = ["Exited", "Forked", "LoadFailed", "Ready", "main", "run_from_command_line"]
+__all__ = ["THREAD_VARIABLES", "Exited", "Forked", "LoadFailed", "Ready", "main", "run_from_command_line"]
 
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+"""What tells numeric libraries, when they are loaded, how many threads to use."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -55,26 +57,43 @@ class Exited:
     key: int
     status: int
     """As from ``os.waitpid``."""
+    reason: str | None = None
+    """Why it could not even be started."""
 
 
-def main(fd: int) -> None:
-    """Serve the driver at the other end of the socket ``fd`` until it is gone."""
-    control = socket.socket(fileno=fd)
-    setup = Channel(control).receive()
-    try:
-        trainable = load(setup)
-    except BaseException:
-        control.sendall(frame(LoadFailed(traceback.format_exc())))
-        return
-    control.sendall(frame(Ready()))
-    Nursery(control, setup, trainable).serve()
+loading = False
+"""True while the user's function, and with it the user's modules, is being loaded in this process."""
+
+
+def main(fd: int, path: list[str]) -> None:
+    """Serve the driver at the other end of the socket ``fd`` until it is gone.
+
+    ``path`` is the driver's ``sys.path``. It is taken over only now, when all that Shoal itself needs is imported, so
+    that a module of the user's that is called like one of the standard library cannot get in the way.
+    """
+    sys.path[:] = path
+    with socket.socket(fileno=fd) as control:
+        try:
+            setup = Channel(control).receive()
+            try:
+                trainable = load(setup)
+            except BaseException:
+                control.sendall(frame(LoadFailed(traceback.format_exc())))
+                return
+            control.sendall(frame(Ready()))
+            Nursery(control, setup, trainable).serve()
+        except (DriverGone, OSError, KeyboardInterrupt):
+            pass  # The driver is gone, or about to be.
 
 
 def load(setup: Setup) -> Any:
-    """Load the user's function and warm up what it has imported."""
+    """Load the user's function and warm up what it imported, with one thread: no pool of threads survives a fork."""
+    global loading
+    loading = True
     trainable = pickle.loads(setup.trainable)
+    loading = False
     _publish_main(trainable)
-    _warm_up(setup.threads)
+    _warm_up()
     return trainable
 
 
@@ -83,6 +102,11 @@ def _publish_main(trainable: Any) -> None:
 
     cloudpickle carries functions and classes of ``__main__`` by value; pickle looks them up there by name.
     """
+    # Behind with_resources, functools.partial, bound methods and callable objects there is a function with globals.
+    for attribute in ("__wrapped__", "func", "__func__"):
+        trainable = getattr(trainable, attribute, trainable)
+    if not hasattr(trainable, "__globals__"):
+        trainable = vars(type(trainable)).get("__call__", trainable)
     names = getattr(trainable, "__globals__", {})
     here = vars(sys.modules["__main__"])
     for name, value in names.items():
@@ -90,12 +114,12 @@ def _publish_main(trainable: Any) -> None:
             here.setdefault(name, value)
 
 
-def _warm_up(threads: int) -> None:
+def _warm_up() -> None:
     """Do once, before any fork, what every member would do on its own: building an optimizer imports half of torch."""
     torch = sys.modules.get("torch")
     if torch is None:
         return
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)
     with contextlib.suppress(Exception):
         parameter = torch.nn.Parameter(torch.zeros(1))
         parameter.grad = torch.zeros(1)
@@ -126,8 +150,11 @@ class Nursery:
         with selectors.DefaultSelector() as selector:
             selector.register(self._control, selectors.EVENT_READ)
             selector.register(wake_read, selectors.EVENT_READ)
+            driver = _watch_parent(selector)
             while True:
                 ready = {key.fd for key, _ in selector.select()}
+                if driver in ready:
+                    break
                 if wake_read in ready:
                     with contextlib.suppress(BlockingIOError):
                         os.read(wake_read, 4096)
@@ -148,7 +175,17 @@ class Nursery:
     def _fork(self, request: Fork, mine: tuple[int, int, selectors.BaseSelector]) -> None:
         sock, output = self._fds.pop(0), self._fds.pop(0)
         parent = os.getpid()
-        pid = os.fork()
+        for text in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):
+                text.flush()  # or every member would print it again
+        try:
+            pid = os.fork()
+        except OSError as error:
+            os.close(sock)
+            os.close(output)
+            reason = f"its process cannot be started: {error}"
+            self._control.sendall(frame(Exited(request.key, 0, reason)))
+            return
         if pid == 0:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -171,11 +208,11 @@ class Nursery:
             os.dup2(output, 1)
             os.dup2(output, 2)
             os.close(output)
-            for text in (sys.stdout, sys.stderr):
-                text.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+            _open_output()
             if request.device:
                 os.environ["CUDA_VISIBLE_DEVICES"] = request.device
             setup = self._setup
+            use_threads(setup.threads)
             channel = Channel(socket.socket(fileno=sock))
             session = Session(channel, request.info, setup.rules, setup.experiment, setup.cpus, setup.gpus)
             run_member(channel, session, self._trainable, setup.seed)
@@ -207,6 +244,34 @@ class Nursery:
                 self._control.sendall(frame(Exited(key, status)))
 
 
+def _watch_parent(selector: selectors.BaseSelector) -> int | None:
+    """Have the selector tell when the driver ends. Its socket tells too, unless a fork of the driver holds it."""
+    if sys.platform == "linux" and hasattr(os, "pidfd_open"):
+        with contextlib.suppress(OSError):
+            driver = os.pidfd_open(os.getppid())
+            selector.register(driver, selectors.EVENT_READ)
+            return driver
+    return None
+
+
+def _open_output() -> None:
+    """Make what the member prints leave it line by line."""
+    for fd, name in ((1, "stdout"), (2, "stderr")):
+        stream: Any = getattr(sys, name)
+        if stream is None:
+            # The driver has none; the member does.
+            setattr(sys, name, open(fd, "w", buffering=1, errors="backslashreplace", closefd=False))  # noqa: SIM115
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(line_buffering=True)
+
+
+def use_threads(count: int) -> None:
+    """Let numeric libraries of this process use so many threads."""
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(count)))
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.set_num_threads(count)
+
+
 def _kill_group(pid: int) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)
@@ -224,6 +289,5 @@ def _die_with_parent(parent: int) -> None:
 def run_from_command_line() -> None:
     """Serve with the socket's number and the driver's ``sys.path``, which the command line gives as JSON."""
     fd, path = json.loads(sys.argv[1])
-    sys.path[:] = path
     del sys.argv[1:]
-    main(fd)
+    main(fd, path)

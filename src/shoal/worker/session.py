@@ -7,26 +7,33 @@ entered again with another checkpoint and config.
 
 from __future__ import annotations
 
+import decimal
+import math
+import numbers
 import os
-import sys
 import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from ..checkpoints import Checkpoint
 from ..checkpoints.store import commit
 from ..core.commands import Launch
 from ..core.events import Metrics, Reported
-from ..core.reports import ReportRules, check_report, stop_reason, waits
+from ..core.reports import ReportRules, check_report, progress, stop_reason, waits
 from ..errors import ReportError
 from .wire import Enter, Go, Leave, MemberInfo
 
-__all__ = ["Port", "Session", "TrialContext", "Unwind", "current_session", "set_current_session"]
+__all__ = ["SWALLOWED", "Port", "Session", "TrialContext", "Unwind", "current_session", "set_current_session"]
 
 _SWALLOWED_AT_MOST = 25
+SWALLOWED = (
+    "the trainable catches BaseException (a bare 'except:'?) around tune.report and goes on, so it cannot be stopped "
+    "or "
+    "entered again. Catch Exception instead."
+)
 
 
 class Unwind(BaseException):
@@ -46,6 +53,13 @@ class Port(Protocol):
 
     def pending(self) -> bool:
         """Return whether something has arrived unasked."""
+        ...
+
+    def abandon(self, launch: int | None) -> NoReturn:
+        """The function cannot be left by unwinding it. Get rid of it by force; never returns.
+
+        ``launch``: the launch that was to follow and now fails, or None.
+        """
         ...
 
 
@@ -111,6 +125,8 @@ class Session:
         self._next_checkpoint = 0
         self._entered = 0.0
         self._swallowed = 0
+        self._progress = -math.inf
+        self._turn = threading.RLock()
         self._next: Enter | Leave | None = None
         self.context = TrialContext(info.trial_id, info.name, info.folder, experiment, cpus, gpus, info.index, self)
 
@@ -126,6 +142,7 @@ class Session:
         self._total = launch.time_total_s
         self._total_since_restore = 0.0
         self._since_restore = 0
+        self._progress = -math.inf
         self._next_checkpoint = launch.next_checkpoint
         self._swallowed = 0
         self._next = None
@@ -141,6 +158,11 @@ class Session:
         return message
 
     @property
+    def pid(self) -> int:
+        """The process that the member lives in."""
+        return self._pid
+
+    @property
     def leaving(self) -> bool:
         """True where the function is being unwound."""
         return self._next is not None
@@ -152,7 +174,11 @@ class Session:
         return self._checkpoint
 
     def report(self, metrics: Mapping[str, Any] | None, checkpoint: Checkpoint | None = None) -> None:
-        """Send a result; at a boundary, wait for what follows from it."""
+        """Send a result; at a boundary, wait for what follows from it. Threads of the function take turns."""
+        with self._turn:
+            self._report(metrics, checkpoint)
+
+    def _report(self, metrics: Mapping[str, Any] | None, checkpoint: Checkpoint | None) -> None:
         now = time.perf_counter()
         if self._next is not None:
             self._unwind()
@@ -175,6 +201,7 @@ class Session:
             "timestamp": timestamp,
         }
         check_report(self._rules, plain, automatic, checkpoint is not None)
+        self._check_growth(progress(self._rules, plain, automatic))
         saved = None
         if checkpoint is not None:
             saved = commit(Path(checkpoint.path), Path(self._info.folder), self._next_checkpoint)
@@ -205,6 +232,15 @@ class Session:
             self._answer(waiting)
         self._entered = time.perf_counter()
 
+    def _check_growth(self, now: float | None) -> None:
+        """A ``time_attr`` that shrinks would make a member wait for ever, or never, for its boundary."""
+        if now is not None and now < self._progress:
+            raise ReportError(
+                f"tune.report: {self._rules.time_attr!r} is the scheduler's time_attr and must not get smaller, but is "
+                f"{now:g} after {self._progress:g}."
+            )
+        self._progress = self._progress if now is None else now
+
     def _answer(self, waiting: bool) -> None:
         """Take the driver's answers until the function may go on or must be left."""
         while waiting or self._port.pending():
@@ -219,13 +255,7 @@ class Session:
     def _unwind(self) -> None:
         self._swallowed += 1
         if self._swallowed > _SWALLOWED_AT_MOST:
-            sys.stderr.write(
-                "shoal: the trainable catches BaseException (a bare 'except:'?) around tune.report and goes on, so it "
-                "cannot "
-                "be stopped. Catch Exception instead. Its process is ended.\n"
-            )
-            sys.stderr.flush()
-            os._exit(70)
+            self._port.abandon(self._next.launch.launch if isinstance(self._next, Enter) else None)
         raise Unwind
 
     def _check_caller(self) -> Launch:
@@ -243,13 +273,16 @@ _current: Session | None = None
 _of_thread = threading.local()
 
 
-def set_current_session(session: Session | None) -> None:
-    """Make ``session`` the one that ``tune.report`` talks to, in this thread and in those that have none of their own.
+def set_current_session(session: Session | None) -> Session | None:
+    """Make ``session`` the one that ``tune.report`` talks to, and return the one that this thread had before.
 
-    Called when a member begins to run: a process holds one member, the inline engine a thread for each.
+    It counts in this thread and in those that have none of their own. Called when a member begins to run: a process
+    holds one member, the inline engine a thread for each.
     """
     global _current
+    before: Session | None = getattr(_of_thread, "session", None)
     _current = _of_thread.session = session
+    return before
 
 
 def current_session(caller: str) -> Session:
@@ -286,7 +319,13 @@ def _plain_metrics(metrics: object) -> Metrics:
 
 def _plain(value: Any) -> Any:
     """Return a value of the standard library's types: what a metric means, without arrays, tensors and their memory."""
-    if value is None or type(value) in (bool, int, float, str):
+    if value is None or type(value) in (bool, float, str):
+        return value
+    if type(value) is int:
+        if value.bit_length() > 4096:
+            raise ReportError(
+                f"tune.report: a metric is an int of {value.bit_length()} bits, which no reader can show."
+            )
         return value
     if isinstance(value, Mapping):
         return {str(key): _plain(entry) for key, entry in value.items()}
@@ -295,6 +334,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (bool, int, float, str)):
         # Subclasses: numpy.float64, enums and the like.
         return next(kind(value) for kind in (bool, int, float, str) if isinstance(value, kind))
+    if isinstance(value, (numbers.Real, decimal.Decimal)):
+        return float(value)
     shape = getattr(value, "shape", None)
     if shape is not None:
         # NumPy scalars and arrays, torch tensors and their like, on any device.

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import select
 import socket
 import struct
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from ..core.commands import Launch
 from ..core.reports import ReportRules
 
 __all__ = [
+    "CANNOT_LEAVE",
     "Channel",
     "DriverGone",
     "Enter",
@@ -28,6 +31,8 @@ __all__ = [
 ]
 
 _HEADER = struct.Struct("<I")
+CANNOT_LEAVE = 70
+"""Exit code of a member whose function could not be left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +81,8 @@ class Enter:
     launch: Launch
     checkpoint: str | None
     """Path of the folder to restore from."""
+    config: bytes | None = None
+    """The config by cloudpickle, in place of the launch's, so that one which cannot be loaded fails its own trial."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +165,12 @@ class Channel:
     def pending(self) -> bool:
         """Return whether something has arrived."""
         return bool(self._poll.poll(0))
+
+    def abandon(self, launch: int | None) -> NoReturn:
+        """End this process: its function cannot be left otherwise. The driver sees the exit code."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(CANNOT_LEAVE)
 
     def _exactly(self, count: int) -> bytes:
         data = bytearray()
