@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -118,14 +119,24 @@ class Driver:
                 self._give_up(error)
                 raise
             finally:
-                for reader in list(self._readers):
-                    self._guarded(reader, reader.close)
+                self._wind_up(interruption)
             if interruption.asked:
-                self._guarded(
-                    self.status,
-                    partial(self.status.note, f"Interrupted. Everything reported so far is in {self.folder}."),
-                )
                 raise KeyboardInterrupt
+
+    def _wind_up(self, interruption: Interruption) -> None:
+        """Let the members go, hear what they still have to say, and close the readers."""
+        try:
+            self.engine.close()
+        finally:
+            if interruption.asked:
+                text = f"Interrupted. Everything reported so far is in {self.folder}."
+                self._guarded(self.status, partial(self.status.note, text))
+            for reader in list(self._readers):
+                self._guarded(reader, reader.close)
+
+    def output(self, name: str, text: str) -> None:
+        """Show a line that a member printed. Given to the engine."""
+        self._guarded(self.status, partial(self.status.output, name, text))
 
     def _give_up(self, error: Exception) -> None:
         """Something in the driver raised, most likely a function of the user: commit that and why it ends here."""
@@ -224,9 +235,13 @@ class Driver:
             call()
         except Exception:
             self._readers.remove(reader)
+            text = f"{type(reader).__name__} failed and is switched off:\n{traceback.format_exc()}"
             if reader is not self.status:
-                text = f"{type(reader).__name__} failed and is switched off:\n{traceback.format_exc()}"
                 self._guarded(self.status, partial(self.status.note, text))
+            else:
+                # Its terminal or pipe is gone, most likely; the run is not.
+                with contextlib.suppress(Exception):
+                    sys.stderr.write(f"shoal: {text}")
 
 
 class Interruption:

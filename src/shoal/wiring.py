@@ -36,20 +36,6 @@ def execute(plan: Plan, folder: Path, run: RunConfig) -> None:
     allow_open_files(FILES_OF_A_RESIDENT * min(residents, plan.info.num_trials))
     try:
         journal.set_meta(**plan.info.to_meta())
-        engine.start(
-            EngineSetup(
-                trainable=plan.trainable,
-                rules=plan.rules,
-                experiment=plan.info.name,
-                folder=folder,
-                seed=plan.info.seed,
-                cpus=plan.info.cpus,
-                gpus=plan.info.gpus,
-                devices=plan.devices,
-                output=status.output,
-                log_to_file=run.log_to_file,
-            )
-        )
         driver = Driver(
             info=plan.info,
             folder=folder,
@@ -63,6 +49,20 @@ def execute(plan: Plan, folder: Path, run: RunConfig) -> None:
                 *([CallbackReader(run.callbacks, status.note)] if run.callbacks else []),
             ],
             stopper=plan.stopper,
+        )
+        engine.start(
+            EngineSetup(
+                trainable=plan.trainable,
+                rules=plan.rules,
+                experiment=plan.info.name,
+                folder=folder,
+                seed=plan.info.seed,
+                cpus=plan.info.cpus,
+                gpus=plan.info.gpus,
+                devices=plan.devices,
+                output=driver.output,
+                log_to_file=run.log_to_file,
+            )
         )
         started = True
         driver.run(plan.trials)
