@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import functools
 import inspect
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable
+from typing import Any, ParamSpec, TypeVar
 
 from .errors import ConfigError, did_you_mean
 
-__all__ = ["check_arguments"]
+__all__ = ["check_arguments", "check_keywords"]
 
+P = ParamSpec("P")
+R = TypeVar("R")
 T = TypeVar("T")
 
 
@@ -20,12 +23,28 @@ def check_arguments(cls: type[T]) -> type[T]:
 
     @functools.wraps(original)
     def checked(self: T, *args: Any, **kwargs: Any) -> None:
-        for name in kwargs:
-            if name not in names:
-                raise ConfigError(
-                    f"{cls.__name__} has no argument {name!r}.{did_you_mean(name, names)} It takes: {', '.join(names)}."
-                )
+        _check_names(cls.__name__, kwargs, names)
         original(self, *args, **kwargs)
 
     cls.__init__ = checked  # type: ignore[assignment, method-assign]
     return cls
+
+
+def check_keywords(function: Callable[P, R]) -> Callable[P, R]:
+    """Make a function name the keyword that it was wrongly given, and those it takes."""
+    names = list(inspect.signature(function).parameters)
+
+    @functools.wraps(function)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        _check_names(function.__name__, kwargs, names)
+        return function(*args, **kwargs)
+
+    return checked
+
+
+def _check_names(owner: str, given: Iterable[str], names: list[str]) -> None:
+    for name in given:
+        if name not in names:
+            raise ConfigError(
+                f"{owner} has no argument {name!r}.{did_you_mean(name, names)} It takes: {', '.join(names)}."
+            )

@@ -41,6 +41,7 @@ def noop(config: dict[str, Any]) -> None:
         (lambda: tune.TuneConfig(scheduler="pbt"), ["scheduler", "'pbt'", "PopulationBasedTraining"]),  # type: ignore[arg-type]
         (lambda: tune.RunConfig(storage_pth="x"), ["'storage_pth'", "'storage_path'"]),  # type: ignore[call-arg]
         (lambda: pbt(perturbation_intervall=5), ["'perturbation_intervall'", "'perturbation_interval'"]),
+        (lambda: tune.uniform(lower=0, uper=1), ["'uper'", "'upper'", "lower, upper"]),  # type: ignore[call-arg]
         (lambda: tune.RunConfig(name="a/b"), ["'a/b'", "storage_path"]),
         (lambda: tune.RunConfig(storage_path="s3://bucket"), ["s3://bucket", "folder of this machine"]),
         (lambda: tune.RunConfig(stop=50), ["stop", "50", "training_iteration"]),  # type: ignore[arg-type]
