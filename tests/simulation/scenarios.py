@@ -209,8 +209,8 @@ class Invariants:
     evaluated: dict[str, float] = field(default_factory=dict[str, float])
     arrived: dict[str, float] = field(default_factory=dict[str, float])
     ended: dict[str, Status] = field(default_factory=dict[str, Status])
-    retired: set[str] = field(default_factory=set[str])
-    """Those that ended at their stop condition and can still be copied."""
+    retired: dict[str, float] = field(default_factory=dict[str, float])
+    """What those reached that ended at their stop condition and can still be copied."""
     retries: dict[str, int] = field(default_factory=dict[str, int])
 
     def __call__(self, population: Population, event: Event, commands: list[Command]) -> None:
@@ -228,7 +228,7 @@ class Invariants:
         decided: list[str] = []
         if self.scenario.pbt and self.scenario.synch:
             if live and len(self.arrived) == len(live):
-                self.evaluated = {**dict.fromkeys(self.retired, math.inf), **self.arrived}
+                self.evaluated = {**self.retired, **self.arrived}
                 decided = list(self.arrived)
                 self.arrived.clear()
             else:
@@ -300,8 +300,8 @@ class Invariants:
         mine = isinstance(event, Reported) and event.trial_id == trial_id
         at_its_stop = mine and isinstance(event, Reported) and event.stop is not None and event.checkpoint is None
         if at_its_stop and trial_id in self.own and trial_id in self.evaluated:
-            self.retired.add(trial_id)
-            self.evaluated[trial_id] = math.inf
+            assert isinstance(event, Reported)
+            self.retired[trial_id] = self.evaluated[trial_id] = self._value(event)
         else:
             self.own.pop(trial_id, None)
             self.evaluated.pop(trial_id, None)

@@ -83,6 +83,8 @@ class Retention:
             raise InvalidTransition(f"checkpoints {sorted(missing)} were deleted although they are needed")
 
     def _if_free(self, record: CheckpointRecord) -> list[CheckpointRecord]:
+        if self.rules.num_to_keep is None:
+            return []
         kept = self._kept.get(record.trial_id, [])
         if record.id in self._pins or record.id not in self._existing or any(entry.id == record.id for entry in kept):
             return []

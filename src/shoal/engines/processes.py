@@ -204,8 +204,12 @@ class ProcessEngine:
         """Send to a trial's process; that it has died meanwhile becomes an event of this launch."""
         member = self._members.get(trial_id)
         if member is None:
-            if not any(isinstance(event, Lost) and event.trial_id == trial_id for event in self._ready):
-                self._ready.append(Lost(trial_id, launch, "its process died while it waited"))
+            lost = Lost(trial_id, launch, "its process died while it waited")
+            if not any(
+                isinstance(event, Lost) and (event.trial_id, event.launch) == (trial_id, launch)
+                for event in self._ready
+            ):
+                self._ready.append(lost)
             return
         member.launch, member.slot = launch, slot
         member.send(data)

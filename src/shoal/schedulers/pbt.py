@@ -208,6 +208,8 @@ class _Member:
     donor_rank: _Rank | None = None
     """Its entry among possible donors, by the score at its newest own checkpoint."""
     checkpoint: CheckpointRecord | None = None
+    last_score: float | None = None
+    """What it reported last."""
     copied_time: float = -math.inf
     """The latest ``time_attr`` of the checkpoints that it has copied."""
     chances: int = SECOND_CHANCES
@@ -253,9 +255,10 @@ class PBTPolicy:
 
     def observe(self, trial_id: str, score: float | None, checkpoint: CheckpointRecord | None) -> None:
         """Remember a new checkpoint with the score of its own step."""
+        member = self._members[trial_id]
+        member.last_score = score
         if checkpoint is None:
             return
-        member = self._members[trial_id]
         member.checkpoint = checkpoint
         self._take_out(self._donors, member.donor_rank)
         member.donor_rank = None
@@ -286,8 +289,8 @@ class PBTPolicy:
         member = self._members.pop(trial_id)
         self._take_out(self._ranking, member.rank)
         if donates and member.rank is not None and member.donor_rank is not None:
-            # It reached what the others are still after, so it ranks above all of them.
-            member.rank = (math.inf, *member.rank[1:])
+            # It stays with what it had reached at its end, which is later than its last boundary.
+            member.rank = (self._value(member.last_score), *member.rank[1:])
             insort(self._ranking, member.rank)
         else:
             self._take_out(self._donors, member.donor_rank)
@@ -351,16 +354,10 @@ class PBTPolicy:
                 "checkpoint=tune.Checkpoint.from_directory(folder)), and load it at the start of the function: "
                 "tune.get_checkpoint().",
             )
-        candidates = [
-            entry
-            for entry in (self._top_donors() if donors is None else donors)
-            if entry[2] != member.index and entry[0] >= member.rank[0] and self._leads_on(entry, member)
-        ]
-        if not candidates:
+        donor = self._draw_donor(member, self._top_donors() if donors is None else donors)
+        if donor is None:
             return None
         member.generation += 1
-        draw = stream(self.seed, "donor", member.index, member.generation)
-        donor = self._by_index[draw.choice(candidates)[2]]
         assert donor.checkpoint is not None
         donor_config = donor.config
         new_config = self.settings.explored(donor_config, member.config, member.index, member.generation, self.seed)
@@ -374,6 +371,23 @@ class PBTPolicy:
             member.chances -= 1
         member.config = new_config
         return copy
+
+    def _draw_donor(self, member: _Member, donors: list[_Rank]) -> _Member | None:
+        """Draw evenly among the donors that the member may copy."""
+        if not donors:
+            return None
+        draw = stream(self.seed, "donor", member.index, member.generation + 1)
+        for _ in range(8):
+            # Nearly always all may be copied: then this takes one draw, and need not look at each.
+            entry = draw.choice(donors)
+            if self._fits(entry, member):
+                return self._by_index[entry[2]]
+        fitting = [entry for entry in donors if self._fits(entry, member)]
+        return self._by_index[draw.choice(fitting)[2]] if fitting else None
+
+    def _fits(self, entry: _Rank, member: _Member) -> bool:
+        assert member.rank is not None
+        return entry[2] != member.index and entry[0] >= member.rank[0] and self._leads_on(entry, member)
 
     def _leads_on(self, entry: _Rank, member: _Member) -> bool:
         """Whether a donor's checkpoint is later than all that the member has copied, or the member has a chance left.
