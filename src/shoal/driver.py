@@ -23,6 +23,7 @@ from .checkpoints.store import checkpoint_name, delete
 from .core.commands import Continue, DeleteCheckpoint, Evict, Launch, Stop
 from .core.events import Event, Reported, StopAsked, TrialAdded
 from .core.population import Population
+from .display import Status
 from .engines import Engine
 from .errors import ConfigError
 from .experiment import ExperimentInfo, Reader
@@ -30,7 +31,7 @@ from .history import History, Row, full_row
 from .journal import Item, Journal
 from .worker.wire import MemberInfo
 
-__all__ = ["Driver", "Status", "Stopper"]
+__all__ = ["Driver", "Stopper"]
 
 _TICK_S = 0.1
 _POLL_S = 0.25
@@ -45,22 +46,6 @@ class Stopper(Protocol):
 
     def stop_all(self) -> bool:
         """Return True to end the experiment."""
-        ...
-
-
-class Status(Reader, Protocol):
-    """A reader that shows the experiment while it runs."""
-
-    def tick(self, now: float) -> None:
-        """Called about ten times a second with the time in seconds since the epoch; draw if it is worth it."""
-        ...
-
-    def output(self, name: str, text: str) -> None:
-        """Show a line that a member printed."""
-        ...
-
-    def note(self, text: str) -> None:
-        """Show a warning or another remark of Shoal's."""
         ...
 
 

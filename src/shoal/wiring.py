@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,10 +16,13 @@ from .plan import Plan
 from .resources import FILES_OF_A_RESIDENT, allow_open_files
 
 if TYPE_CHECKING:
-    from .driver import Status
-    from .engines import Engine
+    from .display import Status
+    from .engines import Engine, EngineSetup
 
 __all__ = ["execute", "make_folder"]
+
+_SLOW_TO_LOAD = ("torch", "tensorflow", "jax")
+"""What the script has of these, members' parent process loads too, and that takes seconds."""
 
 
 def execute(plan: Plan, folder: Path, run: RunConfig) -> None:
@@ -24,7 +30,6 @@ def execute(plan: Plan, folder: Path, run: RunConfig) -> None:
     from .callbacks import CallbackReader
     from .display import make_status
     from .driver import Driver
-    from .engines import EngineSetup
     from .journal.sqlite import SQLiteJournal
     from .sinks import LogFiles, PolicyFiles
 
@@ -50,20 +55,10 @@ def execute(plan: Plan, folder: Path, run: RunConfig) -> None:
             ],
             stopper=plan.stopper,
         )
-        engine.start(
-            EngineSetup(
-                trainable=plan.trainable,
-                rules=plan.rules,
-                experiment=plan.info.name,
-                folder=folder,
-                seed=plan.info.seed,
-                cpus=plan.info.cpus,
-                gpus=plan.info.gpus,
-                devices=plan.devices,
-                output=driver.output,
-                log_to_file=run.log_to_file,
-            )
-        )
+        if any(name in sys.modules for name in _SLOW_TO_LOAD):
+            with contextlib.suppress(OSError):  # a terminal that is gone ends no run
+                status.opening(f"{plan.info.name}: loading {plan.info.trainable} and what it imports ...")
+        engine.start(_engine_setup(plan, folder, run, driver.output))
         started = True
         driver.run(plan.trials)
     finally:
@@ -76,6 +71,23 @@ def execute(plan: Plan, folder: Path, run: RunConfig) -> None:
             else:
                 # Nothing has happened yet: leave nothing, so that the corrected script can use the same name.
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _engine_setup(plan: Plan, folder: Path, run: RunConfig, output: Callable[[str, str], None]) -> EngineSetup:
+    from .engines import EngineSetup
+
+    return EngineSetup(
+        trainable=plan.trainable,
+        rules=plan.rules,
+        experiment=plan.info.name,
+        folder=folder,
+        seed=plan.info.seed,
+        cpus=plan.info.cpus,
+        gpus=plan.info.gpus,
+        devices=plan.devices,
+        output=output,
+        log_to_file=run.log_to_file,
+    )
 
 
 def _sweep(plan: Plan, folder: Path) -> None:
