@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-__all__ = ["experiment_name", "folder_name", "tag_of", "trainable_name", "trial_id"]
+__all__ = ["experiment_name", "folder_name", "short_name", "tag_of", "trainable_name", "trial_id"]
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.,=+@-]+")
 _TAG_LENGTH = 120
@@ -36,10 +36,19 @@ def trial_id(run_id: str, index: int) -> str:
 
 def tag_of(index: int, sampled: Mapping[str, Any]) -> str:
     """Return ``<index>_<param=value,...>`` of a trial's first sample; floats with four decimals."""
-    parts = [f"{path.rpartition('/')[2]}={_value(value)}" for path, value in sampled.items()]
+    parts = [f"{short_name(path).replace('/', '_')}={_value(value)}" for path, value in sampled.items()]
     if not parts:
         return str(index)
     return f"{index}_{_UNSAFE.sub('_', ','.join(parts))[:_TAG_LENGTH]}"
+
+
+def short_name(path: str) -> str:
+    """Return the last part of a parameter's path, such as ``lr``; of an index with the list's name, ``layers/0``."""
+    parts = path.split("/")
+    first = len(parts) - 1
+    while first and parts[first].isdigit():
+        first -= 1
+    return "/".join(parts[first:])
 
 
 def folder_name(name: str, tag: str, now: float) -> str:

@@ -51,8 +51,13 @@ class Result:
 
     @property
     def config(self) -> Config:
-        """The trial's config as it ended up. Where the trial copied another, that is not the config it began with."""
-        return self._trial.config
+        """The config of the last result; the one that the trial began with where there is no result.
+
+        Where the trial copied another, that is not the config it began with. A config that it was given by an exploit
+        counts from the first result on that it reported with it.
+        """
+        last = self._trial.last
+        return self._trial.initial_config if last is None else last.config
 
     @property
     def path(self) -> str:
@@ -66,18 +71,25 @@ class Result:
 
     @property
     def checkpoint(self) -> Checkpoint | None:
-        """The newest checkpoint of the trial's weights, or None.
+        """The newest checkpoint of the weights that the last result is of, or None.
 
-        After an exploit, and until the trial saves one of its own, that is the donor's.
+        After an exploit, and until the trial saves one of its own, that is the donor's. Where the trial has reported
+        nothing since its last exploit, ``metrics`` and ``config`` are still those from before it, and so is this: the
+        trial's own newest checkpoint. If that has been deleted, it is the donor's nevertheless.
 
         Raises:
             ConfigError: its folder has been deleted or moved.
         """
-        restore = self._trial.restore
-        if restore is not None:
-            return self._checkpoint(self._history.trials[restore.trial_id], restore.number)
-        own = self._trial.checkpoints
-        return self._checkpoint(self._trial, max(own)) if own else None
+        trial, own = self._trial, self._trial.checkpoints
+        restore = trial.restore
+        if restore is None:
+            return self._checkpoint(trial, max(own)) if own else None
+        if trial.last is None or trial.last.generation < len(trial.exploits):
+            saved = (row.report.checkpoint for row in reversed(trial.rows))
+            newest = next((checkpoint.number for checkpoint in saved if checkpoint is not None), None)
+            if newest in own:
+                return self._checkpoint(trial, newest)
+        return self._checkpoint(self._history.trials[restore.trial_id], restore.number)
 
     @property
     def best_checkpoints(self) -> list[tuple[Checkpoint, Metrics]]:
@@ -152,7 +164,7 @@ class Result:
         shown = {} if last is None else {"training_iteration": trial.iteration, **last.report.metrics}
         error = "" if trial.status is not Status.ERROR else f",\n  error={trial.error!r}"
         return (
-            f"Result({trial.name}, {trial.status.value}\n  metrics={shown!r},\n  config={trial.config!r},"
+            f"Result({trial.name}, {trial.status.value}\n  metrics={shown!r},\n  config={self.config!r},"
             f"\n  path={self.path!r}{error})"
         )
 
@@ -336,10 +348,10 @@ class ResultGrid(Sequence[Result]):
         return "" if not count else f" {count} of {len(self)} trials failed; see ResultGrid.errors."
 
     def __repr__(self) -> str:
-        from .display.table import choose, trial_columns
+        from .display.table import choose, count_text, trial_columns
         from .display.text import lay_out
 
-        lines = [f"ResultGrid of {len(self)} trials in {self.experiment_path}"]
+        lines = [f"ResultGrid of {count_text(len(self), 'trial')} in {self.experiment_path}"]
         if self._trials:
             chosen = choose(self._trials, self._info, _ROWS_SHOWN)
             grid = lay_out(trial_columns(chosen, self._info), None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import math
 import re
 import sys
@@ -10,18 +11,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from rich.console import Console
 
 from shoal.display import make_status
 from shoal.display.base import StatusBase
 from shoal.display.plain import PlainStatus
-from shoal.display.table import Pace, exploit_line, overview
+from shoal.display.table import Pace, exploit_line, overview, stopped_because
 from shoal.display.terminal import TerminalStatus
-from shoal.display.text import Column, crop, format_config, format_duration, format_value, lay_out, printable, width_of
+from shoal.display.text import width_of
 from shoal.errors import ConfigError
 
 from .stories import NOON, Story, make_info
@@ -153,8 +151,8 @@ def test_what_the_plain_run_says() -> None:
         "pbt_test: 4 trials on 2 slots, PopulationBasedTraining, mean_accuracy (max). Results: /results/pbt_test"
     )
     assert lines[1] == (
-        "40bd6_00000 (iteration 5, mean_accuracy 0.083333) copies 40bd6_00003 (iteration 5, mean_accuracy 0.11333): "
-        "lr 0.4 -> 0.05, momentum 0.9 -> 0.8"
+        "train_convnet_40bd6_00000 (iteration 5, mean_accuracy 0.083333) copies train_convnet_40bd6_00003 "
+        "(iteration 5, mean_accuracy 0.11333): lr 0.4 -> 0.05, momentum 0.9 -> 0.8"
     )
     block = next(line for line in lines if line.startswith("[0:00:3"))
     assert re.fullmatch(
@@ -276,7 +274,7 @@ def test_a_failure_that_is_tried_again_says_so() -> None:
     story, _, stream = plain()
     story.add_usual()
     story.fail_and_retry(0, ValueError("boom\nand more"))
-    assert "failed after iteration 0: ValueError: boom and more Failure 1; it is tried again from the start." in (
+    assert "failed after iteration 0: ValueError: boom and more. Failure 1; it is tried again from the start." in (
         stream.getvalue()
     )
 
@@ -284,17 +282,46 @@ def test_a_failure_that_is_tried_again_says_so() -> None:
 def test_the_end_tells_failures_and_why_it_was_stopped() -> None:
     story, _, stream = plain()
     story.add_usual()
-    for index in range(2):
+    story.add({"lr": 1.0}, {"lr": 2.0})
+    for index in range(3):
         story.fail(index, ValueError("boom"))
     story.stop_all("the time budget of 60 s is spent")
     story.close()
     story.close()
-    end = stream.getvalue().partition("ended after")[2]
-    assert "2 TERMINATED, 2 ERROR" in end
+    before, _, end = stream.getvalue().partition("ended after")
+    assert before.count("ValueError: boom") == 1
+    assert "... and 2 more trials failed with the same error\n" in before
+    assert "1 TERMINATED, 3 ERROR, 2 never started" in end
     assert "stopped: the time budget of 60 s is spent" in end
-    assert end.count("ValueError: boom") == 2
-    assert end.count("/error.txt") == 2
+    assert "ValueError: boom" not in end
+    assert end.count("train_convnet_40bd6_00002 failed: /results/pbt_test/") == 1
+    assert end.count("/error.txt") == 3
     assert "ended after" not in end
+
+
+def test_errors_that_come_back_are_counted_every_few_seconds_and_others_told() -> None:
+    story, status, stream = plain(0)
+    story.add_usual(6)
+    for index, text in enumerate(("boom", "boom", "boom", "bang", "boom")):
+        story.fail(index, ValueError(text))
+        status.tick(NOON + index)
+    status.tick(NOON + 30)
+    lines = [line for line in stream.getvalue().splitlines() if "See " not in line]
+    assert [line.rpartition("0: ")[2] for line in lines] == [
+        "ValueError: boom",
+        "... and 2 more trials failed with the same error",
+        "ValueError: bang",
+        "... and 1 more trial failed with ValueError: boom",
+    ]
+
+
+def test_what_fail_fast_ended_says_so() -> None:
+    story, _, _ = plain()
+    story.add_usual()
+    story.fail(1, ValueError("boom"))
+    assert stopped_because(story.history) == ""
+    story.finish(0, "fail_fast: trial 40bd6_00001 failed")
+    assert stopped_because(story.history) == "fail_fast: trial train_convnet_40bd6_00001 failed"
 
 
 # ------------------------------------------------------------------------------------------------------- the live view
@@ -355,10 +382,11 @@ def test_no_line_is_wider_and_no_view_higher_than_the_terminal(width: int, heigh
         story.report(index, {"mean_accuracy": index / 7})
     for index in range(3):
         story.fail(index, ValueError("Expected all tensors to be on the same device, but found at least two devices"))
-    screen.draw(NOON + 1)
+    screen.draw(NOON + 100)
+    screen.draw(NOON + 200)
     before = len(screen.file.getvalue())
     story.report(7)
-    screen.status.tick(NOON + 20)
+    screen.status.tick(NOON + 300)
     lines = bare(screen.file.getvalue()[before:]).splitlines()
     assert max(map(width_of, lines)) <= width
     assert len(lines) < height
@@ -369,7 +397,7 @@ def test_a_narrow_terminal_loses_columns_and_says_which() -> None:
     story = begin(screen.status, parameters=["lr", "momentum", "weight_decay", "dropout", "batch_size"])
     story.add_usual()
     story.report(0)
-    text = screen.draw(NOON + 1)
+    text = screen.draw(NOON + 100)
     row = next(line for line in text.splitlines() if line.startswith("40bd6_00000"))
     assert row.split()[:4] == ["40bd6_00000", "RUNNING", "1", "0.5"]
     assert "more columns in a wider terminal: total time (s), " in text
@@ -383,7 +411,7 @@ def test_of_many_trials_the_best_and_the_running_ones_are_shown_and_the_rest_cou
         story.report(index, {"mean_accuracy": 1 / (1 + abs(index - 200))})
         if index not in (17, 120, 250, 299):
             story.park(index)
-    text = screen.draw(NOON + 1)
+    text = screen.draw(NOON + 100)
     shown = [int(found) for found in re.findall(r"^train_convnet_40bd6_(\d+) ", text, re.MULTILINE)]
     assert len(shown) == 20
     assert shown == sorted(shown)
@@ -399,7 +427,7 @@ def test_lines_above_the_view_keep_the_members_colours_and_the_view_follows_them
     start = len(screen.file.getvalue())
     screen.status.output("train_40bd6_00001", f"{ESCAPE}[31mred{ESCAPE}[0m {ESCAPE}[2Jtext [not markup]")
     screen.status.note("be careful")
-    screen.status.tick(NOON + 1)
+    screen.status.tick(NOON + 100)
     raw = screen.file.getvalue()[start:]
     assert f"{ESCAPE}[31mred" in raw
     assert f"{ESCAPE}[2J" not in raw
@@ -418,7 +446,7 @@ def test_a_flood_of_output_is_cut_and_counted() -> None:
     assert len(above) <= 2000
     assert above[-1] == "(x) 49999"
     skipped = next(line for line in lines if "lines left out" in line)
-    assert int(re.findall(r"\d+", skipped)[0]) + len(above) == 50_001  # the first line of the run was left out, too
+    assert int(re.findall(r"\d+", skipped)[0]) + len(above) == 50_000
 
 
 def test_the_view_is_taken_away_at_the_end_and_the_table_stays() -> None:
@@ -433,6 +461,65 @@ def test_the_view_is_taken_away_at_the_end_and_the_table_stays() -> None:
     length = len(screen.file.getvalue())
     screen.status.close()
     assert len(screen.file.getvalue()) == length
+
+
+def test_what_this_process_prints_is_shown_above_the_view(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen, out, err = Screen(), tty(), tty()
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    handler = logging.StreamHandler()
+    logging.getLogger("shoal.test").addHandler(handler)
+    begin(screen.status).add_usual()
+    screen.draw(NOON)
+    start = len(screen.text)
+    print("from", "a callback\nof mine", end="?")
+    sys.stdout.flush()
+    logging.getLogger("shoal.test").warning("logged")
+    screen.status.tick(NOON + 100)
+    lines = screen.text[start:].splitlines()
+    said = [lines.index(line) for line in ("from a callback", "of mine?", "logged")]
+    assert said == sorted(said)
+    assert lines[said[-1] + 1].startswith("pbt_test: 4 trials")
+    print("unfinished", end="")
+    screen.status.close()
+    assert (sys.stdout, sys.stderr, handler.stream) == (out, err, err)
+    assert screen.text.count("unfinished\n") == 1
+    assert out.getvalue() == err.getvalue() == ""
+
+
+def test_where_drawing_fails_the_streams_are_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen, out = Screen(), tty()
+    monkeypatch.setattr(sys, "stdout", out)
+    begin(screen.status).add_usual()
+    screen.draw(NOON)
+    assert sys.stdout is not out
+    monkeypatch.setattr(screen.status, "_view", lambda width, height: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        screen.status.tick(NOON + 100)
+    assert sys.stdout is out
+
+
+def test_a_view_that_the_terminal_has_wrapped_is_erased_whole() -> None:
+    ups: list[int] = []
+    for width in (100, 50):
+        screen = Screen()
+        begin(screen.status).add_usual()
+        screen.draw(NOON)
+        screen.console.width = width
+        start = len(screen.file.getvalue())
+        screen.draw(NOON + 100)
+        ups.append(screen.file.getvalue()[start:].count(f"{ESCAPE}[1A"))
+    wrapped = [line for line in screen.text.splitlines()[1:] if width_of(line) > 50]
+    assert ups[1] - ups[0] == len(wrapped) > 5
+
+
+def test_the_opening_is_seen_at_once() -> None:
+    screen = Screen()
+    screen.status.opening("starting pbt_test")
+    assert screen.text == "starting pbt_test\n"
+    silent = Screen(verbose=0)
+    silent.status.opening("starting pbt_test")
+    assert silent.text == ""
 
 
 def test_only_from_verbose_two_on_the_terminal_tells_exploits() -> None:
@@ -453,7 +540,7 @@ def test_verbose_zero_has_no_view_but_notes_and_errors() -> None:
     screen.status.output("x", "loud")
     assert screen.draw(NOON) == ""
     story.fail(0, ValueError("boom"))
-    assert "ValueError: boom" in screen.draw(NOON + 1)
+    assert "ValueError: boom" in screen.draw(NOON + 100)
     story.close()
     assert "ended after" not in screen.text
 
@@ -473,7 +560,7 @@ def test_an_old_encoding_gets_no_special_characters() -> None:
     story = begin(status)
     story.add_usual()
     story.report(0)
-    status.tick(NOON + 1)
+    status.tick(NOON + 100)
     story.close()
     stream.flush()
     assert b"###" not in data.getvalue()
@@ -519,8 +606,8 @@ def test_an_exploit_line_tells_what_changed_on_the_way() -> None:
     story.report(0, {"mean_accuracy": math.nan})
     same = exploit_line(story.exploit(0, 1), story.history, story.info)
     assert same == (
-        "40bd6_00000 (iteration 1, mean_accuracy nan) copies 40bd6_00001 (iteration 1, mean_accuracy 0.8): "
-        "config unchanged"
+        "train_convnet_40bd6_00000 (iteration 1, mean_accuracy nan) copies train_convnet_40bd6_00001 "
+        "(iteration 1, mean_accuracy 0.8): config unchanged"
     )
     changed = exploit_line(story.exploit(0, 1, lr=0.24, extra={"x": 1}), story.history, story.info)
     assert changed.endswith(": lr 0.2 -> 0.24, extra/x None -> 1")
@@ -568,96 +655,3 @@ def test_a_time_budget_is_an_end_too() -> None:
 def test_where_no_end_is_known_there_is_no_progress(stop: dict[str, float]) -> None:
     info = make_info(stop=stop)
     assert Pace(info).at(NOON, Story(FOLDER, info=info).history) is None
-
-
-# ---------------------------------------------------------------------------------------------------- numbers and text
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (0.1, "0.1"),
-        (0.123456789, "0.12346"),
-        (1e-5, "1e-5"),
-        (0.000123456, "0.00012346"),
-        (1.23456789e-7, "1.2346e-7"),
-        (123456.7, "1.2346e5"),
-        (-0.5, "-0.5"),
-        (0.0, "0"),
-        (math.nan, "nan"),
-        (math.inf, "inf"),
-        (7, "7"),
-        (999_999_999, "999999999"),
-        (10**12, "1e12"),
-        (10**400, "1000000000000000..."),
-        (True, "True"),
-        (None, "None"),
-        ("adam", "adam"),
-        ("x" * 50, "x" * 17 + "..."),
-        ("a\nb\x1b[31m", "a b"),
-        ([1, 2], "[1, 2]"),
-        (np.float32(0.5), "0.5"),
-        (np.int64(3), "3"),
-        (len, "len"),
-    ],
-)
-def test_values_are_short_and_legible(value: object, text: str) -> None:
-    assert format_value(value) in (text, "1" + "0" * 16 + "...")
-
-
-@given(st.floats() | st.integers() | st.text() | st.binary() | st.lists(st.integers()))
-def test_any_value_fits_in_twenty_columns_and_one_line(value: object) -> None:
-    text = format_value(value)
-    assert width_of(text) <= 20
-    assert "\n" not in text
-    assert ESCAPE not in text
-
-
-def test_durations() -> None:
-    assert [format_duration(seconds) for seconds in (0, 59.9, 61, 3600, 86_399, 86_400, 200_000, -1)] == [
-        "0:00:00",
-        "0:00:59",
-        "0:01:01",
-        "1:00:00",
-        "23:59:59",
-        "1 d 0:00:00",
-        "2 d 7:33:20",
-        "0:00:00",
-    ]
-
-
-def test_configs_in_one_line() -> None:
-    assert format_config({"lr": 0.1, "model": {"width": 8, "act": "relu"}}) == "lr=0.1, model/width=8, model/act=relu"
-    assert format_config({"lr": 0.1, "model": {"width": 8}}, ["model/width", "gone"]) == "model/width=8, gone=None"
-
-
-def test_decimal_points_stand_in_one_line() -> None:
-    grid = lay_out([Column("lr", ["0.8", "0.07008", "12", "1e-5", "1.5e-5", "nan", "auto"], right=True)], None)
-    assert grid.titles == ["      lr"]
-    assert [row[0] for row in grid.rows] == [
-        " 0.8    ",
-        " 0.07008",
-        "12      ",
-        " 1e-5   ",
-        " 1.5e-5 ",
-        "     nan",
-        "    auto",
-    ]
-
-
-def test_wide_characters_are_aligned() -> None:
-    grid = lay_out([Column("name", ["日本", "abc"]), Column("x", ["1", "2"])], None)
-    assert {width_of("  ".join(row)) for row in grid.rows} == {width_of("  ".join(grid.titles))}
-
-
-@given(st.text(), st.integers(0, 30))
-def test_cropped_text_is_never_wider_than_asked(text: str, width: int) -> None:
-    assert width_of(crop(text, width, "…")) <= width
-    assert crop(text, width_of(text), "…") == text
-
-
-@given(st.text())
-def test_printable_text_has_no_control_codes(text: str) -> None:
-    assert not re.search(r"[\x00-\x08\x0a-\x1f\x7f]", printable(text))
-    kept = printable(text, colours=True)
-    assert all(re.match(r"\x1b\[[0-9;]*m", kept[found.start() :]) for found in re.finditer(ESCAPE, kept))

@@ -78,6 +78,12 @@ def test_an_experiment_without_trials_has_an_empty_grid(tmp_path: Path) -> None:
         grid.get_best_result()
 
 
+def test_a_grid_of_one_trial_counts_it(tmp_path: Path) -> None:
+    told = Story(tmp_path)
+    told.add({"lr": 0.1})
+    assert repr(grid_of(told)).startswith("ResultGrid of 1 trial in ")
+
+
 def test_a_grid_shows_itself_as_a_table(story: Story) -> None:
     grid = scores(story, [0.5], [0.25], [], [1 / 3])
     assert repr(grid).splitlines() == [
@@ -196,13 +202,15 @@ def test_metrics_are_the_last_result_with_the_automatic_values(story: Story) -> 
     assert metrics["config"] == {"lr": 0.1, "momentum": 0.9, "checkpoint_interval": 5}
 
 
-def test_the_config_is_the_current_one_and_that_of_the_metrics_the_one_of_their_time(story: Story) -> None:
+def test_the_config_is_that_of_the_last_result(story: Story) -> None:
     story.report(1, save=True)
     story.report(0)
     story.exploit(0, 1, lr=0.7)
     result = grid_of(story)[0]
-    assert result.config["lr"] == 0.7
-    assert result.metrics["config"]["lr"] == 0.1
+    assert result.config["lr"] == result.metrics["config"]["lr"] == 0.1
+    assert "'lr': 0.1" in repr(result)
+    story.report(0)
+    assert result.config["lr"] == result.metrics["config"]["lr"] == 0.7
 
 
 def test_a_trial_without_results(story: Story) -> None:
@@ -249,12 +257,26 @@ def test_after_an_exploit_it_is_the_donors_until_there_is_an_own_one(story: Stor
     story.report(1, save=True)
     make_checkpoints(story)
     story.exploit(0, 1)
+    story.report(0, iteration=2)
     grid = grid_of(story)
     assert grid[0].checkpoint is not None
     assert grid[0].checkpoint.path == f"{grid[1].path}/checkpoint_000000"
-    story.report(0, iteration=2, save=True)
+    story.report(0, iteration=3, save=True)
     make_checkpoints(story)
+    assert grid[0].checkpoint.path == f"{grid[0].path}/checkpoint_000002"
+
+
+def test_an_exploit_after_the_last_result_changes_the_checkpoint_only_where_the_own_one_is_gone(story: Story) -> None:
+    for index in (0, 0, 1):
+        story.report(index, save=True)
+    make_checkpoints(story)
+    story.exploit(0, 1)
+    story.finish(0)
+    grid = grid_of(story)
+    assert grid[0].checkpoint is not None
     assert grid[0].checkpoint.path == f"{grid[0].path}/checkpoint_000001"
+    story.delete_checkpoint(0, 1)  # the one that is left is of an earlier step than the metrics
+    assert grid[0].checkpoint.path == f"{grid[1].path}/checkpoint_000000"
 
 
 def test_best_checkpoints_are_those_that_are_kept_with_their_results(story: Story) -> None:

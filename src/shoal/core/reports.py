@@ -71,16 +71,29 @@ def flatten(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
 
 
 def lookup(metrics: Mapping[str, Any], name: str) -> Any:
-    """Return the value called ``name``, which may be a path such as ``val/acc``; None where there is none."""
+    """Return the value called ``name``, which may be a path such as ``val/acc``; None where there is none.
+
+    A list is entered by its index: ``layers/0``.
+    """
     if name in metrics:
         return metrics[name]
     head, slash, tail = name.partition("/")
     while slash:
-        inner = metrics.get(head)
-        if isinstance(inner, dict) and (found := lookup(inner, tail)) is not None:
+        if (found := _inside(metrics.get(head), tail)) is not None:
             return found
         more, slash, tail = tail.partition("/")
         head = f"{head}/{more}"
+    return None
+
+
+def _inside(value: Any, name: str) -> Any:
+    if isinstance(value, dict):
+        return lookup(value, name)
+    if isinstance(value, list | tuple):
+        head, slash, tail = name.partition("/")
+        if head.isascii() and head.isdigit() and len(head) < 10 and int(head) < len(value):
+            element = value[int(head)]
+            return _inside(element, tail) if slash else element
     return None
 
 

@@ -19,6 +19,10 @@ __all__ = ["Status", "make_status"]
 class Status(Reader, Protocol):
     """A reader that shows the experiment while it runs."""
 
+    def opening(self, text: str) -> None:
+        """Show a line at once, before the experiment begins and while there is nothing else to see."""
+        ...
+
     def tick(self, now: float) -> None:
         """Draw if it is worth it. Called about ten times a second with the time in seconds since the epoch."""
         ...

@@ -10,9 +10,10 @@ from ..core.commands import Exploit, Notice, Retry, Stop
 from ..core.commands import Status as TrialStatus
 from ..core.events import Reported
 from ..experiment import ExperimentInfo
-from ..history import History
+from ..history import History, TrialHistory
 from ..journal.codec import Record
-from .table import begin_line, error_path, exploit_line, failure_line, result_line
+from .table import begin_line, count_text, error_of, error_path, exploit_line, failure_line, result_line
+from .text import crop
 
 __all__ = ["EXPLOITS", "RESULTS", "SILENT", "Memory", "StatusBase"]
 
@@ -22,6 +23,8 @@ EXPLOITS = 2
 """``verbose`` from which every exploit has a line."""
 RESULTS = 3
 """``verbose`` from which every result has a line."""
+_REPEATS_EVERY_S = 5.0
+"""How long failures with an error that was shown before are counted before they are told."""
 
 
 class StatusBase(ABC):
@@ -36,10 +39,16 @@ class StatusBase(ABC):
         """The newest time known, seconds since the epoch."""
         self.began = 0.0
         """When this run began, seconds since the epoch."""
+        self._errors: set[str] = set()
+        """The errors of trials that were shown in full."""
+        self._repeats = 0
+        """How many trials failed with the error shown last, and were not told yet."""
+        self._repeated = self._newest_error = ""
+        self._repeats_due = 0.0
 
     @abstractmethod
     def say(self, text: str, kind: str) -> None:
-        """Show one or more lines; ``kind`` is note, error, exploit, result or info."""
+        """Show one or more lines; ``kind`` is note, error, repeat, exploit, result or info."""
 
     @abstractmethod
     def tick(self, now: float) -> None:
@@ -68,6 +77,11 @@ class StatusBase(ABC):
         if self.verbose > SILENT:
             self.say(begin_line(info, folder), "info")
 
+    def opening(self, text: str) -> None:
+        """Show a line at once, before the experiment begins, unless ``verbose`` is 0."""
+        if self.verbose > SILENT:
+            self.say(text, "info")
+
     def note(self, text: str) -> None:
         """Show a warning or another remark of Shoal's, whatever ``verbose`` is."""
         self.say(text, "note")
@@ -84,22 +98,52 @@ class StatusBase(ABC):
         elif isinstance(item, Notice):
             self.note(item.text)
         elif isinstance(item, Retry):
-            text = failure_line(self.history.trials[item.trial_id])
+            text = _sentence(failure_line(self.history.trials[item.trial_id]))
             again = f"from iteration {item.iteration}" if item.iteration else "from the start"
             self.say(f"{text} Failure {item.failures}; it is tried again {again}.", "error")
         elif isinstance(item, Stop) and item.status is TrialStatus.ERROR:
-            trial = self.history.trials[item.trial_id]
-            self.say(f"{failure_line(trial)}\n    See {error_path(trial, self.folder)}", "error")
+            self._failed(self.history.trials[item.trial_id])
 
     def exploited(self, exploit: Exploit) -> None:
         """Show an exploit, from ``verbose=2`` on."""
         if self.info is not None and self.verbose >= EXPLOITS:
             self.say(exploit_line(exploit, self.history, self.info), "exploit")
 
+    def say_repeats(self, now: float | None = None) -> None:
+        """Show how many more trials failed with an error that was shown.
+
+        Args:
+            now: seconds since the epoch; not more than a line every few seconds. Without it, at once.
+        """
+        if self._repeats and (now is None or not self._repeats_due - _REPEATS_EVERY_S <= now < self._repeats_due):
+            count, self._repeats = self._repeats, 0
+            # Which error, only where another was shown since.
+            which = "the same error" if self._repeated == self._newest_error else crop(self._repeated, 80, "...")
+            self.say(f"... and {count_text(count, 'more trial')} failed with {which}", "repeat")
+
+    def _failed(self, trial: TrialHistory) -> None:
+        error = error_of(trial)
+        if error in self._errors:
+            if error != self._repeated:
+                self.say_repeats()
+            self._repeated = error
+            if not self._repeats:
+                self._repeats_due = self.now + _REPEATS_EVERY_S
+            self._repeats += 1
+            return
+        self.say_repeats()
+        self._errors.add(error)
+        self._newest_error = error
+        self.say(f"{failure_line(trial)}\n    See {error_path(trial, self.folder)}", "error")
+
     def _result(self, report: Reported) -> None:
         trial = self.history.trials[report.trial_id]
         if self.info is not None and trial.last is not None and trial.last.report is report:
             self.say(result_line(trial, trial.last, self.info), "result")
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
 class Memory:

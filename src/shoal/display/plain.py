@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TextIO
 
 from ..core.commands import Exploit
+from ..experiment import ExperimentInfo
+from ..history import History
 from ..journal.codec import Record
 from .base import EXPLOITS, SILENT, Memory, StatusBase
-from .table import Pace, count_text, exploit_line, overview, status_counts
+from .table import Pace, count_text, end_line, exploit_line, overview, status_counts, stopped_because
 from .text import format_duration, lay_out, printable
 
 __all__ = ["PlainStatus"]
@@ -54,6 +57,16 @@ class PlainStatus(StatusBase):
             for line in text.split("\n"):
                 self._print(f"({name}) {printable(line)}")
 
+    def start(self, info: ExperimentInfo, folder: Path, history: History) -> None:
+        """Print the first line at once."""
+        super().start(info, folder, history)
+        self.flush()
+
+    def opening(self, text: str) -> None:
+        """Print a line at once, before the experiment begins, unless ``verbose`` is 0."""
+        super().opening(text)
+        self.flush()
+
     def take(self, record: Record) -> None:
         """Remember that something happened."""
         self._changed = True
@@ -73,6 +86,7 @@ class PlainStatus(StatusBase):
     def tick(self, now: float) -> None:
         """Print a block if it is time and something has happened."""
         self.now = now
+        self.say_repeats(now)
         self.flush()
         if self.verbose == SILENT or self.info is None:
             return
@@ -94,6 +108,7 @@ class PlainStatus(StatusBase):
 
     def close(self) -> None:
         """Print the final table."""
+        self.say_repeats()
         if self.verbose > SILENT and self.info is not None and not self._closed:
             self._closed = True
             self._summary()
@@ -132,13 +147,9 @@ class PlainStatus(StatusBase):
         self._say_unsaid()
         view = overview(self.info, history, folder=self.folder, running_for=self.now - self.began, rows=_ROWS)
         grid = lay_out(view.columns, None)
-        self._print(
-            f"\n{self.info.name} ended after {format_duration(self.now - self.began)}: {status_counts(history)}; "
-            f"{count_text(history.results, 'result')}, {count_text(history.checkpoints, 'checkpoint')}, "
-            f"{count_text(history.perturbations, 'perturbation')}"
-        )
-        if history.stopped is not None:
-            self._print(f"stopped: {history.stopped}")
+        self._print(f"\n{self.info.name} ended after {format_duration(self.now - self.began)}: {end_line(history)}")
+        if stopped := stopped_because(history):
+            self._print(f"stopped: {stopped}")
         if view.statuses:
             for cells in (grid.titles, *grid.rows):
                 self._print("  ".join(cells).rstrip())
@@ -148,8 +159,8 @@ class PlainStatus(StatusBase):
             self._print(f"best: {view.best}")
         if view.config:
             self._print(f"    config: {view.config}")
-        for text, path in view.failures:
-            self._print(f"{text}\n    See {path}")
+        for name, _, path in view.failures:
+            self._print(f"{name} failed: {path}")
         if view.more_failures:
             self._print(f"and {count_text(view.more_failures, 'more failure')}")
         self._print(f"results: {self.folder}")

@@ -6,11 +6,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ..core.commands import Exploit, Status
+from ..core.events import Config
 from ..core.reports import flatten, lookup, number
 from ..experiment import ExperimentInfo
 from ..history import History, Row, TrialHistory
+from ..naming import short_name
 from .text import Column, format_config, format_duration, format_value, one_line
 
 __all__ = [
@@ -20,12 +23,15 @@ __all__ = [
     "begin_line",
     "choose",
     "count_text",
+    "end_line",
+    "error_of",
     "error_path",
     "exploit_line",
     "failure_line",
     "overview",
     "result_line",
     "status_counts",
+    "stopped_because",
     "trial_columns",
 ]
 
@@ -52,8 +58,8 @@ class Overview:
     """The best trial so far, and its hyperparameters at that time; empty before there is one."""
     config: str
     """The whole config of the best trial at that time, where ``best`` does not have all of it."""
-    failures: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
-    """For trials that failed: the trial and its error in one line, and the path of its ``error.txt``."""
+    failures: list[tuple[str, str, str]] = field(default_factory=list[tuple[str, str, str]])
+    """For trials that failed: the name, when and why it failed in one line, and the path of its ``error.txt``."""
     more_failures: int = 0
     """How many failed trials ``failures`` leaves out."""
 
@@ -98,7 +104,7 @@ def overview(
         rest=_rest(trials, shown),
         best="" if best is None else _best_line(best, info),
         config="" if best is None or best.last is None else _whole_config(best.last, info),
-        failures=[(failure_line(trial), error_path(trial, folder)) for trial in failed[:_FAILURES_SHOWN]],
+        failures=[(trial.name, failure_line(trial), error_path(trial, folder)) for trial in failed[:_FAILURES_SHOWN]],
         more_failures=max(0, len(failed) - _FAILURES_SHOWN),
     )
 
@@ -135,13 +141,19 @@ def trial_columns(trials: Sequence[TrialHistory], info: ExperimentInfo) -> list[
 
 
 def _parameter_cells(trials: Sequence[TrialHistory], name: str) -> list[str]:
-    """Return a hyperparameter of each trial as it is now."""
-    return [format_value(lookup(trial.config, name)) for trial in trials]
+    """Return a hyperparameter of each trial: as it is now, but that of the last result once the trial has ended."""
+    return [format_value(lookup(_config(trial), name)) for trial in trials]
+
+
+def _config(trial: TrialHistory) -> Config:
+    if not trial.status.ended:
+        return trial.config
+    return trial.initial_config if trial.last is None else trial.last.config
 
 
 def _short_titles(names: Sequence[str]) -> list[str]:
     """Return the last parts of nested names, where they tell the names apart."""
-    tails = [name.rpartition("/")[2] for name in names]
+    tails = [short_name(name) for name in names]
     count = Counter(tails)
     return [tail if count[tail] == 1 else name for name, tail in zip(names, tails, strict=True)]
 
@@ -176,9 +188,32 @@ def _rest(trials: list[TrialHistory], shown: list[TrialHistory]) -> str:
 
 
 def status_counts(history: History) -> str:
-    """Return ``2 RUNNING, 1 PAUSED``."""
+    """Return ``2 RUNNING, 1 PAUSED``; trials that ended before they ran are counted apart."""
+    unstarted = sum(trial.status is Status.TERMINATED and not trial.launches for trial in history.trials.values())
     count = Counter(trial.status for trial in history.trials.values())
-    return ", ".join(f"{count[status]} {status.value}" for status in _ORDER if count[status])
+    count[Status.TERMINATED] -= unstarted
+    parts = [f"{count[status]} {status.value}" for status in _ORDER if count[status]]
+    return ", ".join([*parts, f"{unstarted} never started"] if unstarted else parts)
+
+
+def stopped_because(history: History) -> str:
+    """Return why the whole experiment was stopped before its trials had ended; empty where it was not."""
+    if history.stopped is not None:
+        return history.stopped
+    for trial in history.trials.values():
+        # The core ends the others by itself then, and nobody asked for it.
+        if trial.status is Status.TERMINATED and trial.reason.startswith("fail_fast"):
+            words = trial.reason.split()
+            return " ".join(history.trials[word].name if word in history.trials else word for word in words)
+    return ""
+
+
+def end_line(history: History) -> str:
+    """Return what the run came to, for the summary."""
+    return (
+        f"{status_counts(history)}; {count_text(history.results, 'result')}, "
+        f"{count_text(history.checkpoints, 'checkpoint')}, {count_text(history.perturbations, 'perturbation')}"
+    )
 
 
 def _best_line(trial: TrialHistory, info: ExperimentInfo) -> str:
@@ -217,22 +252,38 @@ def exploit_line(exploit: Exploit, history: History, info: ExperimentInfo) -> st
         "" if info.metric is None or score is None else f", {info.metric} {format_value(score)}"
         for score in (exploit.score, exploit.checkpoint.score)
     ]
-    old = dict(flatten(exploit.donor_config))
+    old = _leaves(exploit.donor_config, info)
     changes = [
         f"{name} {format_value(old.get(name))} -> {format_value(value)}"
-        for name, value in flatten(exploit.new_config)
+        for name, value in _leaves(exploit.new_config, info).items()
         if format_value(old.get(name)) != format_value(value)
     ]
     return (
-        f"{target.trial_id} (iteration {exploit.iteration}{scores[0]}) copies {donor.trial_id} "
+        f"{target.name} (iteration {exploit.iteration}{scores[0]}) copies {donor.name} "
         f"(iteration {exploit.checkpoint.iteration}{scores[1]}): {', '.join(changes) or 'config unchanged'}"
     )
 
 
+def _leaves(config: Config, info: ExperimentInfo) -> dict[str, Any]:
+    """Return the values in a config; of a list that holds parameters, those instead of the list."""
+    leaves = dict(flatten(config))
+    for name in info.parameters:
+        if name not in leaves and (value := lookup(config, name)) is not None:
+            parts = name.split("/")
+            for end in range(1, len(parts)):
+                leaves.pop("/".join(parts[:end]), None)
+            leaves[name] = value
+    return leaves
+
+
+def error_of(trial: TrialHistory) -> str:
+    """Return why a trial failed, in one line."""
+    return one_line(trial.error or trial.reason or "unknown error")
+
+
 def failure_line(trial: TrialHistory) -> str:
     """Return which trial failed, when, and why."""
-    error = one_line(trial.error or trial.reason or "unknown error")
-    return f"{trial.name} failed after iteration {trial.iteration}: {error}"
+    return f"{trial.name} failed after iteration {trial.iteration}: {error_of(trial)}"
 
 
 def result_line(trial: TrialHistory, row: Row, info: ExperimentInfo) -> str:

@@ -6,19 +6,26 @@ table, and drawn by whoever calls :meth:`TerminalStatus.tick`: there is no threa
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from pathlib import Path
 from typing import TextIO
 
 from rich.console import Console, ConsoleOptions
+from rich.control import Control
 from rich.live import Live
-from rich.segment import Segment
+from rich.segment import ControlType, Segment
 from rich.style import Style
 
 from ..core.commands import Status
+from ..experiment import ExperimentInfo
+from ..history import History
 from ..journal.codec import Record
 from .base import SILENT, Memory, StatusBase
-from .table import Overview, Pace, Progress, count_text, overview, status_counts
+from .capture import Capture
+from .table import Overview, Pace, Progress, count_text, end_line, overview, stopped_because
 from .text import Grid, crop, format_duration, lay_out, printable, width_of
 
 __all__ = ["TerminalStatus"]
@@ -45,6 +52,7 @@ _STATUS = {
 _KINDS = {
     "note": Style(color="yellow"),
     "error": Style(color="red"),
+    "repeat": Style(color="red"),
     "exploit": Style(color="cyan"),
     "result": _PLAIN,
     "info": _PLAIN,
@@ -68,6 +76,8 @@ class _Lines:
 class TerminalStatus(StatusBase):
     """Draws a live view at most four times a second, and only if something changed or a second passed.
 
+    While the view is there, what this process prints (a callback, a warning, a logger) is shown above it.
+
     Args:
         verbose: 0 to 3; see :func:`shoal.display.make_status`.
         stream: a terminal.
@@ -80,6 +90,12 @@ class TerminalStatus(StatusBase):
         self._live: Live | None = None
         self._shown = _Lines([])
         """What the live view draws, with everything that is printed above it and whenever it is refreshed."""
+        self._width = 0
+        """The terminal's width when the view was drawn."""
+        self._capture = Capture(self._caught)
+        self._lock = threading.RLock()
+        """Any thread may print."""
+        self._printed = float("-inf")
         self._memory = Memory()
         self._pace: Pace | None = None
         self._above: list[_Line] = []
@@ -90,6 +106,16 @@ class TerminalStatus(StatusBase):
         unicode = (self._console.encoding or "").startswith("utf")
         self._ellipsis = "…" if unicode else "..."
         self._bar = ("━", "━") if unicode else ("#", "-")
+
+    def start(self, info: ExperimentInfo, folder: Path, history: History) -> None:
+        """Print the first line at once."""
+        super().start(info, folder, history)
+        self._print_above()
+
+    def opening(self, text: str) -> None:
+        """Print a line at once, before the experiment begins, unless ``verbose`` is 0."""
+        super().opening(text)
+        self._print_above()
 
     def say(self, text: str, kind: str) -> None:
         """Show lines above the view, with its next drawing."""
@@ -106,20 +132,23 @@ class TerminalStatus(StatusBase):
     def take(self, record: Record) -> None:
         """Remember that something happened."""
         self._changed = True
-        super().take(record)
+        with self._or_gone():
+            super().take(record)
 
     def flush(self) -> None:
         """Nothing: the next tick draws."""
 
     def tick(self, now: float) -> None:
         """Draw if something changed or a second passed, but not too often."""
+        self.say_repeats(now)
         if now < self._drawn:
             self._drawn = self._next = float("-inf")  # the clock was set back
         if now < self._next or not (self._changed or self._above or now - self._drawn >= _CLOCK_EVERY_S):
             return
         self.now = now
         before = time.thread_time()
-        self._draw()
+        with self._or_gone():
+            self._draw()
         cost = time.thread_time() - before
         self._drawn = now
         self._changed = False
@@ -127,21 +156,69 @@ class TerminalStatus(StatusBase):
 
     def close(self) -> None:
         """Take the view away and print the final table."""
-        live, self._live = self._live, None
-        if live is not None:
-            live.stop()
-        self._print_above()
+        self.say_repeats()
+        with self._or_gone():
+            self._take_away()
+            self._print_above()
         if self.verbose > SILENT and self.info is not None:
             self._console.print(_Lines(self._summary()), end="", crop=False, soft_wrap=True)
             self.info = None
 
+    # ----------------------------------------------------------------------------------------------- this process's own
+
+    def _caught(self, lines: list[str], urgent: bool) -> None:
+        """Show what this process printed: at once where somebody waits or it is little, else with the next drawing."""
+        with self._lock:
+            for line in lines:
+                self._add_above([Segment(printable(line, colours=True))])
+            now = time.monotonic()
+            if urgent or now - self._printed >= _DRAW_EVERY_S:
+                self._printed = now
+                with self._or_gone():
+                    self._print_above()
+
+    @contextlib.contextmanager
+    def _or_gone(self) -> Generator[None, None, None]:
+        """Leave no view and no stand-in behind where drawing fails: nobody calls this status again then."""
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(Exception):
+                self._take_away()
+                self._print_above()
+            raise
+
+    def _take_away(self) -> None:
+        """End the live view, if there is one."""
+        live, self._live = self._live, None
+        try:
+            if live is not None:
+                self._rewrapped()
+                self._shown.lines = []
+                live.stop()
+        finally:
+            self._capture.stop()
+
     # ------------------------------------------------------------------------------------------------------- drawing
 
     def _add_above(self, line: _Line) -> None:
-        self._above.append(line)
-        if len(self._above) > _LINES_KEPT:
-            self._skipped += _LINES_KEPT // 2
-            del self._above[: _LINES_KEPT // 2]
+        with self._lock:
+            self._above.append(line)
+            if len(self._above) > _LINES_KEPT:
+                self._skipped += _LINES_KEPT // 2
+                del self._above[: _LINES_KEPT // 2]
+
+    def _rewrapped(self) -> None:
+        """Go up to where the view begins now, where the terminal was made narrower and has wrapped its lines."""
+        width, self._width = self._width, self._console.width
+        if not self._shown.lines or width <= self._width:
+            return
+        wide = (sum(width_of(segment.text) for segment in line) for line in self._shown.lines)
+        more = sum(max(0, taken - 1) // self._width for taken in wide)
+        up = min(more, max(0, self._console.height - len(self._shown.lines)))
+        erase = (ControlType.ERASE_IN_LINE, 2)
+        steps = [step for _ in range(up) for step in (erase, (ControlType.CURSOR_UP, 1))]
+        self._console.control(Control(ControlType.CARRIAGE_RETURN, *steps))
 
     def _draw(self) -> None:
         if self.verbose == SILENT or self.info is None:
@@ -157,29 +234,36 @@ class TerminalStatus(StatusBase):
                 transient=True,
                 vertical_overflow="crop",
             )
+            self._width = self._console.width
             self._live.start()
-        self._shown.lines = self._view(self._console.width, self._console.height)
-        if self._above:
-            self._print_above()
-        else:
-            self._live.refresh()
+            self._capture.start()
+        with self._lock:
+            self._rewrapped()
+            self._shown.lines = self._view(self._width, self._console.height)
+            if self._above:
+                self._print_above()
+            else:
+                self._live.refresh()
 
     def _print_above(self) -> None:
-        if not self._above:
-            return
-        if self._skipped:
-            self._above.insert(0, [Segment(f"{self._ellipsis} {self._skipped} lines left out", _DIM)])
-        lines, self._above, self._skipped = self._above, [], 0
-        # No cropping and no wrapping: the terminal wraps long lines itself, and copies them whole.
-        self._console.print(_Lines(lines), end="", crop=False, soft_wrap=True)
+        with self._lock:
+            if not self._above:
+                return
+            if self._live is not None:
+                self._rewrapped()
+            if self._skipped:
+                self._above.insert(0, [Segment(f"{self._ellipsis} {self._skipped} lines left out", _DIM)])
+            lines, self._above, self._skipped = self._above, [], 0
+            # No cropping and no wrapping: the terminal wraps long lines itself, and copies them whole.
+            self._console.print(_Lines(lines), end="", crop=False, soft_wrap=True)
 
     def _view(self, width: int, height: int) -> list[_Line]:
         """Return the live view's lines, none wider and not more than the terminal has."""
         assert self.info is not None
         self._pace = self._pace or Pace(self.info)
-        # A line for each of title, facts (two), bar, header, what is left out (two), best, a blank; and the failures.
+        # A line for each of title, facts (two), bar, header, what is left out (two), best, two blanks; and failures.
         failed = sum(trial.status is Status.ERROR for trial in self.history.trials.values())
-        rows = max(1, min(_ROWS, height - 10 - 2 * min(failed, 2)))
+        rows = max(1, min(_ROWS, height - 11 - 2 * min(failed, 2)))
         view = overview(
             self.info,
             self.history,
@@ -197,8 +281,13 @@ class TerminalStatus(StatusBase):
         if reached is not None:
             lines.append(self._progress(reached, width))
         lines += self._table(view, width)
-        lines += self._outcome(view, width, failures=2, whole=False)
-        return [self._cropped(line, width) for line in lines[: max(1, height - 1)]]
+        lines += self._best(view, whole=False)
+        for _, text, path in view.failures[:2]:
+            shown = path if len(path) + 4 <= width else f"{self._ellipsis}{path[-(width - 7) :]}"
+            lines += [[Segment(text, _KINDS["error"])], [Segment(f"    {shown}", _DIM)]]
+        lines += self._more_failures(view.more_failures + len(view.failures[2:]))
+        # The cursor stands in an empty line, where the ^C that the terminal shows does not wrap.
+        return [*(self._cropped(line, width) for line in lines[: max(1, height - 2)]), []]
 
     def _progress(self, reached: Progress, width: int) -> _Line:
         text = f" {reached.done:4.0%}"
@@ -233,21 +322,18 @@ class TerminalStatus(StatusBase):
             line.append(Segment(cell, style))
         return line
 
-    def _outcome(self, view: Overview, width: int | None, *, failures: int, whole: bool) -> list[_Line]:
-        """Return the lines about the best trial and those that failed."""
+    def _best(self, view: Overview, *, whole: bool) -> list[_Line]:
+        """Return the lines about the best trial."""
         lines: list[_Line] = []
         if view.best:
             lines.append([Segment("best  ", _HEAD), Segment(view.best)])
         if view.config and whole:
             lines.append([Segment("      config: "), Segment(view.config)])
-        for text, path in view.failures[:failures]:
-            lines.append([Segment(text, _KINDS["error"])])
-            shown = path if width is None or len(path) + 4 <= width else f"{self._ellipsis}{path[-(width - 7) :]}"
-            lines.append([Segment(f"    {shown}", _DIM)])
-        more = view.more_failures + max(0, len(view.failures) - failures)
-        if more:
-            lines.append([Segment(f"{self._ellipsis} and {count_text(more, 'more failure')}", _KINDS["error"])])
         return lines
+
+    def _more_failures(self, count: int) -> list[_Line]:
+        text = f"{self._ellipsis} and {count_text(count, 'more failure')}"
+        return [[Segment(text, _KINDS["error"])]] if count else []
 
     def _cropped(self, line: _Line, width: int) -> _Line:
         if sum(width_of(segment.text) for segment in line) <= width:
@@ -265,15 +351,14 @@ class TerminalStatus(StatusBase):
         history = self.history
         ran = format_duration(self.now - self.began)
         view = overview(self.info, history, folder=self.folder, running_for=self.now - self.began, rows=_ROWS)
-        counts = (
-            f": {status_counts(history)}; {count_text(history.results, 'result')}, "
-            f"{count_text(history.checkpoints, 'checkpoint')}, {count_text(history.perturbations, 'perturbation')}"
-        )
+        counts = f": {end_line(history)}"
         lines: list[_Line] = [[], [Segment(f"{self.info.name} ended after {ran}", _HEAD), Segment(counts)]]
-        if history.stopped is not None:
-            lines.append([Segment(f"stopped: {history.stopped}", _KINDS["note"])])
+        if stopped := stopped_because(history):
+            lines.append([Segment(f"stopped: {stopped}", _KINDS["note"])])
         lines += self._table(view, self._console.width)
-        lines += self._outcome(view, None, failures=len(view.failures), whole=True)
+        lines += self._best(view, whole=True)
+        lines += [[Segment(f"{name} failed: ", _KINDS["error"]), Segment(path)] for name, _, path in view.failures]
+        lines += self._more_failures(view.more_failures)
         lines.append([Segment("results: ", _HEAD), Segment(str(self.folder))])
         return lines
 

@@ -66,8 +66,8 @@ def format_config(config: Mapping[str, Any], names: Iterable[str] | None = None)
 
 
 def format_duration(seconds: float) -> str:
-    """Return ``1:02:03``, or ``2 d 1:02:03`` from a day on."""
-    whole = max(0, int(seconds))
+    """Return ``1:02:03``, or ``2 d 1:02:03`` from a day on, to the nearest second."""
+    whole = max(0, int(seconds + 0.5))
     days, rest = divmod(whole, 86400)
     text = f"{rest // 3600}:{rest // 60 % 60:02d}:{rest % 60:02d}"
     return f"{days} d {text}" if days else text
