@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -23,6 +24,8 @@ __all__ = ["execute", "make_folder"]
 
 _SLOW_TO_LOAD = ("torch", "tensorflow", "jax")
 """What the script has of these, members' parent process loads too, and that takes seconds."""
+
+_OF_THE_STORE = re.compile(r"\.?(deleted_)?checkpoint_\d{6,}(\.\d+)?")
 
 
 def execute(plan: Plan, folder: Path, run: RunConfig) -> None:
@@ -94,6 +97,8 @@ def _sweep(plan: Plan, folder: Path) -> None:
     """Delete what members had written for a report that came too late to count."""
     for trial in plan.trials:
         for path in (folder / trial.folder).glob("*checkpoint_*"):
+            if _OF_THE_STORE.fullmatch(path.name) is None:
+                continue  # the user's own
             known = not path.name.startswith(".") and plan.population.retention.knows(f"{trial.trial_id}/{path.name}")
             if not known:
                 shutil.rmtree(path, ignore_errors=True)

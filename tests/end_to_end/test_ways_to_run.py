@@ -238,3 +238,12 @@ def test_the_users_folder_may_change_after_the_report_without_changing_the_check
     assert [path.read_text() for path in kept] == ["0", "1", "2"]
     assert grid[0].checkpoint is not None
     assert Path(grid[0].checkpoint.path) == kept[-1].parent
+
+
+def test_folders_that_the_user_makes_in_the_trials_folder_stay(tmp_path: Path) -> None:
+    def train(config: dict[str, Any]) -> None:
+        Path(tune.get_context().get_trial_dir(), "best_checkpoint_of_mine").mkdir()
+        tune.report({"score": 1.0})
+
+    grid = fit(train, tmp_path, num_samples=1)
+    assert Path(grid[0].path, "best_checkpoint_of_mine").is_dir()

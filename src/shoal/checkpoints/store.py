@@ -132,9 +132,12 @@ def _files(folder: Path) -> list[tuple[str, Path]]:
     Links are followed, but not into a folder that the walk is inside of already.
     """
     found: list[tuple[str, Path]] = []
+    inside = {os.fspath(folder): [folder.resolve()]}
     for parent, folders, names in os.walk(folder, followlinks=True):
-        here = Path(parent).resolve()
-        folders[:] = [name for name in folders if not here.is_relative_to(Path(parent, name).resolve())]
+        around = inside.pop(parent)
+        real = {name: Path(parent, name).resolve() for name in folders}
+        folders[:] = [name for name in folders if not any(entry.is_relative_to(real[name]) for entry in around)]
+        inside.update((os.path.join(parent, name), [*around, real[name]]) for name in folders)
         for name in names:
             path = Path(parent, name)
             if not path.is_file():

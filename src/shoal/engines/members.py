@@ -32,8 +32,8 @@ class LineReader:
             self._rest += piece
             yield self._take()
         self._rest += begun
-        # What a carriage return has overwritten is gone; the last one may belong to the end of the line.
-        del self._rest[: self._rest.rfind(b"\r", 0, max(0, len(self._rest) - 1)) + 1]
+        # What a carriage return has overwritten is gone; those at the end may belong to the end of the line.
+        del self._rest[: self._rest.rfind(b"\r", 0, len(self._rest.rstrip(b"\r"))) + 1]
         if len(self._rest) > _LONGEST_LINE:
             yield self._take()
 

@@ -1,0 +1,261 @@
+"""What the machine has, what a trial takes, and the slots that this makes."""
+
+from __future__ import annotations
+
+import functools
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shoal import tune
+from shoal.errors import ConfigError, EngineError
+from shoal.resources import (
+    FILES_OF_A_RESIDENT,
+    allow_open_files,
+    count_cpus,
+    list_gpus,
+    make_slots,
+    open_files_allowed,
+    resources_of,
+)
+
+
+def train(config: dict[str, Any]) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "limit", "names", "expected"),
+    [
+        (1, 0, None, [], ["", "", "", ""]),
+        (2, 0, None, [], ["", ""]),
+        (0.5, 0, None, [], [""] * 8),
+        (3, 0, None, [], [""]),
+        (1, 0, 3, ["0"], ["", "", ""]),
+        (1, 0, 9, [], [""] * 4),
+        (1, 1, None, ["0", "1"], ["0", "1"]),
+        (1, 2, None, ["0", "1", "2"], ["0,1"]),
+        (1, 2, None, ["a", "b", "c", "d"], ["a,b", "c,d"]),
+        (1, 0.5, None, ["0", "1"], ["0", "1", "0", "1"]),
+        (1, 0.5, 3, ["0", "1"], ["0", "1", "0"]),
+        (2, 0.25, None, ["0"], ["0", "0"]),
+        (0.1, 0.1, None, ["0"], ["0"] * 10),
+        (1, 0.7, None, ["0"], ["0"]),
+        (1, 1, 1, ["0", "1"], ["0"]),
+    ],
+)
+def test_slots_are_as_many_as_cpus_gpus_and_the_limit_allow(
+    cpus: float, gpus: float, limit: int | None, names: list[str], expected: list[str]
+) -> None:
+    assert make_slots(cpus, gpus, limit, 4, names) == expected
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "names", "expected"),
+    [
+        (5, 0, [], "asks for 5 CPUs, but this machine has 4"),
+        (4.5, 0, [], "asks for 4.5 CPUs, but this machine has 4"),
+        (1, 1, [], "asks for 1 GPUs, but this machine has 0"),
+        (1, 3, ["0", "1"], "asks for 3 GPUs, but this machine has 2"),
+        (1, 0.5, [], "asks for 0.5 GPUs, but this machine has 0"),
+    ],
+)
+def test_a_machine_with_too_little_says_what_it_has_and_what_to_ask_for(
+    cpus: float, gpus: float, names: list[str], expected: str
+) -> None:
+    with pytest.raises(EngineError, match=rf"{expected}.*with_resources"):
+        make_slots(cpus, gpus, None, 4, names)
+
+
+@given(
+    cpus=st.integers(1, 64).map(lambda count: count / 8),
+    gpus=st.sampled_from([0.0, 0.1, 0.125, 0.2, 0.25, 0.3, 0.5, 1.0, 2.0, 3.0]),
+    limit=st.none() | st.integers(1, 20),
+    cpu_count=st.integers(1, 16),
+    gpu_count=st.integers(0, 6),
+)
+def test_slots_never_take_more_than_there_is(
+    cpus: float, gpus: float, limit: int | None, cpu_count: int, gpu_count: int
+) -> None:
+    names = [str(number) for number in range(gpu_count)]
+    try:
+        slots = make_slots(cpus, gpus, limit, cpu_count, names)
+    except EngineError:
+        assert cpus > cpu_count or gpus > gpu_count
+        return
+    assert 1 <= len(slots) <= (limit or len(slots))
+    assert len(slots) * cpus <= cpu_count + 1e-6
+    taken = [name for slot in slots for name in slot.split(",") if name]
+    for name in names:
+        assert taken.count(name) * min(gpus, 1.0) <= 1 + 1e-6
+    assert set(taken) <= set(names)
+    assert bool(taken) == (gpus > 0)
+
+
+@pytest.mark.parametrize(
+    ("visible", "expected"),
+    [
+        ("", []),
+        ("0", ["0"]),
+        ("2, 0 ,1", ["2", "0", "1"]),
+        ("-1", []),
+        ("GPU-8932f937,MIG-41b3359c", ["GPU-8932f937", "MIG-41b3359c"]),
+        (",", []),
+    ],
+)
+def test_gpus_are_those_that_the_environment_allows(
+    visible: str, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert list_gpus() == expected
+
+
+def test_gpus_are_those_of_the_driver_where_the_environment_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    driver = Path("/proc/driver/nvidia/gpus")
+    count = len(list(driver.iterdir())) if driver.is_dir() else 0
+    assert list_gpus() == [str(number) for number in range(count)]
+
+
+def _cgroup(monkeypatch: pytest.MonkeyPatch, text: str | None) -> None:
+    read = Path.read_text
+
+    def read_text(path: Path, *args: Any, **kwargs: Any) -> str:
+        if str(path) != "/sys/fs/cgroup/cpu.max":
+            return read(path, *args, **kwargs)
+        if text is None:
+            raise FileNotFoundError(path)
+        return text
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (None, 8),
+        ("max 100000\n", 8),
+        ("200000 100000\n", 2),
+        ("250000 100000\n", 3),
+        ("10000 100000\n", 1),
+        ("99900000 100000\n", 8),
+        ("nonsense", 8),
+        ("", 8),
+    ],
+)
+def test_cpus_are_those_of_the_affinity_and_of_the_containers_limit(
+    text: str | None, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    _cgroup(monkeypatch, text)
+    assert count_cpus() == expected
+
+
+def test_a_system_without_affinities_has_the_cpus_that_it_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    _cgroup(monkeypatch, None)
+    assert count_cpus() == 1
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    assert count_cpus() == 6
+
+
+class Limits:
+    """A stand-in for the limits of this process."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, soft: int, hard: int) -> None:
+        self.now = (soft, hard)
+        self.set: list[tuple[int, int]] = []
+        monkeypatch.setattr(resource, "getrlimit", lambda which: self.now)
+        monkeypatch.setattr(resource, "setrlimit", self._set)
+
+    def _set(self, which: int, limits: tuple[int, int]) -> None:
+        assert which == resource.RLIMIT_NOFILE
+        self.set.append(limits)
+        self.now = limits
+
+
+INF = resource.RLIM_INFINITY
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "count", "after"),
+    [
+        (1024, 4096, 100, 1024),  # enough
+        (1024, 4096, 2000, 2200),
+        (1024, 4096, 100_000, 4096),  # no more than may be
+        (1024, INF, 100_000, 100_200),
+        (INF, INF, 100_000, INF),
+    ],
+)
+def test_the_limit_of_open_files_is_raised_only_where_it_is_too_low_and_as_far_as_allowed(
+    soft: int, hard: int, count: int, after: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = Limits(monkeypatch, soft, hard)
+    allow_open_files(count)
+    assert limits.now == (after, hard)
+    assert len(limits.set) == (after != soft)
+
+
+def test_a_limit_that_cannot_be_raised_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(which: int, limits: tuple[int, int]) -> None:
+        raise ValueError("not allowed to raise maximum limit")
+
+    Limits(monkeypatch, 256, INF)
+    monkeypatch.setattr(resource, "setrlimit", refuse)
+    allow_open_files(10_000)
+
+
+@pytest.mark.parametrize(("hard", "expected"), [(4096, 3896), (100, 0), (INF, 1 << 20)])
+def test_members_may_open_what_shoal_itself_does_not_need(
+    hard: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Limits(monkeypatch, min(hard, 64) if hard != INF else 64, hard)
+    assert open_files_allowed() == expected
+
+
+def test_a_real_limit_is_raised_for_many_members() -> None:
+    source = (
+        "import resource\n"
+        "from shoal.resources import allow_open_files\n"
+        "_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))\n"
+        f"allow_open_files({FILES_OF_A_RESIDENT} * 20)\n"
+        "print(resource.getrlimit(resource.RLIMIT_NOFILE) == (240, hard))\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=60, check=True)
+    assert ran.stdout == "True\n"
+
+
+def test_with_resources_keeps_the_function_and_says_what_it_takes() -> None:
+    assert resources_of(train) == (1.0, 0.0)
+    taking = tune.with_resources(train, {"cpu": 2, "gpu": 0.5})
+    assert resources_of(taking) == (2.0, 0.5)
+    assert resources_of(train) == (1.0, 0.0)
+    assert taking.__name__ == "train"
+    assert resources_of(tune.with_resources(functools.partial(train), {"gpu": 2})) == (1.0, 2.0)
+    assert resources_of(tune.with_resources(taking, {"cpu": 1})) == (1.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("resources", "expected"),
+    [
+        ({"cpu": 0}, "'cpu' must be a number greater than 0"),
+        ({"cpu": True}, "'cpu'.*True"),
+        ({"cpu": float("nan")}, "'cpu'.*nan"),
+        ({"gpu": float("inf")}, "'gpu'.*inf"),
+        ({"gpu": "1"}, "'gpu'.*'1'"),
+        ({"gpu": 2.5}, "fraction up to 1 or a whole number.*2.5"),
+        ({"tpu": 1}, "no resource 'tpu'"),
+        ([1], "must be a dict"),
+    ],
+)
+def test_an_amount_out_of_range_is_an_error_that_names_it(resources: Any, expected: str) -> None:
+    with pytest.raises(ConfigError, match=expected):
+        tune.with_resources(train, resources)
