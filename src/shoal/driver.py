@@ -34,7 +34,7 @@ from .worker.wire import MemberInfo
 __all__ = ["Driver", "Stopper"]
 
 _TICK_S = 0.1
-_POLL_S = 0.25
+_POLL_S = 0.1
 
 
 class Stopper(Protocol):
@@ -76,6 +76,7 @@ class Driver:
     clock: Callable[[], float] = time.time
     history: History = field(default_factory=lambda: History(keep_rows=False))
     _readers: list[Reader] = field(default_factory=list)
+    _in_step: bool = False
     _next_tick: float = 0.0
     _began: float = field(default_factory=time.monotonic)
 
@@ -100,8 +101,14 @@ class Driver:
                     self._tick()
                     if interruption.asked and not self.population.ended:
                         self._step([StopAsked("interrupted by the user")])
+            except KeyboardInterrupt:
+                # The second Ctrl-C, at an arbitrary place. Between two steps the core is whole, and can still be told.
+                if not self._in_step:
+                    self._give_up("interrupted by the user")
+                raise
             except Exception as error:
-                self._give_up(error)
+                self._in_step = False
+                self._give_up(f"the run failed with {type(error).__name__}: {error}")
                 raise
             finally:
                 self._wind_up(interruption)
@@ -123,11 +130,11 @@ class Driver:
         """Show a line that a member printed. Given to the engine."""
         self._guarded(self.status, partial(self.status.output, name, text))
 
-    def _give_up(self, error: Exception) -> None:
-        """Something in the driver raised, most likely a function of the user: commit that and why it ends here."""
+    def _give_up(self, reason: str) -> None:
+        """Commit that and why the experiment ends here, where something in the driver raised."""
         with contextlib.suppress(Exception):
             if not self.population.ended:
-                self._step([StopAsked(f"the run failed with {type(error).__name__}: {error}")])
+                self._step([StopAsked(reason)])
 
     def _patience(self) -> float:
         """How long to wait for events: not longer than until the next duty."""
@@ -155,14 +162,20 @@ class Driver:
         if not events:
             return
         items: list[Item] = []
+        self._in_step = True
         try:
             for event in events:
+                if self.stopper is not None and isinstance(event, Reported):
+                    # The stopper is shown facts, so what happened before has to be one.
+                    self._commit(items)
+                    items = []
                 for judged in self._judged(event):
                     items.append(judged)
                     items.extend(self.population.apply(judged))
         finally:
             # Also where a function of the user raised on the way: what happened before has happened.
             self._commit(items)
+        self._in_step = False
 
     def _commit(self, items: list[Item]) -> None:
         """Write down what happened and what was decided, then carry it out, then tell the readers."""

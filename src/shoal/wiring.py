@@ -39,10 +39,11 @@ def execute(plan: Plan, folder: Path, run: RunConfig) -> None:
     started = False
     status: Status = make_status(run.verbose, inline=plan.info.engine == "inline")
     engine = _make_engine(plan.info.engine)
-    journal = SQLiteJournal.create(folder)
-    residents = plan.population.limits.residents or plan.info.num_trials
-    allow_open_files(FILES_OF_A_RESIDENT * min(residents, plan.info.num_trials))
+    journal: SQLiteJournal | None = None
     try:
+        journal = SQLiteJournal.create(folder)
+        residents = plan.population.limits.residents or plan.info.num_trials
+        allow_open_files(FILES_OF_A_RESIDENT * min(residents, plan.info.num_trials))
         journal.set_meta(**plan.info.to_meta())
         driver = Driver(
             info=plan.info,
@@ -68,7 +69,8 @@ def execute(plan: Plan, folder: Path, run: RunConfig) -> None:
         try:
             engine.close()
         finally:
-            journal.close()
+            if journal is not None:
+                journal.close()
             if started:
                 _sweep(plan, folder)
             else:

@@ -14,6 +14,7 @@ import psutil
 import pytest
 from tests.helpers import climb, fit, load_state, pbt, report_state, story
 
+import shoal
 from shoal import tune
 from shoal.core.commands import Status
 
@@ -102,6 +103,7 @@ def test_a_member_that_does_not_come_back_is_killed_at_the_end(tmp_path: Path) -
 
 DRIVER = """
 import os, sys, time
+import shoal
 from shoal import tune
 
 def train(config):
@@ -136,3 +138,13 @@ def test_no_process_outlives_the_driver(number: signal.Signals, tmp_path: Path) 
     from shoal.tune import ResultGrid
 
     assert ResultGrid.read(tmp_path / "run")[0].metrics["score"] == 1.0
+
+
+def test_hundreds_of_members_that_start_at_once_all_run(tmp_path: Path) -> None:
+    """The warm parent answers each request; neither side may wait for the other to read first."""
+    shoal.init(num_cpus=600, ignore_reinit_error=True)
+    try:
+        grid = fit(lambda config: {"score": config["lr"]}, tmp_path, num_samples=600)
+    finally:
+        shoal.shutdown()
+    assert grid.num_terminated == 600

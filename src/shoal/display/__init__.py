@@ -59,7 +59,10 @@ def make_status(verbose: int = 1, stream: TextIO | None = None, *, inline: bool 
     if stream is None:
         # Started without any output, as by a service manager.
         stream, verbose = io.StringIO(), 0
-    if not inline and _is_terminal(stream):
+    from .capture import CaughtStream
+
+    # Two views in one terminal would overwrite each other: a second experiment in this process gets plain lines.
+    if not inline and _is_terminal(stream) and not isinstance(stream, CaughtStream):
         from .terminal import TerminalStatus
 
         return TerminalStatus(verbose, stream)

@@ -78,6 +78,8 @@ class Capture:
         """Put the stand-ins in place."""
         for name in _STREAMS:
             original = getattr(sys, name)
+            if isinstance(original, CaughtStream):
+                continue  # another experiment in this process shows its view; what is printed appears above that
             if name not in self._caught and _is_terminal(original):
                 caught = CaughtStream(original, self._show, eager=name == "stdout")
                 self._caught[name] = caught

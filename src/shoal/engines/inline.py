@@ -1,7 +1,7 @@
 """The inline engine: members run in the driver's own process, one at a time, so that ``breakpoint()`` works.
 
-Each member has a thread, and exactly one of them, or the driver, makes progress at a time: there is one slot, and a
-member without it waits inside ``tune.report``. Nothing is pickled and nothing is redirected.
+Each member has a thread, and there is one slot: a member without it waits inside ``tune.report``, and only one at a
+time runs the user's code between two reports. Nothing is pickled and nothing is redirected.
 """
 
 from __future__ import annotations

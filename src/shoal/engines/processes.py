@@ -1,11 +1,13 @@
 """The default engine: each member in a process of its own, forked from a warm parent.
 
 The driver talks to a member over a socket pair and reads what it prints from a pipe. Everything happens in
-:meth:`ProcessEngine.poll`, in the driver's one thread, and nothing there waits for a member.
+:meth:`ProcessEngine.poll`, in the driver's one thread. Nothing there waits for a member; only when the warm parent has
+died and is started again, the driver waits until it has loaded the user's function.
 """
 
 from __future__ import annotations
 
+import array
 import contextlib
 import dataclasses
 import fcntl
@@ -58,6 +60,8 @@ class ProcessEngine:
         self._by_key: dict[int, MemberProcess] = {}
         """All processes, also those that are leaving."""
         self._last_key = 0
+        self._requests: deque[tuple[bytearray, list[int]]] = deque()
+        """Requests to the warm parent that it has not taken yet, with the file descriptors that go along."""
         self._postponed: list[tuple[Launch, str | None]] = []
         """Launches into a slot that a process has still to leave."""
         self._ready: deque[Event] = deque()
@@ -72,6 +76,13 @@ class ProcessEngine:
         self._start_nursery()
 
     def _start_nursery(self) -> None:
+        try:
+            self._try_to_start_nursery()
+        except BaseException:
+            self._end_nursery()
+            raise
+
+    def _try_to_start_nursery(self) -> None:
         setup = self._setup
         assert setup is not None
         ours, theirs = _socket_pair()
@@ -192,13 +203,29 @@ class ProcessEngine:
         self._selector.register(ours, selectors.EVENT_READ, member)
         self._selector.register(read_end, selectors.EVENT_READ, member)
         request = frame(Fork(member.key, info, self._setup.devices[launch.slot]))
-        try:
-            socket.send_fds(self._control, [request], [theirs.fileno(), write_end])
-        except OSError as error:
-            self._gone(member, f"its process cannot be started: {error}")
-        finally:
-            theirs.close()
-            os.close(write_end)
+        self._requests.append((bytearray(request), [theirs.detach(), write_end]))
+        self._push_requests()
+
+    def _push_requests(self) -> None:
+        """Send as many requests to the warm parent as it takes now; it may be waiting for us to read what it says."""
+        control = self._control
+        while control is not None and self._requests:
+            data, fds = self._requests[0]
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+            try:
+                sent = control.sendmsg([data], rights, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                break
+            except OSError:
+                return  # it has died, which is noticed by reading
+            _close_all(fds)
+            del data[:sent]
+            if not data:
+                self._requests.popleft()
+        if control is not None:
+            wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._requests else 0)
+            if self._selector.get_key(control).events != wanted:
+                self._selector.modify(control, wanted, None)
 
     def _tell(self, trial_id: str, launch: int, slot: int, data: bytes) -> None:
         """Send to a trial's process; that it has died meanwhile becomes an event of this launch."""
@@ -238,7 +265,9 @@ class ProcessEngine:
         for key, mask in self._selector.select(timeout):
             member: MemberProcess | None = key.data
             if member is None:
-                self._read_control(events)
+                if mask & selectors.EVENT_READ:
+                    self._read_control(events)
+                self._push_requests()
             elif member.closed:
                 continue  # it ended earlier in this round, and its numbers may be somebody else's by now
             elif key.fd == member.output:
@@ -316,6 +345,9 @@ class ProcessEngine:
             self._forget(self._control)
             self._control.close()
             self._control = None
+        for _, fds in self._requests:
+            _close_all(fds)
+        self._requests.clear()
         if self._nursery is not None:
             if not self._by_key:
                 self._nursery.kill()  # it may be busy with importing, and nothing depends on it any more
@@ -365,6 +397,11 @@ def _socket_pair() -> tuple[socket.socket, socket.socket]:
         theirs.close()
         theirs = moved
     return ours, theirs
+
+
+def _close_all(fds: list[int]) -> None:
+    while fds:
+        os.close(fds.pop())
 
 
 def _is_open(fd: int) -> bool:
