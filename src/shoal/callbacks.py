@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .core.commands import CheckpointRecord, Exploit, Launch, Retry, Status, Stop
+from .core.commands import CheckpointRecord, Exploit, Launch, Retry, Status, Stop, checkpoint_name
 from .core.events import Config, Metrics, Reported, Started, TrialAdded
 from .errors import ConfigError, similar_name
 from .experiment import ExperimentInfo
@@ -345,7 +345,6 @@ class CallbackReader:
 
     def _checkpoint(self, trial_id: str, number: int) -> Checkpoint | None:
         from .checkpoints import Checkpoint
-        from .checkpoints.store import checkpoint_name
 
         folder = self._folder / self._history.trials[trial_id].folder / checkpoint_name(number)
         # What was decided in one batch has been carried out before readers hear of it, deletions included.

@@ -19,8 +19,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
-from .checkpoints.store import checkpoint_name, delete
-from .core.commands import Continue, DeleteCheckpoint, Evict, Launch, Stop
+from .checkpoints.store import delete
+from .core.commands import Continue, DeleteCheckpoint, Evict, Launch, Stop, checkpoint_name
 from .core.events import Event, Reported, StopAsked, TrialAdded
 from .core.population import Population
 from .display import Status
@@ -94,7 +94,7 @@ class Driver:
                     self._guarded(reader, partial(reader.start, self.info, self.folder, self.history))
                 for trial in trials:
                     folder = str(self.folder / trial.folder)
-                    self.engine.add(MemberInfo(trial.trial_id, trial.index, trial.name, trial.tag, folder))
+                    self.engine.add(MemberInfo(trial.trial_id, trial.index, trial.name, folder))
                 self._step(trials)
                 while not self.population.ended:
                     self._step(self.engine.poll(self._patience()))

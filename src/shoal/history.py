@@ -24,9 +24,10 @@ from .core.commands import (
     Retry,
     Status,
     Stop,
+    checkpoint_name,
 )
 from .core.events import Config, Failed, Lost, Metrics, Reported, SavedCheckpoint, Started, StopAsked, TrialAdded
-from .core.reports import lookup, number
+from .core.reports import number, value_of
 from .journal.codec import Record
 
 __all__ = ["Ancestry", "CheckpointEntry", "History", "Row", "TrialHistory", "full_row"]
@@ -66,19 +67,7 @@ class Row:
 
     def value(self, key: str) -> Any:
         """Return a reported or automatic value, nested keys written ``a/b``; None where there is none."""
-        attribute = _AUTOMATIC_NUMBERS.get(key)
-        return lookup(self.report.metrics, key) if attribute is None else getattr(self.report, attribute)
-
-
-_AUTOMATIC_NUMBERS = {
-    "training_iteration": "iteration",
-    "time_this_iter_s": "time_this_iter_s",
-    "time_total_s": "time_total_s",
-    "time_since_restore": "time_since_restore",
-    "iterations_since_restore": "iterations_since_restore",
-    "timestamp": "timestamp",
-}
-"""Automatic values that can be compared, and where a report has them."""
+        return value_of(self.report, key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +244,7 @@ def full_row(trial: TrialHistory, row: Row) -> Metrics:
     report = row.report
     automatic = {
         "timestamp": int(report.timestamp),
-        "checkpoint_dir_name": None if report.checkpoint is None else f"checkpoint_{report.checkpoint.number:06d}",
+        "checkpoint_dir_name": None if report.checkpoint is None else checkpoint_name(report.checkpoint.number),
         "done": report.stop is not None,
         "training_iteration": report.iteration,
         "trial_id": trial.trial_id,

@@ -22,7 +22,7 @@ from .experiment import ExperimentInfo
 from .naming import experiment_name, folder_name, tag_of, trainable_name, trial_id
 from .resources import FILES_OF_A_RESIDENT, open_files_allowed, resources_of
 from .schedulers import FIFOScheduler, TrialScheduler
-from .space import check_space, expand
+from .space import Variant, check_space, expand
 
 if TYPE_CHECKING:
     from .driver import Stopper
@@ -48,39 +48,31 @@ class Plan:
 
 
 def make_plan(trainable: Callable[..., Any], space: dict[str, Any], tune: TuneConfig, run: RunConfig) -> Plan:
+    """Return all that follows from the settings.
+
+    Raises:
+        ConfigError: they do not fit together.
+        EngineError: one trial asks for more than the machine has.
+    """
     now = time.time()
     scheduler = tune.scheduler or FIFOScheduler()
-    metric = _agreed("metric", tune.metric, scheduler.metric, scheduler)
-    mode = _agreed("mode", tune.mode, scheduler.mode, scheduler)
-    if metric is not None and mode is None:
-        raise ConfigError(f"TuneConfig(metric={metric!r}) needs mode: 'max' (larger is better) or 'min'.")
-    mode = mode or "max"
+    metric, mode = _goal(tune, scheduler)
     engine = _engine_name(tune)
     seed = secrets.randbits(32) if tune.seed is None else tune.seed
     check_space(space)
     scheduler.check(space)
-    variants = expand(space, tune.num_samples, seed, check=False)
     cpus, gpus = resources_of(trainable)
     devices = [""] if engine == "inline" else runtime.slots(cpus, gpus, tune.max_concurrent_trials)
     name = trainable_name(trainable)
     run_id = secrets.token_hex(3)[:5]
-    trials = []
-    for index, variant in enumerate(variants):
-        tid = trial_id(run_id, index)
-        tag = tag_of(index, variant.sampled)
-        config = scheduler.prepare(variant.config, index, seed)
-        trials.append(TrialAdded(tid, index, f"{name}_{tid}", tag, folder_name(f"{name}_{tid}", tag, now), config))
+    variants = expand(space, tune.num_samples, seed, check=False)
+    trials = [_trial(name, run_id, index, variant, scheduler, seed, now) for index, variant in enumerate(variants)]
     check_config(trials[0].config)
     scheduler.rehearse(trials[0].config, seed)
-    stop = run.stop if isinstance(run.stop, Mapping) else {}
-    if metric is not None and metric in stop and mode == "min":
-        warnings.warn(
-            f"RunConfig(stop={dict(stop)}) ends a trial when {metric} is AT LEAST {stop[metric]}, although mode is "
-            f"'min'. To "
-            f"stop when it is small enough: stop=lambda trial_id, result: result[{metric!r}] <= {stop[metric]}.",
-            stacklevel=3,
-        )
+    stop = dict(run.stop) if isinstance(run.stop, Mapping) else {}
+    _warn_about_stop(stop, metric, mode)
     stopper = _stopper(run.stop)
+    sampled = [path for variant in variants for path in variant.sampled]
     info = ExperimentInfo(
         name=run.name or experiment_name(name, run_id, now),
         trainable=name,
@@ -96,30 +88,66 @@ def make_plan(trainable: Callable[..., Any], space: dict[str, Any], tune: TuneCo
         gpus=gpus,
         engine=engine,
         seed=seed,
-        parameters=list(
-            dict.fromkeys([*(path for variant in variants for path in variant.sampled), *scheduler.mutated()])
-        ),
-        stop=dict(stop),
+        parameters=list(dict.fromkeys([*sampled, *scheduler.mutated()])),
+        stop=stop,
         time_budget_s=None if tune.time_budget_s is None else float(tune.time_budget_s),  # type: ignore[arg-type]
         started_at=now,
     )
-    checkpoints = run.checkpoint_config or CheckpointConfig()
     rules = ReportRules(
         metric=metric,
         time_attr=scheduler.time_attr,
         required=scheduler.require_attrs,
-        stop=dict(stop),
+        stop=stop,
         always_wait=stopper is not None,
-        rank=checkpoints.checkpoint_score_attribute,
+        rank=(run.checkpoint_config or CheckpointConfig()).checkpoint_score_attribute,
     )
+    population = _population(info, scheduler, devices, tune, run)
+    raises = (run.failure_config or FailureConfig()).fail_fast == "raise"
+    return Plan(info, trainable, trials, population, rules, devices, stopper, raises)
+
+
+def _goal(tune: TuneConfig, scheduler: TrialScheduler) -> tuple[str | None, str]:
+    """Return what is compared, and whether larger or smaller is better."""
+    metric = _agreed("metric", tune.metric, scheduler.metric, scheduler)
+    mode = _agreed("mode", tune.mode, scheduler.mode, scheduler)
+    if metric is not None and mode is None:
+        raise ConfigError(f"TuneConfig(metric={metric!r}) needs mode: 'max' (larger is better) or 'min'.")
+    return metric, mode or "max"
+
+
+def _trial(
+    trainable: str, run_id: str, index: int, variant: Variant, scheduler: TrialScheduler, seed: int, now: float
+) -> TrialAdded:
+    identity = trial_id(run_id, index)
+    name = f"{trainable}_{identity}"
+    tag = tag_of(index, variant.sampled)
+    config = scheduler.prepare(variant.config, index, seed)
+    return TrialAdded(identity, index, name, tag, folder_name(name, tag, now), config)
+
+
+def _warn_about_stop(stop: Mapping[str, float], metric: str | None, mode: str) -> None:
+    if metric is not None and metric in stop and mode == "min":
+        bound = stop[metric]
+        warnings.warn(
+            f"RunConfig(stop={stop}) ends a trial when {metric} is AT LEAST {bound}, although mode is 'min'. To stop "
+            f"when "
+            f"it is small enough: stop=lambda trial_id, result: result[{metric!r}] <= {bound}.",
+            stacklevel=4,
+        )
+
+
+def _population(
+    info: ExperimentInfo, scheduler: TrialScheduler, devices: list[str], tune: TuneConfig, run: RunConfig
+) -> Population:
+    checkpoints = run.checkpoint_config or CheckpointConfig()
     failures = run.failure_config or FailureConfig()
-    population = Population(
-        scheduler.policy(mode=mode, seed=seed),
-        metric=metric,
-        time_attr=scheduler.time_attr,
+    return Population(
+        scheduler.policy(mode=info.mode, seed=info.seed),
+        metric=info.metric,
+        time_attr=info.time_attr,
         limits=Limits(
             devices=devices,
-            residents=tune.max_residents or _residents(len(devices), gpus),
+            residents=tune.max_residents or _residents(len(devices), info.gpus),
             max_failures=failures.max_failures,
             fail_fast=bool(failures.fail_fast),
         ),
@@ -127,7 +155,6 @@ def make_plan(trainable: Callable[..., Any], space: dict[str, Any], tune: TuneCo
             checkpoints.num_to_keep, checkpoints.checkpoint_score_attribute, checkpoints.checkpoint_score_order
         ),
     )
-    return Plan(info, trainable, trials, population, rules, devices, stopper, failures.fail_fast == "raise")
 
 
 def _agreed(what: str, ours: str | None, theirs: str | None, scheduler: TrialScheduler) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 import resource
@@ -53,14 +54,11 @@ def with_resources(trainable: F, resources: Mapping[str, float]) -> F:
         if name == "gpu" and amount > 1 and amount != int(amount):
             raise ConfigError(f"with_resources: 'gpu' must be a fraction up to 1 or a whole number, but is {amount!r}.")
 
+    @functools.wraps(trainable)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         return trainable(*args, **kwargs)
 
-    for name in ("__name__", "__qualname__", "__doc__", "__module__"):
-        if hasattr(trainable, name):
-            setattr(wrapped, name, getattr(trainable, name))
     setattr(wrapped, _ATTRIBUTE, dict(resources))
-    wrapped.__wrapped__ = trainable  # type: ignore[attr-defined]
     return wrapped  # type: ignore[return-value]
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
-from .core.commands import Status
+from .core.commands import Status, checkpoint_name
 from .core.events import Config, Metrics
 from .core.reports import flatten, lookup, number
 from .errors import ConfigError, JournalError, ResultError, TrialFailed, did_you_mean
@@ -154,7 +154,6 @@ class Result:
 
     def _checkpoint(self, trial: TrialHistory, number: int) -> Checkpoint:
         from .checkpoints import Checkpoint
-        from .checkpoints.store import checkpoint_name
 
         return Checkpoint.from_directory(self._folder / trial.folder / checkpoint_name(number))
 

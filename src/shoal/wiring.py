@@ -62,7 +62,7 @@ def execute(plan: Plan, folder: Path, run: RunConfig) -> None:
         if any(name in sys.modules for name in _SLOW_TO_LOAD):
             with contextlib.suppress(OSError):  # a terminal that is gone ends no run
                 status.opening(f"{plan.info.name}: loading {plan.info.trainable} and what it imports ...")
-        engine.start(_engine_setup(plan, folder, run, driver.output))
+        engine.start(_engine_setup(plan, run, driver.output))
         started = True
         driver.run(plan.trials)
     finally:
@@ -78,14 +78,13 @@ def execute(plan: Plan, folder: Path, run: RunConfig) -> None:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def _engine_setup(plan: Plan, folder: Path, run: RunConfig, output: Callable[[str, str], None]) -> EngineSetup:
+def _engine_setup(plan: Plan, run: RunConfig, output: Callable[[str, str], None]) -> EngineSetup:
     from .engines import EngineSetup
 
     return EngineSetup(
         trainable=plan.trainable,
         rules=plan.rules,
         experiment=plan.info.name,
-        folder=folder,
         seed=plan.info.seed,
         cpus=plan.info.cpus,
         gpus=plan.info.gpus,

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from shoal.checkpoints.store import checkpoint_name, commit, delete, digest_of
+from shoal.checkpoints.store import commit, delete, digest_of
+from shoal.core.commands import checkpoint_name
 from shoal.errors import ReportError, StorageError
 
 

@@ -14,17 +14,13 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from ..core.commands import checkpoint_name
 from ..core.events import SavedCheckpoint
 from ..errors import ReportError, StorageError
 
 __all__ = ["checkpoint_name", "commit", "delete", "digest_of"]
 
 _CHUNK = 1 << 20
-
-
-def checkpoint_name(number: int) -> str:
-    """Return the name of a checkpoint's folder: ``checkpoint_000004``."""
-    return f"checkpoint_{number:06d}"
 
 
 def commit(source: Path, trial_folder: Path, number: int) -> SavedCheckpoint:

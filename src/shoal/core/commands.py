@@ -24,6 +24,8 @@ __all__ = [
     "Retry",
     "Status",
     "Stop",
+    "checkpoint_id",
+    "checkpoint_name",
 ]
 
 
@@ -43,6 +45,16 @@ class Status(str, Enum):
     def ended(self) -> bool:
         """True where nothing more will happen to the trial."""
         return self in (Status.TERMINATED, Status.ERROR)
+
+
+def checkpoint_name(number: int) -> str:
+    """Return the name of a checkpoint's folder: ``checkpoint_000004``."""
+    return f"checkpoint_{number:06d}"
+
+
+def checkpoint_id(trial_id: str, number: int) -> str:
+    """Return the id of a trial's checkpoint, unique in the experiment: ``<trial_id>/checkpoint_000004``."""
+    return f"{trial_id}/{checkpoint_name(number)}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ from .commands import (
     Retry,
     Status,
     Stop,
+    checkpoint_id,
 )
 from .events import (
     Config,
@@ -44,10 +45,12 @@ from .events import (
     TrialAdded,
 )
 from .policy import Copy, Decision, Policy
-from .reports import AUTOMATIC, lookup, number
+from .reports import AUTOMATIC, number, value_of
 from .retention import Retention, RetentionRules
 
 __all__ = ["BARREN_AT_MOST", "Limits", "Population", "Trial"]
+
+_RESERVED = frozenset(AUTOMATIC)
 
 BARREN_AT_MOST = 20
 """A trial that fails so often without one report in between has failed for good, whatever ``max_failures`` says."""
@@ -203,7 +206,7 @@ class Population:
             raise self._invalid(trial, event, "reports without a slot")
         if event.iteration != trial.iteration + 1:
             raise self._invalid(trial, event, f"reports iteration {event.iteration} after {trial.iteration}")
-        score = None if self.metric is None else _value(event, self.metric)
+        score = None if self.metric is None else number(value_of(event, self.metric))
         time = self._time(event)
         trial.iteration = event.iteration
         trial.time = time
@@ -286,22 +289,20 @@ class Population:
 
     def _time(self, event: Reported) -> float:
         """The scheduler's ``time_attr`` of a report."""
-        value = _value(event, self.time_attr)
+        value = number(value_of(event, self.time_attr))
         # Only without require_attrs can it be missing, or be no number to count with.
         return value if value is not None and math.isfinite(value) else float(event.iteration)
 
     def _say_reserved(self, event: Reported) -> None:
-        reserved = [key for key in AUTOMATIC if key in event.metrics]
-        if reserved and "reserved" not in self._noticed:
-            self._noticed.add("reserved")
-            self._out.append(
-                Notice(
-                    "reserved",
-                    f"The trainable reports {', '.join(map(repr, reserved))}, which Shoal fills itself: in the "
-                    f"results its "
-                    f"own values stand under these names. Report yours under others.",
-                )
-            )
+        if _RESERVED.isdisjoint(event.metrics) or "reserved" in self._noticed:
+            return
+        self._noticed.add("reserved")
+        reserved = ", ".join(repr(key) for key in AUTOMATIC if key in event.metrics)
+        text = (
+            f"The trainable reports {reserved}, which Shoal fills itself: in the results its own values stand under "
+            f"these names. Report yours under others."
+        )
+        self._out.append(Notice("reserved", text))
 
     def _committed(self, trial: Trial, event: Reported, time: float, score: float | None) -> CheckpointRecord | None:
         saved = event.checkpoint
@@ -309,7 +310,7 @@ class Population:
             return None
         rank_by = self.retention.rules.score_attribute
         record = CheckpointRecord(
-            id=f"{trial.trial_id}/checkpoint_{saved.number:06d}",
+            id=checkpoint_id(trial.trial_id, saved.number),
             trial_id=trial.trial_id,
             number=saved.number,
             digest=saved.digest,
@@ -318,7 +319,7 @@ class Population:
             time=time,
             time_total_s=event.time_total_s,
             score=score,
-            rank=None if rank_by is None else _value(event, rank_by),
+            rank=None if rank_by is None else number(value_of(event, rank_by)),
         )
         trial.next_checkpoint = saved.number + 1
         self._restore_from(trial, record)
@@ -628,19 +629,3 @@ class Population:
             raise self._invalid(trial, None, "waits without a process")
         if trial.restore is not None and not self.retention.exists(trial.restore):
             raise self._invalid(trial, None, f"would restore from {trial.restore.id}, which was deleted")
-
-
-_AUTOMATIC_NUMBERS = {
-    "training_iteration": "iteration",
-    "time_this_iter_s": "time_this_iter_s",
-    "time_total_s": "time_total_s",
-    "time_since_restore": "time_since_restore",
-    "iterations_since_restore": "iterations_since_restore",
-    "timestamp": "timestamp",
-}
-
-
-def _value(event: Reported, name: str) -> float | None:
-    """Return a number of a report: one that every report has, or else what the user reported under this name."""
-    automatic = _AUTOMATIC_NUMBERS.get(name)
-    return number(lookup(event.metrics, name) if automatic is None else getattr(event, automatic))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import ReportError, did_you_mean
-from .events import Metrics
+from .events import Metrics, Reported
 
 __all__ = [
     "AUTOMATIC",
@@ -22,6 +22,7 @@ __all__ = [
     "number",
     "progress",
     "stop_reason",
+    "value_of",
     "waits",
 ]
 
@@ -97,6 +98,23 @@ def _inside(value: Any, name: str) -> Any:
     return None
 
 
+_AUTOMATIC_NUMBERS = {
+    "training_iteration": "iteration",
+    "time_this_iter_s": "time_this_iter_s",
+    "time_total_s": "time_total_s",
+    "time_since_restore": "time_since_restore",
+    "iterations_since_restore": "iterations_since_restore",
+    "timestamp": "timestamp",
+}
+"""Automatic values that can be compared, and where a report has them."""
+
+
+def value_of(event: Reported, name: str) -> Any:
+    """Return a value of a report: an automatic one, or else what the user reported under this name, or None."""
+    attribute = _AUTOMATIC_NUMBERS.get(name)
+    return lookup(event.metrics, name) if attribute is None else getattr(event, attribute)
+
+
 def number(value: Any) -> float | None:
     """Return ``value`` as a float, or None where it is no number. NaN and infinities are numbers."""
     if value is None or isinstance(value, (str, bytes)):
@@ -131,9 +149,7 @@ def check_report(rules: ReportRules, metrics: Metrics, automatic: Mapping[str, A
 
 
 def _need(name: str, what: str, metrics: Metrics, automatic: Mapping[str, Any], *, finite: bool) -> None:
-    value = lookup(automatic, name)
-    if value is None:
-        value = lookup(metrics, name)
+    value = _reported(name, metrics, automatic)
     if value is None and name in metrics:
         raise ReportError(
             f"tune.report: {name!r} ({what}) must be a number, but is None. Report it as a float or an int."
@@ -159,9 +175,7 @@ def _need(name: str, what: str, metrics: Metrics, automatic: Mapping[str, Any], 
 def stop_reason(rules: ReportRules, metrics: Metrics, automatic: Mapping[str, Any]) -> str | None:
     """Return why the trial ends with this report, or None."""
     for key, bound in rules.stop.items():
-        value = number(lookup(automatic, key))
-        if value is None:
-            value = number(lookup(metrics, key))
+        value = number(_reported(key, metrics, automatic))
         if value is not None and value >= bound:
             return f"{key} is {value:g}, at least {bound:g}"
     return None
@@ -177,5 +191,10 @@ def waits(rules: ReportRules, until: float | None, metrics: Metrics, automatic: 
 
 def progress(rules: ReportRules, metrics: Metrics, automatic: Mapping[str, Any]) -> float | None:
     """Return the scheduler's ``time_attr`` of a report, or None where it is not there."""
-    value = number(lookup(automatic, rules.time_attr))
-    return number(lookup(metrics, rules.time_attr)) if value is None else value
+    return number(_reported(rules.time_attr, metrics, automatic))
+
+
+def _reported(name: str, metrics: Metrics, automatic: Mapping[str, Any]) -> Any:
+    """Return a value of a report: an automatic one, or else what the user reported under this name, or None."""
+    value = automatic.get(name)
+    return lookup(metrics, name) if value is None else value

@@ -69,7 +69,7 @@ class Retention:
 
     def exists(self, record: CheckpointRecord) -> bool:
         """Return whether the checkpoint has not been deleted."""
-        return record.id in self._existing
+        return self.knows(record.id)
 
     def validate(self, pinned: list[CheckpointRecord]) -> None:
         """Raise InvalidTransition unless exactly ``pinned`` are pinned and all that is pinned or kept exists."""

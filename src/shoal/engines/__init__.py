@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 from ..core.commands import Continue, Evict, Launch, Stop
@@ -29,8 +28,6 @@ class EngineSetup:
     trainable: Callable[..., Any]
     rules: ReportRules
     experiment: str
-    folder: Path
-    """The experiment's folder."""
     seed: int
     cpus: float
     gpus: float

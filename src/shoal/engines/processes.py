@@ -111,7 +111,6 @@ class ProcessEngine:
             trainable=self._trainable,
             rules=setup.rules,
             experiment=setup.experiment,
-            folder=str(setup.folder),
             seed=setup.seed,
             cpus=setup.cpus,
             gpus=setup.gpus,

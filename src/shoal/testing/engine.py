@@ -23,6 +23,7 @@ from ..core.commands import (
     Retry,
     Status,
     Stop,
+    checkpoint_id,
 )
 from ..core.events import Config, Event, Failed, Finished, Lost, Metrics, Reported, SavedCheckpoint, Started
 from ..core.reports import ReportRules, check_report, stop_reason, waits
@@ -306,7 +307,7 @@ class SimulatedEngine:
 
     @execute.register
     def _(self, command: DeleteCheckpoint) -> None:
-        name = f"{command.trial_id}/checkpoint_{command.number:06d}"
+        name = checkpoint_id(command.trial_id, command.number)
         _check(name in self._stored and name not in self._unknown, command, "there is no such checkpoint")
         del self._stored[name]
         self._deleted.add(name)
@@ -456,7 +457,7 @@ class SimulatedEngine:
     def _save(self, process: _Process, late: bool) -> SavedCheckpoint:
         number = process.next_checkpoint
         process.next_checkpoint += 1
-        name = f"{process.trial_id}/checkpoint_{number:06d}"
+        name = checkpoint_id(process.trial_id, number)
         known = name in self._deleted or (name in self._stored and name not in self._unknown)
         if known:
             raise BrokenContract(f"{name} was used before: two checkpoints would have the same name")

@@ -43,8 +43,6 @@ class Setup:
     """The user's function, by cloudpickle."""
     rules: ReportRules
     experiment: str
-    folder: str
-    """The experiment's folder."""
     seed: int
     cpus: float
     gpus: float
@@ -59,7 +57,6 @@ class MemberInfo:
     trial_id: str
     index: int
     name: str
-    tag: str
     folder: str
     """Path of the trial's folder."""
 
