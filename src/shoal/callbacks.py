@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from .core.commands import CheckpointRecord, Exploit, Launch, Retry, Status, Stop, checkpoint_name
 from .core.events import Config, Metrics, Reported, Started, TrialAdded
-from .errors import ConfigError, similar_name
+from .core.reports import lookup
+from .errors import ConfigError, TrialFailed, similar_name
 from .experiment import ExperimentInfo
 from .history import History, TrialHistory, full_row
 from .journal.codec import Record
@@ -26,13 +27,23 @@ __all__ = ["Callback", "CallbackReader", "Trial", "check_callbacks"]
 
 
 class Trial:
-    """A trial as callbacks see it: always up to date, and read-only."""
+    """A trial as callbacks see it: always up to date, and read-only.
 
-    __slots__ = ("_folder", "_history")
+    There is one for each trial, the same in every call, so it can be the key of a dict. Beside Shoal's own names it has
+    those that loggers written for Ray Tune read; what belongs to Ray's machinery, such as ``runner``, it has not.
 
-    def __init__(self, history: TrialHistory, folder: Path) -> None:
+    Args:
+        history: what the journal tells of it.
+        folder: the experiment's folder.
+        info: facts about the experiment.
+    """
+
+    __slots__ = ("_folder", "_history", "_info")
+
+    def __init__(self, history: TrialHistory, folder: Path, info: ExperimentInfo) -> None:
         self._history = history
         self._folder = folder
+        self._info = info
 
     @property
     def trial_id(self) -> str:
@@ -73,9 +84,75 @@ class Trial:
         return str(self._folder / self._history.folder)
 
     @property
+    def checkpoint(self) -> Checkpoint | None:
+        """The newest of its own checkpoints that have not been deleted, or None."""
+        newest = max(self._history.checkpoints, default=None)
+        return None if newest is None else _checkpoint_in(Path(self.path), newest)
+
+    @property
     def error(self) -> str | None:
         """Why it failed, in one line; None where it has not."""
         return self._history.error if self._history.status is Status.ERROR else None
+
+    # ----------------------------------------------------------------------------- what loggers for Ray Tune also read
+
+    @property
+    def local_path(self) -> str:
+        """The same as :attr:`path`."""
+        return self.path
+
+    @property
+    def logdir(self) -> str:
+        """The same as :attr:`path`."""
+        return self.path
+
+    @property
+    def trainable_name(self) -> str:
+        """The name of the user's function."""
+        return self._info.trainable
+
+    @property
+    def experiment_dir_name(self) -> str:
+        """The name of the experiment's folder."""
+        return self._folder.name
+
+    @property
+    def experiment_tag(self) -> str:
+        """``<index>_<param=value,...>`` of its first sample. It never changes, unlike Ray Tune's."""
+        return self._history.tag
+
+    @property
+    def evaluated_params(self) -> dict[str, Any]:
+        """A copy of what was drawn for it at the beginning, flat: ``{"lr": 0.1, "opt/eps": 1e-8}``.
+
+        These are the hyperparameters that were sampled or mutate. What they are now is in :attr:`config`.
+        """
+        initial = self._history.initial_config
+        params: dict[str, Any] = copy_containers({name: lookup(initial, name) for name in self._info.parameters})
+        return params
+
+    @property
+    def error_file(self) -> str | None:
+        """The file with the tracebacks of its failures, or None where it has not failed."""
+        path = Path(self.path, "error.txt")
+        return str(path) if path.exists() else None
+
+    def is_finished(self) -> bool:
+        """Return whether it has ended, well or not."""
+        return self._history.status.ended
+
+    def get_error(self) -> TrialFailed | None:
+        """Return the failure that ended it, with the member's own traceback as its text, or None."""
+        trial = self._history
+        return TrialFailed(trial.traceback or trial.error) if trial.status is Status.ERROR else None
+
+    def init_local_path(self) -> None:
+        """Make its folder, where it is not there yet; loggers for Ray Tune begin with that."""
+        Path(self.path).mkdir(parents=True, exist_ok=True)
+
+    def init_logdir(self) -> None:
+        """The same as :meth:`init_local_path`."""
+        self.init_local_path()
 
     def __str__(self) -> str:
         return self._history.name
@@ -141,8 +218,10 @@ class Callback:
 
         Args:
             iteration, trials, trial, **info: as for every hook.
-            checkpoint: the committed one. It may be deleted later, so copy what you want to keep. The hook is not
-                called for a checkpoint that ``CheckpointConfig`` has deleted at once.
+            checkpoint: the committed one. It may be deleted later, so copy what you want to keep. Where
+                ``CheckpointConfig`` keeps few, one can be gone before callbacks are told: decisions are carried out
+                first, and several results that arrive together are told together. The hook is not called for such a
+                one; ``on_trial_save`` is.
         """
 
     def on_exploit(
@@ -187,7 +266,16 @@ class Callback:
         """The experiment has ended, or was interrupted."""
 
 
-_HOOKS = tuple(name for name in vars(Callback) if name == "setup" or name.startswith("on_"))
+_PREFIXES = ("on_", "log_trial_")
+"""How the names of hooks begin, those of LoggerCallback included."""
+
+
+def _checkpoint_in(folder: Path, number: int) -> Checkpoint | None:
+    """Return a trial's checkpoint, or None where its files are gone."""
+    from .checkpoints import Checkpoint
+
+    path = folder / checkpoint_name(number)
+    return Checkpoint.from_directory(path) if path.is_dir() else None
 
 
 def check_callbacks(callbacks: Iterable[object]) -> list[Callback]:
@@ -203,16 +291,22 @@ def check_callbacks(callbacks: Iterable[object]) -> list[Callback]:
             raise ConfigError(
                 f"RunConfig: callbacks must be instances of subclasses of tune.Callback, but one is {callback!r}.{hint}"
             )
-        for name in dir(type(callback)):
-            meant = similar_name(name, _HOOKS) if name.startswith("on_") and name not in _HOOKS else None
-            if meant is not None:
-                raise ConfigError(
-                    f"RunConfig: the callback {type(callback).__name__} has a method {name!r}, which is no hook and "
-                    f"would never be called. Did you mean {meant!r}? If not, give it a name that does not begin with "
-                    f"'on_'."
-                )
+        _check_names(type(callback))
         checked.append(callback)
     return checked
+
+
+def _check_names(cls: type[Callback]) -> None:
+    ours = {name for base in cls.__mro__ if base.__module__.startswith("shoal.") for name in vars(base)}
+    for prefix in _PREFIXES:
+        hooks = [name for name in ours if name.startswith(prefix)]
+        for name in dir(cls):
+            meant = similar_name(name, hooks) if name.startswith(prefix) and name not in hooks else None
+            if meant is not None:
+                raise ConfigError(
+                    f"RunConfig: the callback {cls.__name__} has a method {name!r}, which is no hook and would never "
+                    f"be called. Did you mean {meant!r}? If not, give it a name that does not begin with {prefix!r}."
+                )
 
 
 class CallbackReader:
@@ -230,6 +324,7 @@ class CallbackReader:
         self._callbacks = check_callbacks(callbacks)
         self._warn = warn
         self._folder = Path()
+        self._info: ExperimentInfo | None = None
         self._history = History(keep_rows=False)
         self._trials: dict[str, Trial] = {}
         self._restoring: set[str] = set()
@@ -239,6 +334,7 @@ class CallbackReader:
 
     def start(self, info: ExperimentInfo, folder: Path, history: History) -> None:
         """Call ``setup``."""
+        self._info = info
         self._folder = folder
         self._history = history
         for trial in history.in_order():
@@ -341,14 +437,12 @@ class CallbackReader:
         return list(self._trials.values())
 
     def _add(self, trial: TrialHistory) -> None:
-        self._trials[trial.trial_id] = Trial(trial, self._folder)
+        assert self._info is not None, "start() comes first"
+        self._trials[trial.trial_id] = Trial(trial, self._folder, self._info)
 
     def _checkpoint(self, trial_id: str, number: int) -> Checkpoint | None:
-        from .checkpoints import Checkpoint
-
-        folder = self._folder / self._history.trials[trial_id].folder / checkpoint_name(number)
         # What was decided in one batch has been carried out before readers hear of it, deletions included.
-        return Checkpoint.from_directory(folder) if folder.is_dir() else None
+        return _checkpoint_in(self._folder / self._history.trials[trial_id].folder, number)
 
     def _wants(self, hook: str) -> bool:
         """Whether anybody overrides the hook, so that its arguments are worth making."""

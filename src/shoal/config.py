@@ -51,13 +51,24 @@ class CheckpointConfig:
             and so does any that another trial still goes on from. Default: all.
         checkpoint_score_attribute: keep the best by this key of the report. Default: keep the newest.
         checkpoint_score_order: ``max`` (default) or ``min``.
+        checkpoint_frequency: a class trainable saves after so many iterations; 0 (default): only where somebody needs
+            one, and such a checkpoint goes when nobody does any more. A function saves by itself.
+        checkpoint_at_end: whether a class trainable saves when it ends by its stop condition, by a stopper or because
+            it is done. Default False. Where the whole experiment is ended, members are not asked.
     """
 
     num_to_keep: int | None = None
     checkpoint_score_attribute: str | None = None
     checkpoint_score_order: str = "max"
+    checkpoint_frequency: int = 0
+    checkpoint_at_end: bool | None = None
 
     def __post_init__(self) -> None:
+        _check_int(self, "checkpoint_frequency", "a whole number of iterations, or 0", least=0)
+        if self.checkpoint_at_end not in (None, True, False) or isinstance(self.checkpoint_at_end, (int, float)) != (
+            isinstance(self.checkpoint_at_end, bool)
+        ):
+            raise _fail(self, "checkpoint_at_end", "True or False")
         _check_int(self, "num_to_keep", "a whole number of 1 or more, or None to keep all", least=1, none=True)
         _check_text(self, "checkpoint_score_attribute")
         if self.checkpoint_score_order not in ("max", "min"):

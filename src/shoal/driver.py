@@ -20,15 +20,16 @@ from types import FrameType
 from typing import Any, Protocol
 
 from .checkpoints.store import delete
-from .core.commands import Continue, DeleteCheckpoint, Evict, Launch, Stop, checkpoint_name
-from .core.events import Event, Reported, StopAsked, TrialAdded
+from .core.commands import Continue, DeleteCheckpoint, Evict, Launch, Save, Stop, checkpoint_name
+from .core.events import Event, Reported, StopAsked, TrialAdded, Undecided
 from .core.population import Population
 from .display import Status
 from .engines import Engine
-from .errors import ConfigError
+from .errors import ConfigError, InvalidTransition
 from .experiment import ExperimentInfo, Reader
 from .history import History, Row, full_row
 from .journal import Item, Journal
+from .worker.main import one_line
 from .worker.wire import MemberInfo
 
 __all__ = ["Driver", "Stopper"]
@@ -80,8 +81,12 @@ class Driver:
     _next_tick: float = 0.0
     _began: float = field(default_factory=time.monotonic)
 
-    def run(self, trials: Sequence[TrialAdded]) -> None:
+    def run(self, begin: Sequence[Event], trials: Sequence[TrialAdded]) -> None:
         """Run the trials until all have ended.
+
+        Args:
+            begin: the first events.
+            trials: all trials, also those that an earlier driver has added.
 
         Raises:
             KeyboardInterrupt: the user interrupted; everything reported so far is committed.
@@ -92,10 +97,11 @@ class Driver:
             try:
                 for reader in list(self._readers):
                     self._guarded(reader, partial(reader.start, self.info, self.folder, self.history))
+                self.history.forget_rows()
                 for trial in trials:
                     folder = str(self.folder / trial.folder)
                     self.engine.add(MemberInfo(trial.trial_id, trial.index, trial.name, folder))
-                self._step(trials)
+                self._step(begin)
                 while not self.population.ended:
                     self._step(self.engine.poll(self._patience()))
                     self._tick()
@@ -170,8 +176,14 @@ class Driver:
                     self._commit(items)
                     items = []
                 for judged in self._judged(event):
-                    items.append(judged)
-                    items.extend(self.population.apply(judged))
+                    try:
+                        items += [judged, *self.population.apply(judged)]
+                    except InvalidTransition:
+                        raise
+                    except Exception as error:
+                        # A function of the user's raised. What happened is written down all the same, and marked.
+                        items += [Undecided(one_line(error)), judged, *self.population.decided]
+                        raise
         finally:
             # Also where a function of the user raised on the way: what happened before has happened.
             self._commit(items)
@@ -183,7 +195,7 @@ class Driver:
             return
         records = self.journal.append(items, self.clock())
         for item in items:
-            if isinstance(item, Launch | Continue | Evict | Stop | DeleteCheckpoint):
+            if isinstance(item, Launch | Continue | Save | Evict | Stop | DeleteCheckpoint):
                 self._execute(item)
         for record in records:
             self.history.add(record)
@@ -212,7 +224,7 @@ class Driver:
             ) from error
         return judged
 
-    def _execute(self, command: Launch | Continue | Evict | Stop | DeleteCheckpoint) -> None:
+    def _execute(self, command: Launch | Continue | Save | Evict | Stop | DeleteCheckpoint) -> None:
         if isinstance(command, DeleteCheckpoint):
             delete(self._trial_folder(command.trial_id), command.number)
             return

@@ -21,13 +21,28 @@ from .core.commands import (
     Launch,
     Notice,
     Park,
+    Reconfigure,
     Retry,
     Status,
     Stop,
     checkpoint_name,
 )
-from .core.events import Config, Failed, Lost, Metrics, Reported, SavedCheckpoint, Started, StopAsked, TrialAdded
+from .core.events import (
+    Config,
+    Failed,
+    Lost,
+    Metrics,
+    Opened,
+    Reported,
+    Saved,
+    SavedCheckpoint,
+    Started,
+    StopAsked,
+    TrialAdded,
+    Undecided,
+)
 from .core.reports import number, value_of
+from .core.trial import replaced
 from .journal.codec import Record
 
 __all__ = ["Ancestry", "CheckpointEntry", "History", "Row", "TrialHistory", "full_row"]
@@ -35,20 +50,20 @@ __all__ = ["Ancestry", "CheckpointEntry", "History", "Row", "TrialHistory", "ful
 
 @dataclass(frozen=True, slots=True)
 class Ancestry:
-    """The exploits that made some weights: the newest, and behind it those that made the weights which it copied.
+    """What made some weights: the newest exploit or change of config, and behind it those before it.
 
     A chain that its members share, so a population of many generations needs one link for each exploit.
     """
 
-    exploit: Exploit
+    change: Exploit | Reconfigure
     before: Ancestry | None
 
-    def oldest_first(self) -> Iterator[Exploit]:
-        """Yield the exploits in the order in which they happened to the weights."""
-        chain: list[Exploit] = []
+    def oldest_first(self) -> Iterator[Exploit | Reconfigure]:
+        """Yield the changes in the order in which they happened to the weights."""
+        chain: list[Exploit | Reconfigure] = []
         link: Ancestry | None = self
         while link is not None:
-            chain.append(link.exploit)
+            chain.append(link.change)
             link = link.before
         return reversed(chain)
 
@@ -64,6 +79,8 @@ class Row:
     """How many exploits the trial had done."""
     pid: int
     hostname: str
+    ancestry: Ancestry | None = field(default=None, compare=False, repr=False)
+    """What made the weights that it is of."""
 
     def value(self, key: str) -> Any:
         """Return a reported or automatic value, nested keys written ``a/b``; None where there is none."""
@@ -76,8 +93,7 @@ class CheckpointEntry:
 
     saved: SavedCheckpoint
     row: Row
-    ancestry: Ancestry | None = field(default=None, compare=False, repr=False)
-    """The exploits that made its weights."""
+    """What made its weights is the row's ancestry."""
 
 
 @dataclass(slots=True)
@@ -107,8 +123,10 @@ class TrialHistory:
     """The donor's checkpoint that it was launched from last, until it saved one of its own; else None."""
     exploits: list[Exploit] = field(default_factory=list[Exploit])
     """Its own exploits, oldest first."""
+    changes: list[Reconfigure] = field(default_factory=list[Reconfigure])
+    """How its config was changed without an exploit, oldest first."""
     ancestry: Ancestry | None = field(default=None, compare=False, repr=False)
-    """The exploits that made the weights it has now: not all of them its own, and not all of its own."""
+    """What made the weights it has now: exploits, not all of them its own, and not all of its own."""
     error: str | None = None
     """Why its last launch failed, one line; also set while it is retried."""
     traceback: str = ""
@@ -156,6 +174,12 @@ class History:
             history.add(record)
         return history
 
+    def forget_rows(self) -> None:
+        """From now on keep only the newest result of each trial."""
+        self.keep_rows = False
+        for trial in self.trials.values():
+            trial.rows.clear()
+
     @property
     def perturbations(self) -> int:
         """Number of exploits."""
@@ -185,6 +209,10 @@ class History:
             )
         elif isinstance(item, StopAsked):
             self.stopped = item.reason
+        elif isinstance(item, Opened):
+            self._opened(item)
+        elif isinstance(item, Undecided):
+            pass
         elif isinstance(item, Notice):
             self.notices.append(item.text)
         else:
@@ -194,18 +222,35 @@ class History:
         trial = self.trials[report.trial_id]
         if report.launch != trial.launches or trial.status.ended:
             return  # late: the core has ignored it too
-        row = Row(report, trial.config, len(trial.exploits), trial.pid, trial.hostname)
+        row = Row(report, trial.config, len(trial.exploits), trial.pid, trial.hostname, trial.ancestry)
         self.results += 1
         trial.last = row
         if self.keep_rows:
             trial.rows.append(row)
         if report.checkpoint is not None:
-            self.checkpoints += 1
-            trial.checkpoints[report.checkpoint.number] = CheckpointEntry(report.checkpoint, row, trial.ancestry)
-            trial.restore = None
+            self._saved(trial, report.checkpoint, row)
+
+    def _saved(self, trial: TrialHistory, saved: SavedCheckpoint, row: Row) -> None:
+        self.checkpoints += 1
+        trial.checkpoints[saved.number] = CheckpointEntry(saved, row)
+        trial.restore = None
+
+    def _opened(self, opened: Opened) -> None:
+        self.stopped = None
+        for trial in self.trials.values():
+            if opened.config:
+                trial.config = replaced(trial.config, opened.config)
+                trial.initial_config = replaced(trial.initial_config, opened.config)
+            anew = trial.trial_id in opened.anew
+            if not trial.status.ended or anew or trial.trial_id in opened.again:
+                trial.slot = None
+                trial.status = Status.PENDING if anew or not trial.launches else Status.PAUSED
+                trial.error, trial.traceback, trial.raised, trial.reason = None, "", None, ""
+            if anew:
+                trial.config, trial.restore, trial.ancestry, trial.last = trial.initial_config, None, None, None
 
     def _changed(self, trial: TrialHistory, item: Any) -> None:
-        if isinstance(item, Started | Failed | Lost) and (item.launch != trial.launches or trial.status.ended):
+        if isinstance(item, Started | Saved | Failed | Lost) and (item.launch != trial.launches or trial.status.ended):
             return  # late: the core has ignored it too
         if isinstance(item, Started):
             trial.pid, trial.hostname = item.pid, item.hostname
@@ -217,6 +262,12 @@ class History:
             trial.slot, trial.status = None, Status.PAUSED
         elif isinstance(item, Exploit):
             self._exploited(trial, item)
+        elif isinstance(item, Reconfigure):
+            trial.changes.append(item)
+            trial.config = item.new_config
+            trial.ancestry = Ancestry(item, trial.ancestry)
+        elif isinstance(item, Saved) and trial.last is not None:
+            self._saved(trial, item.checkpoint, trial.last)
         elif isinstance(item, Failed):
             trial.error, trial.traceback, trial.raised = item.error, item.traceback, item.raised
         elif isinstance(item, Lost):
@@ -236,7 +287,7 @@ class History:
         trial.restore = exploit.checkpoint
         donor = self.trials[exploit.donor_id]
         copied = donor.checkpoints.get(exploit.checkpoint.number)
-        trial.ancestry = Ancestry(exploit, donor.ancestry if copied is None else copied.ancestry)
+        trial.ancestry = Ancestry(exploit, donor.ancestry if copied is None else copied.row.ancestry)
 
 
 def full_row(trial: TrialHistory, row: Row) -> Metrics:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import secrets
 import time
@@ -12,22 +13,34 @@ from typing import TYPE_CHECKING, Any
 
 from . import runtime
 from .config import ENGINES, CheckpointConfig, FailureConfig, RunConfig, TuneConfig
-from .core.events import TrialAdded
-from .core.population import Limits, Population
+from .core.events import Config, Event, Opened, TrialAdded
+from .core.limits import Limits, RetentionRules
+from .core.population import Population
 from .core.reports import ReportRules
-from .core.retention import RetentionRules
 from .engines.pickling import check_config
 from .errors import ConfigError, did_you_mean
 from .experiment import ExperimentInfo
+from .history import History
 from .naming import experiment_name, folder_name, tag_of, trainable_name, trial_id
-from .resources import FILES_OF_A_RESIDENT, open_files_allowed, resources_of
+from .resources import FILES_OF_A_RESIDENT, open_files_allowed, resources_of, with_resources
 from .schedulers import FIFOScheduler, TrialScheduler
 from .space import Variant, check_space, expand
+from .trainable import Trainable, can_save
 
 if TYPE_CHECKING:
     from .driver import Stopper
 
-__all__ = ["Plan", "make_plan"]
+__all__ = [
+    "Plan",
+    "check_saving",
+    "facts",
+    "limits_of",
+    "make_plan",
+    "new_population",
+    "retention_of",
+    "rules_of",
+    "stopper_of",
+]
 
 _RESIDENT_BYTES = 256 << 20
 """What a parked member is taken to need, where the user does not say how many there may be."""
@@ -39,16 +52,31 @@ class Plan:
 
     info: ExperimentInfo
     trainable: Callable[..., Any]
+    opened: Opened
     trials: list[TrialAdded]
+    """All trials, also those that an earlier driver has added."""
     population: Population
+    """The core, as the journal has left it so far."""
+    history: History
+    """What the journal tells so far."""
     rules: ReportRules
-    devices: list[str]
     stopper: Stopper | None
     raises: bool
 
+    @property
+    def idle(self) -> bool:
+        """True where every trial has ended and none goes on."""
+        ended = bool(self.population.trials) and self.population.ended
+        return ended and not self.opened.again and not self.opened.anew
+
+    @property
+    def begin(self) -> list[Event]:
+        """The first events of the run."""
+        return [self.opened, *(trial for trial in self.trials if trial.trial_id not in self.population.trials)]
+
 
 def make_plan(trainable: Callable[..., Any], space: dict[str, Any], tune: TuneConfig, run: RunConfig) -> Plan:
-    """Return all that follows from the settings.
+    """Return all that follows from the settings of a new experiment.
 
     Raises:
         ConfigError: they do not fit together.
@@ -57,21 +85,16 @@ def make_plan(trainable: Callable[..., Any], space: dict[str, Any], tune: TuneCo
     now = time.time()
     scheduler = tune.scheduler or FIFOScheduler()
     metric, mode = _goal(tune, scheduler)
-    engine = _engine_name(tune)
     seed = secrets.randbits(32) if tune.seed is None else tune.seed
     check_space(space)
     scheduler.check(space)
-    cpus, gpus = resources_of(trainable)
-    devices = [""] if engine == "inline" else runtime.slots(cpus, gpus, tune.max_concurrent_trials)
+    check_saving(trainable, scheduler, run)
     name = trainable_name(trainable)
     run_id = secrets.token_hex(3)[:5]
     variants = expand(space, tune.num_samples, seed, check=False)
     trials = [_trial(name, run_id, index, variant, scheduler, seed, now) for index, variant in enumerate(variants)]
     check_config(trials[0].config)
     scheduler.rehearse(trials[0].config, seed)
-    stop = dict(run.stop) if isinstance(run.stop, Mapping) else {}
-    _warn_about_stop(stop, metric, mode)
-    stopper = _stopper(run.stop)
     sampled = [path for variant in variants for path in variant.sampled]
     info = ExperimentInfo(
         name=run.name or experiment_name(name, run_id, now),
@@ -83,27 +106,110 @@ def make_plan(trainable: Callable[..., Any], space: dict[str, Any], tune: TuneCo
         scheduler=scheduler.describe(),
         logs_policies=scheduler.logs_policies,
         num_trials=len(trials),
-        slots=len(devices),
-        cpus=cpus,
-        gpus=gpus,
-        engine=engine,
         seed=seed,
         parameters=list(dict.fromkeys([*sampled, *scheduler.mutated()])),
-        stop=stop,
-        time_budget_s=None if tune.time_budget_s is None else float(tune.time_budget_s),  # type: ignore[arg-type]
         started_at=now,
+        **facts(trainable, trials[0].config, tune, run),
     )
-    rules = ReportRules(
-        metric=metric,
-        time_attr=scheduler.time_attr,
+    warn_about_stop(info.stop, metric, mode)
+    return Plan(
+        info=info,
+        trainable=trainable,
+        opened=Opened(limits_of(info, tune, run), retention_of(run)),
+        trials=trials,
+        population=new_population(info, scheduler),
+        history=History(keep_rows=False),
+        rules=rules_of(info, scheduler, run),
+        stopper=stopper_of(run.stop),
+        raises=(run.failure_config or FailureConfig()).fail_fast == "raise",
+    )
+
+
+def facts(trainable: Callable[..., Any], config: Config, tune: TuneConfig, run: RunConfig) -> dict[str, Any]:
+    """Return the fields of ExperimentInfo that may be others when the experiment goes on."""
+    engine = _engine_name(tune)
+    cpus, gpus = resources_of(_with_own_request(trainable, config))
+    devices = [""] if engine == "inline" else runtime.slots(cpus, gpus, tune.max_concurrent_trials)
+    budget = tune.time_budget_s
+    return {
+        "slots": len(devices),
+        "devices": devices,
+        "cpus": cpus,
+        "gpus": gpus,
+        "engine": engine,
+        "stop": dict(run.stop) if isinstance(run.stop, Mapping) else {},
+        "time_budget_s": None if budget is None else float(budget),  # type: ignore[arg-type]
+    }
+
+
+def _with_own_request(trainable: Callable[..., Any], config: Config) -> Callable[..., Any]:
+    """A class may say by itself what a trial takes, unless ``with_resources`` has said it."""
+    own = getattr(trainable, "default_resource_request", None) if inspect.isclass(trainable) else None
+    request = own(config) if callable(own) and resources_of(trainable) == resources_of(Trainable) else None
+    return trainable if request is None else with_resources(trainable, request)
+
+
+def new_population(info: ExperimentInfo, scheduler: TrialScheduler) -> Population:
+    """Return the core of an experiment, before its first event."""
+    return Population(scheduler.policy(mode=info.mode, seed=info.seed), metric=info.metric, time_attr=info.time_attr)
+
+
+def limits_of(info: ExperimentInfo, tune: TuneConfig, run: RunConfig) -> Limits:
+    """Return what the machine and the user allow."""
+    failures = run.failure_config or FailureConfig()
+    return Limits(
+        devices=info.devices,
+        residents=tune.max_residents or _residents(info.slots, info.gpus),
+        max_failures=failures.max_failures,
+        fail_fast=bool(failures.fail_fast),
+        save_at_end=bool((run.checkpoint_config or CheckpointConfig()).checkpoint_at_end),
+    )
+
+
+def retention_of(run: RunConfig) -> RetentionRules:
+    """Return which checkpoints are kept."""
+    checkpoints = run.checkpoint_config or CheckpointConfig()
+    return RetentionRules(
+        checkpoints.num_to_keep, checkpoints.checkpoint_score_attribute, checkpoints.checkpoint_score_order
+    )
+
+
+def rules_of(info: ExperimentInfo, scheduler: TrialScheduler, run: RunConfig) -> ReportRules:
+    """Return what every report must hold, and what makes it wait."""
+    checkpoints = run.checkpoint_config or CheckpointConfig()
+    return ReportRules(
+        metric=info.metric,
+        time_attr=info.time_attr,
         required=scheduler.require_attrs,
-        stop=stop,
-        always_wait=stopper is not None,
-        rank=(run.checkpoint_config or CheckpointConfig()).checkpoint_score_attribute,
+        stop=info.stop,
+        always_wait=stopper_of(run.stop) is not None,
+        rank=checkpoints.checkpoint_score_attribute,
+        save_every=checkpoints.checkpoint_frequency,
+        save_at_end=bool(checkpoints.checkpoint_at_end),
     )
-    population = _population(info, scheduler, devices, tune, run)
-    raises = (run.failure_config or FailureConfig()).fail_fast == "raise"
-    return Plan(info, trainable, trials, population, rules, devices, stopper, raises)
+
+
+def check_saving(trainable: Callable[..., Any], scheduler: TrialScheduler, run: RunConfig) -> None:
+    """Raise ConfigError where checkpoints are asked for that nobody can save."""
+    checkpoints = run.checkpoint_config or CheckpointConfig()
+    asked = [
+        f"{name}={value!r}"
+        for name in ("checkpoint_frequency", "checkpoint_at_end")
+        if (value := getattr(checkpoints, name))
+    ]
+    if not inspect.isclass(trainable):
+        if asked:
+            raise ConfigError(
+                f"CheckpointConfig({asked[0]}) is for class trainables. A function saves by itself, every so many "
+                f"iterations: tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(folder))."
+            )
+        return
+    if not can_save(trainable) and (asked or scheduler.needs_checkpoints):
+        who = f"CheckpointConfig({asked[0]})" if asked else scheduler.describe()
+        raise ConfigError(
+            f"{who} needs checkpoints, but the class {trainable.__name__} has no save_checkpoint(checkpoint_dir) or no "
+            f"load_checkpoint(checkpoint). Write both."
+        )
 
 
 def _goal(tune: TuneConfig, scheduler: TrialScheduler) -> tuple[str | None, str]:
@@ -125,36 +231,14 @@ def _trial(
     return TrialAdded(identity, index, name, tag, folder_name(name, tag, now), config)
 
 
-def _warn_about_stop(stop: Mapping[str, float], metric: str | None, mode: str) -> None:
+def warn_about_stop(stop: Mapping[str, float], metric: str | None, mode: str) -> None:
     if metric is not None and metric in stop and mode == "min":
         bound = stop[metric]
         warnings.warn(
-            f"RunConfig(stop={stop}) ends a trial when {metric} is AT LEAST {bound}, although mode is 'min'. To stop "
-            f"when "
-            f"it is small enough: stop=lambda trial_id, result: result[{metric!r}] <= {bound}.",
+            f"RunConfig(stop={dict(stop)}) ends a trial when {metric} is AT LEAST {bound}, although mode is 'min'. To "
+            f"stop when it is small enough: stop=lambda trial_id, result: result[{metric!r}] <= {bound}.",
             stacklevel=4,
         )
-
-
-def _population(
-    info: ExperimentInfo, scheduler: TrialScheduler, devices: list[str], tune: TuneConfig, run: RunConfig
-) -> Population:
-    checkpoints = run.checkpoint_config or CheckpointConfig()
-    failures = run.failure_config or FailureConfig()
-    return Population(
-        scheduler.policy(mode=info.mode, seed=info.seed),
-        metric=info.metric,
-        time_attr=info.time_attr,
-        limits=Limits(
-            devices=devices,
-            residents=tune.max_residents or _residents(len(devices), info.gpus),
-            max_failures=failures.max_failures,
-            fail_fast=bool(failures.fail_fast),
-        ),
-        retention=RetentionRules(
-            checkpoints.num_to_keep, checkpoints.checkpoint_score_attribute, checkpoints.checkpoint_score_order
-        ),
-    )
 
 
 def _agreed(what: str, ours: str | None, theirs: str | None, scheduler: TrialScheduler) -> str | None:
@@ -183,7 +267,7 @@ def _engine_name(tune: TuneConfig) -> str:
     return name
 
 
-def _stopper(stop: object) -> Stopper | None:
+def stopper_of(stop: object) -> Stopper | None:
     if stop is None or isinstance(stop, Mapping):
         return None
     assert callable(stop)

@@ -4,62 +4,155 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import math
 import os
 import resource
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
-from .errors import ConfigError, EngineError
+from .arguments import check_arguments
+from .errors import ConfigError, EngineError, did_you_mean
 
 __all__ = [
     "FILES_OF_A_RESIDENT",
+    "PlacementGroupFactory",
     "allow_open_files",
     "count_cpus",
     "list_gpus",
     "make_slots",
     "open_files_allowed",
     "resources_of",
+    "show_innermost",
+    "subclass",
     "with_resources",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
 _ATTRIBUTE = "_shoal_resources"
+_AMOUNTS = {"CPU": "cpu", "GPU": "gpu"}
+"""What Ray's bundles call the resources, and what Shoal calls them."""
+_STRATEGIES = ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")
 
 
-def with_resources(trainable: F, resources: Mapping[str, float]) -> F:
+@check_arguments
+@dataclass(frozen=True)
+class PlacementGroupFactory:
+    """What a trial takes, in the form of Ray: ``tune.PlacementGroupFactory([{"CPU": 2, "GPU": 0.5}])``.
+
+    Args:
+        bundles: one dict with amounts of ``CPU`` and ``GPU``; they mean what ``cpu`` and ``gpu`` mean to
+            :func:`with_resources`. Further bundles must be empty: a trial is one process on one machine.
+        strategy: ``PACK``, ``SPREAD``, ``STRICT_PACK`` or ``STRICT_SPREAD``. Without effect: there is nothing to place.
+
+    Raises:
+        ConfigError: a bundle is wrong, more than one is not empty, or the strategy is unknown.
+    """
+
+    bundles: Sequence[Mapping[str, float]]
+    strategy: str = "PACK"
+
+    def __post_init__(self) -> None:
+        if self.strategy not in _STRATEGIES:
+            raise ConfigError(
+                f"PlacementGroupFactory: strategy must be one of {', '.join(_STRATEGIES)}, but is {self.strategy!r}."
+                f"{did_you_mean(str(self.strategy), _STRATEGIES)}"
+            )
+        bundles = self.bundles
+        if not isinstance(bundles, Sequence) or not all(isinstance(bundle, Mapping) for bundle in bundles):
+            raise ConfigError(
+                f"PlacementGroupFactory: bundles must be a list with one dict such as [{{'CPU': 1, 'GPU': 0.5}}], but "
+                f"is {bundles!r}."
+            )
+        for name in [name for bundle in bundles for name in bundle if name not in _AMOUNTS]:
+            raise ConfigError(
+                f"PlacementGroupFactory: there is no resource {name!r}.{did_you_mean(str(name), _AMOUNTS)} Allowed: "
+                f"'CPU', 'GPU'."
+            )
+        filled = [bundle for bundle in bundles if any(bundle.values())]
+        if len(filled) != 1:
+            raise ConfigError(
+                f"PlacementGroupFactory: one bundle must say what a trial takes, but in {bundles!r} {len(filled)} do. "
+                f"A trial is one process: give its amounts together, such as [{{'CPU': 4, 'GPU': 1}}]."
+            )
+        _check_amounts("PlacementGroupFactory", filled[0])
+
+    @property
+    def required_resources(self) -> dict[str, float]:
+        """What a trial takes, as ``{"CPU": ..., "GPU": ...}``, without what the bundle does not name."""
+        return dict(next(bundle for bundle in self.bundles if any(bundle.values())))
+
+
+def with_resources(trainable: F, resources: Mapping[str, float] | PlacementGroupFactory) -> F:
     """Say what each trial of a function takes: ``tune.with_resources(train, {"cpu": 2, "gpu": 0.5})``.
 
     Args:
-        trainable: the function; it is returned, wrapped.
+        trainable: the function or the class; a wrapper or a subclass with its name is returned.
         resources: ``cpu`` (default 1; also how many threads torch uses in a member, rounded up) and ``gpu``
-            (default 0; a fraction below 1 shares a GPU, else a whole number).
+            (default 0; a fraction below 1 shares a GPU, else a whole number); or a :class:`PlacementGroupFactory`.
 
     Raises:
         ConfigError: a resource is unknown or its amount is out of range.
     """
     if not callable(trainable):
         raise ConfigError(f"with_resources: the trainable must be a function, but is {trainable!r}.")
-    if not isinstance(resources, Mapping):
-        raise ConfigError(
-            f"with_resources: resources must be a dict such as {{'cpu': 1, 'gpu': 0.5}}, but is {resources!r}."
-        )
-    for name, amount in resources.items():
-        if name not in ("cpu", "gpu"):
-            raise ConfigError(f"with_resources: there is no resource {name!r}. Allowed: 'cpu', 'gpu'.")
-        number = isinstance(amount, (int, float)) and not isinstance(amount, bool) and math.isfinite(amount)
-        if not number or amount < 0 or (name == "cpu" and amount == 0):
-            raise ConfigError(f"with_resources: {name!r} must be a number greater than 0, but is {amount!r}.")
-        if name == "gpu" and amount > 1 and amount != int(amount):
-            raise ConfigError(f"with_resources: 'gpu' must be a fraction up to 1 or a whole number, but is {amount!r}.")
+    amounts = _amounts(resources)
+    if inspect.isclass(trainable):
+        return cast(F, subclass(trainable, {_ATTRIBUTE: amounts}))
 
     @functools.wraps(trainable)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         return trainable(*args, **kwargs)
 
-    setattr(wrapped, _ATTRIBUTE, dict(resources))
-    return wrapped  # type: ignore[return-value]
+    setattr(wrapped, _ATTRIBUTE, amounts)
+    return cast(F, show_innermost(wrapped))
+
+
+def show_innermost(wrapper: Callable[..., Any]) -> Callable[..., Any]:
+    """Have a wrapper lead straight to the user's function: a member looks there for what the script has defined."""
+    wrapper.__wrapped__ = inspect.unwrap(wrapper)  # type: ignore[attr-defined]
+    return wrapper
+
+
+def subclass(trainable: type[Any], attributes: dict[str, Any]) -> Any:
+    """Return a subclass that is called like the class, with attributes of its own, and leaves the class as it is."""
+    names = {name: getattr(trainable, name) for name in ("__module__", "__qualname__", "__doc__")}
+    metaclass: Any = type(trainable)
+    return metaclass(trainable.__name__, (trainable,), {**names, **attributes})
+
+
+def _amounts(resources: Any) -> dict[str, float]:
+    if isinstance(resources, PlacementGroupFactory):
+        return {_AMOUNTS[name]: amount for name, amount in resources.required_resources.items()}
+    if callable(resources):
+        raise ConfigError(
+            "with_resources: resources that depend on the config are not supported, because the members of a "
+            "population take turns on the same slots. Give a dict such as {'cpu': 1, 'gpu': 0.5} with what the largest "
+            "takes."
+        )
+    if not isinstance(resources, Mapping):
+        raise ConfigError(
+            f"with_resources: resources must be a dict such as {{'cpu': 1, 'gpu': 0.5}}, but is {resources!r}."
+        )
+    for name in resources:
+        if name not in _AMOUNTS.values():
+            raise ConfigError(
+                f"with_resources: there is no resource {name!r}.{did_you_mean(str(name), _AMOUNTS.values())} Allowed: "
+                f"'cpu', 'gpu'."
+            )
+    _check_amounts("with_resources", resources)
+    return dict(resources)
+
+
+def _check_amounts(owner: str, amounts: Mapping[str, Any]) -> None:
+    for name, amount in amounts.items():
+        number = isinstance(amount, (int, float)) and not isinstance(amount, bool) and math.isfinite(amount)
+        if not number or amount < 0 or (name in ("cpu", "CPU") and amount == 0):
+            raise ConfigError(f"{owner}: {name!r} must be a number greater than 0, but is {amount!r}.")
+        if name in ("gpu", "GPU") and amount > 1 and amount != int(amount):
+            raise ConfigError(f"{owner}: {name!r} must be a fraction up to 1 or a whole number, but is {amount!r}.")
 
 
 def resources_of(trainable: Callable[..., Any]) -> tuple[float, float]:

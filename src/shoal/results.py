@@ -15,6 +15,7 @@ from .core.reports import flatten, lookup, number
 from .errors import ConfigError, JournalError, ResultError, TrialFailed, did_you_mean
 from .experiment import ExperimentInfo
 from .history import History, Row, TrialHistory, full_row
+from .lineage import Lineage, Schedule, lineage_of, schedule_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -151,6 +152,23 @@ class Result:
         if not self._trial.rows:
             return None
         return _frame(_flat(self._trial, row) for row in self._trial.rows)
+
+    def lineage(self) -> Lineage:
+        """Return the exact ancestry of the weights that the last result is of.
+
+        It says which members trained them, for which steps, with which config, and from which donor's checkpoint they
+        went on; ``to_dataframe()`` and ``to_json()`` give it away. Empty where the trial has reported nothing.
+        """
+        last = self._trial.last
+        return Lineage([]) if last is None else lineage_of(self._trial, last, self._history)
+
+    def schedule(self) -> Schedule:
+        """Return the hyperparameters by step that made the weights of the last result.
+
+        ``to_dataframe()`` and ``to_json()`` give it away, ``PopulationBasedTrainingReplay.from_result(result)`` trains
+        with it.
+        """
+        return schedule_of(self.lineage())
 
     def _checkpoint(self, trial: TrialHistory, number: int) -> Checkpoint:
         from .checkpoints import Checkpoint

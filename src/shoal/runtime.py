@@ -6,8 +6,11 @@ There is no server to start and nothing to connect to; without ``init`` the whol
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+from .arguments import check_keywords
 from .errors import ConfigError
+from .objects import free_all
 from .resources import count_cpus, list_gpus, make_slots
 
 __all__ = ["init", "is_initialized", "shutdown", "slots"]
@@ -22,29 +25,75 @@ class _Machine:
 _machine: _Machine | None = None
 
 
-def init(*, num_cpus: int | None = None, num_gpus: int | None = None, ignore_reinit_error: bool = False) -> None:
+@check_keywords
+def init(
+    address: str | None = None,
+    *,
+    num_cpus: int | None = None,
+    num_gpus: int | None = None,
+    ignore_reinit_error: bool = False,
+    local_mode: bool = False,
+    runtime_env: Any = None,
+    object_store_memory: int | None = None,
+    include_dashboard: bool | None = None,
+    dashboard_host: str | None = None,
+    dashboard_port: int | None = None,
+    configure_logging: bool | None = None,
+    logging_level: Any = None,
+    log_to_driver: bool | None = None,
+    namespace: str | None = None,
+    _temp_dir: str | None = None,
+) -> None:
     """Say how much of the machine members may use. Optional.
 
+    What scripts for Ray pass here is taken too. From ``object_store_memory`` on, arguments have no effect: there is no
+    store with a fixed size, no server, no dashboard to start and no logging to set up.
+
     Args:
+        address: None or ``"local"``: this machine.
         num_cpus: CPUs that are shared out to trials; may be more than there are. Default: those of the machine.
         num_gpus: GPUs that are shared out, at most those of the machine. Default: all.
         ignore_reinit_error: whether a second call without :func:`shutdown` replaces the first instead of raising.
+        local_mode: only False. Members run in this process with ``TuneConfig(engine="inline")``.
+        runtime_env: only None or empty. Members always have the packages, the folder and the environment of the script.
+        object_store_memory: without effect, as are ``include_dashboard``, ``dashboard_host``, ``dashboard_port``,
+            ``configure_logging``, ``logging_level``, ``log_to_driver``, ``namespace`` and ``_temp_dir``.
 
     Raises:
-        ConfigError: an argument is out of range, or Shoal is initialised already.
+        ConfigError: an argument is unknown, asks for something that is not there, or is out of range; or Shoal is
+            initialised already.
     """
     global _machine
     if _machine is not None and not ignore_reinit_error:
         raise ConfigError(
             "shoal.init was called twice. Call shoal.shutdown() first, or init(ignore_reinit_error=True)."
         )
+    if address not in (None, "local"):
+        raise ConfigError(
+            f"shoal.init: address is {address!r}, but Shoal has no cluster to connect to yet: it runs on this machine. "
+            f"Leave address out, or give 'local'."
+        )
+    if local_mode:
+        raise ConfigError(
+            "shoal.init has no local_mode. To run members one after the other in this process, where a debugger sees "
+            "them, leave it out and use tune.TuneConfig(engine='inline'), or set SHOAL_ENGINE=inline."
+        )
+    if runtime_env:
+        raise ConfigError(
+            f"shoal.init: runtime_env is {runtime_env!r:.200}, but members always have the packages, the folder and "
+            f"the environment variables of this process. Leave runtime_env out, and set os.environ before fit()."
+        )
+    _machine = _machine_of(num_cpus, num_gpus)
+
+
+def _machine_of(num_cpus: int | None, num_gpus: int | None) -> _Machine:
     for name, value, least in (("num_cpus", num_cpus, 1), ("num_gpus", num_gpus, 0)):
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
             raise ConfigError(f"shoal.init: {name} must be a whole number of {least} or more, but is {value!r}.")
     found = list_gpus()
     if num_gpus is not None and num_gpus > len(found):
         raise ConfigError(f"shoal.init: num_gpus is {num_gpus}, but this machine has {len(found)}.")
-    _machine = _Machine(num_cpus or count_cpus(), found[:num_gpus])
+    return _Machine(num_cpus or count_cpus(), found[:num_gpus])
 
 
 def is_initialized() -> bool:
@@ -53,9 +102,10 @@ def is_initialized() -> bool:
 
 
 def shutdown() -> None:
-    """Forget what :func:`init` said."""
+    """Forget what :func:`init` said, and free what :func:`shoal.put` has stored: its references lead nowhere then."""
     global _machine
     _machine = None
+    free_all()
 
 
 def slots(cpus: float, gpus: float, limit: int | None) -> list[str]:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import os
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .arguments import check_arguments
 from .config import RunConfig, TuneConfig
-from .errors import ConfigError, EngineError
+from .errors import ConfigError, EngineError, JournalError
+from .journal import JOURNAL_NAME
+from .trainable import Trainable
 
 if TYPE_CHECKING:
+    from .restore import Again
     from .results import ResultGrid
 
 __all__ = ["Tuner"]
@@ -22,8 +28,8 @@ class Tuner:
     """Trains a population and returns its results.
 
     Args:
-        trainable: the function that trains one member: ``train(config)``, which calls ``tune.report(metrics,
-            checkpoint=)`` once an iteration.
+        trainable: what trains one member: a function ``train(config)``, which calls ``tune.report(metrics,
+            checkpoint=)`` once an iteration, or a subclass of :class:`shoal.tune.Trainable`.
         param_space: the config of a member: constants, distributions (``tune.uniform(...)``),
             ``tune.grid_search([...])``, nested dicts and lists of these.
         tune_config: what is optimised and how.
@@ -42,16 +48,78 @@ class Tuner:
         run_config: RunConfig | None = None,
     ) -> None:
         self._trainable = _check_trainable(trainable)
-        if param_space is not None and not isinstance(param_space, Mapping):
-            raise ConfigError(
-                f"Tuner: param_space must be a dict such as {{'lr': tune.uniform(0, 1)}}, but is {param_space!r}."
-            )
-        for name, value, kind in (("tune_config", tune_config, TuneConfig), ("run_config", run_config, RunConfig)):
-            if value is not None and not isinstance(value, kind):
-                raise ConfigError(f"Tuner: {name} must be a tune.{kind.__name__}(...), but is {value!r}.")
-        self._space = dict(param_space or {})
+        self._space = _check_space(param_space)
+        _check_configs("Tuner", tune_config, run_config)
         self._tune = tune_config or TuneConfig()
         self._run = run_config or RunConfig()
+        self._folder: Path | None = None
+        self._again: Again | None = None
+
+    @classmethod
+    def restore(
+        cls,
+        path: str | os.PathLike[str],
+        trainable: Callable[..., Any] | None = None,
+        *,
+        resume_unfinished: bool = True,
+        resume_errored: bool = False,
+        restart_errored: bool = False,
+        param_space: Mapping[str, Any] | None = None,
+        run_config: RunConfig | None = None,
+        tune_config: TuneConfig | None = None,
+    ) -> Tuner:
+        """Return a Tuner that goes on with an experiment where it was left; call ``fit()`` on it.
+
+        The experiment may have been killed, interrupted or finished, and its folder may have been moved. Every trial
+        goes on from its newest checkpoint, and the scheduler knows all that it knew. Trials that have finished stay as
+        they are, unless ``run_config`` has a stop condition that they do not meet yet: then they go on, too.
+
+        Args:
+            path: the experiment's folder.
+            trainable: the same as before. It must understand the checkpoints that are there.
+            resume_unfinished: whether trials go on that were cut off. Default True; False ends them as they are.
+            resume_errored: whether trials that failed go on from their newest checkpoint. Default False.
+            restart_errored: whether trials that failed begin from scratch, with the config that they began with.
+                Default False.
+            param_space: constants in it replace those of the trials, for example references from ``shoal.put``, which
+                do not outlive their process. What is sampled or mutated stays as it is.
+            run_config: what is set in it replaces what was set before: ``RunConfig(stop={"training_iteration": 100})``
+                extends an experiment. Name and storage path follow from ``path``.
+            tune_config: the same; metric, mode, number of trials and seed cannot change. A time budget counts anew.
+
+        Raises:
+            ConfigError: an argument is wrong.
+            JournalError: there is no experiment that can go on, its settings cannot be loaded, or it is running.
+        """
+        from .journal.sqlite import SQLiteJournal
+        from .restore import Again, stored_settings
+
+        for name, value in (
+            ("resume_unfinished", resume_unfinished),
+            ("resume_errored", resume_errored),
+            ("restart_errored", restart_errored),
+        ):
+            if not isinstance(value, bool):
+                raise ConfigError(f"Tuner.restore: {name} must be True or False, but is {value!r}.")
+        if resume_errored and restart_errored:
+            raise ConfigError("Tuner.restore: resume_errored and restart_errored exclude each other; give one of them.")
+        _check_configs("Tuner.restore", tune_config, run_config)
+        folder = _checked_folder(path)
+        space = _check_space(param_space)
+        with contextlib.closing(SQLiteJournal.open_for_reading(folder)) as journal:
+            tune, run = stored_settings(journal.meta(), folder, run_config, tune_config)
+        tuner = cls(trainable, tune_config=tune, run_config=run)
+        new_stop = run_config is not None and run_config.stop is not None
+        tuner._folder = folder
+        tuner._again = Again(resume_unfinished, resume_errored, restart_errored, space, new_stop)
+        return tuner
+
+    @staticmethod
+    def can_restore(path: str | os.PathLike[str]) -> bool:
+        """Return whether the folder holds an experiment that :meth:`restore` can go on with."""
+        from .restore import can_restore
+
+        return can_restore(_checked_path(path))
 
     def fit(self) -> ResultGrid:
         """Train the population to its end and return its results.
@@ -65,21 +133,76 @@ class Tuner:
             EngineError: members cannot be started, or one asks for more than the machine has.
             TrialFailed: a trial failed, with ``FailureConfig(fail_fast="raise")``.
             KeyboardInterrupt: the user pressed Ctrl-C. Everything reported so far is kept:
-                ``tune.ResultGrid.read(folder)`` returns it.
+                ``tune.ResultGrid.read(folder)`` returns it, and :meth:`restore` goes on with it.
         """
         _check_not_loading()
         # Late, so that importing shoal costs next to nothing.
-        from .plan import make_plan
         from .results import ResultGrid
+
+        folder, raises = self._begin() if self._again is None else self._go_on(self._again)
+        grid = ResultGrid.read(folder)
+        if raises and grid.errors:
+            raise grid.errors[0]
+        return grid
+
+    def _begin(self) -> tuple[Path, bool]:
+        """Run a new experiment. Return its folder, and whether errors are raised."""
+        from .plan import make_plan
         from .wiring import execute, make_folder
 
         plan = make_plan(self._trainable, self._space, self._tune, self._run)
         folder = make_folder(self._run, plan.info.name)
-        execute(plan, folder, self._run)
-        grid = ResultGrid.read(folder)
-        if plan.raises and grid.errors:
-            raise grid.errors[0]
-        return grid
+        execute(plan, folder, self._run, self._tune)
+        return folder, plan.raises
+
+    def _go_on(self, again: Again) -> tuple[Path, bool]:
+        """Run an experiment on. Return its folder, and whether errors are raised."""
+        from .journal.sqlite import SQLiteJournal
+        from .restore import restored_plan
+        from .wiring import execute
+
+        assert self._folder is not None
+        journal = SQLiteJournal.open_for_writing(self._folder)
+        try:
+            plan = restored_plan(journal, self._folder, self._trainable, self._tune, self._run, again)
+        except BaseException:
+            journal.close()
+            raise
+        if plan.idle:
+            journal.close()
+        else:
+            execute(plan, self._folder, self._run, self._tune, journal)
+        return self._folder, plan.raises
+
+
+def _check_space(param_space: object) -> dict[str, Any]:
+    if param_space is not None and not isinstance(param_space, Mapping):
+        raise ConfigError(
+            f"Tuner: param_space must be a dict such as {{'lr': tune.uniform(0, 1)}}, but is {param_space!r}."
+        )
+    return dict(param_space or {})
+
+
+def _check_configs(where: str, tune_config: object, run_config: object) -> None:
+    for name, value, kind in (("tune_config", tune_config, TuneConfig), ("run_config", run_config, RunConfig)):
+        if value is not None and not isinstance(value, kind):
+            raise ConfigError(f"{where}: {name} must be a tune.{kind.__name__}(...), but is {value!r}.")
+
+
+def _checked_path(path: object) -> Path:
+    if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
+        raise ConfigError(f"Tuner.restore: path must be the folder of an experiment, but is {path!r}.")
+    return Path(os.fspath(path)).expanduser().absolute()
+
+
+def _checked_folder(path: object) -> Path:
+    folder = _checked_path(path)
+    if (folder / JOURNAL_NAME).is_file():
+        return folder
+    inside = sorted(entry.parent.name for entry in folder.glob(f"*/{JOURNAL_NAME}")) if folder.is_dir() else []
+    hint = f" It holds the experiments {', '.join(inside[:8])}; give the path of one of them." if inside else ""
+    what = "holds no experiment of Shoal" if folder.is_dir() else "does not exist"
+    raise JournalError(f"Tuner.restore: {folder} {what}.{hint}")
 
 
 def _check_not_loading() -> None:
@@ -98,11 +221,7 @@ def _check_trainable(trainable: object) -> Callable[..., Any]:
             f"Tuner: the trainable must be a function that takes a config, such as train(config), but is {trainable!r}."
         )
     if inspect.isclass(trainable):
-        raise ConfigError(
-            f"Tuner: the trainable must be a function train(config), but is the class {trainable.__name__}. Class "
-            f"trainables "
-            f"are not supported yet; write its loop as a function that calls tune.report."
-        )
+        return _check_class(trainable)
     for kind, test in (("async def", inspect.iscoroutinefunction), ("generator", inspect.isgeneratorfunction)):
         if test(trainable):
             name = getattr(trainable, "__name__", trainable)
@@ -119,4 +238,17 @@ def _check_trainable(trainable: object) -> Callable[..., Any]:
             f"Tuner: the trainable must take one argument, the config, but "
             f"{getattr(trainable, '__name__', trainable)} does not: {error}."
         ) from error
+    return trainable
+
+
+def _check_class(trainable: type[Any]) -> type[Any]:
+    if not issubclass(trainable, Trainable):
+        raise ConfigError(
+            f"Tuner: the class {trainable.__name__} is no trainable. Derive it from tune.Trainable and write "
+            f"setup(config) and step(); or give a function train(config)."
+        )
+    if trainable.step is Trainable.step:
+        raise ConfigError(
+            f"Tuner: the class {trainable.__name__} has no step(): write one that returns a dict of metrics."
+        )
     return trainable

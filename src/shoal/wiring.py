@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .config import RunConfig
+from .config import RunConfig, TuneConfig
 from .errors import ExperimentExists, StorageError
 from .plan import Plan
 from .resources import FILES_OF_A_RESIDENT, allow_open_files
@@ -19,6 +19,7 @@ from .resources import FILES_OF_A_RESIDENT, allow_open_files
 if TYPE_CHECKING:
     from .display import Status
     from .engines import Engine, EngineSetup
+    from .journal.sqlite import SQLiteJournal
 
 __all__ = ["execute", "make_folder"]
 
@@ -28,23 +29,32 @@ _SLOW_TO_LOAD = ("torch", "tensorflow", "jax")
 _OF_THE_STORE = re.compile(r"\.?(deleted_)?checkpoint_\d{6,}(\.\d+)?")
 
 
-def execute(plan: Plan, folder: Path, run: RunConfig) -> None:
-    """Run the plan in its folder, and leave nothing running, however it ends."""
+def execute(plan: Plan, folder: Path, run: RunConfig, tune: TuneConfig, journal: SQLiteJournal | None = None) -> None:
+    """Run the plan in its folder, and leave nothing running, however it ends.
+
+    Args:
+        plan: what to run.
+        folder: the experiment's folder.
+        run, tune: the settings, which are kept for a restore.
+        journal: that of an experiment that goes on, open for writing; it is closed here. None: begin one.
+    """
     from .callbacks import CallbackReader
     from .display import make_status
     from .driver import Driver
     from .journal.sqlite import SQLiteJournal
+    from .restore import settings_to_meta
     from .sinks import LogFiles, PolicyFiles
 
     started = False
     status: Status = make_status(run.verbose, inline=plan.info.engine == "inline")
     engine = _make_engine(plan.info.engine)
-    journal: SQLiteJournal | None = None
+    new = journal is None
     try:
-        journal = SQLiteJournal.create(folder)
-        residents = plan.population.limits.residents or plan.info.num_trials
+        if journal is None:
+            journal = SQLiteJournal.create(folder)
+        residents = plan.opened.limits.residents or plan.info.num_trials
         allow_open_files(FILES_OF_A_RESIDENT * min(residents, plan.info.num_trials))
-        journal.set_meta(**plan.info.to_meta())
+        journal.set_meta(**plan.info.to_meta(), **settings_to_meta(tune, run))
         driver = Driver(
             info=plan.info,
             folder=folder,
@@ -58,13 +68,16 @@ def execute(plan: Plan, folder: Path, run: RunConfig) -> None:
                 *([CallbackReader(run.callbacks, status.note)] if run.callbacks else []),
             ],
             stopper=plan.stopper,
+            history=plan.history,
         )
+        if not new:
+            _sweep(plan, folder)  # what members of a killed driver have left
         if any(name in sys.modules for name in _SLOW_TO_LOAD):
             with contextlib.suppress(OSError):  # a terminal that is gone ends no run
                 status.opening(f"{plan.info.name}: loading {plan.info.trainable} and what it imports ...")
         engine.start(_engine_setup(plan, run, driver.output))
         started = True
-        driver.run(plan.trials)
+        driver.run(plan.begin, plan.trials)
     finally:
         try:
             engine.close()
@@ -73,7 +86,7 @@ def execute(plan: Plan, folder: Path, run: RunConfig) -> None:
                 journal.close()
             if started:
                 _sweep(plan, folder)
-            else:
+            elif new:
                 # Nothing has happened yet: leave nothing, so that the corrected script can use the same name.
                 shutil.rmtree(folder, ignore_errors=True)
 
@@ -88,7 +101,7 @@ def _engine_setup(plan: Plan, run: RunConfig, output: Callable[[str, str], None]
         seed=plan.info.seed,
         cpus=plan.info.cpus,
         gpus=plan.info.gpus,
-        devices=plan.devices,
+        devices=plan.info.devices,
         output=output,
         log_to_file=run.log_to_file,
     )

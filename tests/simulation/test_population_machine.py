@@ -15,8 +15,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from shoal import space
 from shoal.core.commands import Command, Continue, DeleteCheckpoint, Exploit, Launch, Stop
 from shoal.core.events import Failed, Finished, Lost, Reported, SavedCheckpoint, Started, StopAsked, TrialAdded
-from shoal.core.population import Limits, Population, Trial
-from shoal.core.retention import RetentionRules
+from shoal.core.limits import Limits, RetentionRules
+from shoal.core.population import Population
+from shoal.core.trial import Trial
 from shoal.schedulers import PopulationBasedTraining
 
 SCORES = st.sampled_from([0.0, 1.0, 1.0, 2.0, -1.0, math.nan, math.inf])

@@ -9,7 +9,8 @@ import pytest
 
 from shoal.callbacks import Callback, CallbackReader, Trial
 from shoal.core.commands import CheckpointRecord
-from shoal.errors import ConfigError
+from shoal.errors import ConfigError, TrialFailed
+from shoal.sinks import LogFiles
 
 from .stories import Story, make_info
 
@@ -171,12 +172,80 @@ def test_a_trial_is_a_live_and_read_only_view(story: Story, diary: Diary) -> Non
     assert repr(trial) == "Trial(train_convnet_40bd6_00000, ERROR, iteration 1)"
 
 
+def test_a_trial_has_what_loggers_for_ray_tune_read(story: Story, diary: Diary) -> None:
+    story.add_usual()
+    trial: Trial = diary.of("on_trial_start")[0]["trial"]
+    folder = story.folder / story.history.trials[story.name(0)].folder
+    assert trial.local_path == trial.logdir == trial.path == str(folder)
+    assert trial.trainable_name == "train_convnet"
+    assert trial.experiment_tag == "0_lr=0.1,momentum=0.9"
+    assert trial.experiment_dir_name == story.folder.name
+    assert trial.evaluated_params == {"lr": 0.1, "momentum": 0.9}
+    assert not trial.is_finished()
+    assert trial.get_error() is None
+    trial.init_logdir()
+    trial.init_local_path()
+    assert folder.is_dir()
+
+
+def test_what_was_drawn_at_the_beginning_stays_and_is_flat(tmp_path: Path, diary: Diary) -> None:
+    story = Story(tmp_path, CallbackReader([diary], print), info=make_info(parameters=["opt/lr", "layers/0"]))
+    for _ in range(2):
+        story.add({"opt": {"lr": 0.5, "eps": 0.1}, "layers": [64, 32]})
+        story.launch(len(story.history.trials) - 1)
+    story.report(1, save=True)
+    story.report(0)
+    story.exploit(0, 1, opt={"lr": 0.25})
+    trial = diary.of("on_explore")[0]["trial"]
+    assert trial.evaluated_params == {"opt/lr": 0.5, "layers/0": 64}
+    assert trial.config["opt"] == {"lr": 0.25}
+
+
+def test_a_trial_knows_its_newest_checkpoint(story: Story, diary: Diary) -> None:
+    ready(story)
+    trial: Trial = diary.of("on_trial_start")[0]["trial"]
+    assert trial.checkpoint is None
+    for _ in range(2):
+        story.report(0, save=True)
+    assert trial.checkpoint is not None
+    assert Path(trial.checkpoint.path) == Path(trial.path, "checkpoint_000001")
+    story.delete_checkpoint(0, 1)
+    assert trial.checkpoint is not None
+    assert Path(trial.checkpoint.path).name == "checkpoint_000000"
+    Path(trial.checkpoint.path).rmdir()
+    assert trial.checkpoint is None
+
+
+def test_a_trial_that_failed_knows_why(tmp_path: Path, diary: Diary) -> None:
+    story = ready(Story(tmp_path, LogFiles(), CallbackReader([diary], print)))
+    trial: Trial = diary.of("on_trial_start")[0]["trial"]
+    story.fail_and_retry(0, ValueError("x"))
+    assert trial.get_error() is None
+    assert trial.error_file == str(Path(trial.path, "error.txt"))
+    story.fail(0, ValueError("no such layer"))
+    error = trial.get_error()
+    assert isinstance(error, TrialFailed)
+    assert "Traceback" in str(error)
+    assert "ValueError: no such layer" in str(error)
+    assert trial.is_finished()
+    assert diary.of("on_trial_start")[1]["trial"].error_file is None
+
+
+def test_a_trial_is_the_same_object_in_every_call(story: Story, diary: Diary) -> None:
+    ready(story)
+    story.report(0, save=True)
+    trials = [arguments["trial"] for _, arguments in diary.entries if "trial" in arguments]
+    assert len({trial for trial in trials if trial.index == 0}) == 1
+    assert len(set(diary.of("on_trial_result")[0]["trials"])) == 4
+
+
 def test_a_callback_cannot_change_the_experiment(story: Story, diary: Diary) -> None:
     ready(story)
     story.report(1, save=True)
     result = diary.of("on_trial_result")[0]
     result["result"]["config"]["lr"] = "changed"
     result["trial"].config["lr"] = "changed"
+    result["trial"].evaluated_params["lr"] = "changed"
     result["trials"].clear()
     story.report(0)
     story.exploit(0, 1)

@@ -432,7 +432,8 @@ def test_who_has_ended_is_neither_compared_nor_copied() -> None:
     members = Members(3)
     members.reach(1, 9.0)
     members.reach(0, 10.0)
-    assert members.policy.gone("m0") == []
+    members.policy.gone("m0")
+    assert members.policy.settle() == []
     assert copies(members.reach(2, 5.0)) == {"m2": "m1"}
     members.policy.gone("m1")
     assert members.reach(2, 1.0, time=10.0) == [Proceed("m2")], "it is alone now"
@@ -480,20 +481,23 @@ def test_the_end_of_the_last_one_missing_decides_for_the_others() -> None:
     members = Members(3, synch=True)
     members.reach(0, 1.0)
     members.reach(1, 2.0)
-    assert copies(members.policy.gone("m2")) == {"m0": "m1"}
+    members.policy.gone("m2")
+    assert copies(members.policy.settle()) == {"m0": "m1"}
 
 
 def test_the_end_of_one_that_had_arrived_is_waited_for_no_longer() -> None:
     members = Members(3, synch=True)
     members.reach(0, 1.0)
-    assert members.policy.gone("m0") == []
+    members.policy.gone("m0")
+    assert members.policy.settle() == []
     members.reach(1, 2.0)
     assert copies(members.reach(2, 3.0)) == {"m1": "m2"}
 
 
 def test_the_end_of_the_last_of_all_decides_nothing() -> None:
     members = Members(1, synch=True)
-    assert members.policy.gone("m0") == []
+    members.policy.gone("m0")
+    assert members.policy.settle() == []
 
 
 def test_one_that_goes_back_is_waited_for_again() -> None:
@@ -600,7 +604,8 @@ def test_fifo_lets_everybody_run_to_the_end() -> None:
     policy.add("a", 0, {})
     assert policy.until("a") is None
     assert policy.decide("a", 1.0, 1.0) == [Proceed("a")]
-    assert policy.gone("a") == []
+    policy.gone("a")
+    assert policy.settle() == []
     assert policy.notice() is None
     assert scheduler.describe() == "FIFO"
     assert scheduler.prepare({"x": 1}, 0, 0) == {"x": 1}

@@ -23,9 +23,9 @@ from shoal.core.commands import (
     Stop,
 )
 from shoal.core.events import Failed, Finished, Lost, Reported, SavedCheckpoint, Started, StopAsked, TrialAdded
-from shoal.core.policy import Copy, Decision, Proceed
-from shoal.core.population import BARREN_AT_MOST, Limits, Population
-from shoal.core.retention import RetentionRules
+from shoal.core.policy import Copy, Decision, Explored, Proceed
+from shoal.core.limits import Limits, RetentionRules
+from shoal.core.population import BARREN_AT_MOST, Population
 from shoal.errors import InvalidTransition
 
 
@@ -38,6 +38,8 @@ class ToldPolicy:
         self.boundary: dict[str, float] = defaultdict(lambda: 2.0)
         self.observed: list[tuple[str, float | None, str | None]] = []
         self.withdrawn: list[str] = []
+        self.settled: list[Decision] = []
+        self.returned: list[str] = []
         self.notices: list[tuple[str, str]] = []
 
     def add(self, trial_id: str, index: int, config: dict[str, Any]) -> None:
@@ -58,8 +60,20 @@ class ToldPolicy:
     def withdraw(self, trial_id: str) -> None:
         self.withdrawn.append(trial_id)
 
-    def gone(self, trial_id: str, donates: bool = False) -> list[Decision]:
-        return self.when_gone.get(trial_id, [])
+    def gone(self, trial_id: str, donates: bool = False) -> None:
+        self.settled = self.when_gone.get(trial_id, [])
+
+    def settle(self) -> list[Decision]:
+        return self.settled
+
+    def back(self, trial_id: str, anew: dict[str, Any] | None) -> None:
+        self.returned.append(trial_id)
+
+    def recall(self, explored: Explored) -> None:
+        pass
+
+    def replace(self, config: dict[str, Any]) -> None:
+        pass
 
     def notice(self) -> tuple[str, str] | None:
         return self.notices.pop(0) if self.notices else None

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import functools
 import os
+import pickle
+import re
 import resource
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,6 +21,7 @@ from shoal import tune
 from shoal.errors import ConfigError, EngineError
 from shoal.resources import (
     FILES_OF_A_RESIDENT,
+    PlacementGroupFactory,
     allow_open_files,
     count_cpus,
     list_gpus,
@@ -252,10 +256,91 @@ def test_with_resources_keeps_the_function_and_says_what_it_takes() -> None:
         ({"gpu": float("inf")}, "'gpu'.*inf"),
         ({"gpu": "1"}, "'gpu'.*'1'"),
         ({"gpu": 2.5}, "fraction up to 1 or a whole number.*2.5"),
-        ({"tpu": 1}, "no resource 'tpu'"),
+        ({"tpu": 1}, "no resource 'tpu'. Allowed: 'cpu', 'gpu'"),
+        ({"CPU": 1}, "no resource 'CPU'. Did you mean 'cpu'?"),
+        ({1: 1}, "no resource 1"),
         ([1], "must be a dict"),
+        (lambda config: {"cpu": 1}, "depend on the config are not supported.*Give a dict"),
     ],
 )
 def test_an_amount_out_of_range_is_an_error_that_names_it(resources: Any, expected: str) -> None:
     with pytest.raises(ConfigError, match=expected):
         tune.with_resources(train, resources)
+
+
+class Trainer:
+    """A class whose instances are trained."""
+
+    def __init__(self, value: int = 1) -> None:
+        self.value = value
+
+
+def test_a_class_becomes_a_subclass_of_the_same_name_and_stays_as_it_was() -> None:
+    taking = tune.with_resources(Trainer, {"cpu": 2, "gpu": 0.5})
+    assert resources_of(taking) == (2.0, 0.5)
+    assert resources_of(Trainer) == (1.0, 0.0)
+    assert isinstance(taking, type)
+    assert issubclass(taking, Trainer)
+    assert (taking.__name__, taking.__qualname__, taking.__module__) == ("Trainer", "Trainer", __name__)
+    assert taking.__doc__ == Trainer.__doc__
+    assert taking(value=3).value == 3
+    again = tune.with_resources(taking, {"cpu": 3})
+    assert (resources_of(again), resources_of(taking)) == ((3.0, 0.0), (2.0, 0.5))
+    sent = pickle.loads(cloudpickle.dumps(taking))
+    assert resources_of(sent) == (2.0, 0.5)
+    assert sent(4).value == 4
+
+
+def test_a_class_with_a_metaclass_keeps_it() -> None:
+    class Meta(type): ...
+
+    class Special(metaclass=Meta): ...
+
+    assert type(tune.with_resources(Special, {"cpu": 2})) is Meta
+
+
+@pytest.mark.parametrize(
+    ("bundles", "expected"),
+    [
+        ([{"CPU": 2, "GPU": 0.5}], (2.0, 0.5)),
+        ([{"CPU": 3}], (3.0, 0.0)),
+        ([{"GPU": 2}], (1.0, 2.0)),
+        ([{"CPU": 1, "GPU": 0}], (1.0, 0.0)),
+        (({}, {"CPU": 4}, {"CPU": 0}), (4.0, 0.0)),
+    ],
+)
+def test_a_placement_group_says_what_a_trial_takes(bundles: Any, expected: tuple[float, float]) -> None:
+    group = PlacementGroupFactory(bundles)
+    assert resources_of(tune.with_resources(train, group)) == expected
+    assert resources_of(tune.with_resources(Trainer, group)) == expected
+    assert group == PlacementGroupFactory(bundles, strategy="PACK")
+    assert {name: amount for bundle in bundles for name, amount in bundle.items() if amount} == {
+        name: amount for name, amount in group.required_resources.items() if amount
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (([{"CPU": 1}, {"CPU": 2}],), "one bundle must say what a trial takes, but in [{'CPU': 1}, {'CPU': 2}] 2 do."),
+        (([],), "but in [] 0 do."),
+        (([{}],), "such as [{'CPU': 4, 'GPU': 1}]"),
+        (([{"cpu": 1}],), "there is no resource 'cpu'. Did you mean 'CPU'?"),
+        (([{"CPU": 1, "TPU": 1}],), "there is no resource 'TPU'."),
+        (([{"CPU": 0, "GPU": 1}],), "'CPU' must be a number greater than 0, but is 0"),
+        (([{"CPU": "2"}],), "'CPU' must be a number greater than 0, but is '2'"),
+        (([{"CPU": 1, "GPU": 1.5}],), "'GPU' must be a fraction up to 1 or a whole number"),
+        (({"CPU": 1},), "bundles must be a list with one dict such as [{'CPU': 1, 'GPU': 0.5}], but is {'CPU': 1}"),
+        (("CPU",), "bundles must be a list"),
+        (([{"CPU": 1}], "PACKED"), "strategy must be one of PACK, SPREAD, STRICT_PACK, STRICT_SPREAD"),
+        (([{"CPU": 1}], "pack"), "but is 'pack'. Did you mean 'PACK'?"),
+    ],
+)
+def test_a_placement_group_that_is_no_single_process_is_an_error(arguments: Any, expected: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(expected)):
+        PlacementGroupFactory(*arguments)
+
+
+def test_a_placement_group_names_the_argument_that_it_does_not_have() -> None:
+    with pytest.raises(ConfigError, match=r"PlacementGroupFactory has no argument 'bundle'. Did you mean 'bundles'?"):
+        PlacementGroupFactory(bundle=[])  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from shoal.core.commands import CheckpointRecord
-from shoal.core.retention import Retention, RetentionRules
+from shoal.core.limits import RetentionRules
+from shoal.core.retention import Retention
 from shoal.errors import InvalidTransition
 
 

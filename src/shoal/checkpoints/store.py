@@ -18,7 +18,7 @@ from ..core.commands import checkpoint_name
 from ..core.events import SavedCheckpoint
 from ..errors import ReportError, StorageError
 
-__all__ = ["checkpoint_name", "commit", "delete", "digest_of"]
+__all__ = ["checkpoint_name", "commit", "delete", "digest_of", "measure", "write"]
 
 _CHUNK = 1 << 20
 
@@ -41,32 +41,51 @@ def commit(source: Path, trial_folder: Path, number: int) -> SavedCheckpoint:
             f"block that "
             f"made it, for example inside 'with tempfile.TemporaryDirectory() as folder:'."
         )
-    final = trial_folder / checkpoint_name(number)
-    staging = trial_folder / f".{final.name}.{os.getpid()}"
     if trial_folder.resolve().is_relative_to(source.resolve()):
         raise ReportError(
             f"tune.report: the checkpoint's folder {str(source)!r} contains the trial's own folder, so every "
-            f"checkpoint would "
-            f"contain those before it. Save into a folder of its own, for example tempfile.TemporaryDirectory()."
+            f"checkpoint would contain those before it. Save into a folder of its own, for example "
+            f"tempfile.TemporaryDirectory()."
         )
+    return write(lambda staging: _copy(source, staging), trial_folder, number)
+
+
+def write(make: Callable[[Path], tuple[str, int]], trial_folder: Path, number: int) -> SavedCheckpoint:
+    """Have the files of a checkpoint written into the trial's folder, whole or not at all.
+
+    Args:
+        make: writes the files into the empty folder that it is given, and returns their digest and size.
+        trial_folder: the trial's folder, made if needed.
+        number: a number that no committed checkpoint of the trial has.
+
+    Raises:
+        StorageError: they cannot be written, for example because the disk is full. Nothing is left behind.
+    """
+    final = trial_folder / checkpoint_name(number)
+    staging = trial_folder / f".{final.name}.{os.getpid()}"
     try:
         trial_folder.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir()
-        digest, size = _copy(source, staging)
+        digest, size = make(staging)
         if final.exists():
             # A process died between this rename and its report, so nobody knows of that one.
             shutil.rmtree(final)
         staging.rename(final)
-    except ReportError:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
     except OSError as error:
         shutil.rmtree(staging, ignore_errors=True)
         raise StorageError(
             f"The checkpoint {final} cannot be written: {error}. Free some space, or check the path."
         ) from error
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
     return SavedCheckpoint(number=number, digest=digest, size=size)
+
+
+def measure(folder: Path) -> tuple[str, int]:
+    """Return the digest of a folder's files and their size in bytes."""
+    return digest_of(folder), sum(path.stat().st_size for _, path in _files(folder) if path.is_file())
 
 
 def delete(trial_folder: Path, number: int) -> None:

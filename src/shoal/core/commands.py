@@ -21,7 +21,9 @@ __all__ = [
     "Launch",
     "Notice",
     "Park",
+    "Reconfigure",
     "Retry",
+    "Save",
     "Status",
     "Stop",
     "checkpoint_id",
@@ -75,6 +77,8 @@ class CheckpointRecord:
     """The scheduler's metric as reported with this checkpoint (``mode`` not applied); None if it was not reported."""
     rank: float | None
     """``CheckpointConfig.checkpoint_score_attribute`` as reported with it; None without one."""
+    transient: bool = False
+    """Only Shoal wanted it: it goes as soon as nobody would go on from it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +143,30 @@ class Exploit:
 
 
 @dataclass(frozen=True, slots=True)
+class Reconfigure:
+    """The trial goes on from its own newest checkpoint with another config. A ``Launch`` follows when it has a slot."""
+
+    trial_id: str
+    launch: int
+    """The launch that this ends."""
+    number: int
+    """How often the trial has been reconfigured, this one included."""
+    iteration: int
+    """The trial's iteration, which is the checkpoint's."""
+    checkpoint: CheckpointRecord
+    old_config: Config
+    new_config: Config
+
+
+@dataclass(frozen=True, slots=True)
+class Save:
+    """Save a checkpoint now; the member waits inside its report. ``Saved`` follows."""
+
+    trial_id: str
+    launch: int
+
+
+@dataclass(frozen=True, slots=True)
 class Evict:
     """End the process of a parked trial to make room; its checkpoint holds everything."""
 
@@ -183,4 +211,6 @@ class Notice:
     text: str
 
 
-Command: TypeAlias = Launch | Continue | Park | Exploit | Evict | Retry | Stop | DeleteCheckpoint | Notice
+Command: TypeAlias = (
+    Launch | Continue | Park | Exploit | Reconfigure | Save | Evict | Retry | Stop | DeleteCheckpoint | Notice
+)

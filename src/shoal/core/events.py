@@ -9,8 +9,10 @@ carry every clock reading and identifier that the core needs, because the core h
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
+
+from .limits import Limits, RetentionRules
 
 __all__ = [
     "Config",
@@ -19,11 +21,14 @@ __all__ = [
     "Finished",
     "Lost",
     "Metrics",
+    "Opened",
     "Reported",
+    "Saved",
     "SavedCheckpoint",
     "Started",
     "StopAsked",
     "TrialAdded",
+    "Undecided",
 ]
 
 Config: TypeAlias = dict[str, Any]
@@ -40,6 +45,27 @@ class SavedCheckpoint:
     """Hex digest of the names and bytes of its files."""
     size: int
     """Bytes of all its files."""
+    transient: bool = False
+    """True where only Shoal wanted it, to be able to go on from here: it goes as soon as nobody would."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A driver begins to run the experiment: for the first time, or again after it had ended or was killed.
+
+    No member has a process at this moment. Trials that have not ended go on from where they can.
+    """
+
+    limits: Limits
+    retention: RetentionRules
+    again: tuple[str, ...] = ()
+    """Trials that have ended and go on all the same, from their newest checkpoint."""
+    anew: tuple[str, ...] = ()
+    """Trials that have ended and begin from scratch, with their first config."""
+    dropped: tuple[str, ...] = ()
+    """Trials that have not ended and shall not go on."""
+    config: Config = field(default_factory=dict[str, Any])
+    """Values that replace those of the same keys in every trial's config; nested dicts recurse."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +119,15 @@ class Reported:
 
 
 @dataclass(frozen=True, slots=True)
+class Saved:
+    """A member saved the checkpoint that it was asked for, of the weights of its newest report."""
+
+    trial_id: str
+    launch: int
+    checkpoint: SavedCheckpoint
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """The user's function returned."""
 
@@ -123,10 +158,19 @@ class Lost:
 
 
 @dataclass(frozen=True, slots=True)
+class Undecided:
+    """The scheduler raised upon the event that follows, in a function of the user's: nothing was decided on it."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class StopAsked:
     """The whole experiment is to end: the time budget is spent, a stopper said so, the user interrupted."""
 
     reason: str
 
 
-Event: TypeAlias = TrialAdded | Started | Reported | Finished | Failed | Lost | StopAsked
+Event: TypeAlias = (
+    Opened | TrialAdded | Started | Reported | Saved | Finished | Failed | Lost | Undecided | StopAsked
+)

@@ -7,13 +7,14 @@ waits at its boundary, who goes on and who copies whom. It holds its own state, 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 from .commands import CheckpointRecord
 from .events import Config
 
-__all__ = ["Copy", "Decision", "Policy", "Proceed"]
+__all__ = ["Change", "Copy", "Decision", "Explored", "Policy", "Proceed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,18 @@ class Copy:
     new_config: Config
 
 
-Decision: TypeAlias = Proceed | Copy
+@dataclass(frozen=True, slots=True)
+class Change:
+    """The member goes on from its own checkpoint, which came with the report it waits in, with a new config."""
+
+    trial_id: str
+    new_config: Config
+
+
+Decision: TypeAlias = Proceed | Copy | Change
+
+Explored: TypeAlias = Mapping[tuple[str, int], Config]
+"""The new configs of earlier exploits, by (trial id, generation)."""
 
 
 class Policy(Protocol):
@@ -64,12 +76,35 @@ class Policy(Protocol):
         """A trial that waited at the barrier lost its process and steps; it will come to the boundary again."""
         ...
 
-    def gone(self, trial_id: str, donates: bool = False) -> list[Decision]:
-        """A trial ended. Return what this decides for others that waited for it.
+    def gone(self, trial_id: str, donates: bool = False) -> None:
+        """A trial ended.
 
         ``donates``: it reached its stop condition, and its newest checkpoint is from before that report, so that others
         can still copy it and go on.
         """
+        ...
+
+    def settle(self) -> list[Decision]:
+        """Return what is decided for those that waited for a trial that is gone now.
+
+        Not called where the whole experiment ends: nothing is decided any more, and it may be taken up again.
+        """
+        ...
+
+    def back(self, trial_id: str, anew: Config | None) -> None:
+        """A trial that was gone goes on, as it was; or begins from scratch, with the config ``anew``."""
+        ...
+
+    def recall(self, explored: Explored) -> None:
+        """Take these configs, where they are asked for, instead of exploring anew.
+
+        For a restored experiment: what the user's functions returned then is in the journal, and they may return
+        something else now.
+        """
+        ...
+
+    def replace(self, config: Config) -> None:
+        """Values of every trial's config were replaced, as :class:`shoal.core.events.Opened` says."""
         ...
 
     def notice(self) -> tuple[str, str] | None:

@@ -12,9 +12,6 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import singledispatchmethod
 
 from ..errors import InvalidTransition
@@ -28,25 +25,32 @@ from .commands import (
     Launch,
     Notice,
     Park,
+    Reconfigure,
     Retry,
+    Save,
     Status,
     Stop,
     checkpoint_id,
 )
 from .events import (
-    Config,
     Event,
     Failed,
     Finished,
     Lost,
+    Opened,
     Reported,
+    Saved,
+    SavedCheckpoint,
     Started,
     StopAsked,
     TrialAdded,
+    Undecided,
 )
-from .policy import Copy, Decision, Policy
+from .limits import Limits, RetentionRules
+from .policy import Change, Copy, Decision, Policy
 from .reports import AUTOMATIC, number, value_of
-from .retention import Retention, RetentionRules
+from .retention import Retention
+from .trial import Trial, replaced
 
 __all__ = ["BARREN_AT_MOST", "Limits", "Population", "Trial"]
 
@@ -54,63 +58,6 @@ _RESERVED = frozenset(AUTOMATIC)
 
 BARREN_AT_MOST = 20
 """A trial that fails so often without one report in between has failed for good, whatever ``max_failures`` says."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What the machine and the user allow."""
-
-    devices: Sequence[str] = ("",)
-    """One entry a slot: the device that its members see, ``""`` where slots are alike (CPUs)."""
-    residents: int | None = None
-    """How many trials may have a process at the same time; None: all."""
-    max_failures: int = 0
-    """How often a trial is launched again after a failure; -1: always."""
-    fail_fast: bool = False
-    """Whether the first trial that fails for good ends the experiment."""
-
-
-@dataclass(slots=True)
-class Trial:
-    """One member of the population, as the core sees it. Read it; only the population changes it."""
-
-    trial_id: str
-    index: int
-    config: Config
-    status: Status = Status.PENDING
-    launch: int = 0
-    slot: int | None = None
-    device: str | None = None
-    """The device that its process is bound to; None without a process."""
-    waiting: bool = False
-    """It waits inside ``tune.report`` and can be continued where it is."""
-    iteration: int = 0
-    time: float = 0.0
-    """``time_attr`` at its newest report."""
-    time_total_s: float = 0.0
-    score: float | None = None
-    """The scheduler's metric in its newest report."""
-    generation: int = 0
-    failures: int = 0
-    barren: int = 0
-    """How often it has failed since its last report."""
-    reported: bool = False
-    restore: CheckpointRecord | None = None
-    """From where it goes on after a crash: its newest checkpoint, or the donor's until it has saved one of its own."""
-    next_checkpoint: int = 0
-    queued: int = 0
-    """Number of its valid entry in the queue for slots; 0 where it is not queued."""
-    story: deque[str] = field(default_factory=lambda: deque(maxlen=24))
-
-    @property
-    def resident(self) -> bool:
-        """True where the trial has a process."""
-        return self.device is not None
-
-    @property
-    def lossless(self) -> bool:
-        """True where ending the process would lose nothing: all is in a checkpoint, or it is to be launched anew."""
-        return not self.waiting or (self.restore is not None and self.restore.iteration == self.iteration)
 
 
 class Population:
@@ -147,6 +94,8 @@ class Population:
         self._live = 0
         self._noticed: set[str] = set()
         self._out: list[Command] = []
+        self._mute = False
+        """The scheduler is not asked about the next event."""
 
     # ---------------------------------------------------------------------------------------------------- reading it
 
@@ -170,7 +119,16 @@ class Population:
         """
         self._out = []
         self._on(event)
-        self._assign()
+        if isinstance(event, Undecided):
+            return []
+        if not self._mute:
+            self._assign()
+        self._mute = False
+        return self._out
+
+    @property
+    def decided(self) -> list[Command]:
+        """The commands of the newest event, also where :meth:`apply` raised on the way."""
         return self._out
 
     @singledispatchmethod
@@ -181,15 +139,84 @@ class Population:
     def _(self, event: TrialAdded) -> None:
         if event.trial_id in self.trials:
             raise InvalidTransition(f"trial {event.trial_id} was added twice")
-        trial = Trial(event.trial_id, event.index, event.config)
+        trial = Trial(event.trial_id, event.index, event.config, first_config=event.config)
         self.trials[event.trial_id] = trial
         self._live += 1
         self.policy.add(event.trial_id, event.index, event.config)
         trial.story.append("added")
         if self.stopping is not None:
+            trial.cut = True
             self._end(trial, Status.TERMINATED, self.stopping)
             return
         self._enqueue(trial)
+
+    @_on.register
+    def _(self, event: Opened) -> None:
+        self.limits, self.retention.rules, self.stopping = event.limits, event.retention, None
+        self._free = list(range(len(self.limits.devices)))
+        self._queues.clear()
+        self._residents = 0
+        self._noticed.clear()
+        if event.config:
+            self.policy.replace(event.config)
+        # First all are there, then they are decided about: whom a trial may copy depends on who is there.
+        held = [trial for trial in self.trials.values() if self._reopen(trial, event)]
+        for trial in held:
+            until = self.policy.until(trial.trial_id)
+            if until is not None and trial.time >= until:
+                self._decide(self.policy.decide(trial.trial_id, trial.time, trial.score), at_boundary=None)
+            else:
+                self._enqueue(trial)
+
+    def _reopen(self, trial: Trial, event: Opened) -> bool:
+        """Set a trial to what it is without a process. Return whether its boundary has still to be looked at."""
+        ran, at_barrier = trial.slot is not None, trial.at_barrier
+        trial.slot = trial.device = None
+        trial.queued = 0
+        if event.config:
+            trial.config = replaced(trial.config, event.config)
+            trial.first_config = replaced(trial.first_config, event.config)
+        if trial.status.ended:
+            return self._revive(trial, event)
+        trial.story.append("the experiment was opened again")
+        if trial.trial_id in event.dropped:
+            self._end(trial, Status.TERMINATED, "not resumed")
+            return False
+        if not ran and trial.lossless:
+            trial.waiting = False
+            if at_barrier:
+                return False  # it goes on waiting for the others, without a process
+        else:
+            if at_barrier:
+                self.policy.withdraw(trial.trial_id)
+            self._rewind(trial)
+        if trial.launch:
+            trial.status = Status.PAUSED
+        self._enqueue(trial)
+        return False
+
+    def _revive(self, trial: Trial, event: Opened) -> bool:
+        """Let a trial that has ended go on, or begin anew, where that is asked for."""
+        anew = trial.trial_id in event.anew
+        if not anew and trial.trial_id not in event.again:
+            return False
+        self._live += 1
+        trial.story.append("begins anew" if anew else "goes on")
+        trial.cut = False
+        trial.failures = trial.barren = 0
+        trial.status = Status.PAUSED if trial.launch and not anew else Status.PENDING
+        # Whether all that it has ever reported is in its checkpoint, so that it stands where it ended.
+        whole = not anew and trial.restore is not None and trial.restore.iteration == trial.iteration
+        if anew:
+            trial.config, trial.score, trial.reported = trial.first_config, None, False
+            if trial.restore is not None:
+                old, trial.restore = trial.restore, None
+                self._delete(self.retention.unpin(old))
+        self.policy.back(trial.trial_id, trial.first_config if anew else None)
+        self._rewind(trial)
+        if not whole:
+            self._enqueue(trial)
+        return whole
 
     @_on.register
     def _(self, event: Started) -> None:
@@ -217,15 +244,34 @@ class Population:
         trial.waiting = event.waiting
         trial.story.append(f"report {event.iteration}{' waits' if event.waiting else ''}")
         self._say_reserved(event)
-        self.policy.observe(event.trial_id, score, self._committed(trial, event, time, score))
+        rank_by = self.retention.rules.score_attribute
+        trial.rank = None if rank_by is None else number(value_of(event, rank_by))
+        saved = event.checkpoint
+        self.policy.observe(event.trial_id, score, None if saved is None else self._committed(trial, saved))
         if event.stop is not None:
-            self._end(trial, Status.TERMINATED, event.stop, donates=event.checkpoint is None)
+            if self.limits.save_at_end and event.waiting and (saved is None or saved.transient):
+                trial.ending = event.stop
+                trial.story.append("asked to save before it ends")
+                self._out.append(Save(trial.trial_id, trial.launch))
+            else:
+                self._end(trial, Status.TERMINATED, event.stop, donates=saved is None)
         elif event.waiting:
             until = self.policy.until(event.trial_id)
             if until is not None and time >= until:
-                self._decide(self.policy.decide(event.trial_id, time, score), at_boundary=trial)
+                if not self._mute:
+                    self._decide(self.policy.decide(event.trial_id, time, score), at_boundary=trial)
             else:
                 self._continue(trial, trial.slot)
+
+    @_on.register
+    def _(self, event: Saved) -> None:
+        trial = self._speaking(event.trial_id, event.launch)
+        if trial is None:
+            return
+        if trial.ending is None:
+            raise self._invalid(trial, event, "saves a checkpoint that nobody asked for")
+        self.policy.observe(event.trial_id, trial.score, self._committed(trial, event.checkpoint))
+        self._end(trial, Status.TERMINATED, trial.ending)
 
     @_on.register
     def _(self, event: Finished) -> None:
@@ -262,6 +308,10 @@ class Population:
                 self._enqueue(trial)
             return
         self._failed(trial, event.reason)
+
+    @_on.register
+    def _(self, event: Undecided) -> None:
+        self._mute = True
 
     @_on.register
     def _(self, event: StopAsked) -> None:
@@ -304,22 +354,20 @@ class Population:
         )
         self._out.append(Notice("reserved", text))
 
-    def _committed(self, trial: Trial, event: Reported, time: float, score: float | None) -> CheckpointRecord | None:
-        saved = event.checkpoint
-        if saved is None:
-            return None
-        rank_by = self.retention.rules.score_attribute
+    def _committed(self, trial: Trial, saved: SavedCheckpoint) -> CheckpointRecord:
+        """A checkpoint of the trial's newest report."""
         record = CheckpointRecord(
             id=checkpoint_id(trial.trial_id, saved.number),
             trial_id=trial.trial_id,
             number=saved.number,
             digest=saved.digest,
             size=saved.size,
-            iteration=event.iteration,
-            time=time,
-            time_total_s=event.time_total_s,
-            score=score,
-            rank=None if rank_by is None else number(value_of(event, rank_by)),
+            iteration=trial.iteration,
+            time=trial.time,
+            time_total_s=trial.time_total_s,
+            score=trial.score,
+            rank=trial.rank,
+            transient=saved.transient,
         )
         trial.next_checkpoint = saved.number + 1
         self._restore_from(trial, record)
@@ -348,6 +396,8 @@ class Population:
             trial = self.trials[decision.trial_id]
             if isinstance(decision, Copy):
                 self._exploit(trial, decision)
+            elif isinstance(decision, Change):
+                self._reconfigure(trial, decision)
             if trial is not at_boundary:
                 self._enqueue(trial)
         if at_boundary is not None and at_boundary.trial_id in named:
@@ -378,9 +428,29 @@ class Population:
         self._restore_from(trial, copy.checkpoint)
         self._rewind(trial)
 
+    def _reconfigure(self, trial: Trial, change: Change) -> None:
+        if trial.restore is None or trial.restore.iteration != trial.iteration:
+            raise self._invalid(trial, None, "is to change its config without a checkpoint of its newest report")
+        trial.changes += 1
+        self._out.append(
+            Reconfigure(
+                trial_id=trial.trial_id,
+                launch=trial.launch,
+                number=trial.changes,
+                iteration=trial.iteration,
+                checkpoint=trial.restore,
+                old_config=trial.config,
+                new_config=change.new_config,
+            )
+        )
+        trial.config = change.new_config
+        trial.story.append(f"changes its config at {trial.iteration}")
+        self._rewind(trial)
+
     def _rewind(self, trial: Trial) -> None:
         """Set the trial back to where it will be launched from."""
         trial.waiting = False
+        trial.ending = None
         restore = trial.restore
         trial.iteration = 0 if restore is None else restore.iteration
         trial.time = 0.0 if restore is None else restore.time
@@ -408,7 +478,7 @@ class Population:
         trial.failures += 1
         trial.barren += 1
         trial.story.append(f"failed: {error}")
-        held = not trial.queued and trial.slot is None
+        held = trial.at_barrier
         if trial.barren >= BARREN_AT_MOST:
             error = f"it failed {trial.barren} times in a row without a single report, the last time with: {error}"
         elif self.limits.max_failures < 0 or trial.failures <= self.limits.max_failures:
@@ -431,19 +501,21 @@ class Population:
         self._release(trial)
         trial.queued = 0
         trial.waiting = False
+        trial.ending = None
         trial.status = status
         self._live -= 1
         self._leave(trial)
         trial.story.append(f"{status.value}: {reason}")
         self._out.append(Stop(trial.trial_id, trial.launch, status, reason))
-        decisions = self.policy.gone(trial.trial_id, donates)
-        if self.stopping is None:
-            self._decide(decisions, at_boundary=None)
+        self.policy.gone(trial.trial_id, donates)
+        if self.stopping is None and not self._mute:
+            self._decide(self.policy.settle(), at_boundary=None)
 
     def _stop_all(self, reason: str) -> None:
         self.stopping = reason
         for trial in self.trials.values():
             if not trial.status.ended:
+                trial.cut = True
                 self._end(trial, Status.TERMINATED, reason)
 
     # --------------------------------------------------------------------------------------------------------- slots
@@ -598,34 +670,26 @@ class Population:
         Raises:
             InvalidTransition: an invariant does not hold.
         """
-        slots = [trial.slot for trial in self.trials.values() if trial.slot is not None]
-        if sorted([*slots, *self._free]) != list(range(len(self.limits.devices))):
+        taken = [trial.slot for trial in self.trials.values() if trial.slot is not None]
+        if sorted([*taken, *self._free]) != list(range(len(self.limits.devices))):
             raise InvalidTransition(
-                f"slots {sorted(slots)} taken and {sorted(self._free)} free are not all slots, each once"
+                f"slots {sorted(taken)} taken and {sorted(self._free)} free are not all slots, each once"
             )
         for trial in self.trials.values():
-            self._validate_trial(trial)
+            wrong = trial.wrong()
+            if trial.restore is not None and not self.retention.exists(trial.restore):
+                wrong = f"would restore from {trial.restore.id}, which was deleted"
+            if wrong is not None:
+                raise self._invalid(trial, None, wrong)
         if self._residents != sum(trial.resident for trial in self.trials.values()):
             raise InvalidTransition(f"{self._residents} residents are counted")
         if self._live != sum(not trial.status.ended for trial in self.trials.values()):
             raise InvalidTransition(f"{self._live} live trials are counted")
         queued = [trial for trial in self.trials.values() if trial.queued]
-        if self._live and not slots and self.stopping is None:
+        if self._live and not taken and self.stopping is None:
             raise InvalidTransition(
                 f"nobody runs, {len(queued)} are queued, {self._live} live: everyone would wait for ever"
             )
         if queued and self._free and len(set(self.limits.devices)) == 1:
             raise InvalidTransition("a slot is free although a trial waits for one")
         self.retention.validate([trial.restore for trial in self.trials.values() if trial.restore is not None])
-
-    def _validate_trial(self, trial: Trial) -> None:
-        if (trial.slot is not None) != (trial.status is Status.RUNNING):
-            raise self._invalid(trial, None, f"has slot {trial.slot}")
-        if trial.slot is not None and (trial.waiting or trial.queued or not trial.resident):
-            raise self._invalid(trial, None, "runs, and waits or has no process")
-        if trial.status.ended and (trial.resident or trial.queued):
-            raise self._invalid(trial, None, "has ended, and has a process or is queued")
-        if trial.waiting and not trial.resident:
-            raise self._invalid(trial, None, "waits without a process")
-        if trial.restore is not None and not self.retention.exists(trial.restore):
-            raise self._invalid(trial, None, f"would restore from {trial.restore.id}, which was deleted")

@@ -15,7 +15,9 @@ from .events import Metrics, Reported
 
 __all__ = [
     "AUTOMATIC",
+    "DONE",
     "ReportRules",
+    "at_boundary",
     "check_report",
     "flatten",
     "lookup",
@@ -46,6 +48,10 @@ AUTOMATIC = (
 """Keys that every result has, whatever the user reports."""
 
 
+DONE = "the trainable reported done"
+"""Why a trial ends whose report holds ``"done": True``."""
+
+
 @dataclass(frozen=True, slots=True)
 class ReportRules:
     """What every report of an experiment must hold, and what makes it wait. The same for all members."""
@@ -60,6 +66,10 @@ class ReportRules:
     """Every report waits: a stopper in the driver looks at each."""
     rank: str | None = None
     """``checkpoint_score_attribute``, which reports with a checkpoint must hold."""
+    save_every: int = 0
+    """A class trainable saves after so many iterations; 0: only where it is needed."""
+    save_at_end: bool = False
+    """A class trainable saves with its last report."""
 
 
 def flatten(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -183,8 +193,11 @@ def stop_reason(rules: ReportRules, metrics: Metrics, automatic: Mapping[str, An
 
 def waits(rules: ReportRules, until: float | None, metrics: Metrics, automatic: Mapping[str, Any]) -> bool:
     """Return whether the member has to wait for a decision after this report, stop conditions aside."""
-    if rules.always_wait:
-        return True
+    return rules.always_wait or at_boundary(rules, until, metrics, automatic)
+
+
+def at_boundary(rules: ReportRules, until: float | None, metrics: Metrics, automatic: Mapping[str, Any]) -> bool:
+    """Return whether the scheduler decides about the member upon this report."""
     value = progress(rules, metrics, automatic)
     return until is not None and value is not None and value >= until
 

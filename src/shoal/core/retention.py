@@ -11,19 +11,9 @@ from dataclasses import dataclass, field
 
 from ..errors import InvalidTransition
 from .commands import CheckpointRecord
+from .limits import RetentionRules
 
 __all__ = ["Retention", "RetentionRules"]
-
-
-@dataclass(frozen=True, slots=True)
-class RetentionRules:
-    """``CheckpointConfig``, as the core needs it."""
-
-    num_to_keep: int | None = None
-    """How many a trial keeps; its newest stays beside them where it is not one of them. None: all."""
-    score_attribute: str | None = None
-    """Keep the best by this key of the report; None: the newest."""
-    score_order: str = "max"
 
 
 @dataclass(slots=True)
@@ -38,6 +28,8 @@ class Retention:
     def add(self, record: CheckpointRecord) -> list[CheckpointRecord]:
         """A trial has committed a checkpoint. Return those that can be deleted now."""
         self._existing.add(record.id)
+        if record.transient:
+            return []  # it is pinned by the trial that saved it, and nothing else keeps it
         kept = self._kept.setdefault(record.trial_id, [])
         kept.append(record)
         limit = self.rules.num_to_keep
@@ -83,7 +75,7 @@ class Retention:
             raise InvalidTransition(f"checkpoints {sorted(missing)} were deleted although they are needed")
 
     def _if_free(self, record: CheckpointRecord) -> list[CheckpointRecord]:
-        if self.rules.num_to_keep is None:
+        if self.rules.num_to_keep is None and not record.transient:
             return []
         kept = self._kept.get(record.trial_id, [])
         if record.id in self._pins or record.id not in self._existing or any(entry.id == record.id for entry in kept):

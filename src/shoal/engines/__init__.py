@@ -10,14 +10,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ..core.commands import Continue, Evict, Launch, Stop
+from ..core.commands import Continue, Evict, Launch, Save, Stop
 from ..core.events import Event
 from ..core.reports import ReportRules
 from ..worker.wire import MemberInfo
 
 __all__ = ["Engine", "EngineCommand", "EngineSetup"]
 
-EngineCommand = Launch | Continue | Evict | Stop
+EngineCommand = Launch | Continue | Save | Evict | Stop
 """The commands that an engine carries out; the others are bookkeeping."""
 
 

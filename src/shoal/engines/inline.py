@@ -12,11 +12,11 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from ..core.commands import Continue, Launch
+from ..core.commands import Continue, Launch, Save
 from ..core.events import Event, Failed, Lost, StopAsked
 from ..worker.main import run_member
 from ..worker.session import SWALLOWED, Session, set_current_session
-from ..worker.wire import Enter, Go, Leave, MemberInfo
+from ..worker.wire import Enter, Go, Leave, MemberInfo, SaveNow
 from . import EngineCommand, EngineSetup
 
 __all__ = ["InlineEngine"]
@@ -86,6 +86,8 @@ class InlineEngine:
             self._members[command.trial_id].port.inbox.put(Enter(command, checkpoint))
         elif isinstance(command, Continue):
             self._members[command.trial_id].port.inbox.put(Go(command.until))
+        elif isinstance(command, Save):
+            self._members[command.trial_id].port.inbox.put(SaveNow())
         else:
             member = self._members.pop(command.trial_id, None)
             if member is not None:

@@ -24,11 +24,23 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
-from ..core.commands import Continue, Launch
+from ..core.commands import Continue, Launch, Save
 from ..core.events import Event, Failed, Lost
 from ..errors import EngineError
 from ..worker.nursery import THREAD_VARIABLES, Exited, Forked, LoadFailed, Ready
-from ..worker.wire import CANNOT_LEAVE, Enter, Fork, FrameReader, Go, Leave, MemberInfo, Setup, frame, heavy_frame
+from ..worker.wire import (
+    CANNOT_LEAVE,
+    Enter,
+    Fork,
+    FrameReader,
+    Go,
+    Leave,
+    MemberInfo,
+    SaveNow,
+    Setup,
+    frame,
+    heavy_frame,
+)
 from . import EngineCommand, EngineSetup
 from .members import MemberProcess
 from .pickling import pickle_config, pickle_trainable
@@ -158,6 +170,8 @@ class ProcessEngine:
                 self._launch(command, checkpoint)
         elif isinstance(command, Continue):
             self._tell(command.trial_id, command.launch, command.slot, frame(Go(command.until)))
+        elif isinstance(command, Save):
+            self._tell(command.trial_id, command.launch, None, frame(SaveNow()))
         else:
             self._postponed = [entry for entry in self._postponed if entry[0].trial_id != command.trial_id]
             member = self._members.pop(command.trial_id, None)
@@ -226,7 +240,7 @@ class ProcessEngine:
             if self._selector.get_key(control).events != wanted:
                 self._selector.modify(control, wanted, None)
 
-    def _tell(self, trial_id: str, launch: int, slot: int, data: bytes) -> None:
+    def _tell(self, trial_id: str, launch: int, slot: int | None, data: bytes) -> None:
         """Send to a trial's process; that it has died meanwhile becomes an event of this launch."""
         member = self._members.get(trial_id)
         if member is None:
@@ -237,7 +251,8 @@ class ProcessEngine:
             ):
                 self._ready.append(lost)
             return
-        member.launch, member.slot = launch, slot
+        member.launch = launch
+        member.slot = member.slot if slot is None else slot
         member.send(data)
         self._watch(member)
 

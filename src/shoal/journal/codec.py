@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 from ..core import commands, events
 from ..core.commands import CheckpointRecord, Command, Status
 from ..core.events import Event, SavedCheckpoint
+from ..core.limits import Limits, RetentionRules
 from ..errors import JournalError
 
 __all__ = ["Item", "Record", "Unloadable", "decode", "encode", "pack", "unpack"]
@@ -39,17 +40,22 @@ class Record:
 _KINDS: dict[str, type[Any]] = {
     kind.__name__: kind
     for kind in (
+        events.Opened,
         events.TrialAdded,
         events.Started,
         events.Reported,
+        events.Saved,
         events.Finished,
         events.Failed,
         events.Lost,
+        events.Undecided,
         events.StopAsked,
         commands.Launch,
         commands.Continue,
         commands.Park,
         commands.Exploit,
+        commands.Reconfigure,
+        commands.Save,
         commands.Evict,
         commands.Retry,
         commands.Stop,
@@ -61,7 +67,8 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     kind: tuple(field.name for field in dataclasses.fields(cls)) for kind, cls in _KINDS.items()
 }
 _CONFIGS = frozenset({"config", "donor_config", "old_config", "new_config"})
-_CONVERTED = _CONFIGS | {"checkpoint", "status", "raised"}
+_TRIALS = frozenset({"again", "anew", "dropped"})
+_CONVERTED = _CONFIGS | _TRIALS | {"checkpoint", "status", "raised", "limits", "retention"}
 _SPECIAL: dict[str, list[tuple[int, str]]] = {
     kind: [(place, name) for place, name in enumerate(names) if name in _CONVERTED] for kind, names in _FIELDS.items()
 }
@@ -101,7 +108,7 @@ def decode(kind: str, body: str) -> Item:
 def _to_json(name: str, value: Any) -> Any:
     if name in _CONFIGS:
         return pack(value)
-    if value is None or name == "status":
+    if value is None or name == "status" or name in _TRIALS:
         return value
     if name == "raised":
         return base64.b64encode(value).decode()
@@ -114,7 +121,11 @@ def _from_json(kind: str, name: str, value: Any) -> Any:
     if value is None:
         return None
     if name == "checkpoint":
-        return SavedCheckpoint(*value) if kind == "Reported" else CheckpointRecord(*value)
+        return SavedCheckpoint(*value) if kind in ("Reported", "Saved") else CheckpointRecord(*value)
+    if name in _TRIALS:
+        return tuple(value)
+    if name in ("limits", "retention"):
+        return (Limits if name == "limits" else RetentionRules)(*value)
     return Status(value) if name == "status" else base64.b64decode(value)
 
 

@@ -31,6 +31,8 @@ class TrialScheduler(ABC):
         metric: the key of a report that is compared, or None to take ``TuneConfig.metric``.
         mode: ``max`` or ``min``, or None to take ``TuneConfig.mode``.
         require_attrs: whether a report without ``metric`` or ``time_attr`` is an error.
+        needs_metric: whether it cannot work without a metric.
+        needs_checkpoints: whether it decides nothing without checkpoints.
         logs_policies: whether exploits are written to ``pbt_global.txt`` and ``pbt_policy_*.txt``.
     """
 
@@ -39,6 +41,7 @@ class TrialScheduler(ABC):
     mode: str | None = None
     require_attrs: bool = True
     needs_metric: bool = False
+    needs_checkpoints: bool = False
     logs_policies: bool = False
     seed: int | None = None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..core.commands import CheckpointRecord
 from ..core.events import Config
-from ..core.policy import Decision, Policy, Proceed
+from ..core.policy import Decision, Explored, Policy, Proceed
 from .base import TrialScheduler
 
 __all__ = ["FIFOScheduler"]
@@ -38,8 +38,20 @@ class _FIFO:
     def withdraw(self, trial_id: str) -> None:
         pass
 
-    def gone(self, trial_id: str, donates: bool = False) -> list[Decision]:
+    def gone(self, trial_id: str, donates: bool = False) -> None:
+        pass
+
+    def settle(self) -> list[Decision]:
         return []
+
+    def back(self, trial_id: str, anew: Config | None) -> None:
+        pass
+
+    def recall(self, explored: Explored) -> None:
+        pass
+
+    def replace(self, config: Config) -> None:
+        pass
 
     def notice(self) -> tuple[str, str] | None:
         return None

@@ -14,9 +14,10 @@ from typing import Any
 from ..arguments import check_arguments
 from ..core.commands import CheckpointRecord
 from ..core.events import Config
-from ..core.policy import Copy, Decision, Proceed
+from ..core.policy import Copy, Decision, Explored, Proceed
 from ..core.reports import flatten
 from ..core.rng import stream, uniform_key
+from ..core.trial import replaced
 from ..errors import ConfigError, did_you_mean, similar_name
 from .base import TrialScheduler, check_mode
 from .explore import Mutations, explore, fill, parse_mutations
@@ -71,6 +72,7 @@ class PopulationBasedTraining(TrialScheduler):
     """
 
     needs_metric = True
+    needs_checkpoints = True
 
     def __init__(
         self,
@@ -234,12 +236,15 @@ class PBTPolicy:
     sign: float
     seed: int
     _members: dict[str, _Member] = field(default_factory=dict)
+    _ended: dict[str, _Member] = field(default_factory=dict)
+    """Those that are gone, as they were."""
     _by_index: dict[int, _Member] = field(default_factory=dict)
     _ranking: list[_Rank] = field(default_factory=list)
     _donors: list[_Rank] = field(default_factory=list)
     _arrived: dict[str, tuple[float, float | None]] = field(default_factory=dict)
     _barrier: float = 0.0
     _notice: tuple[str, str] | None = None
+    _explored: Explored = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._barrier = self._next(0.0)
@@ -284,7 +289,7 @@ class PBTPolicy:
         """A member that waited at the barrier goes back to an earlier step."""
         self._arrived.pop(trial_id, None)
 
-    def gone(self, trial_id: str, donates: bool = False) -> list[Decision]:
+    def gone(self, trial_id: str, donates: bool = False) -> None:
         """A trial ended: nobody waits for it, and it no longer ranks, unless it can still be copied."""
         member = self._members.pop(trial_id)
         self._take_out(self._ranking, member.rank)
@@ -296,7 +301,37 @@ class PBTPolicy:
             self._take_out(self._donors, member.donor_rank)
             del self._by_index[member.index]
         self._arrived.pop(trial_id, None)
+        self._ended[trial_id] = member
+
+    def settle(self) -> list[Decision]:
+        """Return the decisions at the barrier, where all that are left have arrived."""
         return self._decide_barrier() if self.settings.synch else []
+
+    def back(self, trial_id: str, anew: Config | None) -> None:
+        """A trial that had ended takes its place in the rankings again."""
+        member = self._members[trial_id] = self._ended.pop(trial_id)
+        stayed = self._by_index.get(member.index) is member
+        self._by_index[member.index] = member
+        if anew is None:
+            if not stayed:
+                self._put_in(self._ranking, member.rank)
+                self._put_in(self._donors, member.donor_rank)
+            return
+        if stayed:
+            self._take_out(self._ranking, member.rank)
+            self._take_out(self._donors, member.donor_rank)
+        member.rank = member.donor_rank = member.checkpoint = member.last_score = None
+        member.config, member.boundary = anew, self._next(0.0)
+        member.copied_time, member.chances = -math.inf, SECOND_CHANCES
+
+    def recall(self, explored: Explored) -> None:
+        """Take these configs, where they are asked for, instead of exploring anew."""
+        self._explored = explored
+
+    def replace(self, config: Config) -> None:
+        """Values of every trial's config were replaced."""
+        for member in (*self._members.values(), *self._ended.values()):
+            member.config = replaced(member.config, config)
 
     def notice(self) -> tuple[str, str] | None:
         """Return, once, that an exploit was wanted but no checkpoint was there."""
@@ -360,7 +395,9 @@ class PBTPolicy:
         member.generation += 1
         assert donor.checkpoint is not None
         donor_config = donor.config
-        new_config = self.settings.explored(donor_config, member.config, member.index, member.generation, self.seed)
+        new_config = self._explored.get((member.trial_id, member.generation))
+        if new_config is None:
+            new_config = self.settings.explored(donor_config, member.config, member.index, member.generation, self.seed)
         copy = Copy(member.trial_id, donor.trial_id, donor.checkpoint, donor_config, new_config)
         # Its own checkpoint holds the weights that it gives up, so it is no donor before it saves the next.
         self._take_out(self._donors, member.donor_rank)
@@ -410,6 +447,11 @@ class PBTPolicy:
 
     def _next(self, time: float) -> float:
         return max(time + self.settings.perturbation_interval, self.settings.burn_in_period)
+
+    @staticmethod
+    def _put_in(ranks: list[_Rank], entry: _Rank | None) -> None:
+        if entry is not None:
+            insort(ranks, entry)
 
     @staticmethod
     def _take_out(ranks: list[_Rank], entry: _Rank | None) -> None:

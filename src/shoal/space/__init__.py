@@ -13,7 +13,7 @@ stream of its own, so adding a key, or drawing more samples, leaves the other dr
 
 from __future__ import annotations
 
-from .containers import copy_containers, key_name
+from .containers import copy_containers, key_name, same
 from .domains import Choice, Domain, Float, Function, GridSearch, Integer, Normal, seeded_globals
 from .functions import (
     choice,
@@ -30,7 +30,7 @@ from .functions import (
     sample_from,
     uniform,
 )
-from .variants import SpaceWarning, Variant, check_space, expand, holds_domains, warn_if_reversed
+from .variants import SpaceWarning, Variant, check_space, constants, expand, holds_domains, warn_if_reversed
 
 __all__ = [
     "Choice",
@@ -44,6 +44,7 @@ __all__ = [
     "Variant",
     "check_space",
     "choice",
+    "constants",
     "copy_containers",
     "expand",
     "grid_search",
@@ -58,6 +59,7 @@ __all__ = [
     "quniform",
     "randint",
     "randn",
+    "same",
     "sample_from",
     "seeded_globals",
     "uniform",

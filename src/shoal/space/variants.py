@@ -247,6 +247,17 @@ def holds_domains(value: Any) -> bool:
     return next(_find(value, (), "value"), None) is not None
 
 
+def constants(space: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the part of a space that is the same in every config: what is no domain and holds none."""
+    found: dict[str, Any] = {}
+    for key, value in space.items():
+        if not holds_domains(value):
+            found[key] = value
+        elif isinstance(value, dict) and _marker(value) is None:
+            found[key] = constants(value)
+    return found
+
+
 def _grid_points(value: Any, path: Path, where: str) -> list[dict[Path, Any]]:
     """Return all choices of one value for each grid, grids inside of grids included; one empty choice without any."""
     axes: list[list[dict[Path, Any]]] = []

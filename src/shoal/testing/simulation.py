@@ -22,9 +22,10 @@ from typing import Any, TypeAlias
 
 from ..core.commands import Command, Exploit, Notice, Status
 from ..core.events import Config, Event, Reported, StopAsked, TrialAdded
-from ..core.population import Limits, Population, Trial
+from ..core.limits import Limits, RetentionRules
+from ..core.population import Population
 from ..core.reports import ReportRules
-from ..core.retention import RetentionRules
+from ..core.trial import Trial
 from ..schedulers.base import TrialScheduler
 from ..schedulers.fifo import FIFOScheduler
 from .engine import BrokenContract, Faults, SimulatedEngine, Train

@@ -22,6 +22,7 @@ from ..space import (
     sample_from,
     uniform,
 )
+from ..trainable import Trainable
 from ..tuner import Tuner
 from ..worker.api import get_checkpoint, get_context, report
 from . import schedulers
@@ -38,6 +39,7 @@ __all__ = [
     "Result",
     "ResultGrid",
     "RunConfig",
+    "Trainable",
     "TuneConfig",
     "Tuner",
     "choice",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..replay import PopulationBasedTrainingReplay
 from ..schedulers import FIFOScheduler, PopulationBasedTraining, TrialScheduler
 
-__all__ = ["FIFOScheduler", "PopulationBasedTraining", "TrialScheduler"]
+__all__ = ["FIFOScheduler", "PopulationBasedTraining", "PopulationBasedTrainingReplay", "TrialScheduler"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 import pickle
 import random
@@ -14,12 +15,13 @@ from typing import Any
 
 from ..core.events import Failed, Finished, Started
 from ..core.rng import stream
+from .classes import ClassRunner
 from .session import Port, Session, Unwind, set_current_session
 from .wire import DriverGone, Enter, Leave
 
 __all__ = ["one_line", "run_member", "seed_member"]
 
-Trainable = Callable[[dict[str, Any]], Any]
+Trainable = Callable[[dict[str, Any]], Any] | type[Any]
 
 
 def run_member(port: Port, session: Session, trainable: Trainable, seed: int | None) -> None:
@@ -28,23 +30,28 @@ def run_member(port: Port, session: Session, trainable: Trainable, seed: int | N
     Args:
         port: the way to the driver.
         session: the member's session.
-        trainable: the user's function.
+        trainable: the user's function or class.
         seed: the experiment's seed; None leaves the random generators of this process alone.
     """
+    function = ClassRunner(trainable, session) if inspect.isclass(trainable) else trainable
     while True:
         message = session.next_message()
         if isinstance(message, Leave):
+            if isinstance(function, ClassRunner):
+                function.close()
             return
         if seed is not None:
             launch = message.launch
             seed_member(seed, session.context.index, launch.generation, launch.iteration)
         set_current_session(session)
-        outcome = _run_once(port, session, trainable, message)
+        outcome = _run_once(port, session, function, message)
         if outcome is not None:
             port.send(outcome)
 
 
-def _run_once(port: Port, session: Session, trainable: Trainable, message: Enter) -> Finished | Failed | None:
+def _run_once(
+    port: Port, session: Session, trainable: Callable[[dict[str, Any]], Any], message: Enter
+) -> Finished | Failed | None:
     """Run the function once. Return how it ended, or None where it was unwound."""
     launch = message.launch
     outcome: Finished | Failed = Finished(launch.trial_id, launch.launch)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib
 import json
 import os
 import pickle
@@ -90,11 +91,23 @@ def load(setup: Setup) -> Any:
     """Load the user's function and warm up what it imported, with one thread: no pool of threads survives a fork."""
     global loading
     loading = True
+    preload()
     trainable = pickle.loads(setup.trainable)
     loading = False
     _publish_main(trainable)
     _warm_up()
     return trainable
+
+
+def preload() -> None:
+    """Call what the environment variable ``SHOAL_PRELOAD`` names, ``module:function`` with commas between.
+
+    What the driver's process did before it imported the user's modules may have to be done here as well, before they
+    are imported for the trainable. ``shoal.as_ray.install()`` puts itself there.
+    """
+    for entry in filter(None, os.environ.get("SHOAL_PRELOAD", "").split(",")):
+        module, _, function = entry.partition(":")
+        getattr(importlib.import_module(module), function)()
 
 
 def _publish_main(trainable: Any) -> None:

@@ -14,19 +14,19 @@ import os
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 from ..checkpoints import Checkpoint
-from ..checkpoints.store import commit
+from ..checkpoints.store import commit, measure, write
 from ..core.commands import Launch
-from ..core.events import Metrics, Reported
-from ..core.reports import ReportRules, check_report, progress, stop_reason, waits
+from ..core.events import Metrics, Reported, Saved, SavedCheckpoint
+from ..core.reports import DONE, ReportRules, at_boundary, check_report, progress, stop_reason, waits
 from ..errors import ReportError
-from .wire import Enter, Go, Leave, MemberInfo
+from .wire import Enter, Go, Leave, MemberInfo, SaveNow
 
-__all__ = ["SWALLOWED", "Port", "Session", "TrialContext", "Unwind", "current_session", "set_current_session"]
+__all__ = ["SWALLOWED", "Keeper", "Port", "Session", "TrialContext", "Unwind", "current_session", "set_current_session"]
 
 _SWALLOWED_AT_MOST = 25
 SWALLOWED = (
@@ -60,6 +60,18 @@ class Port(Protocol):
 
         ``launch``: the launch that was to follow and now fails, or None.
         """
+        ...
+
+
+class Keeper(Protocol):
+    """A member that can save its state whenever it waits in a report: one of a class."""
+
+    def wants(self, iteration: int, *, ends: bool) -> bool:
+        """Return whether the user asked for a checkpoint at this iteration; ``ends``: it is the trial's last."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write the state into an empty folder."""
         ...
 
 
@@ -128,6 +140,7 @@ class Session:
         self._progress = -math.inf
         self._turn = threading.RLock()
         self._next: Enter | Leave | None = None
+        self._keeper: Keeper | None = None
         self.context = TrialContext(info.trial_id, info.name, info.folder, experiment, cpus, gpus, info.index, self)
 
     # ------------------------------------------------------------------------------------------- used by the main loop
@@ -163,6 +176,16 @@ class Session:
         return self._pid
 
     @property
+    def rules(self) -> ReportRules:
+        """What every report must hold, and when a class trainable saves."""
+        return self._rules
+
+    @property
+    def iteration(self) -> int:
+        """Reports that made these weights, donors' included."""
+        return self._iteration
+
+    @property
     def leaving(self) -> bool:
         """True where the function is being unwound."""
         return self._next is not None
@@ -173,12 +196,23 @@ class Session:
         """Return the checkpoint to go on from, or None."""
         return self._checkpoint
 
-    def report(self, metrics: Mapping[str, Any] | None, checkpoint: Checkpoint | None = None) -> None:
-        """Send a result; at a boundary, wait for what follows from it. Threads of the function take turns."""
-        with self._turn:
-            self._report(metrics, checkpoint)
+    def report(
+        self,
+        metrics: Mapping[str, Any] | None,
+        checkpoint: Checkpoint | None = None,
+        keeper: Keeper | None = None,
+    ) -> None:
+        """Send a result; at a boundary, wait for what follows from it. Threads of the function take turns.
 
-    def _report(self, metrics: Mapping[str, Any] | None, checkpoint: Checkpoint | None) -> None:
+        Args:
+            metrics: what the user reports.
+            checkpoint: what the user's function saved, or None.
+            keeper: saves a checkpoint where one is wanted or needed, in place of ``checkpoint``.
+        """
+        with self._turn:
+            self._report(metrics, checkpoint, keeper)
+
+    def _report(self, metrics: Mapping[str, Any] | None, checkpoint: Checkpoint | None, keeper: Keeper | None) -> None:
         now = time.perf_counter()
         if self._next is not None:
             self._unwind()
@@ -186,12 +220,7 @@ class Session:
         spent = now - self._entered
         timestamp = time.time()
         plain = _plain_metrics(metrics)
-        if checkpoint is not None and not isinstance(checkpoint, Checkpoint):
-            raise ReportError(
-                f"tune.report: checkpoint must be a tune.Checkpoint, but is {checkpoint!r} "
-                f"({type(checkpoint).__name__}). "
-                f"Write tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(folder))."
-            )
+        _check_checkpoint(checkpoint)
         automatic = {
             "training_iteration": self._iteration + 1,
             "time_this_iter_s": spent,
@@ -200,18 +229,20 @@ class Session:
             "iterations_since_restore": self._since_restore + 1,
             "timestamp": timestamp,
         }
-        check_report(self._rules, plain, automatic, checkpoint is not None)
+        done = plain.pop("done", False) is True
+        check_report(self._rules, plain, automatic, checkpoint is not None or keeper is not None)
         self._check_growth(progress(self._rules, plain, automatic))
-        saved = None
-        if checkpoint is not None:
-            saved = commit(Path(checkpoint.path), Path(self._info.folder), self._next_checkpoint)
-            self._next_checkpoint += 1
+        stop = stop_reason(self._rules, plain, automatic) or (DONE if done else None)
+        waiting = stop is not None or waits(self._rules, self._until, plain, automatic)
+        self._keeper = keeper
+        if keeper is None:
+            saved = None if checkpoint is None else self._committed(checkpoint)
+        else:
+            saved = self._kept(keeper, stop, at_boundary(self._rules, self._until, plain, automatic))
         self._iteration += 1
         self._since_restore += 1
         self._total += spent
         self._total_since_restore += spent
-        stop = stop_reason(self._rules, plain, automatic)
-        waiting = stop is not None or waits(self._rules, self._until, plain, automatic)
         self._port.send(
             Reported(
                 trial_id=self._info.trial_id,
@@ -232,6 +263,27 @@ class Session:
             self._answer(waiting)
         self._entered = time.perf_counter()
 
+    def _committed(self, checkpoint: Checkpoint) -> SavedCheckpoint:
+        """Take the user's checkpoint over."""
+        saved = commit(Path(checkpoint.path), Path(self._info.folder), self._next_checkpoint)
+        self._next_checkpoint += 1
+        return saved
+
+    def _kept(self, keeper: Keeper, stop: str | None, boundary: bool) -> SavedCheckpoint | None:
+        """Save what the user asked for, or what the scheduler needs to copy this member or to go on from here."""
+        if keeper.wants(self._iteration + 1, ends=stop is not None):
+            return self._saved(keeper)
+        return self._saved(keeper, transient=True) if boundary and stop is None else None
+
+    def _saved(self, keeper: Keeper, *, transient: bool = False) -> SavedCheckpoint:
+        def make(folder: Path) -> tuple[str, int]:
+            keeper.save(folder)
+            return measure(folder)
+
+        saved = write(make, Path(self._info.folder), self._next_checkpoint)
+        self._next_checkpoint += 1
+        return replace(saved, transient=transient)
+
     def _check_growth(self, now: float | None) -> None:
         """A ``time_attr`` that shrinks would make a member wait for ever, or never, for its boundary."""
         if now is not None and now < self._progress:
@@ -249,6 +301,10 @@ class Session:
             if isinstance(message, Go):
                 self._until = message.until
                 return
+            if isinstance(message, SaveNow) and self._keeper is not None:
+                launch = self._check_caller().launch
+                self._port.send(Saved(self._info.trial_id, launch, self._saved(self._keeper)))
+                continue
             self._next = message
             self._unwind()
 
@@ -298,6 +354,14 @@ def current_session(caller: str) -> Session:
             f"runs."
         )
     return session
+
+
+def _check_checkpoint(checkpoint: object) -> None:
+    if checkpoint is not None and not isinstance(checkpoint, Checkpoint):
+        raise ReportError(
+            f"tune.report: checkpoint must be a tune.Checkpoint, but is {checkpoint!r} ({type(checkpoint).__name__}). "
+            f"Write tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(folder))."
+        )
 
 
 def _plain_metrics(metrics: object) -> Metrics:

@@ -25,6 +25,7 @@ __all__ = [
     "Go",
     "Leave",
     "MemberInfo",
+    "SaveNow",
     "Setup",
     "frame",
     "heavy_frame",
@@ -87,6 +88,11 @@ class Go:
     """Driver to a member that waits in a report: go on."""
 
     until: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class SaveNow:
+    """Driver to a member that waits in a report and can save at any time: save a checkpoint, and go on waiting."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,36 @@
+"""What the machine and the user allow, as the core needs it. Pure data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+__all__ = ["Limits", "RetentionRules"]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the machine and the user allow."""
+
+    devices: Sequence[str] = ("",)
+    """One entry a slot: the device that its members see, ``""`` where slots are alike (CPUs)."""
+    residents: int | None = None
+    """How many trials may have a process at the same time; None: all."""
+    max_failures: int = 0
+    """How often a trial is launched again after a failure; -1: always."""
+    fail_fast: bool = False
+    """Whether the first trial that fails for good ends the experiment."""
+    save_at_end: bool = False
+    """Whether a trial that ends with a report is asked for a checkpoint first, where none came with it. Only members
+    that can save at any time, those of a class, understand."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetentionRules:
+    """``CheckpointConfig``, as the core needs it."""
+
+    num_to_keep: int | None = None
+    """How many a trial keeps; its newest stays beside them where it is not one of them. None: all."""
+    score_attribute: str | None = None
+    """Keep the best by this key of the report; None: the newest."""
+    score_order: str = "max"

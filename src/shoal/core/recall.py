@@ -1,0 +1,115 @@
+"""Restoring an experiment: read its journal back into the same pure state. Pure.
+
+The events are applied again, and have to lead to the decisions that were written down behind them. Functions of the
+user are not called for that: what they returned is in the journal, and they may return something else today.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import deque
+from collections.abc import Iterable
+from typing import Any, get_args
+
+from ..errors import InvalidTransition
+from .commands import Command, Exploit, Status
+from .events import Event
+from .population import Population
+from .trial import Trial
+
+__all__ = ["Choice", "choose", "recall"]
+
+_EVENTS: tuple[type[Any], ...] = get_args(Event)
+
+
+def recall(population: Population, items: Iterable[Event | Command]) -> None:
+    """Bring a new population to where the items of a journal lead.
+
+    Args:
+        population: has seen no event yet; its policy has the settings of the experiment.
+        items: events, each followed by the commands that were decided upon it.
+
+    Raises:
+        InvalidTransition: the events lead to other decisions: the journal was written by another version of Shoal that
+            decides differently, or was changed.
+    """
+    items = list(items)
+    population.policy.recall(
+        {(item.trial_id, item.generation): item.new_config for item in items if isinstance(item, Exploit)}
+    )
+    expected: deque[Command] = deque()
+    for place, item in enumerate(items, start=1):
+        if isinstance(item, _EVENTS):
+            if expected:
+                raise _disagreement(place, item, expected[0])
+            expected.extend(population.apply(item))
+        elif not expected or not _same(item, expected[0]):
+            raise _disagreement(place, item, expected[0] if expected else None)
+        else:
+            expected.popleft()
+    if expected:
+        raise _disagreement(len(items), None, expected[0])
+    population.policy.recall({})
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two commands say the same. Objects in configs are not compared: not all know what equal means."""
+    if type(one) is not type(other):
+        return False
+    names = (field.name for field in dataclasses.fields(one) if not field.name.endswith("config"))
+    return all(_equal(getattr(one, name), getattr(other, name)) for name in names)
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if dataclasses.is_dataclass(one):
+        return _same(one, other)
+    return bool(one == other or (one != one and other != other))  # NaN is what differs from itself
+
+
+def _disagreement(place: int, found: object, expected: object) -> InvalidTransition:
+    return InvalidTransition(
+        f"record {place} of the journal is {_short(found)}, but what was before leads to {_short(expected)}"
+    )
+
+
+def _short(item: object) -> str:
+    text = "nothing" if item is None else repr(item)
+    return text if len(text) < 300 else text[:300] + "..."
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Choice:
+    """Which trials of an experiment go on when it is opened again; see :class:`shoal.core.events.Opened`."""
+
+    again: tuple[str, ...]
+    anew: tuple[str, ...]
+    dropped: tuple[str, ...]
+
+
+def choose(
+    population: Population, *, unfinished: bool, errored: bool, restarted: bool, extended: Iterable[str]
+) -> Choice:
+    """Return which trials go on.
+
+    Args:
+        population: the experiment as it was left.
+        unfinished: whether those go on that were cut off, by a crash or by the end of the whole experiment.
+        errored: whether those that failed go on from their newest checkpoint.
+        restarted: whether those that failed begin from scratch.
+        extended: trials that had met their stop condition, but do not meet the one that counts from now on.
+    """
+    trials = list(population.trials.values())
+    again = set(extended)
+    if unfinished:
+        again |= {trial.trial_id for trial in trials if trial.cut}
+    if errored and not restarted:
+        again |= {trial.trial_id for trial in trials if _failed(trial)}
+    return Choice(
+        again=tuple(trial.trial_id for trial in trials if trial.trial_id in again and trial.status.ended),
+        anew=tuple(trial.trial_id for trial in trials if restarted and _failed(trial)),
+        dropped=tuple(trial.trial_id for trial in trials if not unfinished and not trial.status.ended),
+    )
+
+
+def _failed(trial: Trial) -> bool:
+    return trial.status is Status.ERROR

@@ -1,0 +1,97 @@
+"""One member of the population, as the core sees it."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+from .commands import CheckpointRecord, Status
+from .events import Config
+
+__all__ = ["Trial", "replaced"]
+
+
+@dataclass(slots=True)
+class Trial:
+    """One member of the population, as the core sees it. Read it; only the population changes it."""
+
+    trial_id: str
+    index: int
+    config: Config
+    status: Status = Status.PENDING
+    first_config: Config = field(default_factory=dict[str, Any])
+    """What it began with."""
+    launch: int = 0
+    slot: int | None = None
+    device: str | None = None
+    """The device that its process is bound to; None without a process."""
+    waiting: bool = False
+    """It waits inside ``tune.report`` and can be continued where it is."""
+    iteration: int = 0
+    time: float = 0.0
+    """``time_attr`` at its newest report."""
+    time_total_s: float = 0.0
+    score: float | None = None
+    """The scheduler's metric in its newest report."""
+    generation: int = 0
+    changes: int = 0
+    """How often it was reconfigured."""
+    ending: str | None = None
+    """Why it ends, as soon as it has saved the checkpoint that it was asked for; None where it was not."""
+    cut: bool = False
+    """It ended because the whole experiment did."""
+    rank: float | None = None
+    """``checkpoint_score_attribute`` in its newest report."""
+    failures: int = 0
+    barren: int = 0
+    """How often it has failed since its last report."""
+    reported: bool = False
+    restore: CheckpointRecord | None = None
+    """From where it goes on after a crash: its newest checkpoint, or the donor's until it has saved one of its own."""
+    next_checkpoint: int = 0
+    queued: int = 0
+    """Number of its valid entry in the queue for slots; 0 where it is not queued."""
+    story: deque[str] = field(default_factory=lambda: deque(maxlen=24))
+
+    @property
+    def resident(self) -> bool:
+        """True where the trial has a process."""
+        return self.device is not None
+
+    @property
+    def at_barrier(self) -> bool:
+        """True where it waits for others, with no claim to a slot."""
+        return self.slot is None and not self.queued and not self.status.ended
+
+    @property
+    def lossless(self) -> bool:
+        """True where ending the process would lose nothing: all is in a checkpoint, or it is to be launched anew."""
+        return not self.waiting or (self.restore is not None and self.restore.iteration == self.iteration)
+
+    def wrong(self) -> str | None:
+        """Return which of the rules that hold at any time is broken, or None."""
+        if (self.slot is not None) != (self.status is Status.RUNNING):
+            return f"has slot {self.slot}"
+        if self.slot is not None and ((self.waiting and self.ending is None) or self.queued or not self.resident):
+            return "runs, and waits or has no process"
+        if self.status.ended and (self.resident or self.queued):
+            return "has ended, and has a process or is queued"
+        if self.waiting and not self.resident:
+            return "waits without a process"
+        return None
+
+
+def replaced(config: Config, values: Config) -> Config:
+    """Return a config with other values for some of its keys; nested dicts recurse, and neither input changes.
+
+    Keys that the config lacks are left out: a value is replaced, none is added.
+    """
+    changed = dict(config)
+    for key, value in values.items():
+        if key not in config:
+            continue
+        inside = config[key]
+        nested = isinstance(value, dict) and isinstance(inside, dict)
+        changed[key] = replaced(inside, value) if nested else value
+    return changed

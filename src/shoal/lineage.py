@@ -1,0 +1,189 @@
+"""Where weights come from: the members that trained them, step by step, and the hyperparameters they were trained with.
+
+Plain data, read from the history. ``Result.lineage()`` and ``Result.schedule()`` return it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, overload
+
+from .core.commands import Exploit, Reconfigure
+from .core.events import Config
+from .core.reports import flatten
+from .history import History, Row, TrialHistory
+from .sinks.files import to_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Lineage", "Schedule", "Segment", "lineage_of", "schedule_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A stretch of steps in which one member trained the weights with one config."""
+
+    trial_id: str
+    """The member that trained."""
+    trial: int
+    """Its number in the population."""
+    first_step: int
+    """``training_iteration`` of the first step of the stretch; the weights began at the step before."""
+    last_step: int
+    """``training_iteration`` of its last step; one less than ``first_step`` where it has none."""
+    config: Config
+    """The hyperparameters of all its steps."""
+    checkpoint: str | None
+    """Id of the checkpoint that it began with, ``<trial id>/checkpoint_NNNNNN``; None: from scratch."""
+    donor_id: str | None
+    """The member whose checkpoint that was, where the stretch began with an exploit; None elsewhere."""
+    digest: str | None = None
+    """SHA-256 of that checkpoint's files."""
+
+    @property
+    def steps(self) -> int:
+        """How many steps it has."""
+        return self.last_step - self.first_step + 1
+
+
+class Lineage(Sequence[Segment]):
+    """The exact ancestry of some weights: segments, oldest first, without gaps from step 1 to the last.
+
+    Args:
+        segments: in their order.
+    """
+
+    def __init__(self, segments: Sequence[Segment]) -> None:
+        self._segments = tuple(segments)
+
+    def __len__(self) -> int:
+        return len(self._segments)
+
+    def __iter__(self) -> Iterator[Segment]:
+        return iter(self._segments)
+
+    @overload
+    def __getitem__(self, index: int) -> Segment: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Segment]: ...
+
+    def __getitem__(self, index: int | slice) -> Segment | Sequence[Segment]:
+        return self._segments[index]
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Return a table with one row for each segment; hyperparameters are in columns such as ``config/lr``.
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        return _frame(
+            {**_plain(segment), **{f"config/{key}": value for key, value in flatten(segment.config)}}
+            for segment in self
+        )
+
+    def to_json(self, indent: int | None = None) -> str:
+        """Return a JSON list with an object for each segment, ``config`` among its keys.
+
+        Args:
+            indent: spaces of each level; None: all in one line.
+        """
+        return _indented([{**_plain(segment), "config": segment.config} for segment in self], indent)
+
+    def __repr__(self) -> str:
+        lines = [
+            f"\n  steps {segment.first_step} to {segment.last_step}: trial {segment.trial}"
+            f"{'' if segment.checkpoint is None else f' from {segment.checkpoint}'}, {segment.config!r}"
+            for segment in self
+        ]
+        return f"Lineage({','.join(lines)})"
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Hyperparameters by step: what a replay trains with.
+
+    ``changes`` holds (step, config): weights that have ``step`` steps behind them train on with ``config``. In order;
+    the first is (0, the initial config).
+    """
+
+    changes: tuple[tuple[int, Config], ...]
+
+    @property
+    def initial(self) -> Config:
+        """The config of the first step."""
+        return self.changes[0][1]
+
+    def at(self, step: int) -> Config:
+        """Return the config that the ``step``-th step (from 1) was trained with."""
+        return [config for begin, config in self.changes if begin < max(step, 1)][-1]
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Return a table with one row for each change: ``step``, and a column for each hyperparameter (``a/b``).
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        return _frame({"step": step, **dict(flatten(config))} for step, config in self.changes)
+
+    def to_json(self, indent: int | None = None) -> str:
+        """Return a JSON list of objects with ``step`` and ``config``.
+
+        Args:
+            indent: spaces of each level; None: all in one line.
+        """
+        return _indented([{"step": step, "config": config} for step, config in self.changes], indent)
+
+
+def lineage_of(trial: TrialHistory, row: Row, history: History) -> Lineage:
+    """Return the lineage of the weights that a result is of."""
+    changes = [] if row.ancestry is None else list(row.ancestry.oldest_first())
+    segments: list[Segment] = []
+    begin, checkpoint, donor, digest = 0, None, None, None
+    for change in changes:
+        copied = change.checkpoint
+        before = change.donor_config if isinstance(change, Exploit) else change.old_config
+        index = history.trials[copied.trial_id].index
+        segments.append(Segment(copied.trial_id, index, begin + 1, copied.iteration, before, checkpoint, donor, digest))
+        begin, checkpoint, digest = copied.iteration, copied.id, copied.digest
+        donor = None if isinstance(change, Reconfigure) else change.donor_id
+    last = Segment(trial.trial_id, trial.index, begin + 1, row.report.iteration, row.config, checkpoint, donor, digest)
+    return Lineage([*segments, last])
+
+
+def schedule_of(lineage: Lineage) -> Schedule:
+    """Return the hyperparameters by step; of segments without steps, nothing remains."""
+    changes: list[tuple[int, Config]] = []
+    for segment in lineage:
+        if segment.steps > 0 and not (changes and changes[-1][1] == segment.config):
+            changes.append((segment.first_step - 1, segment.config))
+    return Schedule(tuple(changes))
+
+
+def _plain(segment: Segment) -> dict[str, Any]:
+    return {
+        "trial_id": segment.trial_id,
+        "trial": segment.trial,
+        "first_step": segment.first_step,
+        "last_step": segment.last_step,
+        "checkpoint": segment.checkpoint,
+        "donor_id": segment.donor_id,
+        "digest": segment.digest,
+    }
+
+
+def _frame(rows: Iterator[dict[str, Any]] | Any) -> pd.DataFrame:
+    try:
+        import pandas as pd
+    except ImportError as error:
+        raise ImportError("A data frame needs pandas: pip install 'shoal[pandas]'. to_json() works without.") from error
+    table: pd.DataFrame = pd.DataFrame(list(rows))
+    return table
+
+
+def _indented(value: Any, indent: int | None) -> str:
+    text = to_json(value)
+    return text if indent is None else json.dumps(json.loads(text), indent=indent)

@@ -1,0 +1,293 @@
+"""Going on with an experiment: read its journal back into the core, and choose who goes on."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import dataclasses
+import pickle
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from .config import FailureConfig, RunConfig, TuneConfig
+from .core.commands import Status, checkpoint_name
+from .core.events import Opened, Reported, TrialAdded
+from .core.recall import choose, recall
+from .core.reports import DONE, number, value_of
+from .errors import ConfigError, InvalidTransition, JournalError, StorageError
+from .experiment import ExperimentInfo
+from .history import History
+from .journal import JOURNAL_NAME
+from .naming import trainable_name
+from .plan import Plan, check_saving, facts, limits_of, new_population, retention_of, rules_of, stopper_of
+from .schedulers import FIFOScheduler, TrialScheduler
+from .space import constants, same
+
+if TYPE_CHECKING:
+    from .core.population import Population
+    from .journal.sqlite import SQLiteJournal
+
+__all__ = ["Again", "can_restore", "restored_plan", "settings_to_meta", "stored_settings"]
+
+T = TypeVar("T", RunConfig, TuneConfig)
+_PARTS = ("tune", "run", "callbacks", "stop")
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """What the user asks for when an experiment goes on."""
+
+    unfinished: bool
+    errored: bool
+    restart: bool
+    space: Mapping[str, Any]
+    """Constants in it replace those of the trials' configs."""
+    new_stop: bool
+    """Whether the stop condition is another than before."""
+
+
+# ------------------------------------------------------------------------------------------------- the user's settings
+
+
+def settings_to_meta(tune: TuneConfig, run: RunConfig) -> dict[str, Any]:
+    """Return the settings as JSON values for the journal, each part pickled by itself.
+
+    What cannot be pickled, a callback with an open connection for example, is left out with the reason; it stands in
+    the way of nothing but a restore that needs it.
+    """
+    parts = {
+        "tune": tune,
+        "run": dataclasses.replace(run, callbacks=None, stop=None),
+        "callbacks": None if run.callbacks is None else list(run.callbacks),
+        "stop": run.stop,
+    }
+    return {f"settings_{name}": _pickled(part) for name, part in parts.items()}
+
+
+def _pickled(part: object) -> dict[str, str]:
+    import cloudpickle
+
+    try:
+        return {"pickle": base64.b64encode(cloudpickle.dumps(part)).decode()}
+    except Exception as error:
+        return {"reason": f"{type(error).__name__}: {error}"}
+
+
+def stored_settings(
+    meta: Mapping[str, Any], folder: Path, run: RunConfig | None, tune: TuneConfig | None
+) -> tuple[TuneConfig, RunConfig]:
+    """Return the settings of an experiment, with those that are given now in place of the old.
+
+    Args:
+        meta: the journal's facts.
+        folder: the experiment's folder, from which name and storage path follow.
+        run, tune: fields that differ from their default replace the old ones.
+
+    Raises:
+        ConfigError: a setting is given that cannot change.
+        JournalError: the old settings are not there or cannot be loaded.
+    """
+    parts: dict[str, Any] = {}
+    for name in _PARTS:
+        entry = meta.get(f"settings_{name}")
+        if entry is None:
+            raise JournalError(f"{folder} has no settings to go on with: it was not started by tune.Tuner.fit().")
+        parts[name] = _loaded(entry, name, folder, given=_gives(name, run, tune))
+    new_tune: TuneConfig = parts["tune"] or TuneConfig()
+    new_run: RunConfig = dataclasses.replace(
+        parts["run"] or RunConfig(), callbacks=parts["callbacks"], stop=parts["stop"]
+    )
+    if tune is not None:
+        _check_unchanged(tune, new_tune)
+        new_tune = _merged(new_tune, tune)
+    if run is not None:
+        new_run = _merged(new_run, run)
+    return new_tune, dataclasses.replace(new_run, name=folder.name, storage_path=str(folder.parent))
+
+
+def _gives(part: str, run: RunConfig | None, tune: TuneConfig | None) -> bool:
+    """Whether the user gives anew what this part held."""
+    if part == "tune":
+        return tune is not None and tune.scheduler is not None
+    return part in ("callbacks", "stop") and run is not None and getattr(run, part) is not None
+
+
+def _loaded(entry: Mapping[str, str], part: str, folder: Path, *, given: bool) -> Any:
+    reason = entry.get("reason")
+    if reason is None:
+        try:
+            return pickle.loads(base64.b64decode(entry["pickle"]))
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+    if given:
+        return None
+    where = {
+        "tune": "tune_config=tune.TuneConfig(scheduler=...)",
+        "callbacks": "run_config=tune.RunConfig(callbacks=[...])",
+        "stop": "run_config=tune.RunConfig(stop=...)",
+    }.get(part, "run_config=tune.RunConfig(...)")
+    what = {"tune": "scheduler and settings", "run": "run settings"}.get(part, part)
+    raise JournalError(
+        f"The {what} of the experiment {folder} cannot be loaded: {reason}. Give them again: "
+        f"Tuner.restore(path, trainable, {where})."
+    )
+
+
+def _merged(old: T, new: T) -> T:
+    """Return the old settings with all that the new ones set."""
+    changed = {
+        field.name: value
+        for field in dataclasses.fields(new)
+        if not _is_default(field, value := getattr(new, field.name))
+    }
+    return dataclasses.replace(old, **changed)
+
+
+def _is_default(field: Any, value: Any) -> bool:
+    default = field.default
+    return value is default or (isinstance(value, (bool, int, float, str)) and value == default)
+
+
+def _check_unchanged(new: TuneConfig, old: TuneConfig) -> None:
+    for name in ("metric", "mode", "num_samples", "seed"):
+        field = next(field for field in dataclasses.fields(TuneConfig) if field.name == name)
+        value = getattr(new, name)
+        if not _is_default(field, value) and value != getattr(old, name):
+            raise ConfigError(
+                f"Tuner.restore: TuneConfig({name}={value!r}) cannot change when an experiment goes on; it is "
+                f"{getattr(old, name)!r}. Leave it out, or start a new experiment."
+            )
+
+
+# ---------------------------------------------------------------------------------------------------- the experiment
+
+
+def can_restore(path: Path) -> bool:
+    """Return whether there is an experiment in the folder that can go on."""
+    from .journal.sqlite import SQLiteJournal
+
+    if not (path / JOURNAL_NAME).is_file():
+        return False
+    try:
+        journal = SQLiteJournal.open_for_reading(path)
+    except JournalError:
+        return False
+    with contextlib.closing(journal):
+        try:
+            first = next(journal.read(), None)
+            return first is not None and isinstance(first.item, Opened) and "settings_tune" in journal.meta()
+        except JournalError:
+            return False
+
+
+def restored_plan(
+    journal: SQLiteJournal,
+    folder: Path,
+    trainable: Callable[..., Any],
+    tune: TuneConfig,
+    run: RunConfig,
+    again: Again,
+) -> Plan:
+    """Return what follows from an experiment's journal and the settings of today.
+
+    Raises:
+        ConfigError: the settings do not fit together.
+        JournalError: the journal cannot be followed.
+        StorageError: a checkpoint that is needed is gone.
+    """
+    records = list(journal.read())
+    if not records or not isinstance(records[0].item, Opened):
+        raise JournalError(
+            f"The journal in {folder} does not begin with the start of an experiment; nothing to restore."
+        )
+    scheduler = tune.scheduler or FIFOScheduler()
+    check_saving(trainable, scheduler, run)
+    trials = [record.item for record in records if isinstance(record.item, TrialAdded)]
+    info = ExperimentInfo.from_meta(journal.meta())
+    if trainable_name(trainable) != info.trainable:
+        warnings.warn(
+            f"The experiment was started with {info.trainable!r} and goes on with {trainable_name(trainable)!r}. Its "
+            f"checkpoints must mean the same to both.",
+            stacklevel=4,
+        )
+    info = dataclasses.replace(info, **facts(trainable, trials[0].config, tune, run))
+    population = new_population(info, scheduler)
+    try:
+        recall(population, (record.item for record in records))
+    except (InvalidTransition, KeyError) as error:
+        raise JournalError(
+            f"The journal in {folder} cannot be followed: {error}. It was written by another version of Shoal, or "
+            f"changed, or the scheduler is another."
+        ) from error
+    history = History.of(records)
+    choice = choose(
+        population,
+        unfinished=again.unfinished,
+        errored=again.errored,
+        restarted=again.restart,
+        extended=_extended(history, info.stop) if again.new_stop else (),
+    )
+    opened = Opened(
+        limits=limits_of(info, tune, run),
+        retention=retention_of(run),
+        again=choice.again,
+        anew=choice.anew,
+        dropped=choice.dropped,
+        config=_new_values(again.space, trials[0].config, scheduler),
+    )
+    _check_checkpoints(population, opened, history, folder)
+    return Plan(
+        info=info,
+        trainable=trainable,
+        opened=opened,
+        trials=trials,
+        population=population,
+        history=history,
+        rules=rules_of(info, scheduler, run),
+        stopper=stopper_of(run.stop),
+        raises=(run.failure_config or FailureConfig()).fail_fast == "raise",
+    )
+
+
+def _extended(history: History, stop: Mapping[str, float]) -> list[str]:
+    """Return the trials that met the old stop condition, and do not meet the new one."""
+    return [
+        trial.trial_id
+        for trial in history.in_order()
+        if trial.status is Status.TERMINATED and trial.last is not None and _goes_on(trial.last.report, stop)
+    ]
+
+
+def _goes_on(report: Reported, stop: Mapping[str, float]) -> bool:
+    if report.stop is None or report.stop == DONE:
+        return False
+    values = {key: number(value_of(report, key)) for key in stop}
+    return not any(value is not None and value >= stop[key] for key, value in values.items())
+
+
+def _new_values(space: Mapping[str, Any], config: Mapping[str, Any], scheduler: TrialScheduler) -> dict[str, Any]:
+    """Return the constants of the space that are others than in the trials, and that the scheduler leaves alone."""
+    mutated = {path.partition("/")[0] for path in scheduler.mutated()}
+    return {
+        key: value
+        for key, value in constants(space).items()
+        if key in config and key not in mutated and not same(value, config[key])
+    }
+
+
+def _check_checkpoints(population: Population, opened: Opened, history: History, folder: Path) -> None:
+    """Raise StorageError where a trial would go on from a checkpoint whose files are gone."""
+    for trial in population.trials.values():
+        goes_on = not trial.status.ended and trial.trial_id not in opened.dropped
+        record = trial.restore if goes_on or trial.trial_id in opened.again else None
+        if record is None:
+            continue
+        path = folder / history.trials[record.trial_id].folder / checkpoint_name(record.number)
+        if not path.is_dir():
+            raise StorageError(
+                f"Trial {trial.trial_id} would go on from {path}, which is gone. Put it back; or let the trial begin "
+                f"anew, if it failed, with restart_errored=True."
+            )

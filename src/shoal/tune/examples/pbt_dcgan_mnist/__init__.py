@@ -1,0 +1,1 @@
+"""See :mod:`shoal.examples.pbt_dcgan_mnist`."""

@@ -1,0 +1,96 @@
+"""A class trainable inside a member: its object lives as long as the process, and steps until told otherwise."""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ..errors import ReportError
+from .session import Session, Unwind
+
+__all__ = ["ClassRunner"]
+
+_DICT = "dict_checkpoint.pkl"
+"""The file of a checkpoint that ``save_checkpoint`` returned as a dict."""
+
+
+class ClassRunner:
+    """Makes a function of a class trainable: called with a config, it steps and reports until the member is told else.
+
+    On an exploit it is called again. The object is then used again where its ``reset_config`` returns True, and made
+    anew where not.
+
+    Args:
+        kind: the user's class, a subclass of :class:`shoal.trainable.Trainable`.
+        session: the member's session.
+    """
+
+    def __init__(self, kind: type[Any], session: Session) -> None:
+        self._kind = kind
+        self._session = session
+        self._object: Any = None
+        self._asked = False
+        """Whether the newest result asks for a checkpoint."""
+
+    def __call__(self, config: dict[str, Any]) -> NoReturn:
+        """Run the member with a config, from its checkpoint or from scratch."""
+        try:
+            self._object = self._entered(config)
+            while True:
+                result = self._object.advance()
+                self._asked = isinstance(result, dict) and bool(result.pop("should_checkpoint", False))
+                self._session.report(result, keeper=self)
+        except Unwind:
+            raise
+        except BaseException:
+            # Nobody knows what state it is in. It is made anew if the trial is tried again.
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let the object clean up, and forget it. An error in that is of no consequence."""
+        leaving, self._object = self._object, None
+        if leaving is not None:
+            with contextlib.suppress(Exception):
+                leaving.cleanup()
+
+    def wants(self, iteration: int, *, ends: bool) -> bool:
+        """Return whether the user asked for a checkpoint at this iteration."""
+        rules = self._session.rules
+        due = rules.save_every > 0 and iteration % rules.save_every == 0
+        return due or self._asked or (ends and rules.save_at_end)
+
+    def save(self, folder: Path) -> None:
+        """Let the object write its state into an empty folder."""
+        returned = self._object.save_checkpoint(str(folder))
+        if isinstance(returned, dict):
+            (folder / _DICT).write_bytes(pickle.dumps(returned, protocol=pickle.HIGHEST_PROTOCOL))
+        elif returned is not None and not (isinstance(returned, str) and Path(returned).is_relative_to(folder)):
+            raise ReportError(
+                f"{self._kind.__name__}.save_checkpoint must write into the folder that it is given and return None, "
+                f"or return a dict, but it returned {returned!r}."
+            )
+        if not any(folder.iterdir()):
+            raise ReportError(
+                f"{self._kind.__name__}.save_checkpoint wrote no file into the folder that it was given and returned "
+                f"no dict, so there is nothing to go on from."
+            )
+
+    def _entered(self, config: dict[str, Any]) -> Any:
+        checkpoint = self._session.get_checkpoint()
+        current = self._object
+        if current is not None:
+            if checkpoint is not None and current.reset_config(config):
+                current.config = config
+            else:
+                self.close()
+                current = None
+        if current is None:
+            current = self._kind(config)
+        if checkpoint is not None:
+            stored = Path(checkpoint.path, _DICT)
+            current.load_checkpoint(pickle.loads(stored.read_bytes()) if stored.is_file() else checkpoint.path)
+        current.iteration = self._session.iteration
+        return current

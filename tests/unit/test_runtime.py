@@ -1,0 +1,89 @@
+"""What shoal.init takes, what it refuses, and what shoal.shutdown ends."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import shoal
+from shoal.errors import ConfigError
+from shoal.resources import count_cpus
+from shoal.runtime import init, is_initialized, shutdown, slots
+
+
+@pytest.fixture(autouse=True)
+def apart() -> Iterator[None]:
+    shutdown()
+    yield
+    shutdown()
+
+
+def test_the_whole_machine_is_used_unless_init_says_otherwise() -> None:
+    assert not is_initialized()
+    assert len(slots(1, 0, None)) == count_cpus()
+    init(num_cpus=count_cpus() + 3)
+    assert is_initialized()
+    assert len(slots(1, 0, None)) == count_cpus() + 3
+    shutdown()
+    assert not is_initialized()
+    assert len(slots(1, 0, None)) == count_cpus()
+
+
+def test_a_second_init_is_an_error_unless_it_is_to_be_ignored() -> None:
+    init(num_cpus=1)
+    with pytest.raises(ConfigError, match=r"called twice.*shoal\.shutdown\(\).*ignore_reinit_error=True"):
+        init(num_cpus=2)
+    assert len(slots(1, 0, None)) == 1
+    init(num_cpus=2, ignore_reinit_error=True)
+    assert len(slots(1, 0, None)) == 2
+
+
+def test_what_scripts_for_ray_pass_is_taken() -> None:
+    shoal.init(
+        "local",
+        num_cpus=2,
+        num_gpus=0,
+        ignore_reinit_error=True,
+        local_mode=False,
+        runtime_env={},
+        object_store_memory=10**9,
+        include_dashboard=False,
+        dashboard_host="127.0.0.1",
+        dashboard_port=8265,
+        configure_logging=True,
+        logging_level=logging.ERROR,
+        log_to_driver=False,
+        namespace="mine",
+        _temp_dir="/nowhere",
+    )
+    assert len(slots(1, 0, None)) == 2
+    shutdown()
+    init(address=None, runtime_env=None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({"address": "auto"}, "address is 'auto', but Shoal has no cluster to connect to yet"),
+        ({"address": "ray://head:10001"}, "Leave address out, or give 'local'."),
+        ({"address": 5}, "address is 5"),
+        ({"local_mode": True}, "no local_mode. To run members one after the other in this process"),
+        ({"local_mode": True}, "use tune.TuneConfig(engine='inline')"),
+        ({"runtime_env": {"pip": ["x"]}}, "runtime_env is {'pip': ['x']}, but members always have the packages"),
+        ({"num_cpu": 2}, "init has no argument 'num_cpu'. Did you mean 'num_cpus'?"),
+        ({"resources": {"a": 1}}, "init has no argument 'resources'. It takes: address, num_cpus"),
+        ({"num_cpus": 0}, "num_cpus must be a whole number of 1 or more, but is 0"),
+        ({"num_cpus": 1.5}, "num_cpus must be a whole number of 1 or more, but is 1.5"),
+        ({"num_cpus": True}, "num_cpus must be a whole number of 1 or more, but is True"),
+        ({"num_gpus": -1}, "num_gpus must be a whole number of 0 or more, but is -1"),
+        ({"num_gpus": 9999}, "num_gpus is 9999, but this machine has"),
+    ],
+)
+def test_what_is_not_there_is_an_error_that_says_what_to_do(arguments: dict[str, Any], expected: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(expected)):
+        init(**arguments)
+    assert not is_initialized()
