@@ -41,6 +41,8 @@ class ExperimentInfo:
     stop: dict[str, float] = field(default_factory=dict[str, float])
     """``RunConfig.stop`` where it was a dict."""
     time_budget_s: float | None = None
+    replay: bool = False
+    """Whether the scheduler replays the schedule of an earlier run."""
     devices: list[str] = field(default_factory=list[str])
     """For each slot, the ``CUDA_VISIBLE_DEVICES`` of its members; ``""`` leaves it alone."""
     started_at: float = 0.0

@@ -105,6 +105,7 @@ def make_plan(trainable: Callable[..., Any], space: dict[str, Any], tune: TuneCo
         time_attr=scheduler.time_attr,
         scheduler=scheduler.describe(),
         logs_policies=scheduler.logs_policies,
+        replay=scheduler.replays,
         num_trials=len(trials),
         seed=seed,
         parameters=list(dict.fromkeys([*sampled, *scheduler.mutated()])),

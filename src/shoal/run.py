@@ -6,6 +6,7 @@ What Ray Tune's function takes and Shoal does not have is accepted at Ray Tune's
 from __future__ import annotations
 
 import datetime
+import importlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from .config import CheckpointConfig, FailureConfig, RunConfig, TuneConfig
 from .errors import ConfigError, ShoalError, did_you_mean
-from .journal import JOURNAL_NAME
 from .reporters import check_reporter
 from .resources import with_resources
 from .schedulers.base import TrialScheduler
@@ -83,8 +83,8 @@ def run(
         resume: go on with the experiment ``name`` in ``storage_path``: True (or ``"LOCAL"``), or ``"AUTO"`` to begin
             anew where there is none. Finished trials stay as they are. ``"AUTO+ERRORED"`` and ``"LOCAL+ERRORED"`` also
             resume failed trials from their checkpoints, ``+RESTART_ERRORED`` lets them begin anew, and
-            ``+ERRORED_ONLY`` and ``+RESTART_ERRORED_ONLY`` do so and resume no others. ``stop`` counts anew; everything
-            else is as in the first run. See ``Tuner.restore``.
+            ``+ERRORED_ONLY`` and ``+RESTART_ERRORED_ONLY`` do so and resume no others. What the other arguments change
+            is told at ``Tuner.restore``.
         raise_on_failed_trial: whether failed trials are an error of the call, too.
         local_dir: the older name of ``storage_path``.
         keep_checkpoints_num, checkpoint_score_attr, checkpoint_freq, checkpoint_at_end: older names of
@@ -130,9 +130,8 @@ def run(
         max_residents=max_residents,
         reuse_actors=reuse_actors,
     )
-    tuner = _restored(_parse_resume(resume), trainable, run_config) or Tuner(
-        trainable, param_space=config, tune_config=tune_config, run_config=run_config
-    )
+    settings: dict[str, Any] = {"param_space": config, "tune_config": tune_config, "run_config": run_config}
+    tuner = _restored(_parse_resume(resume), trainable, run_config, settings) or Tuner(trainable, **settings)
     grid = tuner.fit()
     if raise_on_failed_trial and grid.errors:
         raise TuneError(_failures(grid)) from grid.errors[0]
@@ -233,7 +232,9 @@ def _parse_resume(resume: bool | str | None) -> _Resume | None:
     return _Resume(must_exist=words[0] == "LOCAL", **asked)
 
 
-def _restored(resume: _Resume | None, trainable: Callable[..., Any], run_config: RunConfig) -> Tuner | None:
+def _restored(
+    resume: _Resume | None, trainable: Callable[..., Any], run_config: RunConfig, settings: dict[str, Any]
+) -> Tuner | None:
     """Return a tuner that goes on with the experiment, or None to begin anew."""
     if resume is None:
         return None
@@ -245,7 +246,7 @@ def _restored(resume: _Resume | None, trainable: Callable[..., Any], run_config:
     folder = Path(
         run_config.storage_path or os.environ.get("SHOAL_DIR") or "shoal_results", run_config.name
     ).expanduser()
-    if not (folder / JOURNAL_NAME).is_file():
+    if not Tuner.can_restore(folder):
         if not resume.must_exist:
             return None
         raise ConfigError(
@@ -253,12 +254,12 @@ def _restored(resume: _Resume | None, trainable: Callable[..., Any], run_config:
             f"resume='AUTO' to begin anew where there is none."
         )
     return Tuner.restore(
-        str(folder),
+        folder,
         trainable,
         resume_unfinished=resume.unfinished,
         resume_errored=resume.errored,
         restart_errored=resume.restart,
-        stop=run_config.stop,
+        **settings,
     )
 
 
@@ -299,9 +300,9 @@ def find_trainable(trainable: Any) -> Any:
 
 
 _SCHEDULERS = {
-    "fifo": "FIFOScheduler",
-    "pbt": "PopulationBasedTraining",
-    "pbt_replay": "PopulationBasedTrainingReplay",
+    "fifo": ("shoal.schedulers", "FIFOScheduler"),
+    "pbt": ("shoal.schedulers", "PopulationBasedTraining"),
+    "pbt_replay": ("shoal.replay", "PopulationBasedTrainingReplay"),
 }
 
 
@@ -315,15 +316,14 @@ def create_scheduler(scheduler: str, **settings: Any) -> TrialScheduler:
     Raises:
         ConfigError: there is no such scheduler, or an argument is wrong.
     """
-    from . import schedulers
-
     key = scheduler.lower() if isinstance(scheduler, str) else scheduler
     if key not in _SCHEDULERS:
         raise ConfigError(
             f"create_scheduler: Shoal has no scheduler {scheduler!r}.{did_you_mean(str(key), _SCHEDULERS)} It has: "
             f"{', '.join(map(repr, _SCHEDULERS))}."
         )
-    made: TrialScheduler = getattr(schedulers, _SCHEDULERS[key])(**settings)
+    home, name = _SCHEDULERS[key]
+    made: TrialScheduler = getattr(importlib.import_module(home), name)(**settings)
     return made
 
 

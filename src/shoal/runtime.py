@@ -5,12 +5,12 @@ There is no server to start and nothing to connect to; without ``init`` the whol
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import Any
 
 from .arguments import check_keywords
 from .errors import ConfigError
-from .objects import free_all
 from .resources import count_cpus, list_gpus, make_slots
 
 __all__ = ["init", "is_initialized", "shutdown", "slots"]
@@ -105,7 +105,10 @@ def shutdown() -> None:
     """Forget what :func:`init` said, and free what :func:`shoal.put` has stored: its references lead nowhere then."""
     global _machine
     _machine = None
-    free_all()
+    # Imported only where something was stored.
+    objects = sys.modules.get("shoal.objects")
+    if objects is not None:
+        objects.free_all()
 
 
 def slots(cpus: float, gpus: float, limit: int | None) -> list[str]:

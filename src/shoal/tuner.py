@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from .arguments import check_arguments
 from .config import RunConfig, TuneConfig
 from .errors import ConfigError, EngineError, JournalError
-from .journal import JOURNAL_NAME
 from .trainable import Trainable
 
 if TYPE_CHECKING:
@@ -196,6 +195,8 @@ def _checked_path(path: object) -> Path:
 
 
 def _checked_folder(path: object) -> Path:
+    from .journal import JOURNAL_NAME
+
     folder = _checked_path(path)
     if (folder / JOURNAL_NAME).is_file():
         return folder
@@ -223,7 +224,7 @@ def _check_trainable(trainable: object) -> Callable[..., Any]:
     if inspect.isclass(trainable):
         return _check_class(trainable)
     for kind, test in (("async def", inspect.iscoroutinefunction), ("generator", inspect.isgeneratorfunction)):
-        if test(trainable):
+        if test(inspect.unwrap(trainable)):
             name = getattr(trainable, "__name__", trainable)
             raise ConfigError(
                 f"Tuner: the trainable must be an ordinary function train(config), but {name} is an {kind} function: "

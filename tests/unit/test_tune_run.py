@@ -60,7 +60,8 @@ def train(config: dict[str, Any]) -> None:
 
 def quick(tmp_path: Path, **settings: Any) -> ExperimentAnalysis:
     """Run an experiment in this process."""
-    return run(train, **{"storage_path": tmp_path, "verbose": 0, "engine": "inline", **settings})
+    where: dict[str, Any] = {"storage_path": tmp_path, "verbose": 0, "engine": "inline", **settings}
+    return run(train, **where)
 
 
 # ------------------------------------------------------------------------------------------------------------ running
@@ -300,6 +301,20 @@ def test_a_misspelled_setting_of_a_scheduler_is_an_error() -> None:
 # ------------------------------------------------------------------------------------------------------------- resuming
 
 
+def test_a_run_can_be_resumed_and_extended(tmp_path: Path) -> None:
+    def long(config: dict[str, Any]) -> None:
+        for step in range(1, 10):
+            report({"score": config["lr"] * step})
+
+    settings: dict[str, Any] = {"name": "exp", "storage_path": tmp_path, "verbose": 0, "engine": "inline"}
+    settings.update(config={"lr": grid_search([1.0, 2.0])}, metric="score", mode="max")
+    first = run(long, stop={"training_iteration": 2}, **settings)
+    again = run(long, stop={"training_iteration": 4}, resume="AUTO", **settings)
+    assert [trial.trial_id for trial in again.trials] == [trial.trial_id for trial in first.trials]
+    assert [trial.last_result["training_iteration"] for trial in again.trials] == [4, 4]
+    assert again.best_config == {"lr": 2.0}
+
+
 class Restored(Exception):
     pass
 
@@ -310,11 +325,11 @@ def restoring(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]
     quick(tmp_path, name="exp", config={"lr": 1.0})
     calls: dict[str, Any] = {}
 
-    def restore(path: str, trainable: Any, **settings: Any) -> Tuner:
-        calls.update(path=path, trainable=trainable, **settings)
+    def restore(path: Path, trainable: Any, **settings: Any) -> Tuner:
+        calls.update(path=os.fspath(path), trainable=trainable, **settings)
         raise Restored
 
-    monkeypatch.setattr(Tuner, "restore", restore, raising=False)
+    monkeypatch.setattr(Tuner, "restore", restore)
     return calls
 
 
@@ -338,7 +353,9 @@ def test_resume_goes_on_with_the_experiment(
         quick(tmp_path, name="exp", resume=resume, stop={"training_iteration": 9})
     assert restoring["path"] == os.fspath(tmp_path / "exp")
     assert restoring["trainable"] is train
-    assert restoring["stop"] == {"training_iteration": 9}
+    assert restoring["run_config"].stop == {"training_iteration": 9}
+    assert restoring["tune_config"].num_samples == 1
+    assert restoring["param_space"] is None
     assert (restoring["resume_unfinished"], restoring["resume_errored"]) == (unfinished, errored)
     assert restoring["restart_errored"] == restart
 

@@ -35,7 +35,10 @@ _REPORT = _from("shoal.worker.api", "report", "get_checkpoint", "get_context")
 _PLACEMENT = _from("shoal.resources", "PlacementGroupFactory")
 _WITH = {**_from("shoal.resources", "with_resources"), **_from("shoal.parameters", "with_parameters")}
 _TRIAL_FACTS = _from(_SESSION, "get_trial_id", "get_trial_name", "get_trial_dir", "get_trial_resources")
-_PBT = _from("shoal.schedulers", "PopulationBasedTraining", "PopulationBasedTrainingReplay")
+_PBT = {
+    **_from("shoal.schedulers", "PopulationBasedTraining"),
+    **_from("shoal.replay", "PopulationBasedTrainingReplay"),
+}
 _FIFO = _from("shoal.schedulers", "FIFOScheduler", "TrialScheduler")
 _SPACE = _from(
     "shoal.space",
@@ -171,8 +174,8 @@ HINTS: dict[str, str] = {
     "ray.tune.utils.wait_for_gpu": "It is not needed: leave it out.",
     "ray.tune.integration": _OWN_TRACKER,
     "ray.air.integrations": _OWN_TRACKER,
-    "ray.air.ScalingConfig": "tune.with_resources(train, {'cpu': 2, 'gpu': 1}) says what a trial takes.",
-    "ray.train.ScalingConfig": "tune.with_resources(train, {'cpu': 2, 'gpu': 1}) says what a trial takes.",
+    "ray.air.ScalingConfig": "Say what a trial takes: tune.with_resources(train, {'cpu': 2, 'gpu': 1}).",
+    "ray.train.ScalingConfig": "Say what a trial takes: tune.with_resources(train, {'cpu': 2, 'gpu': 1}).",
     "ray.train": _NO_TRAINERS,
 }
 """What to do instead, by the beginning of a name that is not there; the first that fits."""

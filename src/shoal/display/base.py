@@ -6,13 +6,13 @@ import time
 from abc import ABC, abstractmethod
 from pathlib import Path
 
-from ..core.commands import Exploit, Notice, Retry, Stop
+from ..core.commands import Exploit, Notice, Reconfigure, Retry, Stop
 from ..core.commands import Status as TrialStatus
 from ..core.events import Reported
 from ..experiment import ExperimentInfo
 from ..history import History, TrialHistory
 from ..journal.codec import Record
-from .table import begin_line, count_text, error_of, error_path, exploit_line, failure_line, result_line
+from .table import begin_line, change_line, count_text, error_of, error_path, exploit_line, failure_line, result_line
 from .text import crop
 
 __all__ = ["EXPLOITS", "RESULTS", "SILENT", "Memory", "StatusBase"]
@@ -75,7 +75,7 @@ class StatusBase(ABC):
         self.info, self.folder, self.history = info, folder, history
         self.now = self.began = time.time()
         if self.verbose > SILENT:
-            self.say(begin_line(info, folder), "info")
+            self.say(begin_line(info, folder, history), "info")
 
     def opening(self, text: str) -> None:
         """Show a line at once, before the experiment begins, unless ``verbose`` is 0."""
@@ -95,6 +95,9 @@ class StatusBase(ABC):
                 self._result(item)
         elif isinstance(item, Exploit):
             self.exploited(item)
+        elif isinstance(item, Reconfigure):
+            if self.verbose > SILENT:
+                self.say(change_line(item), "info")
         elif isinstance(item, Notice):
             self.note(item.text)
         elif isinstance(item, Retry):

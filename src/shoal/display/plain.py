@@ -10,7 +10,7 @@ from ..experiment import ExperimentInfo
 from ..history import History
 from ..journal.codec import Record
 from .base import EXPLOITS, SILENT, Memory, StatusBase
-from .table import Pace, count_text, end_line, exploit_line, overview, status_counts, stopped_because
+from .table import Pace, count_text, end_line, exploit_line, overview, status_counts, stopped_because, work_done
 from .text import format_duration, lay_out, printable
 
 __all__ = ["PlainStatus"]
@@ -120,8 +120,7 @@ class PlainStatus(StatusBase):
         view = overview(self.info, self.history, folder=self.folder, running_for=now - self.began, rows=0)
         facts = [
             status_counts(self.history),
-            count_text(self.history.checkpoints, "checkpoint"),
-            count_text(self.history.perturbations, "perturbation"),
+            work_done(self.history, self.info),
         ]
         if memory := self._memory.text(now):
             facts.append(f"memory {memory}")
@@ -147,7 +146,9 @@ class PlainStatus(StatusBase):
         self._say_unsaid()
         view = overview(self.info, history, folder=self.folder, running_for=self.now - self.began, rows=_ROWS)
         grid = lay_out(view.columns, None)
-        self._print(f"\n{self.info.name} ended after {format_duration(self.now - self.began)}: {end_line(history)}")
+        self._print(
+            f"\n{self.info.name} ended after {format_duration(self.now - self.began)}: {end_line(history, self.info)}"
+        )
         if stopped := stopped_because(history):
             self._print(f"stopped: {stopped}")
         if view.statuses:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..core.commands import Exploit, Status
+from ..core.commands import Exploit, Reconfigure, Status
 from ..core.events import Config
 from ..core.reports import flatten, lookup, number
 from ..experiment import ExperimentInfo
@@ -21,6 +21,7 @@ __all__ = [
     "Pace",
     "Progress",
     "begin_line",
+    "change_line",
     "choose",
     "count_text",
     "end_line",
@@ -33,6 +34,7 @@ __all__ = [
     "status_counts",
     "stopped_because",
     "trial_columns",
+    "work_done",
 ]
 
 _ORDER = (Status.RUNNING, Status.PAUSED, Status.PENDING, Status.TERMINATED, Status.ERROR)
@@ -93,7 +95,7 @@ def overview(
         ("slots", f"{in_use}/{info.slots}"),
         ("memory", memory),
         ("checkpoints", str(history.checkpoints)),
-        ("perturbations", str(history.perturbations)),
+        ("replay:", _replayed(history)) if info.replay else ("perturbations", str(history.perturbations)),
     ]
     return Overview(
         title=f"{info.name}: {count_text(info.num_trials, 'trial')}, {info.scheduler}",
@@ -208,11 +210,28 @@ def stopped_because(history: History) -> str:
     return ""
 
 
-def end_line(history: History) -> str:
+def end_line(history: History, info: ExperimentInfo) -> str:
     """Return what the run came to, for the summary."""
+    return f"{status_counts(history)}; {count_text(history.results, 'result')}, {work_done(history, info)}"
+
+
+def work_done(history: History, info: ExperimentInfo) -> str:
+    """Return ``8 checkpoints, 3 perturbations``; of a replay ``8 checkpoints, replay: Step 39, perturb 2``."""
+    perturbed = f"replay: {_replayed(history)}" if info.replay else count_text(history.perturbations, "perturbation")
+    return f"{count_text(history.checkpoints, 'checkpoint')}, {perturbed}"
+
+
+def _replayed(history: History) -> str:
+    """Return the step of the last change of config, and how many there have been."""
+    changes = [change for trial in history.trials.values() for change in trial.changes]
+    return f"Step {changes[-1].iteration if changes else 0}, perturb {len(changes)}"
+
+
+def change_line(change: Reconfigure) -> str:
+    """Return what a replay changes, in the words that people know."""
     return (
-        f"{status_counts(history)}; {count_text(history.results, 'result')}, "
-        f"{count_text(history.checkpoints, 'checkpoint')}, {count_text(history.perturbations, 'perturbation')}"
+        f"Population Based Training replay is now at step {change.iteration}. Configuration will be changed to "
+        f"{change.new_config}."
     )
 
 
@@ -236,11 +255,12 @@ def _scored(trial: TrialHistory, row: Row, info: ExperimentInfo) -> str:
 # -------------------------------------------------------------------------------------------------------------- lines
 
 
-def begin_line(info: ExperimentInfo, folder: Path) -> str:
+def begin_line(info: ExperimentInfo, folder: Path, history: History) -> str:
     """Return what is said first."""
     goal = "" if info.metric is None else f", {info.metric} ({info.mode})"
+    again = f" goes on after {count_text(history.results, 'result')}" if history.results else ""
     return (
-        f"{info.name}: {count_text(info.num_trials, 'trial')} on {count_text(info.slots, 'slot')}, "
+        f"{info.name}{again}: {count_text(info.num_trials, 'trial')} on {count_text(info.slots, 'slot')}, "
         f"{info.scheduler}{goal}. Results: {folder}"
     )
 

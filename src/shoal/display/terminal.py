@@ -351,7 +351,7 @@ class TerminalStatus(StatusBase):
         history = self.history
         ran = format_duration(self.now - self.began)
         view = overview(self.info, history, folder=self.folder, running_for=self.now - self.began, rows=_ROWS)
-        counts = f": {end_line(history)}"
+        counts = f": {end_line(history, self.info)}"
         lines: list[_Line] = [[], [Segment(f"{self.info.name} ended after {ran}", _HEAD), Segment(counts)]]
         if stopped := stopped_because(history):
             lines.append([Segment(f"stopped: {stopped}", _KINDS["note"])])

@@ -33,6 +33,7 @@ class TrialScheduler(ABC):
         require_attrs: whether a report without ``metric`` or ``time_attr`` is an error.
         needs_metric: whether it cannot work without a metric.
         needs_checkpoints: whether it decides nothing without checkpoints.
+        replays: whether it repeats the schedule of an earlier run.
         logs_policies: whether exploits are written to ``pbt_global.txt`` and ``pbt_policy_*.txt``.
     """
 
@@ -43,6 +44,7 @@ class TrialScheduler(ABC):
     needs_metric: bool = False
     needs_checkpoints: bool = False
     logs_policies: bool = False
+    replays: bool = False
     seed: int | None = None
 
     @abstractmethod

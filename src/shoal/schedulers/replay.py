@@ -26,6 +26,7 @@ class ReplayScheduler(TrialScheduler):
 
     time_attr = "training_iteration"
     needs_checkpoints = True
+    replays = True
 
     def __init__(self, initial: Config, changes: Sequence[tuple[int, Config]]) -> None:
         self.initial = initial

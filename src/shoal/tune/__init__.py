@@ -28,14 +28,21 @@ from ..worker.api import get_checkpoint, get_context, report
 from . import schedulers
 
 if TYPE_CHECKING:
+    from ..analysis import ExperimentAnalysis
     from ..callbacks import Callback
+    from ..parameters import with_parameters
+    from ..resources import PlacementGroupFactory
     from ..results import Result, ResultGrid
+    from ..run import run
+    from . import logger, stopper
 
 __all__ = [
     "Callback",
     "Checkpoint",
     "CheckpointConfig",
+    "ExperimentAnalysis",
     "FailureConfig",
+    "PlacementGroupFactory",
     "Result",
     "ResultGrid",
     "RunConfig",
@@ -46,6 +53,7 @@ __all__ = [
     "get_checkpoint",
     "get_context",
     "grid_search",
+    "logger",
     "lograndint",
     "loguniform",
     "qlograndint",
@@ -56,21 +64,33 @@ __all__ = [
     "randint",
     "randn",
     "report",
+    "run",
     "sample_from",
     "schedulers",
+    "stopper",
     "uniform",
+    "with_parameters",
     "with_resources",
 ]
 
 
+_LATE = {
+    "Callback": "callbacks",
+    "ExperimentAnalysis": "analysis",
+    "PlacementGroupFactory": "resources",
+    "Result": "results",
+    "ResultGrid": "results",
+    "run": "run",
+    "with_parameters": "parameters",
+}
+"""Names that are needed after a run, or by few, and the modules that they are in: not worth the time of every import."""
+
+
 def __getattr__(name: str) -> Any:
-    # Needed after a run, or by few: not worth the time of every import.
-    if name in ("Result", "ResultGrid"):
-        from .. import results
+    import importlib
 
-        return getattr(results, name)
-    if name == "Callback":
-        from ..callbacks import Callback
-
-        return Callback
+    if name in _LATE:
+        return getattr(importlib.import_module(f"..{_LATE[name]}", __name__), name)
+    if name in ("logger", "stopper"):
+        return importlib.import_module(f".{name}", __name__)
     raise AttributeError(f"module 'shoal.tune' has no attribute {name!r}")

@@ -118,9 +118,16 @@ def _publish_main(trainable: Any) -> None:
     # Behind with_resources, functools.partial, bound methods and callable objects there is a function with globals.
     for attribute in ("__wrapped__", "func", "__func__"):
         trainable = getattr(trainable, attribute, trainable)
-    if not hasattr(trainable, "__globals__"):
+    names: dict[str, Any] = {}
+    if isinstance(trainable, type):
+        # The class itself is in no globals unless it names itself; those of its methods may be of several modules.
+        for kind in trainable.__mro__:
+            names[kind.__name__] = kind
+            for method in vars(kind).values():
+                names.update(getattr(method, "__globals__", {}))
+    elif not hasattr(trainable, "__globals__"):
         trainable = vars(type(trainable)).get("__call__", trainable)
-    names = getattr(trainable, "__globals__", {})
+    names.update(getattr(trainable, "__globals__", {}))
     here = vars(sys.modules["__main__"])
     for name, value in names.items():
         if getattr(value, "__module__", None) == "__main__":
@@ -236,6 +243,8 @@ class Nursery:
             traceback.print_exc()
         finally:
             with contextlib.suppress(Exception):
+                if (objects := sys.modules.get("shoal.objects")) is not None:
+                    objects.free_all()  # what the member itself has stored
                 sys.stdout.flush()
                 sys.stderr.flush()
             # No exit handlers: they belong to the nursery, of which this process is a copy.

@@ -154,7 +154,7 @@ def _plot(axes: Axes, curves: Sequence[pd.DataFrame], best: int, column: str, ti
     axes.set_title(title, loc="left", weight="bold")
     axes.set_xlabel("training iteration")
     axes.set_ylabel(label)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     axes.grid(color="#e6e6e6", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
