@@ -12,8 +12,8 @@ What Population Based Training does to results, and what that means here:
   plateau stoppers put a result in the place of the trial's earlier results from its ``training_iteration`` on.
 * A score that is NaN or infinite is never part of a plateau. A result without the metric does not count.
 
-A stopper's memory lives as long as the driver's process. When an experiment is restored, the stopper that it is given
-then begins anew: it has not seen what was reported before.
+A stopper's memory lives as long as the driver's process. When an experiment is restored, its stopper begins anew, as it
+was given to ``RunConfig``: it has not seen what was reported before.
 """
 
 from __future__ import annotations

@@ -42,8 +42,10 @@ def execute(plan: Plan, folder: Path, run: RunConfig, tune: TuneConfig, journal:
     from .display import make_status
     from .driver import Driver
     from .journal.sqlite import SQLiteJournal
+    from .loggers import tensorboard_wanted
     from .restore import settings_to_meta
     from .sinks import LogFiles, PolicyFiles
+    from .sinks.tensorboard import TensorBoardFiles
 
     started = False
     status: Status = make_status(run.verbose, inline=plan.info.engine == "inline")
@@ -65,6 +67,7 @@ def execute(plan: Plan, folder: Path, run: RunConfig, tune: TuneConfig, journal:
             readers=[
                 LogFiles(),
                 PolicyFiles(),
+                *([TensorBoardFiles()] if tensorboard_wanted(run.callbacks) else []),
                 *([CallbackReader(run.callbacks, status.note)] if run.callbacks else []),
             ],
             stopper=plan.stopper,

@@ -59,7 +59,6 @@ def test_the_real_ray_is_not_here() -> None:
 # ------------------------------------------------------------------------------------------------------- whole scripts
 
 
-@pytest.mark.slow
 def test_pbt_of_a_convnet_as_in_the_guide(tmp_path: Path) -> None:
     found = outcome(tmp_path, "mnist.py", str(tmp_path / "elsewhere"))
     assert len(found["accuracies"]) == 4

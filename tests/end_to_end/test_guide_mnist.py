@@ -14,6 +14,7 @@ import pytest
 
 CONFIG_KEYS = {"lr", "momentum", "checkpoint_interval"}
 SCRIPT = Path(__file__).with_name("guide_mnist.py")
+REPLAY = Path(__file__).with_name("guide_replay.py")
 
 # What the test adds at the end of the script: the figure that plt.show() showed, and the results as data.
 TAIL = """
@@ -37,13 +38,33 @@ json.dump(
 """
 
 
+# And below the replay.
+END = """
+json.dump(
+    {
+        "policy": sample_pbt_trial_log,
+        "rows": results_grid[0].metrics_dataframe[["training_iteration", "lr", "config/momentum"]].values.tolist(),
+        "path": results_grid[0].path,
+    },
+    open("replayed.json", "w"),
+)
+"""
+
+
 @pytest.mark.slow
 def test_the_guides_script_runs_with_only_its_import_lines_changed(tmp_path: Path) -> None:
     storage = tmp_path / "results"
     text = SCRIPT.read_text()
     assert text.count('"/tmp/ray_results"') == 1
+    replay = REPLAY.read_text()
+    assert replay.count("/tmp/ray_results/") == 1
     script = tmp_path / "script.py"
-    script.write_text(text.replace('"/tmp/ray_results"', repr(str(storage))) + TAIL)
+    script.write_text(
+        text.replace('"/tmp/ray_results"', repr(str(storage)))
+        + TAIL
+        + replay.replace("/tmp/ray_results/", f"{storage}/")
+        + END
+    )
 
     done = subprocess.run(
         [sys.executable, str(script)],
@@ -94,15 +115,37 @@ def test_the_guides_script_runs_with_only_its_import_lines_changed(tmp_path: Pat
     assert outcome["axes"] == ["Training Iterations", "Test Accuracy"]
     assert (tmp_path / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
 
+    _check_replay(json.loads((tmp_path / "replayed.json").read_text()), done.stdout)
+
     # Nothing went elsewhere.
-    assert {path.name for path in tmp_path.iterdir()} == {"script.py", "results", "outcome.json", "learning_curve.png"}
+    made = {"results", "outcome.json", "learning_curve.png", "replayed.json", "shoal_results"}
+    assert {path.name for path in tmp_path.iterdir()} == {"script.py", *made}
+
+
+def _check_replay(replayed: dict[str, Any], printed: str) -> None:
+    """The replay trained to its end, with the hyperparameters of its policy at every step."""
+    policy = [json.loads(line) for line in Path(replayed["policy"]).read_text().splitlines()]
+    configs = [policy[0][4], *(line[5] for line in policy)]
+    steps = [line[3] for line in policy]
+    rows = replayed["rows"]
+    assert [row[0] for row in rows] == list(range(1, 51))
+    for step, lr, momentum in rows:
+        config = configs[sum(begin < step for begin in steps)]
+        assert (lr, momentum) == (config["lr"], config["momentum"])
+    for step, config in zip(steps, configs[1:], strict=True):
+        assert (
+            f"Population Based Training replay is now at step {step}. Configuration will be changed to {config}."
+        ) in printed
+    assert f"replay: Step {steps[-1]}, perturb {len(steps)}" in printed
+    assert Path(replayed["path"]).parent.parent.name == "shoal_results"
 
 
 def test_only_the_import_lines_name_shoal() -> None:
-    code = [line for line in SCRIPT.read_text().splitlines() if not line.lstrip().startswith("#")]
+    text = SCRIPT.read_text() + REPLAY.read_text()
+    code = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
     naming = [line for line in code if re.search(r"\bshoal\b", line, flags=re.IGNORECASE)]
 
-    assert len(naming) == 4
+    assert len(naming) == 6
     assert all(line.startswith(("import ", "from ")) for line in naming)
 
 

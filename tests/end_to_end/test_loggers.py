@@ -75,7 +75,7 @@ def told(folder: Path, of_config: bool, key: str) -> dict[int, Any]:
 def test_loggers_and_tensorboard_tell_the_same_story_as_the_results(tmp_path: Path) -> None:
     diary = Diary()
     callbacks = [diary, JsonLoggerCallback(), CSVLoggerCallback(), TBXLoggerCallback()]
-    grid = fit(climb, tmp_path, scheduler=pbt(), run={"callbacks": callbacks})
+    grid = fit(climb, tmp_path, scheduler=pbt(synch=True), run={"callbacks": callbacks})
     exploits = story(grid).exploits
     assert len(exploits) >= 2
 
@@ -119,6 +119,25 @@ def test_what_is_repeated_after_a_failure_is_drawn_once(tmp_path: Path) -> None:
     )
     assert [score for _, _, score in diary.calls["result"]] == [1, 2, 3, 4, 1.5, 2.5, 3.5, 4.5, 5.5, 6.5]
     assert lines(Path(grid[0].path))["score"] == {step: step + 0.5 for step in range(1, 7)}
+
+
+def test_an_experiment_that_goes_on_goes_on_in_the_same_files(tmp_path: Path) -> None:
+    callbacks = [JsonLoggerCallback(), TBXLoggerCallback()]
+    grid = fit(
+        climb, tmp_path, scheduler=pbt(synch=True), stop={"training_iteration": 10}, run={"callbacks": callbacks}
+    )
+    files = event_files(tmp_path)
+    # As a driver leaves it that is killed while it writes.
+    files[0].write_bytes(files[0].read_bytes()[:-100])
+    files[1].unlink()
+    more = tune.RunConfig(stop={"training_iteration": 20})
+    grid = tune.Tuner.restore(grid.experiment_path, climb, run_config=more).fit()
+    assert event_files(tmp_path) == files
+    for each in grid:
+        drawn = lines(Path(each.path))
+        assert drawn["score"] == told(Path(each.path), False, "score")
+        assert drawn["config/lr"] == told(Path(each.path), True, "lr")
+        assert max(drawn["score"]) == 20
 
 
 def test_a_failed_trial_ends_its_log(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def saturate(config: dict[str, Any]) -> None:
 
 
 def test_every_trial_ends_at_the_maximum_iteration_whatever_it_copied(tmp_path: Path) -> None:
-    grid = fit(climb, tmp_path, scheduler=pbt(), stop=MaximumIterationStopper(12))
+    grid = fit(climb, tmp_path, scheduler=pbt(synch=True), stop=MaximumIterationStopper(12))
     assert story(grid).exploits
     assert [each.metrics["training_iteration"] for each in grid] == [12] * 4
     assert {trial.reason for trial in story(grid).trials.values()} == {"the stop condition is met"}
@@ -123,6 +123,24 @@ def test_repetitions_after_failures_are_no_plateau(tmp_path: Path) -> None:
     assert not grid.errors
     assert grid[0].metrics["score"] == 5.0
     assert story(grid).results == 4 + 5
+
+
+def test_a_stopper_begins_anew_when_the_experiment_is_restored(tmp_path: Path) -> None:
+    def stand(config: dict[str, Any]) -> None:
+        """Report the same score, and fail after iteration 3 where that is not mended."""
+        step, _ = load_state() or (0, 0.0)
+        while True:
+            step += 1
+            report_state(step, 0.0, {"score": 1.0}, save=True)
+            if step == 3 and not Path(config["folder"], "mended").exists():
+                raise RuntimeError("not mended")
+
+    grid = fit(stand, tmp_path, space={"folder": str(tmp_path)}, num_samples=1, stop=TrialPlateauStopper("score"))
+    assert grid.errors
+    (tmp_path / "mended").touch()
+    grid = tune.Tuner.restore(grid.experiment_path, stand, resume_errored=True).fit()
+    assert not grid.errors
+    assert grid[0].metrics["training_iteration"] == 3 + 4
 
 
 def test_a_stopper_of_the_users_own(tmp_path: Path) -> None:

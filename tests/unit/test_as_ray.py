@@ -193,6 +193,32 @@ def test_dicts_are_flattened_and_back() -> None:
     assert nested["val"] == {"loss": 2, "top": {"k": 3}}
 
 
+def test_saving_and_restoring_is_tried_out() -> None:
+    class Counter(tune.Trainable):
+        def setup(self, config: dict[str, Any]) -> None:
+            self.count = config["start"]
+
+        def step(self) -> dict[str, Any]:
+            self.count += 1
+            return {"count": self.count}
+
+        def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
+            return {"count": self.count}
+
+        def load_checkpoint(self, checkpoint: Any) -> None:
+            self.count = checkpoint["count"]
+
+    class Forgets(Counter):
+        def restore(self, checkpoint_path: Any) -> None:
+            pass
+
+    assert utils.validate_save_restore(Counter, {"start": 3}, num_gpus=1) is True
+    with pytest.raises(ConfigError, match="Forgets is at iteration 4, but the one that restored it is at 1"):
+        utils.validate_save_restore(Forgets, {"start": 3}, use_object_store=True)
+    with pytest.raises(NotImplementedError):
+        utils.validate_save_restore(tune.Trainable)
+
+
 def test_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, 5,GPU-7")
     assert machine.get_gpu_ids() == [3, 5, "GPU-7"]

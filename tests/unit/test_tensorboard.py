@@ -17,9 +17,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader  # type: ignore[import-untyped]
+from tensorboard.backend.event_processing.plugin_event_accumulator import (  # type: ignore[import-untyped]
+    EventAccumulator as PluginEventAccumulator,
+)
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # type: ignore[import-untyped]
 from tensorboard.plugins.hparams import metadata  # type: ignore[import-untyped]
 from tensorboard.plugins.hparams.api_pb2 import Status  # type: ignore[import-untyped]
+from tensorboard.util.tensor_util import make_ndarray  # type: ignore[import-untyped]
 
 from shoal.core.commands import Status as TrialStatus
 from shoal.core.events import Reported
@@ -56,8 +60,13 @@ def read(story: Story, index: int = 0) -> Any:
 
 
 def line(story: Story, tag: str, index: int = 0) -> list[tuple[int, float]]:
-    """Return the steps and values of a scalar."""
-    return [(event.step, event.value) for event in read(story, index).Scalars(tag)]
+    """Return the steps and values of a scalar: as notebooks read them, which must be what the server shows."""
+    found = [(event.step, event.value) for event in read(story, index).Scalars(tag)]
+    server = PluginEventAccumulator(str(folder_of(story, index)), tensor_size_guidance={"scalars": 0})
+    server.Reload()
+    shown = [(event.step, make_ndarray(event.tensor_proto).item()) for event in server.Tensors(tag)]
+    assert [repr(point) for point in shown] == [repr(point) for point in found]
+    return found
 
 
 def about(values: list[tuple[int, float]]) -> Any:

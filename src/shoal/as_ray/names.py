@@ -101,7 +101,7 @@ MODULES: dict[str, tuple[Source, ...]] = {
     "ray.tune.tune": (_from(_RUN, "run"),),
     "ray.tune.tune_config": (_TUNE_CONFIG,),
     "ray.tune.tuner": (_TUNER,),
-    "ray.tune.utils": (_DICTS,),
+    "ray.tune.utils": (_DICTS, _from(_UTILS, "validate_save_restore")),
     "ray.tune.utils.log": (_from(_UTILS, "Verbosity"),),
     "ray.tune.utils.util": (_DICTS,),
 }

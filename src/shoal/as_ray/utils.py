@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import copy
 import enum
+import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-__all__ = ["Verbosity", "flatten_dict", "merge_dicts", "unflatten_dict"]
+from ..errors import ConfigError
+from ..trainable import Trainable
+
+__all__ = ["Verbosity", "flatten_dict", "merge_dicts", "unflatten_dict", "validate_save_restore"]
 
 
 class Verbosity(enum.IntEnum):
@@ -51,3 +55,36 @@ def merge_dicts(d1: Mapping[str, Any], d2: Mapping[str, Any]) -> dict[str, Any]:
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
         merged[key] = merge_dicts(merged[key], value) if both else copy.deepcopy(value)
     return merged
+
+
+def validate_save_restore(
+    trainable_cls: type[Trainable],
+    config: dict[str, Any] | None = None,
+    num_gpus: int = 0,
+    use_object_store: bool = False,
+) -> bool:
+    """Train an object of a class trainable in this process, save it, and go on with another one that restores it.
+
+    Args:
+        trainable_cls: the class.
+        config: hyperparameters for both objects.
+        num_gpus, use_object_store: without effect.
+
+    Returns:
+        True, always.
+
+    Raises:
+        ConfigError: the restored object does not go on where the saved one was. What its methods raise is raised, too.
+    """
+    first, second = trainable_cls(config), trainable_cls(config)
+    for _ in range(3):
+        first.train()
+    with tempfile.TemporaryDirectory() as folder:
+        second.restore(first.save(folder))
+    before, after = first.train()["training_iteration"], second.train()["training_iteration"]
+    if before != after:
+        raise ConfigError(
+            f"validate_save_restore: an object of {trainable_cls.__name__} is at iteration {before}, but the one that "
+            f"restored it is at {after}."
+        )
+    return True

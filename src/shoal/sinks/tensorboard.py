@@ -171,7 +171,8 @@ class _TrialEvents:
         initial = self.trial.initial_config
         found = {name: _plain(lookup(initial, name)) for name in self._parameters}
         hparams = {name: value for name, value in found.items() if value is not None}
-        self._records += first(at), session_start(at, hparams)
+        # TensorBoard takes the first restart of a run for its start, and drops nothing at it.
+        self._records += first(at), restart(at, 0), session_start(at, hparams)
         self._begun = True
 
     def _hyperparameters(self, config: Config) -> bytes:

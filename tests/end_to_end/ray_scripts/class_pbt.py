@@ -9,6 +9,7 @@ import ray
 from ray import tune
 from ray.tune import Trainable
 from ray.tune.schedulers import PopulationBasedTraining
+from ray.tune.utils import validate_save_restore
 
 
 class PBTBenchmark(Trainable):
@@ -43,6 +44,7 @@ if __name__ == "__main__":
     parser.add_argument("--smoke-test", action="store_true", help="Finish quickly for testing")
     args, _ = parser.parse_known_args()
     ray.init(num_cpus=2)
+    validate_save_restore(PBTBenchmark, config={"lr": 0.01})
 
     pbt = PopulationBasedTraining(
         time_attr="training_iteration",
@@ -51,6 +53,7 @@ if __name__ == "__main__":
             "lr": lambda: random.uniform(0.0001, 0.02),
             "some_other_factor": [1, 2],
         },
+        synch=True,
     )
     analysis = tune.run(
         PBTBenchmark,
@@ -64,8 +67,8 @@ if __name__ == "__main__":
         checkpoint_score_attr="mean_accuracy",
         verbose=False,
         stop={"training_iteration": 9 if args.smoke_test else 200},
-        num_samples=4,
-        config={"lr": tune.choice([0.0001, 0.002, 0.01, 0.02]), "some_other_factor": 1},
+        num_samples=1,
+        config={"lr": tune.grid_search([0.0001, 0.002, 0.01, 0.02]), "some_other_factor": 1},
         resources_per_trial={"cpu": 1},
     )
     print("Best hyperparameters found were: ", analysis.best_config)

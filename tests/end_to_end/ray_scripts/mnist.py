@@ -50,7 +50,7 @@ scheduler = PopulationBasedTraining(
     perturbation_interval=2,
     metric="mean_accuracy",
     mode="max",
-    hyperparam_mutations={"lr": tune.uniform(0.0001, 1), "momentum": [0.8, 0.9, 0.99]},
+    hyperparam_mutations={"lr": tune.uniform(0.02, 0.1), "momentum": [0.8, 0.9, 0.99]},
 )
 
 if ray.is_initialized():
@@ -68,8 +68,8 @@ tuner = tune.Tuner(
     ),
     tune_config=tune.TuneConfig(scheduler=scheduler, num_samples=4),
     param_space={
-        "lr": tune.uniform(0.001, 1),
-        "momentum": tune.uniform(0.001, 1),
+        "lr": tune.uniform(0.02, 0.1),
+        "momentum": tune.uniform(0.5, 0.9),
         "checkpoint_interval": 2,
     },
 )

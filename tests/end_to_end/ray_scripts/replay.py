@@ -30,6 +30,7 @@ pbt = PopulationBasedTraining(
     mode="max",
     perturbation_interval=3,
     hyperparam_mutations={"lr": tune.uniform(0.0, 1.0)},
+    synch=True,
 )
 stop = {"training_iteration": 12}
 tune.Tuner(

@@ -372,7 +372,8 @@ def _make_figure(*, in_window: bool, **settings: Any) -> Figure:
 def _write_images(folder: Path, noise: Tensor) -> tuple[int, Tensor]:
     """Return how many iterations a checkpoint's generator was trained for, and what it writes."""
     state: dict[str, Any] = torch.load(folder / "checkpoint.pt", map_location="cpu", weights_only=True)
-    generator = Generator()
+    with torch.random.fork_rng(devices=[]):  # which draws first weights from the global generator
+        generator = Generator()
     generator.load_state_dict(state["netGmodel"])
     generator.eval()
     with torch.no_grad():

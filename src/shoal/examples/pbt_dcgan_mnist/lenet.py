@@ -50,19 +50,21 @@ def download_mnist_cnn() -> str:
     digits = load_digits()
     folder = cache_folder()
     path = folder / f"mnist_lenet_v{VERSION}_{_fingerprint(digits)}.pt"
-    if _is_good(path, digits):
-        return str(path)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with _locked(path.with_suffix(".lock")):
-            # Another process may have trained while this one waited.
-            if not _is_good(path, digits):
-                _save(_train(digits), path)
-    except PermissionError as error:
-        raise PermissionError(
-            f"The folder {str(folder)!r}, which keeps the weights of the network that scores digits, cannot be written "
-            f"to: {error}. Set the environment variable {CACHE_VARIABLE} to one that can."
-        ) from error
+    # fork_rng puts torch's global generator back, of which each network draws its first weights.
+    with torch.random.fork_rng(devices=[]):
+        if _is_good(path, digits):
+            return str(path)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with _locked(path.with_suffix(".lock")):
+                # Another process may have trained while this one waited.
+                if not _is_good(path, digits):
+                    _save(_train(digits), path)
+        except OSError as error:
+            raise OSError(
+                f"The folder {str(folder)!r}, which keeps the weights of the network that scores digits, cannot be "
+                f"written to: {error}. Set the environment variable {CACHE_VARIABLE} to one that can."
+            ) from error
     return str(path)
 
 
@@ -108,18 +110,16 @@ def _accuracy(net: Net, digits: Digits) -> float:
 def _train(digits: Digits) -> Net:
     """Train a :class:`Net`, with the same random numbers each time."""
     print("Training the network that scores written digits: once, about ten seconds ...", flush=True)
-    # fork_rng puts the global generator back; there is nothing on a GPU.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        net = Net()
-        optimizer = optim.Adam(net.parameters(), lr=_RATE)
-        # The rate goes up and down again once: the way to train well in little time (Smith 2018, arXiv:1803.09820).
-        schedule = optim.lr_scheduler.OneCycleLR(optimizer, max_lr=_RATE, total_steps=_BATCHES)
-        for images, labels in _batches(digits):
-            optimizer.zero_grad()
-            F.nll_loss(net(images), labels).backward()
-            optimizer.step()
-            schedule.step()
+    torch.manual_seed(0)
+    net = Net()
+    optimizer = optim.Adam(net.parameters(), lr=_RATE)
+    # The rate goes up and down again once: the way to train well in little time (Smith 2018, arXiv:1803.09820).
+    schedule = optim.lr_scheduler.OneCycleLR(optimizer, max_lr=_RATE, total_steps=_BATCHES)
+    for images, labels in _batches(digits):
+        optimizer.zero_grad()
+        F.nll_loss(net(images), labels).backward()
+        optimizer.step()
+        schedule.step()
     accuracy = _accuracy(net, digits)
     if accuracy < LEAST_ACCURACY:
         raise RuntimeError(
