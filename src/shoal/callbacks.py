@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .core.commands import CheckpointRecord, Exploit, Launch, Retry, Status, Stop, checkpoint_name
-from .core.events import Config, Metrics, Reported, Started, TrialAdded
+from .core.events import Config, Metrics, Reported, Saved, Started, TrialAdded
 from .core.reports import lookup
 from .errors import ConfigError, TrialFailed, similar_name
 from .experiment import ExperimentInfo
@@ -360,6 +360,10 @@ class CallbackReader:
         item = record.item
         if isinstance(item, Reported):
             self._reported(item)
+        elif isinstance(item, Saved):
+            history = self._history.trials[item.trial_id]
+            if item.launch == history.launches and not history.status.ended:
+                self._saved(item.trial_id, item.checkpoint.number)
         elif isinstance(item, TrialAdded):
             self._add(self._history.trials[item.trial_id])
         elif isinstance(item, Launch):
@@ -396,11 +400,14 @@ class CallbackReader:
             result = copy_containers(full_row(history, history.last))
             self._about("on_trial_result", report.trial_id, result=result)
         if report.checkpoint is not None:
-            self._about("on_trial_save", report.trial_id)
-            if self._wants("on_checkpoint"):
-                checkpoint = self._checkpoint(report.trial_id, report.checkpoint.number)
-                if checkpoint is not None:
-                    self._about("on_checkpoint", report.trial_id, checkpoint=checkpoint)
+            self._saved(report.trial_id, report.checkpoint.number)
+
+    def _saved(self, trial_id: str, number: int) -> None:
+        self._about("on_trial_save", trial_id)
+        if self._wants("on_checkpoint"):
+            checkpoint = self._checkpoint(trial_id, number)
+            if checkpoint is not None:
+                self._about("on_checkpoint", trial_id, checkpoint=checkpoint)
 
     def _started(self, started: Started) -> None:
         history = self._history.trials[started.trial_id]

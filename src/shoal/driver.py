@@ -34,6 +34,7 @@ from .worker.wire import MemberInfo
 
 __all__ = ["Driver", "Stopper"]
 
+STOPPED_ALL = "the stopper ended the experiment"
 _TICK_S = 0.1
 _POLL_S = 0.1
 
@@ -157,6 +158,8 @@ class Driver:
         if now >= self._next_tick:
             self._next_tick = now + _TICK_S
             self._guarded(self.status, partial(self.status.tick, now))
+            if self.stopper is not None and not self.population.ended and self._asks_to_stop_all(self.stopper):
+                self._step([StopAsked(STOPPED_ALL)])
         limit = self.info.time_budget_s
         if limit is not None and self._elapsed() >= limit and not self.population.ended:
             self._step([StopAsked(f"the time budget of {limit:g} s is spent")])
@@ -214,15 +217,18 @@ class Driver:
         try:
             if self.stopper(event.trial_id, full_row(trial, row)) and event.stop is None:
                 judged = [dataclasses.replace(event, stop="the stop condition is met")]
-            if self.stopper.stop_all():
-                judged.append(StopAsked("the stopper ended the experiment"))
         except Exception as error:
-            name = getattr(self.stopper, "name", type(self.stopper).__name__)
-            raise ConfigError(
-                f"RunConfig(stop=...): {name} raised {type(error).__name__}: {error}, when it was asked about "
-                f"iteration {event.iteration} of trial {event.trial_id}."
-            ) from error
+            asked = f"about iteration {event.iteration} of trial {event.trial_id}"
+            raise _stopper_failed(self.stopper, error, asked) from error
+        if self._asks_to_stop_all(self.stopper):
+            judged.append(StopAsked(STOPPED_ALL))
         return judged
+
+    def _asks_to_stop_all(self, stopper: Stopper) -> bool:
+        try:
+            return bool(stopper.stop_all())
+        except Exception as error:
+            raise _stopper_failed(stopper, error, "whether all should end") from error
 
     def _execute(self, command: Launch | Continue | Save | Evict | Stop | DeleteCheckpoint) -> None:
         if isinstance(command, DeleteCheckpoint):
@@ -252,6 +258,13 @@ class Driver:
                 # Its terminal or pipe is gone, most likely; the run is not.
                 with contextlib.suppress(Exception):
                     sys.stderr.write(f"shoal: {text}")
+
+
+def _stopper_failed(stopper: Stopper, error: Exception, asked: str) -> ConfigError:
+    name = getattr(stopper, "name", type(stopper).__name__)
+    return ConfigError(
+        f"RunConfig(stop=...): {name} raised {type(error).__name__}: {error}, when it was asked {asked}."
+    )
 
 
 class Interruption:

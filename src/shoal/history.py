@@ -220,8 +220,8 @@ class History:
 
     def _reported(self, report: Reported) -> None:
         trial = self.trials[report.trial_id]
-        if report.launch != trial.launches or trial.status.ended:
-            return  # late: the core has ignored it too
+        if report.launch != trial.launches or trial.slot is None:
+            return  # late: the core has ignored it too; news of a crash can overtake a report
         row = Row(report, trial.config, len(trial.exploits), trial.pid, trial.hostname, trial.ancestry)
         self.results += 1
         trial.last = row

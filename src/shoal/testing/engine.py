@@ -20,13 +20,15 @@ from ..core.commands import (
     Launch,
     Notice,
     Park,
+    Reconfigure,
     Retry,
+    Save,
     Status,
     Stop,
     checkpoint_id,
 )
-from ..core.events import Config, Event, Failed, Finished, Lost, Metrics, Reported, SavedCheckpoint, Started
-from ..core.reports import ReportRules, check_report, stop_reason, waits
+from ..core.events import Config, Event, Failed, Finished, Lost, Metrics, Reported, Saved, SavedCheckpoint, Started
+from ..core.reports import ReportRules, at_boundary, check_report, stop_reason, waits
 from ..core.rng import uniform_key
 
 __all__ = ["BrokenContract", "Fault", "Faults", "SimulatedEngine", "Train", "VirtualClock", "random_faults"]
@@ -145,6 +147,8 @@ class SimulatedEngine:
         duration: virtual seconds of a step; a number, or ``(index, iteration, config) -> seconds``.
         start_time: virtual seconds that a new process needs before its function is entered.
         checkpoint_every: save a checkpoint with every n-th report, 0 for never; or ``(index, iteration) -> bool``.
+        saves_when_needed: members can save at any time, as those of a class trainable can: they save at each boundary
+            too, a checkpoint that goes when nobody needs it any more, and at their end where ``rules`` ask for that.
         faults: what goes wrong.
         seed: of the small delays that news of a crash takes.
         stopper: looks at each report in the driver and returns why the trial should end, or None.
@@ -159,6 +163,7 @@ class SimulatedEngine:
         duration: float | Callable[[int, int, Config], float] = 1.0,
         start_time: float = 0.0,
         checkpoint_every: int | Callable[[int, int], bool] = 1,
+        saves_when_needed: bool = False,
         faults: Faults | None = None,
         seed: int = 0,
         stopper: Callable[[Reported], str | None] | None = None,
@@ -177,6 +182,7 @@ class SimulatedEngine:
         self._duration = duration
         self._start_time = start_time
         self._checkpoint_every = checkpoint_every
+        self._saves_when_needed = saves_when_needed
         self._faults = faults
         self._seed = seed
         self._stopper = stopper
@@ -203,6 +209,33 @@ class SimulatedEngine:
     def wait(self) -> Event | None:
         """Return what happens next; None if nothing ever will."""
         return self.clock.next_event()
+
+    def take_over(self, before: SimulatedEngine, core: Population, opened: Opened) -> None:
+        """Begin with what the engine of a killed driver has left: no process, and its checkpoints.
+
+        As a real driver does, it throws away those that the core does not know. A trial that goes on has to do so from
+        its newest checkpoint.
+
+        Args:
+            before: the engine of the driver that is gone.
+            core: what its journal leads to.
+            opened: what follows in the journal.
+        """
+        self.clock.now = before.clock.now
+        self._indices.update(before._indices)
+        self._deleted = {*before._deleted, *(before.checkpoints - self._known(before, core))}
+        self._stored = {name: before._stored[name] for name in self._known(before, core)}
+        for trial in core.trials.values():
+            name = trial.trial_id
+            goes_on = not trial.status.ended or name in opened.again
+            newest = None if trial.restore is None else self._stored[trial.restore.id]
+            if newest is not None and name not in opened.anew:
+                self._goes_on_from[name] = newest
+            if goes_on or name in opened.anew:
+                self._went_at[name] = newest.iteration if goes_on and newest is not None else 0
+            else:
+                self.stopped[name] = trial.status
+                self.states[name] = before.states.get(name, None if newest is None else newest.state)
 
     @singledispatchmethod
     def execute(self, command: Command) -> None:
@@ -278,6 +311,29 @@ class SimulatedEngine:
         if process is not None:
             _check(process.phase == "waiting" and process.launch == command.launch, command, f"but it is {process}")
             process.phase = "idle"
+
+    @execute.register
+    def _(self, command: Reconfigure) -> None:
+        stored = self._stored.get(command.checkpoint.id)
+        _check(command.checkpoint.trial_id == command.trial_id, command, "the checkpoint is not its own")
+        if stored is None:
+            raise BrokenContract(f"{command!r}: the checkpoint does not exist")
+        _check(stored.iteration == command.iteration, command, f"it holds iteration {stored.iteration}: work is lost")
+        self._went_at.pop(command.trial_id, None)
+        self._goes_on_from[command.trial_id] = stored
+        process = self._processes.get(command.trial_id)
+        if process is not None:
+            _check(process.phase == "waiting" and process.launch == command.launch, command, f"but it is {process}")
+            _check(process.iteration == command.iteration, command, f"it is at iteration {process.iteration}")
+            process.phase = "idle"
+
+    @execute.register
+    def _(self, command: Save) -> None:
+        process = self._resident(command)
+        _check(self._saves_when_needed, command, "it saves by itself and cannot be asked")
+        _check(process.phase == "waiting" and process.slot is not None, command, f"but it is {process}")
+        turn = process.turn
+        self.clock.after(0.0, lambda: self._save_now(process, turn))
 
     @execute.register
     def _(self, command: Evict) -> None:
@@ -382,11 +438,15 @@ class SimulatedEngine:
         }
         every = self._checkpoint_every
         saves = every(process.index, iteration) if callable(every) else every > 0 and iteration % every == 0
-        check_report(self._rules, metrics, automatic, saves)
+        stop = stop_reason(self._rules, metrics, automatic)
+        transient = False
+        if self._saves_when_needed and not saves:
+            saves = stop is not None and self._rules.save_at_end
+            transient = stop is None and at_boundary(self._rules, process.until, metrics, automatic)
+        check_report(self._rules, metrics, automatic, saves or transient)
         process.state = state
         process.iteration = iteration
         process.time_total_s = total
-        stop = stop_reason(self._rules, metrics, automatic)
         waiting = stop is not None or waits(self._rules, process.until, metrics, automatic)
         event = Reported(
             trial_id=process.trial_id,
@@ -395,7 +455,7 @@ class SimulatedEngine:
             metrics=metrics,
             waiting=waiting,
             stop=stop,
-            checkpoint=self._save(process, late) if saves else None,
+            checkpoint=self._save(process, late=late, transient=transient) if saves or transient else None,
             timestamp=automatic["timestamp"],
             time_this_iter_s=spent,
             time_total_s=total,
@@ -435,7 +495,7 @@ class SimulatedEngine:
 
     # -------------------------------------------------------------------------------------------- slots, checkpoints
 
-    def _resident(self, command: Continue | Park | Evict) -> _Process:
+    def _resident(self, command: Continue | Park | Save | Evict) -> _Process:
         process = self._processes.get(command.trial_id)
         if process is None:
             raise BrokenContract(f"{command!r}: it has no process")
@@ -454,7 +514,12 @@ class SimulatedEngine:
             self._slots[process.slot] = None
             process.slot = None
 
-    def _save(self, process: _Process, late: bool) -> SavedCheckpoint:
+    def _save_now(self, process: _Process, turn: int) -> Event | None:
+        if process.turn != turn or not process.alive:
+            return None
+        return Saved(process.trial_id, process.launch, self._save(process))
+
+    def _save(self, process: _Process, *, late: bool = False, transient: bool = False) -> SavedCheckpoint:
         number = process.next_checkpoint
         process.next_checkpoint += 1
         name = checkpoint_id(process.trial_id, number)
@@ -468,7 +533,7 @@ class SimulatedEngine:
         if not late:
             self._goes_on_from[process.trial_id] = stored
         self.peak_checkpoints = max(self.peak_checkpoints, len(self._stored) - len(self._unknown))
-        return SavedCheckpoint(number, digest, size=1)
+        return SavedCheckpoint(number, digest, size=1, transient=transient)
 
     def _load(self, command: Launch) -> tuple[Any, int, float]:
         record = command.checkpoint

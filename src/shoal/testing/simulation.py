@@ -107,7 +107,8 @@ class Simulation:
         num_to_keep, score_attribute, score_order: as in ``CheckpointConfig``.
         always_wait, stopper: every report waits for ``stopper``, which returns why the trial should end, or None.
         stop_asked_at: virtual time at which the whole experiment is asked to end.
-        duration, start_time, checkpoint_every, faults: see :class:`SimulatedEngine`.
+        checkpoint_at_end: as in ``CheckpointConfig``; needs ``saves_when_needed``.
+        duration, start_time, checkpoint_every, saves_when_needed, faults: see :class:`SimulatedEngine`.
         validate: check every invariant of the population after each event.
         watch: called after each event.
         max_events: more than this is taken for an experiment that never ends.
@@ -136,6 +137,8 @@ class Simulation:
         duration: float | Callable[[int, int, Config], float] = 1.0,
         start_time: float = 0.0,
         checkpoint_every: int | Callable[[int, int], bool] = 1,
+        checkpoint_at_end: bool = False,
+        saves_when_needed: bool = False,
         faults: Faults | None = None,
         validate: bool = True,
         watch: Watch | None = None,
@@ -145,7 +148,7 @@ class Simulation:
         self.metric = self.scheduler.metric or metric
         self.mode = self.scheduler.mode or mode
         self.seed = seed
-        self.limits = Limits(tuple(devices or [""] * slots), residents, max_failures, fail_fast)
+        self.limits = Limits(tuple(devices or [""] * slots), residents, max_failures, fail_fast, checkpoint_at_end)
         self.retention = RetentionRules(num_to_keep, score_attribute, score_order)
         self.rules = ReportRules(
             metric=self.metric,
@@ -154,6 +157,7 @@ class Simulation:
             stop=dict(stop or {}),
             always_wait=stopper is not None,
             rank=score_attribute,
+            save_at_end=checkpoint_at_end,
         )
         self.configs = [self.scheduler.prepare(dict(config), index, seed) for index, config in enumerate(configs)]
         self._stop_asked_at = stop_asked_at
@@ -167,6 +171,7 @@ class Simulation:
             duration=duration,
             start_time=start_time,
             checkpoint_every=checkpoint_every,
+            saves_when_needed=saves_when_needed,
             faults=faults,
             seed=seed,
             stopper=stopper,

@@ -41,6 +41,7 @@ pbt = tune.create_scheduler(
     time_attr="training_iteration",
     perturbation_interval=2,
     hyperparam_mutations={"lr": tune.uniform(0.1, 1.0)},
+    synch=True,
 )
 results = tune.Tuner(
     partial(train_air, scale=2),

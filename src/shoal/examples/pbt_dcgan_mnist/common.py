@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -291,8 +291,8 @@ def train_func(
     netD.train()
     netG.train()
     losses: list[tuple[float, float]] = []
-    for (real, _), _ in zip(dataloader, range(train_iterations_per_step), strict=False):
-        real = real.to(device)
+    for digits, _ in islice(dataloader, train_iterations_per_step):
+        real = digits.to(device)
         written = netG(torch.randn(len(real), nz, 1, 1, device=device))
         yes, no = torch.ones(len(real), device=device), torch.zeros(len(real), device=device)
 
