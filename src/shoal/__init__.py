@@ -9,7 +9,7 @@
 - ``core``, ``schedulers``, ``space``: PURE. All that is decided is decided there.
 - ``journal``, ``checkpoints``: what is durable.
 - ``engines``, ``worker``: the processes that members live in.
-- ``history``, ``lineage``, ``results``, ``analysis``, ``sinks``, ``display``, ``callbacks``, ``loggers``: readers of the
+- ``history``, ``lineage``, ``results``, ``analysis``, ``sinks``, ``display``, ``callbacks``, ``loggers``: they read the
   journal. ``stoppers``: judges of results.
 - ``run``, ``as_ray``: for scripts that were written for Ray Tune.
 - ``testing``: for those who write a scheduler or an engine. ``examples``: scripts to copy.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import inspect
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,6 +153,11 @@ class RunConfig:
         if self.verbose > 3:
             raise _fail(self, "verbose", "0, 1, 2 or 3")
         _check_bool(self, "log_to_file")
+
+
+def storage_folder(run: RunConfig) -> Path:
+    """Return the folder that experiments are in: as given, or ``SHOAL_DIR``, or ``./shoal_results``."""
+    return Path(run.storage_path or os.environ.get("SHOAL_DIR") or "shoal_results")
 
 
 def _check_stop(config: RunConfig) -> None:

@@ -11,6 +11,7 @@
     │   └── JournalError              its journal cannot be read or written
     ├── EngineError (RuntimeError)    member processes cannot be started
     ├── TrialFailed (RuntimeError)    what ``Result.error`` holds: a member's own failure
+    ├── TuneError (RuntimeError)      trials of ``tune.run`` failed
     ├── ResultError (LookupError)     a question that the results cannot answer
     └── InvalidTransition             a bug in Shoal: the core was driven in an impossible way
 
@@ -34,6 +35,7 @@ __all__ = [
     "SpaceError",
     "StorageError",
     "TrialFailed",
+    "TuneError",
     "did_you_mean",
     "similar_name",
 ]
@@ -73,6 +75,10 @@ class EngineError(ShoalError, RuntimeError):
 
 class TrialFailed(ShoalError, RuntimeError):
     """A member failed. ``Result.error`` holds one; its text is the member's own traceback."""
+
+
+class TuneError(ShoalError, RuntimeError):
+    """``tune.run`` has ended, and trials failed. The others have trained to their end."""
 
 
 class ResultError(ShoalError, LookupError):

@@ -113,6 +113,8 @@ class TrialHistory:
     pid: int = 0
     hostname: str = ""
     launches: int = 0
+    over: bool = False
+    """Its newest launch has failed: a report of it that comes now was overtaken by that news, and does not count."""
     last: Row | None = None
     """Its newest result."""
     rows: list[Row] = field(default_factory=list[Row])
@@ -220,8 +222,8 @@ class History:
 
     def _reported(self, report: Reported) -> None:
         trial = self.trials[report.trial_id]
-        if report.launch != trial.launches or trial.slot is None:
-            return  # late: the core has ignored it too; news of a crash can overtake a report
+        if report.launch != trial.launches or trial.over or trial.status.ended:
+            return  # late: the core has ignored it too
         row = Row(report, trial.config, len(trial.exploits), trial.pid, trial.hostname, trial.ancestry)
         self.results += 1
         trial.last = row
@@ -252,10 +254,12 @@ class History:
     def _changed(self, trial: TrialHistory, item: Any) -> None:
         if isinstance(item, Started | Saved | Failed | Lost) and (item.launch != trial.launches or trial.status.ended):
             return  # late: the core has ignored it too
+        trial.over = trial.over or isinstance(item, Failed | Lost)
         if isinstance(item, Started):
             trial.pid, trial.hostname = item.pid, item.hostname
         elif isinstance(item, Launch):
             trial.launches, trial.slot, trial.status = item.launch, item.slot, Status.RUNNING
+            trial.over = False
         elif isinstance(item, Continue):
             trial.slot, trial.status = item.slot, Status.RUNNING
         elif isinstance(item, Park | Evict | Retry):
@@ -266,7 +270,7 @@ class History:
             trial.changes.append(item)
             trial.config = item.new_config
             trial.ancestry = Ancestry(item, trial.ancestry)
-        elif isinstance(item, Saved) and trial.last is not None:
+        elif isinstance(item, Saved) and trial.last is not None and not trial.over:
             self._saved(trial, item.checkpoint, trial.last)
         elif isinstance(item, Failed):
             trial.error, trial.traceback, trial.raised = item.error, item.traceback, item.raised

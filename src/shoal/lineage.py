@@ -15,6 +15,7 @@ from .core.events import Config
 from .core.reports import flatten
 from .history import History, Row, TrialHistory
 from .sinks.files import to_json
+from .space import same
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -158,7 +159,7 @@ def schedule_of(lineage: Lineage) -> Schedule:
     """Return the hyperparameters by step; of segments without steps, nothing remains."""
     changes: list[tuple[int, Config]] = []
     for segment in lineage:
-        if segment.steps > 0 and not (changes and changes[-1][1] == segment.config):
+        if segment.steps > 0 and not (changes and same(changes[-1][1], segment.config)):
             changes.append((segment.first_step - 1, segment.config))
     return Schedule(tuple(changes))
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .arguments import check_arguments
 from .core.events import Config
 from .errors import ConfigError, ResultError
 from .schedulers.replay import ReplayScheduler
+from .space import same
 
 if TYPE_CHECKING:
     from .results import Result
@@ -80,21 +81,45 @@ def read_policy(policy_file: str | os.PathLike[str]) -> tuple[Config, list[tuple
     """
     path = _checked_path(policy_file)
     lines = _lines(path)
-    initial: Config | None = None
-    changes: list[tuple[int, Config]] = []
-    for number, line in lines:
-        step, donor_config, new_config = _parsed(line, f"line {number} of {path}", last=number == lines[-1][0])
-        if initial is None:
-            initial = donor_config
-        changes.append((step, new_config))
-    if initial is None:
+    if not lines:
         raise ConfigError(
             f"PopulationBasedTrainingReplay: {path} is empty, so there is nothing to replay. Only trials that have "
             f"copied another have a policy; take one of them, or PopulationBasedTrainingReplay.from_result(result)."
         )
+    exploits: list[_Line] = []
+    for number, text in lines:
+        line = _parsed(text, f"line {number} of {path}", last=number == lines[-1][0])
+        if exploits and _is_left_over(exploits[-1], line):
+            exploits.clear()
+        exploits.append(line)
+    initial = exploits[0].donor_config
+    changes = [(line.step, line.new_config) for line in exploits]
     while changes and changes[0][0] <= 0:
         initial = changes.pop(0)[1]  # weights that had not trained yet
     return initial, changes
+
+
+class _Line(NamedTuple):
+    """One exploit, as far as a replay needs it."""
+
+    target: str
+    donor: str
+    step: int
+    """How long the copied weights had trained."""
+    donor_config: Config
+    new_config: Config
+
+
+def _is_left_over(before: _Line, line: _Line) -> bool:
+    """Return whether a line tells of weights that the next line's exploit has thrown away.
+
+    Ray Tune appends to the target's own file where the donor has none, because it has never copied another. Its own
+    replay looks at the tags for that reason. They begin with the trial's number; what follows changes when Ray restores
+    an experiment.
+    """
+    tags = [tag.partition("_")[0] for tag in (before.target, line.target, line.donor)]
+    copied_itself = all(map(str.isdigit, tags)) and tags[0] == tags[1] != tags[2]
+    return copied_itself and not same(before.new_config, line.donor_config)
 
 
 def _checked_path(policy_file: object) -> Path:
@@ -145,8 +170,7 @@ _EXPECTED = (
 )
 
 
-def _parsed(line: str, where: str, *, last: bool) -> tuple[int, Config, Config]:
-    """Return (step, donor config, new config) of a line."""
+def _parsed(line: str, where: str, *, last: bool) -> _Line:
     try:
         values: Any = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -175,7 +199,7 @@ def _parsed(line: str, where: str, *, last: bool) -> tuple[int, Config, Config]:
                 f"PopulationBasedTrainingReplay: {where}: the {_FIELDS[field]} must be an object such as "
                 f'{{"lr": 0.1}}, but is {_excerpt(json.dumps(values[field]))}. {_EXPECTED}'
             )
-    return int(values[3]), values[4], values[5]
+    return _Line(str(values[0]), str(values[1]), int(values[3]), values[4], values[5])
 
 
 def _excerpt(text: str) -> str:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .config import CheckpointConfig, FailureConfig, RunConfig, TuneConfig
-from .errors import ConfigError, ShoalError, did_you_mean
+from .config import CheckpointConfig, FailureConfig, RunConfig, TuneConfig, storage_folder
+from .errors import ConfigError, TuneError, did_you_mean
 from .reporters import check_reporter
 from .resources import with_resources
 from .schedulers.base import TrialScheduler
@@ -24,13 +24,9 @@ if TYPE_CHECKING:
     from .analysis import ExperimentAnalysis
     from .results import ResultGrid
 
-__all__ = ["TuneError", "check_absent", "create_scheduler", "find_trainable", "register_trainable", "run"]
+__all__ = ["check_absent", "create_scheduler", "find_trainable", "register_trainable", "run"]
 
 _ERRORS_SHOWN = 10
-
-
-class TuneError(ShoalError, RuntimeError):
-    """Trials of ``tune.run`` failed. Raised after all trials have ended, and names those that failed."""
 
 
 def run(
@@ -243,9 +239,7 @@ def _restored(
             "tune.run: resume needs the name of the experiment, tune.run(..., name='pbt_test', resume=...), because a "
             "name made of the time is never the same again."
         )
-    folder = Path(
-        run_config.storage_path or os.environ.get("SHOAL_DIR") or "shoal_results", run_config.name
-    ).expanduser()
+    folder = (storage_folder(run_config) / run_config.name).expanduser()
     if not Tuner.can_restore(folder):
         if not resume.must_exist:
             return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import tempfile
 from pathlib import Path
@@ -10,10 +11,13 @@ from typing import TYPE_CHECKING, Any
 from .errors import ConfigError
 
 if TYPE_CHECKING:
+    from .checkpoints import Checkpoint
     from .worker.session import TrialContext
 
-__all__ = ["Trainable", "can_save"]
+__all__ = ["DICT_CHECKPOINT", "Trainable", "can_save"]
 
+DICT_CHECKPOINT = "dict_checkpoint.pkl"
+"""The file of a checkpoint that ``save_checkpoint`` returned as a dict."""
 _STATE = "trainable.pkl"
 
 
@@ -145,15 +149,26 @@ class Trainable:
         folder = Path(tempfile.mkdtemp(prefix="checkpoint_") if checkpoint_dir is None else checkpoint_dir)
         folder.mkdir(parents=True, exist_ok=True)
         returned = self.save_checkpoint(str(folder))
-        state = {"iteration": self.iteration, "dict": returned if isinstance(returned, dict) else None}
-        (folder / _STATE).write_bytes(pickle.dumps(state, protocol=pickle.HIGHEST_PROTOCOL))
+        if isinstance(returned, dict):
+            (folder / DICT_CHECKPOINT).write_bytes(pickle.dumps(returned, protocol=pickle.HIGHEST_PROTOCOL))
+        (folder / _STATE).write_bytes(pickle.dumps(self.iteration))
         return str(folder)
 
-    def restore(self, checkpoint_path: str) -> None:
-        """Load what :meth:`save` saved, outside of a run."""
-        state = pickle.loads(Path(checkpoint_path, _STATE).read_bytes())
-        self.load_checkpoint(checkpoint_path if state["dict"] is None else state["dict"])
-        self.iteration = state["iteration"]
+    def restore(self, checkpoint_path: str | os.PathLike[str] | Checkpoint) -> None:
+        """Load a checkpoint, outside of a run: what :meth:`save` saved, or a checkpoint of a run.
+
+        Pickles execute code: load only what comes from yourself.
+
+        Args:
+            checkpoint_path: the folder, or the :class:`shoal.tune.Checkpoint`, for example ``result.checkpoint``.
+        """
+        path = checkpoint_path if isinstance(checkpoint_path, (str, os.PathLike)) else checkpoint_path.path
+        folder = Path(path)
+        stored = folder / DICT_CHECKPOINT
+        self.load_checkpoint(pickle.loads(stored.read_bytes()) if stored.is_file() else str(folder))
+        state = folder / _STATE
+        if state.is_file():
+            self.iteration = pickle.loads(state.read_bytes())
 
     def stop(self) -> None:
         """Clean up, outside of a run."""

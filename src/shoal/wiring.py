@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import shutil
 import sys
@@ -11,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .config import RunConfig, TuneConfig
+from .config import RunConfig, TuneConfig, storage_folder
 from .errors import ExperimentExists, StorageError
 from .plan import Plan
 from .resources import FILES_OF_A_RESIDENT, allow_open_files
@@ -133,8 +132,7 @@ def _make_engine(name: str) -> Engine:
 
 def make_folder(run: RunConfig, name: str) -> Path:
     """Make the folder of a new experiment."""
-    given = run.storage_path or os.environ.get("SHOAL_DIR") or "shoal_results"
-    folder = Path(given, name)
+    folder = storage_folder(run) / name
     try:
         folder = folder.expanduser().absolute()
         folder.mkdir(parents=True, exist_ok=True)

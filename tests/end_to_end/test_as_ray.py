@@ -83,7 +83,9 @@ def test_a_nested_config(tmp_path: Path) -> None:
     config = found["config"]
     assert set(config) == {"optim", "net"}
     assert config["optim"]["betas"]["beta2"] == 0.999
-    assert 0.5 <= config["optim"]["betas"]["beta1"] <= 0.99
+    assert 1e-4 <= config["optim"]["lr"] <= 1e-1
+    assert config["optim"]["betas"]["beta1"] > 0.0  # of a function, which has no bounds to stay in
+    assert 1 <= config["net"]["width"] <= 64
     assert type(config["net"]["width"]) is int
     assert found["width"] == config["net"]["width"]
     assert config["net"]["depth"] == 2

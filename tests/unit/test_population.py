@@ -23,8 +23,8 @@ from shoal.core.commands import (
     Stop,
 )
 from shoal.core.events import Failed, Finished, Lost, Reported, SavedCheckpoint, Started, StopAsked, TrialAdded
-from shoal.core.policy import Copy, Decision, Explored, Proceed
 from shoal.core.limits import Limits, RetentionRules
+from shoal.core.policy import Copy, Decision, Explored, Proceed
 from shoal.core.population import BARREN_AT_MOST, Population
 from shoal.errors import InvalidTransition
 

@@ -22,7 +22,8 @@ _CHECKPOINT = _from("shoal.checkpoints", "Checkpoint")
 _RUN_CONFIGS = {**_from(_SETTINGS, "RunConfig"), **_from("shoal.config", "CheckpointConfig", "FailureConfig")}
 _TUNE_CONFIG = _from(_SETTINGS, "TuneConfig")
 _TUNER = _from("shoal.tuner", "Tuner")
-_RUNNING = _from(_RUN, "TuneError", "create_scheduler", "register_trainable", "run")
+_ERRORS = _from("shoal.errors", "TuneError")
+_RUNNING = {**_ERRORS, **_from(_RUN, "create_scheduler", "register_trainable", "run")}
 _REPORTERS = _from("shoal.reporters", "CLIReporter", "JupyterNotebookReporter", "ProgressReporter")
 _ANALYSIS = _from("shoal.analysis", "ExperimentAnalysis")
 _RESULT = _from("shoal.results", "Result")
@@ -70,7 +71,7 @@ MODULES: dict[str, tuple[Source, ...]] = {
     "ray.tune.analysis": (_ANALYSIS,),
     "ray.tune.analysis.experiment_analysis": (_ANALYSIS,),
     "ray.tune.callback": (_CALLBACK,),
-    "ray.tune.error": (_from(_RUN, "TuneError"),),
+    "ray.tune.error": (_ERRORS,),
     "ray.tune.examples": (),
     "ray.tune.examples.mnist_pytorch": ("shoal.tune.examples.mnist_pytorch",),
     "ray.tune.examples.pbt_dcgan_mnist": (),

@@ -73,7 +73,10 @@ class Policy(Protocol):
         ...
 
     def withdraw(self, trial_id: str) -> None:
-        """A trial that waited at the barrier lost its process and steps; it will come to the boundary again."""
+        """A trial that waits at its boundary will come there again, perhaps at once: forget that it was there.
+
+        It lost its process and steps; or the experiment is opened again.
+        """
         ...
 
     def gone(self, trial_id: str, donates: bool = False) -> None:

@@ -50,7 +50,7 @@ from .limits import Limits, RetentionRules
 from .policy import Change, Copy, Decision, Policy
 from .reports import AUTOMATIC, number, value_of
 from .retention import Retention
-from .trial import Trial, replaced
+from .trial import Trial
 
 __all__ = ["BARREN_AT_MOST", "Limits", "Population", "Trial"]
 
@@ -160,40 +160,40 @@ class Population:
         if event.config:
             self.policy.replace(event.config)
         # First all are there, then they are decided about: whom a trial may copy depends on who is there.
+        mute, self._mute = self._mute, True
         held = [trial for trial in self.trials.values() if self._reopen(trial, event)]
+        self._mute = mute
+        # And first all decisions are there, then they are carried out: one of them may raise.
+        decisions: list[Decision] = []
         for trial in held:
             until = self.policy.until(trial.trial_id)
-            if until is not None and trial.time >= until:
-                self._decide(self.policy.decide(trial.trial_id, trial.time, trial.score), at_boundary=None)
-            else:
+            if until is None or trial.time < until:
                 self._enqueue(trial)
+            elif not mute:
+                decisions += self.policy.decide(trial.trial_id, trial.time, trial.score)
+        if decisions:
+            self._decide(decisions, at_boundary=None)
 
     def _reopen(self, trial: Trial, event: Opened) -> bool:
         """Set a trial to what it is without a process. Return whether its boundary has still to be looked at."""
-        ran, at_barrier = trial.slot is not None, trial.at_barrier
-        trial.slot = trial.device = None
-        trial.queued = 0
-        if event.config:
-            trial.config = replaced(trial.config, event.config)
-            trial.first_config = replaced(trial.first_config, event.config)
+        ran, undecided = trial.slot is not None, trial.undecided
+        trial.reopen(event.config)
         if trial.status.ended:
             return self._revive(trial, event)
-        trial.story.append("the experiment was opened again")
         if trial.trial_id in event.dropped:
             self._end(trial, Status.TERMINATED, "not resumed")
             return False
-        if not ran and trial.lossless:
-            trial.waiting = False
-            if at_barrier:
-                return False  # it goes on waiting for the others, without a process
-        else:
-            if at_barrier:
-                self.policy.withdraw(trial.trial_id)
+        if undecided:
+            self.policy.withdraw(trial.trial_id)
+        whole = (undecided or not ran) and trial.lossless
+        if not whole:
             self._rewind(trial)
+        trial.waiting = False
         if trial.launch:
             trial.status = Status.PAUSED
-        self._enqueue(trial)
-        return False
+        if not (undecided and whole):
+            self._enqueue(trial)
+        return undecided and whole
 
     def _revive(self, trial: Trial, event: Opened) -> bool:
         """Let a trial that has ended go on, or begin anew, where that is asked for."""

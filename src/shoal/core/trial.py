@@ -65,9 +65,21 @@ class Trial:
         return self.slot is None and not self.queued and not self.status.ended
 
     @property
+    def undecided(self) -> bool:
+        """True where it waits at its boundary for a decision: at the barrier, or because the scheduler raised."""
+        return self.at_barrier or (self.slot is not None and self.waiting and self.ending is None)
+
+    @property
     def lossless(self) -> bool:
         """True where ending the process would lose nothing: all is in a checkpoint, or it is to be launched anew."""
         return not self.waiting or (self.restore is not None and self.restore.iteration == self.iteration)
+
+    def reopen(self, values: Config) -> None:
+        """Set it to what it is without a process, with other values in its configs."""
+        self.story.append("the experiment was opened again")
+        self.slot = self.device = None
+        self.queued = 0
+        self.config, self.first_config = replaced(self.config, values), replaced(self.first_config, values)
 
     def wrong(self) -> str | None:
         """Return which of the rules that hold at any time is broken, or None."""

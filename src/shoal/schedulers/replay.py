@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,7 @@ from ..core.events import Config
 from ..core.policy import Change, Decision, Explored, Proceed
 from ..core.trial import replaced
 from ..errors import ConfigError
+from ..space import same
 from .base import TrialScheduler
 
 __all__ = ["ReplayPolicy", "ReplayScheduler"]
@@ -56,11 +57,11 @@ class ReplayScheduler(TrialScheduler):
                 "A replay trains one member: leave TuneConfig(num_samples=1), and no grid_search in param_space. For "
                 "several replays run several experiments."
             )
-        return completed(self.initial, config)
+        return completed(self.initial, config, self.mutated())
 
     def policy(self, *, mode: str, seed: int) -> ReplayPolicy:
         """Return the decisions for one experiment."""
-        return ReplayPolicy(self.initial, self.changes)
+        return ReplayPolicy(self.initial, self.changes, self.mutated())
 
 
 @dataclass
@@ -73,6 +74,7 @@ class ReplayPolicy:
 
     initial: Config
     changes: tuple[tuple[int, Config], ...]
+    mutated: Collection[str] = ()
     _given: Config = field(default_factory=dict[str, Any])
     """What the trial's config has beside the schedule's."""
     _done: int = 0
@@ -82,7 +84,7 @@ class ReplayPolicy:
 
     def add(self, trial_id: str, index: int, config: Config) -> None:
         """The trial joined."""
-        self._given = _beside(self.initial, config)
+        self._given = _beside(self.initial, config, self.mutated)
 
     def until(self, trial_id: str) -> float | None:
         """Return the step of the next change."""
@@ -141,35 +143,53 @@ class ReplayPolicy:
         return notice
 
 
-def _beside(scheduled: Config, config: Config) -> Config:
+def _beside(scheduled: Config, config: Config, mutated: Collection[str] = (), prefix: str = "") -> Config:
     """Return the part of a config that did not come from the schedule."""
     beside: Config = {}
     for key, value in config.items():
+        path = f"{prefix}{key}"
         old = scheduled.get(key)
         if isinstance(value, dict) and isinstance(old, dict):
-            beside[key] = _beside(old, value)
-        elif key not in scheduled or (isinstance(old, str) and not isinstance(value, str)):
+            if inside := _beside(old, value, mutated, f"{path}/"):
+                beside[key] = inside
+        elif key not in scheduled or _stands_in(value, old, path in mutated):
             beside[key] = value
     return beside
 
 
-def completed(scheduled: Config, given: Config) -> Config:
-    """Return a config of the schedule with the keys that only ``given`` has, and objects that no file can hold.
+def completed(scheduled: Config, given: Config, mutated: Collection[str] = (), prefix: str = "") -> Config:
+    """Return a config of the schedule with the keys that only ``given`` has, and objects in place of others.
 
-    A policy file holds an object, for example a reference from ``shoal.put``, only as text. Where ``given`` has one
-    under the same key, that is taken.
+    A policy file holds an object, for example a reference from ``shoal.put``, only as text, and what a reference of an
+    earlier process refers to is gone. Where ``given`` has an object under the same key, that is taken; but not for one
+    that the schedule changes.
+
+    Args:
+        scheduled: a config of the schedule.
+        given: what the trial has beside it.
+        mutated: the keys that the schedule changes, nested ones as ``a/b``.
+        prefix: of the keys, as in ``mutated``.
     """
     config = dict(scheduled)
     for key, value in given.items():
+        path = f"{prefix}{key}"
         if key not in scheduled:
             config[key] = value
         elif isinstance(value, dict) and isinstance(scheduled[key], dict):
-            config[key] = completed(scheduled[key], value)
-        elif not (value is None or isinstance(value, (bool, int, float, str, list, tuple, dict))) and isinstance(
-            scheduled[key], str
-        ):
+            config[key] = completed(scheduled[key], value, mutated, f"{path}/")
+        elif _stands_in(value, scheduled[key], path in mutated):
             config[key] = value
     return config
+
+
+def _stands_in(value: Any, scheduled: Any, changes: bool) -> bool:
+    """Return whether a value is an object that takes the place of the schedule's."""
+    return _is_object(value) and (isinstance(scheduled, str) or (_is_object(scheduled) and not changes))
+
+
+def _is_object(value: Any) -> bool:
+    """Return whether a policy file holds such a value only as text."""
+    return not (value is None or isinstance(value, (bool, int, float, str, list, tuple, dict)))
 
 
 def _differences(before: Config, after: Config, prefix: str = "") -> list[str]:
@@ -178,6 +198,6 @@ def _differences(before: Config, after: Config, prefix: str = "") -> list[str]:
         old = before.get(key)
         if isinstance(value, dict) and isinstance(old, dict):
             found += _differences(old, value, f"{prefix}{key}/")
-        elif key not in before or old != value:
+        elif key not in before or not same(old, value):
             found.append(f"{prefix}{key}")
     return found

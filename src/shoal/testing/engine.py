@@ -27,7 +27,20 @@ from ..core.commands import (
     Stop,
     checkpoint_id,
 )
-from ..core.events import Config, Event, Failed, Finished, Lost, Metrics, Reported, Saved, SavedCheckpoint, Started
+from ..core.events import (
+    Config,
+    Event,
+    Failed,
+    Finished,
+    Lost,
+    Metrics,
+    Opened,
+    Reported,
+    Saved,
+    SavedCheckpoint,
+    Started,
+)
+from ..core.population import Population
 from ..core.reports import ReportRules, at_boundary, check_report, stop_reason, waits
 from ..core.rng import uniform_key
 
@@ -211,31 +224,28 @@ class SimulatedEngine:
         return self.clock.next_event()
 
     def take_over(self, before: SimulatedEngine, core: Population, opened: Opened) -> None:
-        """Begin with what the engine of a killed driver has left: no process, and its checkpoints.
+        """Begin where the engine of an earlier driver was left: no process, and the checkpoints that the core knows.
 
-        As a real driver does, it throws away those that the core does not know. A trial that goes on has to do so from
-        its newest checkpoint.
+        A trial that goes on then has to do so from its newest checkpoint, its own or the one that it has copied.
 
         Args:
             before: the engine of the driver that is gone.
-            core: what its journal leads to.
-            opened: what follows in the journal.
+            core: the population, before it is told ``opened``.
+            opened: who goes on.
         """
         self.clock.now = before.clock.now
-        self._indices.update(before._indices)
-        self._deleted = {*before._deleted, *(before.checkpoints - self._known(before, core))}
-        self._stored = {name: before._stored[name] for name in self._known(before, core)}
-        for trial in core.trials.values():
-            name = trial.trial_id
-            goes_on = not trial.status.ended or name in opened.again
-            newest = None if trial.restore is None else self._stored[trial.restore.id]
-            if newest is not None and name not in opened.anew:
-                self._goes_on_from[name] = newest
-            if goes_on or name in opened.anew:
-                self._went_at[name] = newest.iteration if goes_on and newest is not None else 0
+        self._indices = dict(before._indices)
+        self._stored = {name: stored for name, stored in before._stored.items() if core.retention.knows(name)}
+        self._deleted = before._deleted | (before.checkpoints - set(self._stored))
+        for trial_id, trial in core.trials.items():
+            newest = None if trial_id in opened.anew else before._goes_on_from.get(trial_id)
+            if newest is not None:
+                self._goes_on_from[trial_id] = newest
+            if trial.status.ended and trial_id not in (*opened.again, *opened.anew):
+                self.stopped[trial_id] = trial.status
+                self.states[trial_id] = before.states.get(trial_id, newest and newest.state)
             else:
-                self.stopped[name] = trial.status
-                self.states[name] = before.states.get(name, None if newest is None else newest.state)
+                self._went_at[trial_id] = 0 if newest is None else newest.iteration
 
     @singledispatchmethod
     def execute(self, command: Command) -> None:
@@ -358,6 +368,7 @@ class SimulatedEngine:
         if process is not None:
             process.turn += 1
             self._free_slot(process)
+        self._went_at.pop(command.trial_id, None)
         stored = self._goes_on_from.get(command.trial_id)
         self.states[command.trial_id] = process.state if process is not None else stored and stored.state
 

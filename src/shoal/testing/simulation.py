@@ -12,19 +12,25 @@ function ``train(config, state) -> (metrics, state)``, called once a step::
 
 The engine is strict where a real one could only misbehave: a command that no engine could carry out, or that would lose
 or mix up a member's work, raises :class:`BrokenContract`. :class:`Fault` names what can go wrong, and when.
+
+A driver can be killed too, and the experiment then goes on, in the same simulation or in one with other settings::
+
+    killed = simulation.run(kill_after=17)
+    result = simulation.go_on(killed)
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from ..core.commands import Command, Exploit, Notice, Status
-from ..core.events import Config, Event, Reported, StopAsked, TrialAdded
+from ..core.events import Config, Event, Opened, Reported, StopAsked, TrialAdded
 from ..core.limits import Limits, RetentionRules
 from ..core.population import Population
-from ..core.reports import ReportRules
+from ..core.recall import choose, recall
+from ..core.reports import ReportRules, number, value_of
 from ..core.trial import Trial
 from ..schedulers.base import TrialScheduler
 from ..schedulers.fifo import FIFOScheduler
@@ -38,7 +44,7 @@ Watch: TypeAlias = Callable[[Population, Event, "list[Command]"], None]
 
 @dataclass(frozen=True, slots=True)
 class SimulationResult:
-    """What happened in a simulated experiment."""
+    """What happened in a simulated experiment, since its beginning."""
 
     events: list[Event]
     commands: list[list[Command]]
@@ -50,12 +56,22 @@ class SimulationResult:
     elapsed_s: float
     """Virtual seconds."""
     busy_s: float
-    """Virtual seconds of all steps together."""
+    """Virtual seconds of all steps together, since the last driver began."""
     peak_checkpoints: int
-    """The largest number of checkpoints that existed at the same time."""
+    """The largest number of checkpoints that existed at the same time, since the last driver began."""
     peak_processes: int
     checkpoints: set[str]
     """The ids of the checkpoints that are left."""
+    opened: Opened
+    """As what the experiment began."""
+    engine: SimulatedEngine = field(repr=False)
+    """What the last driver has left."""
+
+    @property
+    def journal(self) -> list[Event | Command]:
+        """What a driver writes down: each event, and behind it what it led to."""
+        told = zip(self.events, self.commands, strict=True)
+        return [self.opened, *(item for event, commands in told for item in (event, *commands))]
 
     def of_kind(self, kind: type[Any]) -> list[Any]:
         """Return all commands of one kind, in order."""
@@ -160,10 +176,11 @@ class Simulation:
             save_at_end=checkpoint_at_end,
         )
         self.configs = [self.scheduler.prepare(dict(config), index, seed) for index, config in enumerate(configs)]
-        self._stop_asked_at = stop_asked_at
-        self._validate = validate
-        self._watch = watch
-        self._max_events = max_events
+        self._stopper = stopper
+        self.stop_asked_at = stop_asked_at
+        self.validate = validate
+        self.watch = watch
+        self.max_events = max_events
         self._engine: Callable[[], SimulatedEngine] = lambda: SimulatedEngine(
             train,
             self.rules,
@@ -192,55 +209,154 @@ class Simulation:
         population = self.population()
         return [population.apply(event) for event in events]
 
-    def run(self) -> SimulationResult:
+    def run(self, *, kill_after: int | None = None) -> SimulationResult:
         """Run the experiment to its end.
+
+        Args:
+            kill_after: the driver is killed after this event, counted from 1: what follows from it is written down, but
+                never carried out.
 
         Raises:
             BrokenContract: a command could not be carried out, or members wait although nothing will ever happen.
             InvalidTransition: an invariant of the population does not hold.
         """
-        population, engine = self.population(), self._engine()
-        events: list[Event] = []
-        answers: list[list[Command]] = []
+        engine = self._engine()
+        for index, trial in enumerate(self._added):
+            engine.add(trial.trial_id, index)
+        run = _Run(self, self.population(), engine, Opened(self.limits, self.retention), [], [])
+        return run.go(self._added, kill_after)
 
-        def take(event: Event) -> list[Command]:
-            commands = population.apply(event)
-            events.append(event)
-            answers.append(commands)
-            if self._validate:
-                population.validate()
-            for command in commands:
-                engine.execute(command)
-            if self._watch is not None:
-                self._watch(population, event, commands)
-            return commands
+    def go_on(
+        self,
+        result: SimulationResult,
+        *,
+        resume_unfinished: bool = True,
+        resume_errored: bool = False,
+        restart_errored: bool = False,
+        config: Config | None = None,
+        kill_after: int | None = None,
+    ) -> SimulationResult:
+        """Go on with an experiment, one that was killed or one that has ended, as ``Tuner.restore`` does.
 
-        for index, config in enumerate(self.configs):
-            trial_id = f"trial_{index:05d}"
-            engine.add(trial_id, index)
-            take(TrialAdded(trial_id, index, name=trial_id, tag=str(index), folder=trial_id, config=config))
-        if self._stop_asked_at is not None:
-            engine.clock.after(self._stop_asked_at, lambda: StopAsked("the time budget is spent"))
-        while not population.ended:
-            event = engine.wait()
+        This simulation may have other slots, limits and stop conditions than the one before. Trials that have met their
+        stop condition go on where they do not meet this one.
+
+        Args:
+            result: of the experiment so far.
+            resume_unfinished, resume_errored, restart_errored: as in ``Tuner.restore``.
+            config: values that replace those of the trials' configs.
+            kill_after: as in :meth:`run`, counted from the beginning of the experiment.
+
+        Returns:
+            What happened since the beginning, what was before included.
+        """
+        population = self.population()
+        recall(population, result.journal)
+        choice = choose(
+            population,
+            unfinished=resume_unfinished,
+            errored=resume_errored,
+            restarted=restart_errored,
+            extended=self._extended(result, population),
+        )
+        opened = Opened(self.limits, self.retention, choice.again, choice.anew, choice.dropped, config or {})
+        engine = self._engine()
+        engine.take_over(result.engine, population, opened)
+        for trial in self._added:
+            engine.add(trial.trial_id, trial.index)
+        missing = [trial for trial in self._added if trial.trial_id not in population.trials]
+        run = _Run(self, population, engine, result.opened, [*result.events], [*result.commands])
+        return run.go([opened, *missing], kill_after)
+
+    @property
+    def _added(self) -> list[TrialAdded]:
+        names = [f"trial_{index:05d}" for index in range(len(self.configs))]
+        return [
+            TrialAdded(name, index, name=name, tag=str(index), folder=name, config=config)
+            for index, (name, config) in enumerate(zip(names, self.configs, strict=True))
+        ]
+
+    def _extended(self, result: SimulationResult, population: Population) -> list[str]:
+        """Return the trials that met their stop condition, and do not meet this simulation's."""
+        last = {
+            report.trial_id: report
+            for report in result.reports
+            if report.launch == population.trials[report.trial_id].launch
+        }
+        return [
+            trial_id
+            for trial_id, report in last.items()
+            if population.trials[trial_id].status is Status.TERMINATED and report.stop and not self._stops(report)
+        ]
+
+    def _stops(self, report: Reported) -> bool:
+        values = {key: number(value_of(report, key)) for key in self.rules.stop}
+        met = any(value is not None and value >= self.rules.stop[key] for key, value in values.items())
+        return met or (self._stopper is not None and self._stopper(report) is not None)
+
+
+@dataclass(slots=True)
+class _Run:
+    """One driver's part of an experiment."""
+
+    simulation: Simulation
+    population: Population
+    engine: SimulatedEngine
+    opened: Opened
+    events: list[Event]
+    answers: list[list[Command]]
+
+    def go(self, begin: Iterable[Event], kill_after: int | None) -> SimulationResult:
+        """Run to the end, or until the driver is killed."""
+        settings, clock = self.simulation, self.engine.clock
+        if any(self._take(event, kill_after) for event in begin):
+            return self._result(clock.now)
+        if settings.stop_asked_at is not None:
+            clock.after(settings.stop_asked_at, lambda: StopAsked("the time budget is spent"))
+        while not self.population.ended:
+            event = self.engine.wait()
             if event is None:
-                left = [trial for trial in population.trials.values() if not trial.status.ended]
+                left = [trial for trial in self.population.trials.values() if not trial.status.ended]
                 raise BrokenContract(f"nothing will ever happen again, but {len(left)} trials wait: {left[:3]}")
-            if len(events) >= self._max_events:
-                raise BrokenContract(f"no end after {self._max_events} events")
-            take(event)
-        elapsed = engine.clock.now
-        while (event := engine.wait()) is not None:
-            if take(event):
-                raise BrokenContract(f"every trial had ended, but {event!r} led to {answers[-1]}")
+            if len(self.events) >= settings.max_events:
+                raise BrokenContract(f"no end after {settings.max_events} events")
+            if self._take(event, kill_after):
+                return self._result(clock.now)
+        elapsed = clock.now
+        while (event := self.engine.wait()) is not None:
+            killed = self._take(event, kill_after)
+            if self.answers[-1]:
+                raise BrokenContract(f"every trial had ended, but {event!r} led to {self.answers[-1]}")
+            if killed:
+                break
+        return self._result(elapsed)
+
+    def _take(self, event: Event, kill_after: int | None) -> bool:
+        """Tell the population, and carry out what it answers. Return whether the driver was killed before that."""
+        commands = self.population.apply(event)
+        self.events.append(event)
+        self.answers.append(commands)
+        if self.simulation.validate:
+            self.population.validate()
+        killed = len(self.events) == kill_after
+        for command in commands:
+            if not killed or isinstance(command, Exploit):  # whoever has copied has done so with the decision
+                self.engine.execute(command)
+        if self.simulation.watch is not None:
+            self.simulation.watch(self.population, event, commands)
+        return killed
+
+    def _result(self, elapsed: float) -> SimulationResult:
         return SimulationResult(
-            events=events,
-            commands=answers,
-            trials=population.trials,
-            states=engine.states,
+            events=self.events,
+            commands=self.answers,
+            trials=self.population.trials,
+            states=self.engine.states,
             elapsed_s=elapsed,
-            busy_s=engine.busy_s,
-            peak_checkpoints=engine.peak_checkpoints,
-            peak_processes=engine.peak_processes,
-            checkpoints=engine.checkpoints,
+            busy_s=self.engine.busy_s,
+            peak_checkpoints=self.engine.peak_checkpoints,
+            peak_processes=self.engine.peak_processes,
+            checkpoints=self.engine.checkpoints,
+            opened=self.opened,
+            engine=self.engine,
         )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..checkpoints import Checkpoint
 from ..config import CheckpointConfig, FailureConfig, RunConfig, TuneConfig
+from ..errors import TuneError
 from ..resources import with_resources
 from ..space import (
     choice,
@@ -31,25 +32,33 @@ if TYPE_CHECKING:
     from ..analysis import ExperimentAnalysis
     from ..callbacks import Callback
     from ..parameters import with_parameters
+    from ..reporters import CLIReporter, JupyterNotebookReporter
     from ..resources import PlacementGroupFactory
     from ..results import Result, ResultGrid
-    from ..run import run
-    from . import logger, stopper
+    from ..run import create_scheduler, register_trainable, run
+    from ..stoppers import Stopper
+    from . import callback, logger, stopper
 
 __all__ = [
+    "CLIReporter",
     "Callback",
     "Checkpoint",
     "CheckpointConfig",
     "ExperimentAnalysis",
     "FailureConfig",
+    "JupyterNotebookReporter",
     "PlacementGroupFactory",
     "Result",
     "ResultGrid",
     "RunConfig",
+    "Stopper",
     "Trainable",
     "TuneConfig",
+    "TuneError",
     "Tuner",
+    "callback",
     "choice",
+    "create_scheduler",
     "get_checkpoint",
     "get_context",
     "grid_search",
@@ -63,6 +72,7 @@ __all__ = [
     "quniform",
     "randint",
     "randn",
+    "register_trainable",
     "report",
     "run",
     "sample_from",
@@ -75,15 +85,20 @@ __all__ = [
 
 
 _LATE = {
+    "CLIReporter": "reporters",
     "Callback": "callbacks",
     "ExperimentAnalysis": "analysis",
+    "JupyterNotebookReporter": "reporters",
     "PlacementGroupFactory": "resources",
     "Result": "results",
     "ResultGrid": "results",
+    "Stopper": "stoppers",
+    "create_scheduler": "run",
+    "register_trainable": "run",
     "run": "run",
     "with_parameters": "parameters",
 }
-"""Names that are needed after a run, or by few, and the modules that they are in: not worth the time of every import."""
+"""Names that are needed after a run, or by few, and their modules: not worth the time of every import."""
 
 
 def __getattr__(name: str) -> Any:
@@ -91,6 +106,6 @@ def __getattr__(name: str) -> Any:
 
     if name in _LATE:
         return getattr(importlib.import_module(f"..{_LATE[name]}", __name__), name)
-    if name in ("logger", "stopper"):
+    if name in ("callback", "logger", "stopper"):
         return importlib.import_module(f".{name}", __name__)
     raise AttributeError(f"module 'shoal.tune' has no attribute {name!r}")

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 from ..errors import ReportError
+from ..trainable import DICT_CHECKPOINT
 from .session import Session, Unwind
 
 __all__ = ["ClassRunner"]
 
-_DICT = "dict_checkpoint.pkl"
-"""The file of a checkpoint that ``save_checkpoint`` returned as a dict."""
 
 
 class ClassRunner:
@@ -37,11 +37,9 @@ class ClassRunner:
     def __call__(self, config: dict[str, Any]) -> NoReturn:
         """Run the member with a config, from its checkpoint or from scratch."""
         try:
-            self._object = self._entered(config)
+            self._enter(config)
             while True:
-                result = self._object.advance()
-                self._asked = isinstance(result, dict) and bool(result.pop("should_checkpoint", False))
-                self._session.report(result, keeper=self)
+                self._session.report(self._result(), keeper=self)
         except Unwind:
             raise
         except BaseException:
@@ -66,7 +64,7 @@ class ClassRunner:
         """Let the object write its state into an empty folder."""
         returned = self._object.save_checkpoint(str(folder))
         if isinstance(returned, dict):
-            (folder / _DICT).write_bytes(pickle.dumps(returned, protocol=pickle.HIGHEST_PROTOCOL))
+            (folder / DICT_CHECKPOINT).write_bytes(pickle.dumps(returned, protocol=pickle.HIGHEST_PROTOCOL))
         elif returned is not None and not (isinstance(returned, str) and Path(returned).is_relative_to(folder)):
             raise ReportError(
                 f"{self._kind.__name__}.save_checkpoint must write into the folder that it is given and return None, "
@@ -78,19 +76,27 @@ class ClassRunner:
                 f"no dict, so there is nothing to go on from."
             )
 
-    def _entered(self, config: dict[str, Any]) -> Any:
+    def _result(self) -> Mapping[str, Any]:
+        """Do one step. What it returns stays as it is: the object may return the same dict every time."""
+        result = self._object.advance()
+        if not isinstance(result, Mapping):
+            raise ReportError(
+                f"{self._kind.__name__}.step must return a dict of metrics, such as {{'mean_accuracy': 0.9}}, but it "
+                f"returned {result!r} ({type(result).__name__})."
+            )
+        self._asked = bool(result.get("should_checkpoint", False))
+        return {key: value for key, value in result.items() if key != "should_checkpoint"}
+
+    def _enter(self, config: dict[str, Any]) -> None:
         checkpoint = self._session.get_checkpoint()
-        current = self._object
-        if current is not None:
-            if checkpoint is not None and current.reset_config(config):
-                current.config = config
+        if self._object is not None:
+            if checkpoint is not None and self._object.reset_config(config):
+                self._object.config = config
             else:
                 self.close()
-                current = None
-        if current is None:
-            current = self._kind(config)
+        if self._object is None:
+            self._object = self._kind(config)
         if checkpoint is not None:
-            stored = Path(checkpoint.path, _DICT)
-            current.load_checkpoint(pickle.loads(stored.read_bytes()) if stored.is_file() else checkpoint.path)
-        current.iteration = self._session.iteration
-        return current
+            stored = Path(checkpoint.path, DICT_CHECKPOINT)
+            self._object.load_checkpoint(pickle.loads(stored.read_bytes()) if stored.is_file() else checkpoint.path)
+        self._object.iteration = self._session.iteration

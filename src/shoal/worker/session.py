@@ -104,6 +104,18 @@ class TrialContext:
         """Return what the trial was given: ``{"cpu": 1.0, "gpu": 0.0}``."""
         return {"cpu": self.cpus, "gpu": self.gpus}
 
+    def get_world_size(self) -> int:
+        """Return 1: a member is one process, for code that asks how many workers train it."""
+        return 1
+
+    def get_world_rank(self) -> int:
+        """Return 0: see :meth:`get_world_size`."""
+        return 0
+
+    def get_local_rank(self) -> int:
+        """Return 0: see :meth:`get_world_size`."""
+        return 0
+
     def get_experiment_name(self) -> str:
         """Return the experiment's name."""
         return self.experiment_name
