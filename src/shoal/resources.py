@@ -8,6 +8,7 @@ import inspect
 import math
 import os
 import resource
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,7 +91,8 @@ def with_resources(trainable: F, resources: Mapping[str, float] | PlacementGroup
 
     Args:
         trainable: the function or the class; a wrapper or a subclass with its name is returned.
-        resources: ``cpu`` (default 1; also how many threads torch uses in a member, rounded up) and ``gpu``
+        resources: ``cpu`` (default 1; also how many threads torch uses in a member, rounded up; 0 only with a GPU,
+            whose number then decides alone) and ``gpu``
             (default 0; a fraction below 1 shares a GPU, else a whole number); or a :class:`PlacementGroupFactory`.
 
     Raises:
@@ -147,9 +149,11 @@ def _amounts(resources: Any) -> dict[str, float]:
 
 
 def _check_amounts(owner: str, amounts: Mapping[str, Any]) -> None:
+    # A trial that takes no CPU is one that waits for its GPU; the GPUs alone say how many there are at a time.
+    on_gpu = any(amounts.get(name) for name in ("gpu", "GPU"))
     for name, amount in amounts.items():
         number = isinstance(amount, (int, float)) and not isinstance(amount, bool) and math.isfinite(amount)
-        if not number or amount < 0 or (name in ("cpu", "CPU") and amount == 0):
+        if not number or amount < 0 or (name in ("cpu", "CPU") and amount == 0 and not on_gpu):
             raise ConfigError(f"{owner}: {name!r} must be a number greater than 0, but is {amount!r}.")
         if name in ("gpu", "GPU") and amount > 1 and amount != int(amount):
             raise ConfigError(f"{owner}: {name!r} must be a fraction up to 1 or a whole number, but is {amount!r}.")
@@ -217,7 +221,7 @@ def make_slots(cpus: float, gpus: float, limit: int | None, cpu_count: int, gpu_
     Raises:
         EngineError: the machine has not enough for one trial.
     """
-    by_cpu = int(cpu_count / cpus + 1e-9)
+    by_cpu = sys.maxsize if cpus == 0 else int(cpu_count / cpus + 1e-9)
     if by_cpu < 1:
         raise EngineError(
             f"One trial asks for {cpus:g} CPUs, but this machine has {cpu_count}. Ask for less: "

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from shoal.core.commands import CheckpointRecord, Evict, Launch, Park, Retry, Status, Stop
+from shoal.core.commands import CheckpointRecord, Evict, Exploit, Launch, Park, Retry, Status, Stop
 from shoal.core.events import Failed, Lost, Reported, Started
 from shoal.history import History, full_row
 

@@ -327,7 +327,7 @@ def test_a_placement_group_says_what_a_trial_takes(bundles: Any, expected: tuple
         (([{}],), "such as [{'CPU': 4, 'GPU': 1}]"),
         (([{"cpu": 1}],), "there is no resource 'cpu'. Did you mean 'CPU'?"),
         (([{"CPU": 1, "TPU": 1}],), "there is no resource 'TPU'."),
-        (([{"CPU": 0, "GPU": 1}],), "'CPU' must be a number greater than 0, but is 0"),
+        (([{"CPU": -1, "GPU": 1}],), "'CPU' must be a number greater than 0, but is -1"),
         (([{"CPU": "2"}],), "'CPU' must be a number greater than 0, but is '2'"),
         (([{"CPU": 1, "GPU": 1.5}],), "'GPU' must be a fraction up to 1 or a whole number"),
         (({"CPU": 1},), "bundles must be a list with one dict such as [{'CPU': 1, 'GPU': 0.5}], but is {'CPU': 1}"),
@@ -344,3 +344,9 @@ def test_a_placement_group_that_is_no_single_process_is_an_error(arguments: Any,
 def test_a_placement_group_names_the_argument_that_it_does_not_have() -> None:
     with pytest.raises(ConfigError, match=r"PlacementGroupFactory has no argument 'bundle'. Did you mean 'bundles'?"):
         PlacementGroupFactory(bundle=[])  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
+
+
+def test_a_trial_that_takes_no_cpu_is_limited_by_the_gpus_alone() -> None:
+    trainable = with_resources(lambda config: None, {"cpu": 0, "gpu": 0.5})
+    assert resources_of(trainable) == (0.0, 0.5)
+    assert make_slots(0.0, 0.5, None, 1, ["0", "1"]) == ["0", "1", "0", "1"]

@@ -14,9 +14,9 @@ import pytest
 
 from shoal import run as module
 from shoal.analysis import ExperimentAnalysis
-from shoal.errors import ConfigError, ShoalError, TrialFailed
+from shoal.errors import ConfigError, ShoalError, TrialFailed, TuneError
 from shoal.reporters import CLIReporter, JupyterNotebookReporter, ProgressReporter
-from shoal.run import TuneError, create_scheduler, register_trainable, run
+from shoal.run import create_scheduler, register_trainable, run
 from shoal.schedulers import FIFOScheduler, PopulationBasedTraining
 from shoal.tune import CheckpointConfig, grid_search, report, uniform
 from shoal.tuner import Tuner

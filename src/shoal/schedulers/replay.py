@@ -110,7 +110,7 @@ class ReplayPolicy:
             )
             return [Proceed(trial_id)]
         self._done = due
-        return [Change(trial_id, completed(self.changes[due - 1][1], self._given))]
+        return [Change(trial_id, completed(self.changes[due - 1][1], self._given, self.mutated))]
 
     def withdraw(self, trial_id: str) -> None:
         """Nobody waits for others in a replay."""
