@@ -347,6 +347,6 @@ def test_a_placement_group_names_the_argument_that_it_does_not_have() -> None:
 
 
 def test_a_trial_that_takes_no_cpu_is_limited_by_the_gpus_alone() -> None:
-    trainable = with_resources(lambda config: None, {"cpu": 0, "gpu": 0.5})
+    trainable = tune.with_resources(lambda config: None, {"cpu": 0, "gpu": 0.5})
     assert resources_of(trainable) == (0.0, 0.5)
     assert make_slots(0.0, 0.5, None, 1, ["0", "1"]) == ["0", "1", "0", "1"]
