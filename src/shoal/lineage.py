@@ -125,10 +125,15 @@ class Schedule:
     def to_dataframe(self) -> pd.DataFrame:
         """Return a table with one row for each change: ``step``, and a column for each hyperparameter (``a/b``).
 
+        A hyperparameter that is itself called ``step`` is in ``config/step``.
+
         Raises:
             ImportError: pandas is not installed.
         """
-        return _frame({"step": step, **dict(flatten(config))} for step, config in self.changes)
+        return _frame(
+            {"step": step, **{"config/step" if key == "step" else key: value for key, value in flatten(config)}}
+            for step, config in self.changes
+        )
 
     def to_json(self, indent: int | None = None) -> str:
         """Return a JSON list of objects with ``step`` and ``config``.

@@ -146,7 +146,7 @@ def facts(trainable: Callable[..., Any], config: Config, tune: TuneConfig, run: 
 def _with_own_request(trainable: Callable[..., Any], config: Config) -> Callable[..., Any]:
     """A class may say by itself what a trial takes, unless ``with_resources`` has said it."""
     own = getattr(trainable, "default_resource_request", None) if inspect.isclass(trainable) else None
-    request = own(config) if callable(own) and resources_of(trainable) == resources_of(Trainable) else None
+    request: Any = own(config) if callable(own) and resources_of(trainable) == resources_of(Trainable) else None
     return trainable if request is None else with_resources(trainable, request)
 
 

@@ -191,7 +191,7 @@ def _parsed(line: str, where: str, *, last: bool) -> _Line:
         if not whole:
             raise ConfigError(
                 f"PopulationBasedTrainingReplay: {where}: the {_FIELDS[field]} must be a whole number, but is "
-                f"{step!r}. {_EXPECTED}"
+                f"{step!r:.60}. {_EXPECTED}"
             )
     for field in (4, 5):
         if not isinstance(values[field], dict):

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from .config import FailureConfig, RunConfig, TuneConfig
 from .core.commands import Status, checkpoint_name
-from .core.events import Opened, Reported, TrialAdded
+from .core.events import Config, Opened, Reported, TrialAdded
 from .core.recall import choose, recall
 from .core.reports import DONE, number, value_of
+from .engines.pickling import check_config
 from .errors import ConfigError, InvalidTransition, JournalError, StorageError
 from .experiment import ExperimentInfo
-from .history import History
-from .journal import JOURNAL_NAME
+from .history import History, full_row
 from .naming import trainable_name
 from .plan import Plan, check_saving, facts, limits_of, new_population, retention_of, rules_of, stopper_of
 from .schedulers import FIFOScheduler, TrialScheduler
@@ -28,9 +28,10 @@ from .space import constants, same
 
 if TYPE_CHECKING:
     from .core.population import Population
+    from .driver import Stopper
     from .journal.sqlite import SQLiteJournal
 
-__all__ = ["Again", "can_restore", "restored_plan", "settings_to_meta", "stored_settings"]
+__all__ = ["Again", "can_restore", "is_new_stop", "restored_plan", "settings_to_meta", "stored_settings"]
 
 T = TypeVar("T", RunConfig, TuneConfig)
 _PARTS = ("tune", "run", "callbacks", "stop")
@@ -101,11 +102,17 @@ def stored_settings(
         parts["run"] or RunConfig(), callbacks=parts["callbacks"], stop=parts["stop"]
     )
     if tune is not None:
-        _check_unchanged(tune, new_tune)
+        _check_unchanged(tune, meta, parts["tune"])
         new_tune = _merged(new_tune, tune)
     if run is not None:
         new_run = _merged(new_run, run)
     return new_tune, dataclasses.replace(new_run, name=folder.name, storage_path=str(folder.parent))
+
+
+def is_new_stop(stop: object, meta: Mapping[str, Any]) -> bool:
+    """Return whether a stop condition that is given when an experiment goes on may be another than before."""
+    given = _pickled(stop)
+    return stop is not None and ("reason" in given or given != meta.get("settings_stop"))
 
 
 def _gives(part: str, run: RunConfig | None, tune: TuneConfig | None) -> bool:
@@ -151,15 +158,30 @@ def _is_default(field: Any, value: Any) -> bool:
     return value is default or (isinstance(value, (bool, int, float, str)) and value == default)
 
 
-def _check_unchanged(new: TuneConfig, old: TuneConfig) -> None:
-    for name in ("metric", "mode", "num_samples", "seed"):
-        field = next(field for field in dataclasses.fields(TuneConfig) if field.name == name)
-        value = getattr(new, name)
-        if not _is_default(field, value) and value != getattr(old, name):
-            raise ConfigError(
-                f"Tuner.restore: TuneConfig({name}={value!r}) cannot change when an experiment goes on; it is "
-                f"{getattr(old, name)!r}. Leave it out, or start a new experiment."
-            )
+def _check_unchanged(new: TuneConfig, meta: Mapping[str, Any], old: TuneConfig | None) -> None:
+    """Compare with the facts, where the metric given to the scheduler and a seed that was drawn stand, too."""
+    before = {name: meta[name] for name in ("metric", "mode", "seed")}
+    if old is not None:
+        before["num_samples"] = old.num_samples
+    for field in dataclasses.fields(TuneConfig):
+        value = getattr(new, field.name)
+        if field.name in before and not _is_default(field, value):
+            _check_same("TuneConfig", field.name, value, before[field.name])
+
+
+def _check_scheduler(scheduler: TrialScheduler, info: ExperimentInfo) -> None:
+    for name in ("metric", "mode", "time_attr"):
+        value = getattr(scheduler, name)
+        if value is not None:
+            _check_same(scheduler.describe(), name, value, getattr(info, name))
+
+
+def _check_same(owner: str, name: str, value: object, before: object) -> None:
+    if value != before:
+        raise ConfigError(
+            f"Tuner.restore: {owner}({name}={value!r}) cannot change when an experiment goes on; it is {before!r}. "
+            f"Leave it out, or start a new experiment."
+        )
 
 
 # ---------------------------------------------------------------------------------------------------- the experiment
@@ -169,11 +191,9 @@ def can_restore(path: Path) -> bool:
     """Return whether there is an experiment in the folder that can go on."""
     from .journal.sqlite import SQLiteJournal
 
-    if not (path / JOURNAL_NAME).is_file():
-        return False
     try:
         journal = SQLiteJournal.open_for_reading(path)
-    except JournalError:
+    except (JournalError, OSError):
         return False
     with contextlib.closing(journal):
         try:
@@ -213,7 +233,8 @@ def restored_plan(
             f"checkpoints must mean the same to both.",
             stacklevel=4,
         )
-    info = dataclasses.replace(info, **facts(trainable, trials[0].config, tune, run))
+    _check_scheduler(scheduler, info)
+    info = dataclasses.replace(info, name=folder.name, **facts(trainable, trials[0].config, tune, run))
     population = new_population(info, scheduler)
     try:
         recall(population, (record.item for record in records))
@@ -223,12 +244,15 @@ def restored_plan(
             f"changed, or the scheduler is another."
         ) from error
     history = History.of(records)
+    stopper = stopper_of(run.stop)
+    values = _new_values(again.space, history.trials[trials[0].trial_id].initial_config, scheduler)
+    check_config(values)
     choice = choose(
         population,
         unfinished=again.unfinished,
         errored=again.errored,
         restarted=again.restart,
-        extended=_extended(history, info.stop) if again.new_stop else (),
+        extended=_extended(history, info.stop, stopper) if again.new_stop else (),
     )
     opened = Opened(
         limits=limits_of(info, tune, run),
@@ -236,7 +260,7 @@ def restored_plan(
         again=choice.again,
         anew=choice.anew,
         dropped=choice.dropped,
-        config=_new_values(again.space, trials[0].config, scheduler),
+        config=values,
     )
     _check_checkpoints(population, opened, history, folder)
     return Plan(
@@ -247,17 +271,20 @@ def restored_plan(
         population=population,
         history=history,
         rules=rules_of(info, scheduler, run),
-        stopper=stopper_of(run.stop),
+        stopper=stopper,
         raises=(run.failure_config or FailureConfig()).fail_fast == "raise",
     )
 
 
-def _extended(history: History, stop: Mapping[str, float]) -> list[str]:
+def _extended(history: History, stop: Mapping[str, float], stopper: Stopper | None) -> list[str]:
     """Return the trials that met the old stop condition, and do not meet the new one."""
     return [
         trial.trial_id
         for trial in history.in_order()
-        if trial.status is Status.TERMINATED and trial.last is not None and _goes_on(trial.last.report, stop)
+        if trial.status is Status.TERMINATED
+        and trial.last is not None
+        and _goes_on(trial.last.report, stop)
+        and (stopper is None or not stopper(trial.trial_id, full_row(trial, trial.last)))
     ]
 
 
@@ -268,14 +295,24 @@ def _goes_on(report: Reported, stop: Mapping[str, float]) -> bool:
     return not any(value is not None and value >= stop[key] for key, value in values.items())
 
 
-def _new_values(space: Mapping[str, Any], config: Mapping[str, Any], scheduler: TrialScheduler) -> dict[str, Any]:
-    """Return the constants of the space that are others than in the trials, and that the scheduler leaves alone."""
-    mutated = {path.partition("/")[0] for path in scheduler.mutated()}
-    return {
-        key: value
-        for key, value in constants(space).items()
-        if key in config and key not in mutated and not same(value, config[key])
-    }
+def _new_values(space: Mapping[str, Any], config: Config, scheduler: TrialScheduler) -> Config:
+    """Return the constants of the space that are others than in the config, and that the scheduler leaves alone."""
+    return _others(constants(space), config, frozenset(scheduler.mutated()), "")
+
+
+def _others(values: Config, config: Config, mutated: frozenset[str], prefix: str) -> Config:
+    found: Config = {}
+    for key, value in values.items():
+        path = f"{prefix}{key}"
+        if key not in config or path in mutated or same(value, config[key]):
+            continue
+        inside = config[key]
+        if isinstance(value, dict) and isinstance(inside, dict):
+            if others := _others(value, inside, mutated, f"{path}/"):
+                found[key] = others
+        else:
+            found[key] = value
+    return found
 
 
 def _check_checkpoints(population: Population, opened: Opened, history: History, folder: Path) -> None:

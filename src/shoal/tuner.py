@@ -91,7 +91,7 @@ class Tuner:
             JournalError: there is no experiment that can go on, its settings cannot be loaded, or it is running.
         """
         from .journal.sqlite import SQLiteJournal
-        from .restore import Again, stored_settings
+        from .restore import Again, is_new_stop, stored_settings
 
         for name, value in (
             ("resume_unfinished", resume_unfinished),
@@ -106,9 +106,10 @@ class Tuner:
         folder = _checked_folder(path)
         space = _check_space(param_space)
         with contextlib.closing(SQLiteJournal.open_for_reading(folder)) as journal:
-            tune, run = stored_settings(journal.meta(), folder, run_config, tune_config)
+            meta = journal.meta()
+            tune, run = stored_settings(meta, folder, run_config, tune_config)
         tuner = cls(trainable, tune_config=tune, run_config=run)
-        new_stop = run_config is not None and run_config.stop is not None
+        new_stop = run_config is not None and is_new_stop(run_config.stop, meta)
         tuner._folder = folder
         tuner._again = Again(resume_unfinished, resume_errored, restart_errored, space, new_stop)
         return tuner
@@ -191,7 +192,8 @@ def _check_configs(where: str, tune_config: object, run_config: object) -> None:
 def _checked_path(path: object) -> Path:
     if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
         raise ConfigError(f"Tuner.restore: path must be the folder of an experiment, but is {path!r}.")
-    return Path(os.fspath(path)).expanduser().absolute()
+    # Without '..', because the last part is the experiment's name.
+    return Path(os.path.abspath(Path(os.fspath(path)).expanduser()))
 
 
 def _checked_folder(path: object) -> Path:
@@ -217,6 +219,12 @@ def _check_not_loading() -> None:
 
 
 def _check_trainable(trainable: object) -> Callable[..., Any]:
+    if isinstance(trainable, Trainable):
+        kind = type(trainable).__name__
+        raise ConfigError(
+            f"Tuner: the trainable is an object of the class {kind}. Give the class itself, Tuner({kind}, ...): each "
+            f"member makes an object of its own."
+        )
     if trainable is None or not callable(trainable):
         raise ConfigError(
             f"Tuner: the trainable must be a function that takes a config, such as train(config), but is {trainable!r}."

@@ -11,7 +11,7 @@ from typing import Any
 
 from shoal import space
 from shoal.core.commands import Command, Continue, DeleteCheckpoint, Exploit, Launch, Park, Retry, Status, Stop
-from shoal.core.events import Config, Event, Failed, Lost, Metrics, Reported
+from shoal.core.events import Config, Event, Failed, Lost, Metrics, Opened, Reported, Saved
 from shoal.core.population import Population
 from shoal.schedulers import FIFOScheduler, PopulationBasedTraining, TrialScheduler
 from shoal.schedulers.pbt import SECOND_CHANCES
@@ -49,6 +49,10 @@ class Scenario:
     stopper: bool = False
     stop_asked_at: float | None = None
     checkpoint_every: int = 1
+    of_class: bool = False
+    """Whether members can save at any time, and do so at each boundary."""
+    checkpoint_at_end: bool = False
+    """Whether members of a class are asked for a checkpoint at their end."""
     num_to_keep: int | None = None
     score_attribute: str | None = None
     score_order: str = "max"
@@ -111,6 +115,8 @@ class Scenario:
             duration=self._duration if self.uneven else 1.0,
             start_time=self.start_time,
             checkpoint_every=self.checkpoint_every,
+            saves_when_needed=self.of_class,
+            checkpoint_at_end=self.of_class and self.checkpoint_at_end,
             faults=random_faults(self.seed, dict(self.faults)) if self.faults else None,
             validate=validate,
             watch=watch,
@@ -138,6 +144,31 @@ class Scenario:
     @staticmethod
     def _stopper(event: Reported) -> str | None:
         return "a stopper said so" if event.metrics["steps"] > 6 and event.metrics["info"]["frames"] % 11 == 0 else None
+
+
+def run_through(*lives: tuple[Scenario, int | None], **resume: Any) -> SimulationResult:
+    """Run an experiment that is restored again and again, with every invariant checked after each event and at the end.
+
+    Args:
+        lives: the settings of each driver, and the event after which it is killed, counted from the beginning, or None.
+        resume: given to each :meth:`Simulation.go_on`.
+    """
+    watch = Invariants(lives[0][0])
+    result: SimulationResult | None = None
+    try:
+        for scenario, kill_after in lives:
+            watch.scenario = scenario
+            simulation = scenario.simulation(watch)
+            if result is None:
+                result = simulation.run(kill_after=kill_after)
+            else:
+                result = simulation.go_on(result, kill_after=kill_after, **resume)
+        assert result is not None
+        watch.at_the_end(result)
+    except Exception as error:
+        told = "\n".join(f"{scenario!r}, killed after {kill_after}" for scenario, kill_after in lives)
+        raise AssertionError(f"{error}\nin {told}\n{resume}") from error
+    return result
 
 
 def drawn_scenario(seed: int, largest: int, **fixed: Any) -> Scenario:
@@ -180,6 +211,8 @@ def drawn_scenario(seed: int, largest: int, **fixed: Any) -> Scenario:
         faults=tuple(faults),
         uneven=rng.random() < 0.7,
         start_time=rng.choice((0.0, 0.0, 3.0)),
+        of_class=rng.random() < 0.2,
+        checkpoint_at_end=rng.random() < 0.5,
     )
     return replace(drawn, **fixed)
 
@@ -212,15 +245,30 @@ class Invariants:
     retired: dict[str, float] = field(default_factory=dict[str, float])
     """What those reached that ended at their stop condition and can still be copied."""
     retries: dict[str, int] = field(default_factory=dict[str, int])
+    last: dict[str, Reported] = field(default_factory=dict[str, Reported])
+    """The step at which each trial is: its newest report, or the one that came with the checkpoint it has copied."""
+    newest: dict[str, Reported] = field(default_factory=dict[str, Reported])
+    """The step of the checkpoint from which it would go on."""
+    undecided: set[str] = field(default_factory=set[str])
+    """Trials at a boundary of which nothing was decided: they wait for others there, or ended there."""
+    at_its_end: dict[str, tuple[float | None, float | None]] = field(default_factory=dict[str, Any])
+    """What an ended trial's newest checkpoint and its evaluation were worth."""
+    revived: int = 0
+    """How many trials went on after their end."""
 
     def __call__(self, population: Population, event: Event, commands: list[Command]) -> None:
         at_boundary = None
+        reopened: list[str] = []
         if isinstance(event, Reported) and self.launch.get(event.trial_id) == event.launch:
             at_boundary = self._report(event)
         elif isinstance(event, Lost | Failed) and self.launch.get(event.trial_id) == event.launch:
             if isinstance(event, Failed) or any(isinstance(command, Retry | Stop) for command in commands):
                 self.arrived.pop(event.trial_id, None)
             del self.launch[event.trial_id]
+        elif isinstance(event, Saved) and self.launch.get(event.trial_id) == event.launch:
+            self._saved(self.last[event.trial_id], event.checkpoint.number)
+        elif isinstance(event, Opened):
+            reopened = self._opened(event, population)
         for command in commands:
             if isinstance(command, Stop):
                 self._stop(command, event)
@@ -236,10 +284,14 @@ class Invariants:
             for command in commands:
                 if isinstance(command, Launch | Continue):
                     assert command.trial_id not in self.arrived, f"passes the barrier before {len(live)} have arrived"
+        elif reopened:
+            decided = reopened
         elif at_boundary is not None and at_boundary in live:
             decided = [at_boundary]
+        self.undecided.difference_update(decided)
         if population.stopping is None:
-            self._exploits(population, commands, decided)
+            # Where several are decided one after the other, what each was compared with is not told here.
+            self._exploits(population, commands, decided, judged=len(reopened) < 2)
         else:
             assert all(not isinstance(command, Launch | Continue | Exploit | Retry) for command in commands)
         parked = {command.trial_id: self.slot[command.trial_id] for command in commands if isinstance(command, Park)}
@@ -254,8 +306,11 @@ class Invariants:
 
     def at_the_end(self, result: SimulationResult) -> None:
         scenario = self.scenario
-        assert len(self.ended) == scenario.members == len(result.of_kind(Stop))
-        if not scenario.pbt or scenario.members < 2 or scenario.quantile == "0" or scenario.checkpoint_every == 0:
+        assert len(self.ended) == scenario.members
+        assert set(self.ended) == set(result.trials)
+        assert len(result.of_kind(Stop)) == scenario.members + self.revived
+        never_saves = scenario.checkpoint_every == 0 and not scenario.of_class
+        if not scenario.pbt or scenario.members < 2 or scenario.quantile == "0" or never_saves:
             assert not result.exploits
         if not scenario.faults:
             assert not self.retries
@@ -280,18 +335,78 @@ class Invariants:
         trial_id = event.trial_id
         assert event.metrics["steps"] == event.iteration, "these are not the weights that the core thinks they are"
         value = self._value(event)
+        self.last[trial_id] = event
         if event.checkpoint is not None:
-            self.committed[f"{trial_id}/checkpoint_{event.checkpoint.number:06d}"] = event
-            self.own.pop(trial_id, None)
-            self.own_time[trial_id] = self.scenario.time_of(event)
-            if math.isfinite(value):
-                self.own[trial_id] = value
+            self._saved(event, event.checkpoint.number)
         until = self.until[trial_id]
-        if event.stop is not None or until is None or self.scenario.time_of(event) < until:
+        if until is None or self.scenario.time_of(event) < until:
+            return None
+        self.undecided.add(trial_id)
+        if event.stop is not None:
             return None
         assert event.waiting
         (self.arrived if self.scenario.synch else self.evaluated)[trial_id] = value
         return trial_id
+
+    def _saved(self, step: Reported, number: int) -> None:
+        """A checkpoint of a step has come."""
+        trial_id, value = step.trial_id, self._value(step)
+        self.committed[f"{trial_id}/checkpoint_{number:06d}"] = self.newest[trial_id] = step
+        self.own.pop(trial_id, None)
+        self.own_time[trial_id] = self.scenario.time_of(step)
+        if math.isfinite(value):
+            self.own[trial_id] = value
+
+    def _opened(self, event: Opened, population: Population) -> list[str]:
+        """The experiment goes on. Return who stands at a boundary that is decided now, without waiting for others."""
+        self.launch.clear()
+        self.revived += len(event.again) + len(event.anew)
+        for trial_id in (*event.again, *event.anew):
+            assert trial_id in self.ended
+            del self.ended[trial_id]
+            self.retries.pop(trial_id, None)
+            self._take_back(trial_id)
+            if trial_id in event.anew:
+                for told in (
+                    self.own,
+                    self.own_time,
+                    self.evaluated,
+                    self.copied,
+                    self.chances,
+                    self.last,
+                    self.newest,
+                ):
+                    told.pop(trial_id, None)
+        self.arrived.clear()
+        barrier = max((until for until in self.until.values() if until is not None), default=math.inf)
+        standing: list[str] = []
+        for trial_id in population.trials:
+            if trial_id in self.ended or trial_id in event.dropped:
+                continue
+            step = self.last.get(trial_id)
+            if step is not self.newest.get(trial_id):
+                self._go_back(trial_id)
+            elif step is not None and trial_id in self.undecided:
+                until = barrier if self.scenario.synch else self.until[trial_id]
+                if until is not None and self.scenario.time_of(step) >= until:
+                    (self.arrived if self.scenario.synch else self.evaluated)[trial_id] = self._value(step)
+                    standing.append(trial_id)
+        return [] if self.scenario.synch else standing
+
+    def _go_back(self, trial_id: str) -> None:
+        """What a trial has done since its newest checkpoint is lost."""
+        self.undecided.discard(trial_id)
+        self.last.pop(trial_id, None)
+        if trial_id in self.newest:
+            self.last[trial_id] = self.newest[trial_id]
+
+    def _take_back(self, trial_id: str) -> None:
+        """A trial that had ended ranks again as it did then."""
+        if self.retired.pop(trial_id, None) is None:
+            own, evaluated = self.at_its_end[trial_id]
+            for told, value in ((self.own, own), (self.evaluated, evaluated)):
+                if value is not None:
+                    told[trial_id] = value
 
     def _stop(self, command: Stop, event: Event) -> None:
         trial_id = command.trial_id
@@ -303,8 +418,7 @@ class Invariants:
             assert isinstance(event, Reported)
             self.retired[trial_id] = self.evaluated[trial_id] = self._value(event)
         else:
-            self.own.pop(trial_id, None)
-            self.evaluated.pop(trial_id, None)
+            self.at_its_end[trial_id] = (self.own.pop(trial_id, None), self.evaluated.pop(trial_id, None))
         self.arrived.pop(trial_id, None)
         self.launch.pop(command.trial_id, None)
 
@@ -320,6 +434,7 @@ class Invariants:
             self.slot[command.trial_id] = command.slot
             self.until[command.trial_id] = command.until
         elif isinstance(command, Retry):
+            self._go_back(command.trial_id)
             self.retries[command.trial_id] = self.retries.get(command.trial_id, 0) + 1
             assert self.scenario.max_failures < 0 or self.retries[command.trial_id] <= self.scenario.max_failures
         elif isinstance(command, DeleteCheckpoint):
@@ -327,18 +442,20 @@ class Invariants:
 
     # -------------------------------------------------------------------------------------------------- who copies whom
 
-    def _exploits(self, population: Population, commands: list[Command], decided: list[str]) -> None:
+    def _exploits(self, population: Population, commands: list[Command], decided: list[str], *, judged: bool) -> None:
         count = self._in_a_quantile(len(self.evaluated))
         exploits = [command for command in commands if isinstance(command, Exploit)]
         targets = {command.trial_id for command in exploits}
         assert len(targets) == len(exploits)
         assert targets <= set(decided), "only a member at its boundary copies"
-        for trial_id in decided:
-            if trial_id not in targets:
-                assert not self._must_copy(trial_id, count), f"{trial_id} is among the worst, yet copies nobody"
+        if judged:
+            for trial_id in decided:
+                if trial_id not in targets:
+                    assert not self._must_copy(trial_id, count), f"{trial_id} is among the worst, yet copies nobody"
+            for command in exploits:
+                self._exploit(population, command, count, targets)
         for command in exploits:
-            self._exploit(population, command, count, targets)
-        for command in exploits:
+            self.last[command.trial_id] = self.newest[command.trial_id] = self.committed[command.checkpoint.id]
             self.own.pop(command.trial_id, None)
             self.launch.pop(command.trial_id, None)
             if command.checkpoint.time > self.copied.get(command.trial_id, -math.inf):

@@ -1,6 +1,7 @@
 """Whatever happens in whatever order, shrunk to the shortest story where it goes wrong (Hypothesis, stateful).
 
-The simulated engine only tells stories that follow from its members. Here any member may do anything at any moment.
+The simulated engine only tells stories that follow from its members. Here any member may do anything at any moment, and
+drivers are killed and succeed one another.
 """
 
 from __future__ import annotations
@@ -13,13 +14,36 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from shoal import space
-from shoal.core.commands import Command, Continue, DeleteCheckpoint, Exploit, Launch, Stop
-from shoal.core.events import Failed, Finished, Lost, Reported, SavedCheckpoint, Started, StopAsked, TrialAdded
+from shoal.core.commands import Command, Continue, DeleteCheckpoint, Exploit, Launch, Status, Stop
+from shoal.core.events import (
+    Config,
+    Event,
+    Failed,
+    Finished,
+    Lost,
+    Opened,
+    Reported,
+    SavedCheckpoint,
+    Started,
+    StopAsked,
+    TrialAdded,
+    Undecided,
+)
 from shoal.core.limits import Limits, RetentionRules
 from shoal.core.population import Population
+from shoal.core.recall import choose, recall
 from shoal.core.trial import Trial
+from shoal.errors import SpaceError
 from shoal.schedulers import PopulationBasedTraining
 
+LIMITS = st.builds(
+    Limits,
+    st.sampled_from([("",), ("", ""), ("",) * 4, ("0", "1"), ("0", "0", "1")]),
+    residents=st.sampled_from([None, None, 1, 3]),
+    max_failures=st.sampled_from([0, 1, -1]),
+    fail_fast=st.booleans(),
+)
+KEPT = st.sampled_from([None, 1, 2])
 SCORES = st.sampled_from([0.0, 1.0, 1.0, 2.0, -1.0, math.nan, math.inf])
 WHO = st.integers(0, 11)
 LAST = 40
@@ -32,45 +56,81 @@ class PopulationMachine(RuleBasedStateMachine):
         self.until: dict[str, float | None] = {}
         self.saved: set[str] = set()
         self.stops: list[str] = []
+        self.journal: list[Event | Command] = []
+        self.broken: str | None = None
+        """Where the user's function raises."""
         self.population: Population
 
-    @initialize(
-        members=st.integers(1, 6),
-        devices=st.sampled_from([("",), ("", ""), ("",) * 4, ("0", "1"), ("0", "0", "1")]),
-        residents=st.sampled_from([None, None, 1, 3]),
-        synch=st.booleans(),
-        max_failures=st.sampled_from([0, 1, -1]),
-        fail_fast=st.booleans(),
-        keep=st.sampled_from([None, 1, 2]),
-    )
-    def begin(
-        self,
-        members: int,
-        devices: tuple[str, ...],
-        residents: int | None,
-        synch: bool,
-        max_failures: int,
-        fail_fast: bool,
-        keep: int | None,
-    ) -> None:
-        scheduler = PopulationBasedTraining(
+    @initialize(members=st.integers(1, 6), limits=LIMITS, synch=st.booleans(), keep=KEPT)
+    def begin(self, members: int, limits: Limits, synch: bool, keep: int | None) -> None:
+        self.scheduler = PopulationBasedTraining(
             time_attr="training_iteration",
             perturbation_interval=2,
             hyperparam_mutations={"h": space.uniform(0.0, 1.0)},
             quantile_fraction=0.5,
+            custom_explore_fn=self.explore,
             synch=synch,
         )
-        self.population = Population(
-            scheduler.policy(mode="max", seed=0),
-            metric="score",
-            limits=Limits(devices, residents, max_failures, fail_fast),
-            retention=RetentionRules(keep),
-        )
+        self.population = self.new_population()
+        self.tell(Opened(limits, RetentionRules(keep)))
         for index in range(members):
             self.tell(TrialAdded(f"t{index}", index, "", "", "", {"h": 0.5}))
 
+    def new_population(self) -> Population:
+        return Population(self.scheduler.policy(mode="max", seed=0), metric="score")
+
+    def explore(self, config: Config) -> Config:
+        if self.broken:
+            raise ZeroDivisionError
+        return config
+
     def tell(self, event: Any) -> list[Command]:
-        commands = self.population.apply(event)
+        try:
+            commands = self.population.apply(event)
+        except SpaceError:
+            self.note(Undecided("no"), [])
+            self.note(event, self.population.decided)
+            if self.broken == "and the driver says so":
+                stop = StopAsked("the run failed")
+                self.note(stop, self.population.apply(stop))
+            self.broken = None
+            self.open_again(self.population.limits, self.population.retention.rules)
+            return []
+        return self.note(event, commands)
+
+    def open_again(
+        self,
+        limits: Limits,
+        retention: RetentionRules,
+        *,
+        unfinished: bool = True,
+        failed: str = "",
+        extended: bool = False,
+        config: Config | None = None,
+    ) -> None:
+        """Another driver reads the journal back and goes on."""
+        self.population = self.recalled()
+        ended = [trial.trial_id for trial in self.population.trials.values() if trial.status is Status.TERMINATED]
+        choice = choose(
+            self.population,
+            unfinished=unfinished,
+            errored=failed == "go on",
+            restarted=failed == "begin anew",
+            extended=ended[::2] if extended else [],
+        )
+        for trial_id in (*choice.again, *choice.anew):
+            self.stops.remove(trial_id)
+        self.tell(Opened(limits, retention, choice.again, choice.anew, choice.dropped, config or {}))
+
+    def recalled(self) -> Population:
+        broken, self.broken = self.broken, "while the journal is read back"
+        population = self.new_population()
+        recall(population, self.journal)
+        self.broken = broken
+        return population
+
+    def note(self, event: Event, commands: list[Command]) -> list[Command]:
+        self.journal += [event, *commands]
         for command in commands:
             if isinstance(command, Launch | Continue):
                 self.until[command.trial_id] = command.until
@@ -118,6 +178,7 @@ class PopulationMachine(RuleBasedStateMachine):
         if trial := self.one_of(self.population.running, who):
             launch = trial.launch
             for score in scores:
+                trial = self.population.trials[trial.trial_id]
                 if trial.slot is not None and trial.launch == launch:
                     self.report(trial, score, save)
 
@@ -163,6 +224,29 @@ class PopulationMachine(RuleBasedStateMachine):
         self.tell(StopAsked("enough"))
         assert self.population.ended
 
+    @rule(how=st.sampled_from(["and the driver says so", "and the driver is killed"]))
+    def the_users_function_raises_from_now_on(self, how: str) -> None:
+        self.broken = how
+
+    @rule()
+    def the_driver_is_killed(self) -> None:
+        self.open_again(self.population.limits, self.population.retention.rules)
+
+    @rule(
+        limits=LIMITS,
+        keep=KEPT,
+        unfinished=st.booleans(),
+        failed=st.sampled_from(["", "go on", "begin anew"]),
+        extended=st.booleans(),
+        config=st.sampled_from([{}, {"k": 1}, {"k": {"inner": 2}}]),
+    )
+    def the_driver_is_killed_and_another_one_has_other_settings(
+        self, limits: Limits, keep: int | None, unfinished: bool, failed: str, extended: bool, config: Config
+    ) -> None:
+        self.open_again(
+            limits, RetentionRules(keep), unfinished=unfinished, failed=failed, extended=extended, config=config
+        )
+
     @invariant()
     def everything_is_in_order(self) -> None:
         self.population.validate()
@@ -180,6 +264,14 @@ class PopulationMachine(RuleBasedStateMachine):
             self.report(running[turn % len(running)], score=1.0, save=True)
             self.population.validate()
         assert self.population.ended
+        told, recalled = (
+            {
+                trial.trial_id: repr((trial.status, trial.iteration, trial.restore))
+                for trial in population.trials.values()
+            }
+            for population in (self.population, self.recalled())
+        )
+        assert recalled == told
 
 
 def _machine() -> Any:

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from tests.helpers import climb, fit, pbt
 
 import shoal
-from shoal.core.commands import CheckpointRecord, Exploit, Launch, Notice, Reconfigure, Status
+from shoal.core.commands import CheckpointRecord, Command, Exploit, Launch, Notice, Reconfigure, Status
 from shoal.core.events import Config
 from shoal.core.policy import Change, Proceed
+from shoal.core.population import Population
 from shoal.errors import ConfigError, ResultError
 from shoal.replay import read_policy
 from shoal.results import Result
@@ -158,7 +159,7 @@ def test_a_file_that_is_not_there_is_said_with_those_that_are(tmp_path: Path) ->
     (tmp_path / "pbt_policy_a.txt").touch()
     with pytest.raises(ConfigError, match=re.escape("there are: pbt_policy_a.txt.")):
         PopulationBasedTrainingReplay(str(missing))
-    with pytest.raises(ConfigError, match="is a folder; give the policy file of one trial.*pbt_policy_a.txt"):
+    with pytest.raises(ConfigError, match=r"is a folder; give the policy file of one trial.*pbt_policy_a\.txt"):
         PopulationBasedTrainingReplay(tmp_path)
     with pytest.raises(ConfigError, match="does not exist"):
         PopulationBasedTrainingReplay(tmp_path / "no" / "such" / "folder.txt")
@@ -172,7 +173,7 @@ def test_the_file_of_all_exploits_is_no_policy(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("wrong", [None, 5, ["a.txt"], b"a.txt"])
 def test_what_is_no_path_is_refused(wrong: Any) -> None:
-    with pytest.raises(ConfigError, match="policy_file must be the path of a pbt_policy_<trial id>.txt"):
+    with pytest.raises(ConfigError, match=r"policy_file must be the path of a pbt_policy_<trial id>\.txt"):
         PopulationBasedTrainingReplay(wrong)
 
 
@@ -208,7 +209,7 @@ def test_a_damaged_line_is_refused_also_where_it_does_not_count(policy: Path) ->
 def test_bytes_that_are_no_text_are_refused_with_their_line(policy: Path) -> None:
     assert "line 2 of" in (message := refused(policy, RAY.encode()[:-9] + b"\xff\xfe\n"))
     assert "is no text (byte " in message
-    assert "line 1 of" in refused(policy, bytes(range(256)))
+    assert re.search(r"line \d of", refused(policy, bytes(range(256))))
     assert "line 1 of" in refused(policy, b"\x00" * 100)
     assert "line 1 of" in refused(policy, pickle.dumps(RAY))
 
@@ -230,6 +231,8 @@ def test_bytes_that_are_no_text_are_refused_with_their_line(policy: Path) -> Non
         ('["0", "1", 5, null, {"lr": 1}, {"lr": 2}]', "but is None"),
         ('["0", "1", 5, NaN, {"lr": 1}, {"lr": 2}]', "but is nan"),
         ('["0", "1", 5, Infinity, {"lr": 1}, {"lr": 2}]', "but is inf"),
+        ('["0", "1", "' + "9" * 5000 + '", 5, {"lr": 1}, {"lr": 2}]', "but is '9999"),
+        ('["0", "1", 5, 5, ["' + "9" * 5000 + '"], {"lr": 2}]', "the donor config must be an object"),
         ('["0", "1", 5, 5, [["lr", 1]], {"lr": 2}]', "the donor config must be an object"),
         ('["0", "1", 5, 5, {"lr": 1}, "lr"]', "the new config must be an object"),
         ("[" * 100_000, "is no JSON"),
@@ -258,8 +261,9 @@ def read_or_refuse(path: Path, data: bytes) -> None:
     try:
         initial, changes = read_policy(path)
     except ConfigError as error:
-        assert re.search(r"line \d+ of|is empty", str(error))
-        return
+        if re.search(r"line \d+ of|is empty", str(error)):
+            return
+        raise
     assert isinstance(initial, dict)
     assert len(changes) <= data.count(b"\n") + 1
     assert all(type(step) is int and step > 0 and isinstance(config, dict) for step, config in changes)
@@ -307,7 +311,14 @@ def test_it_trains_one_trial_on_the_schedules_first_config() -> None:
 
 
 def test_it_says_which_keys_change() -> None:
-    first: Config = {"a": 1, "b": 1, "n": {"x": 1, "y": [1]}, "weights": np.zeros(3), "same": np.zeros(3), "nan": math.nan}
+    first: Config = {
+        "a": 1,
+        "b": 1,
+        "n": {"x": 1, "y": [1]},
+        "weights": np.zeros(3),
+        "same": np.zeros(3),
+        "nan": math.nan,
+    }
     second = {**first, "b": 2, "n": {"x": 1, "y": [2]}, "weights": np.ones(3), "same": np.zeros(3), "new": 1}
     third = {**second, "a": 1.0}
     replay = ReplayScheduler(first, [(1, second), (2, third)])
@@ -336,9 +347,7 @@ def test_keys_and_objects_beside_the_schedule_stay_through_all_changes() -> None
     policy.add("t", 0, begun)
     policy.observe("t", None, record(5))
     assert policy.decide("t", 5.0, None) == [
-        Change(
-            "t", {"lr": 0.2, "data": data, "net": {"width": 4, "loss": other, "deep": 1}, "name": "m", "extra": [1]}
-        )
+        Change("t", {"lr": 0.2, "data": data, "net": {"width": 4, "loss": other, "deep": 1}, "name": "m", "extra": [1]})
     ]
     assert first["data"] == second["data"] == "<text>"
 
@@ -533,30 +542,23 @@ def test_whatever_fails_on_the_way_the_outcome_is_the_same(fault: Fault, saves: 
     assert struck > 10 or fault is Fault.CRASH_PARKED  # it has the machine for itself, so it is never parked
 
 
-def test_the_engine_refuses_a_change_that_would_lose_or_mix_up_work() -> None:
-    simulation = Simulation(trace, [{}], scheduler(2), stop={"training_iteration": 5})
-
-    def spoil(population: Any, event: Any, commands: list[Any]) -> None:
-        for place, command in enumerate(commands):
-            if isinstance(command, Reconfigure):
-                commands[place] = dataclasses.replace(command, iteration=1)
-
-    class Spoiled(Simulation):
-        def population(self) -> Any:
+def test_the_engine_refuses_a_change_that_would_lose_work() -> None:
+    class Careless(Simulation):
+        def population(self) -> Population:
             population = super().population()
             apply = population.apply
 
-            def spoiled(event: Any) -> list[Any]:
-                commands = apply(event)
-                spoil(population, event, commands)
-                return commands
+            def careless(event: Any) -> list[Command]:
+                return [
+                    dataclasses.replace(command, iteration=1) if isinstance(command, Reconfigure) else command
+                    for command in apply(event)
+                ]
 
-            population.apply = spoiled  # type: ignore[method-assign]
+            population.apply = careless  # type: ignore[method-assign]
             return population
 
-    assert simulation.run()
     with pytest.raises(BrokenContract, match="it holds iteration 2: work is lost"):
-        Spoiled(trace, [{}], scheduler(2), stop={"training_iteration": 5}).run()
+        Careless(trace, [{}], scheduler(2), stop={"training_iteration": 5}).run()
 
 
 # ------------------------------------------------------------------------------------------------------------- a result
@@ -578,9 +580,7 @@ def test_a_result_gives_its_schedule_with_the_very_values(tmp_path: Path) -> Non
     replay = PopulationBasedTrainingReplay.from_result(result_of(story, 0))
     assert isinstance(replay, PopulationBasedTrainingReplay)
     assert replay.initial == {"lr": 0.2, "momentum": 0.9, "checkpoint_interval": 5}
-    assert replay.changes == (
-        (1, {"lr": 0.1 + 0.2, "momentum": 0.9, "checkpoint_interval": 5, "data": data}),
-    )
+    assert replay.changes == ((1, {"lr": 0.1 + 0.2, "momentum": 0.9, "checkpoint_interval": 5, "data": data}),)
     assert replay.changes[0][1]["data"] is data
 
 

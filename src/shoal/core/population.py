@@ -176,24 +176,25 @@ class Population:
 
     def _reopen(self, trial: Trial, event: Opened) -> bool:
         """Set a trial to what it is without a process. Return whether its boundary has still to be looked at."""
-        ran, undecided = trial.slot is not None, trial.undecided
+        undecided = trial.undecided
         trial.reopen(event.config)
         if trial.status.ended:
             return self._revive(trial, event)
         if trial.trial_id in event.dropped:
             self._end(trial, Status.TERMINATED, "not resumed")
             return False
+        if trial.ending is not None and trial.lossless:
+            self._end(trial, Status.TERMINATED, trial.ending)  # it was asked to save, but all that it has is saved
+            return False
         if undecided:
             self.policy.withdraw(trial.trial_id)
-        whole = (undecided or not ran) and trial.lossless
-        if not whole:
-            self._rewind(trial)
-        trial.waiting = False
+        held = undecided and trial.lossless
+        self._rewind(trial)
         if trial.launch:
             trial.status = Status.PAUSED
-        if not (undecided and whole):
+        if not held:
             self._enqueue(trial)
-        return undecided and whole
+        return held
 
     def _revive(self, trial: Trial, event: Opened) -> bool:
         """Let a trial that has ended go on, or begin anew, where that is asked for."""
@@ -300,6 +301,9 @@ class Population:
         if trial is None:
             return
         self._leave(trial)
+        if trial.ending is not None and trial.lossless:
+            self._end(trial, Status.TERMINATED, trial.ending)
+            return
         if trial.slot is None and trial.lossless:
             # It was parked and everything it had is in a checkpoint: only the process has to come back.
             trial.waiting = False
@@ -515,8 +519,9 @@ class Population:
         self.stopping = reason
         for trial in self.trials.values():
             if not trial.status.ended:
-                trial.cut = True
-                self._end(trial, Status.TERMINATED, reason)
+                # One that was asked to save at its end, and has all that it has in a checkpoint, is at its end.
+                trial.cut = trial.ending is None or not trial.lossless
+                self._end(trial, Status.TERMINATED, reason if trial.cut else trial.ending or reason)
 
     # --------------------------------------------------------------------------------------------------------- slots
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from collections.abc import Iterable
-from typing import Any, get_args
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, cast, get_args
 
 from ..errors import InvalidTransition
 from .commands import Command, Exploit, Status
-from .events import Event
+from .events import Config, Event
 from .population import Population
 from .trial import Trial
 
@@ -34,15 +34,13 @@ def recall(population: Population, items: Iterable[Event | Command]) -> None:
             decides differently, or was changed.
     """
     items = list(items)
-    population.policy.recall(
-        {(item.trial_id, item.generation): item.new_config for item in items if isinstance(item, Exploit)}
-    )
+    population.policy.recall(_Recorded(items))
     expected: deque[Command] = deque()
     for place, item in enumerate(items, start=1):
         if isinstance(item, _EVENTS):
             if expected:
                 raise _disagreement(place, item, expected[0])
-            expected.extend(population.apply(item))
+            expected.extend(population.apply(cast(Event, item)))
         elif not expected or not _same(item, expected[0]):
             raise _disagreement(place, item, expected[0] if expected else None)
         else:
@@ -50,6 +48,27 @@ def recall(population: Population, items: Iterable[Event | Command]) -> None:
     if expected:
         raise _disagreement(len(items), None, expected[0])
     population.policy.recall({})
+
+
+class _Recorded(Mapping[tuple[str, int], Config]):
+    """The configs of all exploits in a journal. Asked for one that is not there, it raises: nobody explores anew."""
+
+    def __init__(self, items: Iterable[Event | Command]) -> None:
+        exploits = [item for item in items if isinstance(item, Exploit)]
+        self._configs = {(exploit.trial_id, exploit.generation): exploit.new_config for exploit in exploits}
+
+    def __getitem__(self, key: tuple[str, int]) -> Config:
+        if key not in self._configs:
+            raise InvalidTransition(
+                f"the journal has no exploit {key[1]} of trial {key[0]}, but what was before leads to one"
+            )
+        return self._configs[key]
+
+    def __iter__(self) -> Iterator[tuple[str, int]]:
+        return iter(self._configs)
+
+    def __len__(self) -> int:
+        return len(self._configs)
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -66,8 +66,11 @@ class Trial:
 
     @property
     def undecided(self) -> bool:
-        """True where it waits at its boundary for a decision: at the barrier, or because the scheduler raised."""
-        return self.at_barrier or (self.slot is not None and self.waiting and self.ending is None)
+        """True where nothing was decided upon its newest report.
+
+        It waits at the barrier; or it waits in its slot, because it was asked to save or because the scheduler raised.
+        """
+        return self.at_barrier or (self.slot is not None and self.waiting)
 
     @property
     def lossless(self) -> bool:

@@ -15,7 +15,6 @@ from .session import Session, Unwind
 __all__ = ["ClassRunner"]
 
 
-
 class ClassRunner:
     """Makes a function of a class trainable: called with a config, it steps and reports until the member is told else.
 
@@ -30,6 +29,7 @@ class ClassRunner:
     def __init__(self, kind: type[Any], session: Session) -> None:
         self._kind = kind
         self._session = session
+        session.class_name = kind.__name__
         self._object: Any = None
         self._asked = False
         """Whether the newest result asks for a checkpoint."""

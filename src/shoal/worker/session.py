@@ -153,6 +153,8 @@ class Session:
         self._turn = threading.RLock()
         self._next: Enter | Leave | None = None
         self._keeper: Keeper | None = None
+        self.class_name: str | None = None
+        """Of a class trainable, which returns its results instead of reporting them."""
         self.context = TrialContext(info.trial_id, info.name, info.folder, experiment, cpus, gpus, info.index, self)
 
     # ------------------------------------------------------------------------------------------- used by the main loop
@@ -221,6 +223,11 @@ class Session:
             checkpoint: what the user's function saved, or None.
             keeper: saves a checkpoint where one is wanted or needed, in place of ``checkpoint``.
         """
+        if self.class_name is not None and keeper is None:
+            raise ReportError(
+                f"tune.report was called inside of the class {self.class_name}. Return the metrics from step() instead,"
+                f' with "should_checkpoint": True where you want a checkpoint.'
+            )
         with self._turn:
             self._report(metrics, checkpoint, keeper)
 
@@ -242,15 +249,17 @@ class Session:
             "timestamp": timestamp,
         }
         done = plain.pop("done", False) is True
-        check_report(self._rules, plain, automatic, checkpoint is not None or keeper is not None)
-        self._check_growth(progress(self._rules, plain, automatic))
         stop = stop_reason(self._rules, plain, automatic) or (DONE if done else None)
+        wanted = keeper is not None and keeper.wants(self._iteration + 1, ends=stop is not None)
+        check_report(self._rules, plain, automatic, checkpoint is not None or wanted)
+        self._check_growth(progress(self._rules, plain, automatic))
         waiting = stop is not None or waits(self._rules, self._until, plain, automatic)
         self._keeper = keeper
         if keeper is None:
             saved = None if checkpoint is None else self._committed(checkpoint)
         else:
-            saved = self._kept(keeper, stop, at_boundary(self._rules, self._until, plain, automatic))
+            needed = stop is None and at_boundary(self._rules, self._until, plain, automatic)
+            saved = self._saved(keeper, transient=not wanted) if wanted or needed else None
         self._iteration += 1
         self._since_restore += 1
         self._total += spent
@@ -281,13 +290,9 @@ class Session:
         self._next_checkpoint += 1
         return saved
 
-    def _kept(self, keeper: Keeper, stop: str | None, boundary: bool) -> SavedCheckpoint | None:
-        """Save what the user asked for, or what the scheduler needs to copy this member or to go on from here."""
-        if keeper.wants(self._iteration + 1, ends=stop is not None):
-            return self._saved(keeper)
-        return self._saved(keeper, transient=True) if boundary and stop is None else None
-
     def _saved(self, keeper: Keeper, *, transient: bool = False) -> SavedCheckpoint:
+        """Save what the user asked for; or, transient, what the scheduler needs to copy this member or to go on."""
+
         def make(folder: Path) -> tuple[str, int]:
             keeper.save(folder)
             return measure(folder)
@@ -313,7 +318,8 @@ class Session:
             if isinstance(message, Go):
                 self._until = message.until
                 return
-            if isinstance(message, SaveNow) and self._keeper is not None:
+            if isinstance(message, SaveNow):
+                assert self._keeper is not None, "only a class trainable is asked to save"
                 launch = self._check_caller().launch
                 self._port.send(Saved(self._info.trial_id, launch, self._saved(self._keeper)))
                 continue

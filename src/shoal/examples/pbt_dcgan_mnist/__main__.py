@@ -206,7 +206,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     best = results.get_best_result(metric=METRIC, mode="max")
     metrics, config = best.metrics or {}, best.config or {}
-    pictures = draw(results, best, Path(results.experiment_path) if options.out is None else Path(options.out).expanduser())
+    pictures = draw(
+        results, best, Path(results.experiment_path) if options.out is None else Path(options.out).expanduser()
+    )
     print()
     rounds = metrics["training_iteration"]
     print(f"Best inception score: {metrics[METRIC]:.2f} after {rounds} iteration{'' if rounds == 1 else 's'}")

@@ -1,0 +1,702 @@
+"""Drivers that are killed, interrupted or done; their experiments are recalled, opened again and run to their end."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.simulation.scenarios import Scenario, drawn_scenario, run_through
+from tests.simulation.test_population import climb, members, pbt
+
+from shoal.core.commands import (
+    Command,
+    Continue,
+    DeleteCheckpoint,
+    Exploit,
+    Launch,
+    Notice,
+    Retry,
+    Status,
+    Stop,
+)
+from shoal.core.events import (
+    Config,
+    Event,
+    Failed,
+    Lost,
+    Opened,
+    Reported,
+    Started,
+    StopAsked,
+    TrialAdded,
+    Undecided,
+)
+from shoal.core.limits import Limits, RetentionRules
+from shoal.core.population import Population
+from shoal.core.recall import recall
+from shoal.errors import InvalidTransition, SpaceError
+from shoal.journal import Item
+from shoal.journal.memory import MemoryJournal
+from shoal.schedulers import PopulationBasedTraining
+from shoal.testing import BrokenContract, Fault, SimulatedEngine, Simulation, SimulationResult
+
+ALL_FAULTS = tuple((fault, 0.03) for fault in Fault)
+
+
+def read_back(items: Iterable[Item]) -> list[Item]:
+    """Return what a journal gives back of what was written to it."""
+    journal = MemoryJournal()
+    journal.append(list(items), 0.0)
+    return [record.item for record in journal.read()]
+
+
+def journal_until(result: SimulationResult, count: int) -> list[Item]:
+    """Return the journal with the first ``count`` events."""
+    told = zip(result.events[:count], result.commands[:count], strict=True)
+    return [result.opened, *(item for event, commands in told for item in (event, *commands))]
+
+
+def some(rng: random.Random, scenario: Scenario, result: SimulationResult, count: int) -> list[int]:
+    """Return numbers of events behind which a driver may have been killed: never before all trials were added."""
+    points = range(scenario.members, len(result.events) + 1)
+    return sorted(rng.sample(points, min(count, len(points))))
+
+
+# --------------------------------------------------------------------------------------------------------------- recall
+
+
+def check_recall(simulation: Simulation, result: SimulationResult, count: int) -> None:
+    """Read the journal's beginning back; whatever comes then has to be answered as it was."""
+    population = simulation.population()
+    recall(population, read_back(journal_until(result, count)))
+    population.validate()
+    answers = [population.apply(event) for event in result.events[count:]]
+    # repr, because NaN is not equal to itself.
+    assert repr(answers) == repr(result.commands[count:])
+
+
+@pytest.mark.parametrize("block", range(4))
+def test_a_recalled_population_answers_all_that_comes_as_the_old_one_did(block: int) -> None:
+    for seed in range(100_000 + block * 30, 100_000 + block * 30 + 30):
+        scenario = drawn_scenario(seed, largest=10)
+        simulation = scenario.simulation(validate=False)
+        result = simulation.run()
+        for count in some(random.Random(seed), scenario, result, 3):
+            check_recall(simulation, result, count)
+
+
+@pytest.mark.parametrize("synch", [False, True])
+@pytest.mark.parametrize("changes", [
+    {"faults": ALL_FAULTS, "max_failures": 2},
+    {"residents": 2, "num_to_keep": 1, "not_finite": 0.2},
+    {"of_class": True, "checkpoint_every": 0, "num_to_keep": 1, "stopper": True, "checkpoint_at_end": True},
+])  # fmt: skip
+def test_a_population_can_be_recalled_after_every_single_event(synch: bool, changes: dict[str, Any]) -> None:
+    scenario = replace(Scenario(seed=5, members=5, slots=2, synch=synch, interval=2.0, length=7), **changes)
+    simulation = scenario.simulation(validate=False)
+    result = simulation.run()
+    assert result.exploits
+    for count in range(len(result.events) + 1):
+        check_recall(simulation, result, count)
+
+
+def test_a_story_of_several_drivers_is_recalled() -> None:
+    first = Scenario(seed=1, members=6, slots=2, synch=True, length=8, num_to_keep=2)
+    second = replace(first, slots=3, num_to_keep=None, max_failures=1, faults=((Fault.RAISE, 0.05),))
+    third = replace(second, slots=1, devices=("7",), length=12)
+    result = run_through((first, 40), (second, 80), (third, 110), (third, None), config={"seed": 0})
+    assert len([event for event in result.events if isinstance(event, Opened)]) == 3
+    for count in range(first.members, len(result.events), 7):
+        check_recall(first.simulation(), result, count)
+
+
+@pytest.mark.parametrize("synch", [False, True])
+def test_functions_of_the_user_are_not_called_while_reading_back(synch: bool) -> None:
+    calls: list[str] = []
+
+    def explore(config: Config) -> Config:
+        calls.append("explore")
+        return {**config, "h": config["h"] / 2, "calls": len(calls)}
+
+    def draw() -> float:
+        calls.append("draw")
+        return 0.5
+
+    def make() -> Simulation:
+        scheduler = PopulationBasedTraining(
+            time_attr="training_iteration", perturbation_interval=2, synch=synch, resample_probability=0.5,
+            hyperparam_mutations={"h": draw}, custom_explore_fn=explore,
+        )  # fmt: skip
+        return Simulation(climb, members(6), scheduler, slots=2, stop={"training_iteration": 9})
+
+    result = make().run()
+    asked = calls.count("explore")
+    assert asked == len(result.exploits) > 2
+    population = make().population()
+    calls.clear()
+    recall(population, read_back(result.journal))
+    assert calls == []
+    assert len({exploit.new_config["calls"] for exploit in result.exploits}) == asked, "each call answered otherwise"
+    assert {trial_id: trial.config for trial_id, trial in population.trials.items()} == {
+        trial_id: trial.config for trial_id, trial in result.trials.items()
+    }
+
+
+def test_nor_where_the_scheduler_is_another_and_would_explore_more() -> None:
+    calls: list[Config] = []
+
+    def explore(config: Config) -> Config:
+        calls.append(config)
+        return config
+
+    def make(**changes: Any) -> Simulation:
+        scheduler = pbt(custom_explore_fn=explore, **changes)
+        return Simulation(climb, members(8), scheduler, slots=8, stop={"training_iteration": 6})
+
+    result = make(quantile_fraction=0).run()
+    with pytest.raises(
+        InvalidTransition, match=r"no exploit 1 of trial trial_0000\d, but what was before leads to one"
+    ):
+        recall(make(quantile_fraction=0.5).population(), result.journal)
+    assert calls == []
+
+
+@pytest.mark.parametrize("changed", [{"perturbation_interval": 3}, {"burn_in_period": 4}, {"synch": True}, {"seed": 9}])
+def test_another_scheduler_that_decides_otherwise_is_found_out(changed: dict[str, Any]) -> None:
+    result = Simulation(climb, members(8), pbt(), slots=2, stop={"training_iteration": 9}).run()
+    other = Simulation(climb, members(8), pbt(**changed), slots=2, stop={"training_iteration": 9})
+    with pytest.raises(InvalidTransition, match=r"record \d+ of the journal is .* leads to|the journal has no exploit"):
+        recall(other.population(), result.journal)
+
+
+def a_journal() -> tuple[Simulation, list[Item]]:
+    scenario = Scenario(
+        seed=3, members=5, slots=2, synch=True, interval=2.0, length=6, num_to_keep=1, max_failures=-1,
+        faults=tuple((fault, 0.05) for fault in Fault if fault is not Fault.RETURN),
+    )  # fmt: skip
+    simulation = scenario.simulation()
+    result = simulation.run()
+    kinds = {type(command) for commands in result.commands for command in commands}
+    assert {Launch, Continue, Exploit, Retry, Stop, DeleteCheckpoint} <= kinds
+    return simulation, result.journal
+
+
+SIMULATION, JOURNAL = a_journal()
+COMMANDS = [place for place, item in enumerate(JOURNAL) if isinstance(item, Command)]
+
+
+@settings(max_examples=120, deadline=None)
+@given(st.data())
+def test_a_journal_in_which_a_decision_was_changed_is_refused(data: st.DataObject) -> None:
+    changed: list[Item] = list(JOURNAL)
+    place = data.draw(st.sampled_from(COMMANDS))
+    item: Any = changed[place]
+    how = data.draw(st.sampled_from(["left out", "twice", "another trial's", "another number", "earlier"]))
+    if how == "left out":
+        del changed[place]
+    elif how == "twice":
+        changed.insert(place, item)
+    elif how == "another trial's":
+        changed[place] = replace(item, trial_id="trial_00000" if item.trial_id != "trial_00000" else "trial_00001")
+    elif how == "another number":
+        name = "number" if isinstance(item, DeleteCheckpoint) else "failures" if isinstance(item, Retry) else "launch"
+        changed[place] = replace(item, **{name: getattr(item, name) + 1})
+    else:
+        if changed[place - 1] == item:
+            return
+        changed[place - 1 : place + 1] = [item, changed[place - 1]]
+    with pytest.raises(InvalidTransition):
+        recall(SIMULATION.population(), changed)
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        (Reported, {"iteration": 77}),
+        (Reported, {"launch": 9}),
+        (Reported, {"trial_id": "nobody"}),
+        (Reported, {"stop": "enough"}),
+        (TrialAdded, {"trial_id": "trial_00000"}),
+        (Lost, {"launch": 99}),
+        (Failed, {"trial_id": "nobody"}),
+    ],
+)
+def test_a_journal_in_which_an_event_was_changed_is_refused(kind: type[Any], change: dict[str, Any]) -> None:
+    changed: list[Any] = list(JOURNAL)
+    place = max(place for place, item in enumerate(changed) if isinstance(item, kind) and changed[place + 1 :])
+    if kind is Reported:
+        place = next(place for place, item in enumerate(changed) if isinstance(item, Reported))
+    changed[place] = replace(changed[place], **change)
+    with pytest.raises(InvalidTransition):
+        recall(SIMULATION.population(), changed)
+
+
+def test_a_journal_that_ends_in_the_middle_of_a_decision_is_refused() -> None:
+    with pytest.raises(InvalidTransition, match=r"record \d+ of the journal is nothing, but .* leads to Launch"):
+        recall(SIMULATION.population(), JOURNAL[: COMMANDS[0]])
+
+
+def test_a_refusal_names_the_record_and_both_sides() -> None:
+    changed = [item for item in JOURNAL if not isinstance(item, Stop)]
+    with pytest.raises(
+        InvalidTransition, match=r"record \d+ of the journal is [A-Z]\w+\(.* leads to Stop\(trial_id="
+    ) as refusal:
+        recall(SIMULATION.population(), changed)
+    assert len(str(refusal.value)) < 900
+
+
+# -------------------------------------------------------------------------------------------- killed, and on to the end
+
+
+@pytest.mark.parametrize("block", range(6))
+def test_every_promise_holds_where_the_driver_is_killed_at_any_moment(block: int) -> None:
+    for seed in range(110_000 + block * 60, 110_000 + block * 60 + 60):
+        scenario = drawn_scenario(seed, largest=10)
+        result = scenario.simulation(validate=False).run()
+        for count in some(random.Random(seed), scenario, result, 2):
+            run_through((scenario, count), (replace(scenario, stop_asked_at=None), None))
+
+
+@pytest.mark.parametrize("block", range(6))
+def test_every_promise_holds_where_drivers_are_killed_again_and_again_and_settings_change(block: int) -> None:
+    for seed in range(120_000 + block * 60, 120_000 + block * 60 + 60):
+        rng = random.Random(seed)
+        scenario = drawn_scenario(seed, largest=10)
+        killed = scenario.members + rng.randint(0, 40)
+        lives: list[tuple[Scenario, int | None]] = [(scenario, killed)]
+        for _ in range(rng.randint(1, 3)):
+            slots = rng.choice((1, 2, 4, 8))
+            scenario = replace(
+                scenario,
+                slots=slots,
+                devices=rng.choice((None, None, tuple(rng.choice("012") for _ in range(slots)))),
+                residents=rng.choice((None, slots, slots + 2)),
+                length=scenario.length + rng.choice((0, 0, 1, 5)),
+                max_failures=rng.choice((scenario.max_failures, -1)),
+                stop_asked_at=rng.choice((None, None, 4.0)),
+            )
+            killed += rng.choice((1, 2, rng.randint(1, 40)))
+            lives.append((scenario, killed))
+        lives.append((replace(scenario, stop_asked_at=None), None))
+        asked = rng.choice(({}, {}, {"resume_errored": True}, {"restart_errored": True}, {"resume_unfinished": False}))
+        run_through(*lives, **asked, config=rng.choice((None, {"seed": 7})))
+
+
+@pytest.mark.parametrize("synch", [False, True])
+def test_an_experiment_whose_driver_is_killed_after_every_event_comes_to_its_end(synch: bool) -> None:
+    scenario = Scenario(seed=2, members=4, slots=2, synch=synch, interval=2.0, length=6, num_to_keep=1)
+    for count in range(scenario.members, len(scenario.simulation().run().events) + 1):
+        result = run_through((scenario, count), (scenario, count + 1), (scenario, count + 2), (scenario, None))
+        assert {trial.iteration for trial in result.trials.values()} == {6}
+
+
+@pytest.mark.parametrize("of_class", [False, True])
+def test_no_step_that_is_in_a_checkpoint_is_trained_again(of_class: bool) -> None:
+    scenario = Scenario(
+        seed=6, members=5, slots=2, pbt=of_class, quantile="0", interval=3.0, length=10, num_to_keep=1,
+        checkpoint_every=0 if of_class else 3, of_class=of_class,
+    )  # fmt: skip
+    whole = scenario.run()
+    assert len(whole.reports) == 5 * 10
+    for count in range(scenario.members, len(whole.events) + 1):
+        result = run_through((scenario, count), (scenario, None))
+        steps = Counter((report.trial_id, report.iteration) for report in result.reports)
+        assert len(steps) == 5 * 10
+        again = Counter(trial_id for (trial_id, _), times in steps.items() if times > 1)
+        # Every third step is saved, so at most two are lost with the process.
+        assert max(again.values(), default=0) <= 2
+        assert max(steps.values()) <= 2
+
+
+def test_who_has_trained_least_goes_first_when_the_experiment_goes_on() -> None:
+    # Every second step is saved. Both report three steps: 0 goes back to its second, 1 has none to go back to.
+    simulation = Simulation(
+        climb, members(2), slots=2, stop={"training_iteration": 6},
+        checkpoint_every=lambda index, iteration: index == 0 and iteration == 2,
+    )  # fmt: skip
+    killed = simulation.run(kill_after=2 + 2 + 6)
+    assert {trial.iteration for trial in killed.trials.values()} == {3}
+    one_slot = Simulation(climb, members(2), slots=1, stop={"training_iteration": 6})
+    result = one_slot.go_on(killed)
+    again = [(report.trial_id[-1], report.iteration) for report in result.reports[6:]]
+    assert again == [("1", iteration) for iteration in range(1, 7)] + [("0", iteration) for iteration in range(3, 7)]
+
+
+def test_a_checkpoint_that_only_a_late_report_knew_of_is_forgotten_and_its_number_used_again() -> None:
+    def late(index: int, launch: int, iteration: int) -> Fault | None:
+        return Fault.LATE_REPORT if launch == 1 and iteration == 3 else None
+
+    simulation = Simulation(
+        climb, members(1), stop={"training_iteration": 4}, faults=late, max_failures=1, start_time=3.0
+    )
+    whole = simulation.run()
+    assert [type(event) for event in whole.events[4:7]] == [Lost, Reported, Started]
+    for count in (5, 6, 7):
+        result = simulation.go_on(simulation.run(kill_after=count))
+        saved = [report.checkpoint.number for report in result.reports if report.checkpoint is not None]
+        assert saved == ([0, 1, 2, 3] if count == 5 else [0, 1, 2, 2, 3])
+        assert result.checkpoints == {f"trial_00000/checkpoint_00000{number}" for number in range(4)}
+
+
+# ----------------------------------------------------------------------------------------------------- the same lineage
+
+
+@pytest.mark.parametrize("block", range(4))
+def test_the_lineage_of_a_synchronous_run_survives_kills_interruptions_and_extensions(block: int) -> None:
+    for seed in range(130_000 + block * 15, 130_000 + block * 15 + 15):
+        rng = random.Random(seed)
+        interval, every = rng.choice(((1.0, 1), (2.0, 2), (2.0, 1), (3.0, 3), (4.0, 2)))
+        scenario = drawn_scenario(
+            seed, largest=10, pbt=True, synch=True, interval=interval, checkpoint_every=every, burn_in=0.0, faults=(),
+            time_attr="training_iteration", stopper=False, target=None, stop_asked_at=None, fail_fast=False,
+            of_class=False,
+        )  # fmt: skip
+        whole = scenario.run()
+        for count in some(rng, scenario, whole, 3):
+            other = replace(scenario, slots=rng.randint(1, 6), devices=None)
+            assert run_through((scenario, count), (other, None)).lineage == whole.lineage
+        stopped = replace(scenario, stop_asked_at=whole.elapsed_s * rng.random())
+        assert run_through((stopped, None), (scenario, None)).lineage == whole.lineage
+        if not scenario.returns:
+            short = replace(scenario, length=rng.randint(1, scenario.length))
+            assert run_through((short, None), (scenario, None)).lineage == whole.lineage
+
+
+@pytest.mark.parametrize("checkpoint_every", [1, 2, 5])
+@pytest.mark.parametrize("of_class", [False, True])
+def test_a_run_to_10_extended_to_20_is_a_run_to_20(checkpoint_every: int, of_class: bool) -> None:
+    to_20 = Scenario(
+        seed=8, members=8, slots=3, synch=True, interval=5.0, length=20, checkpoint_every=checkpoint_every,
+        of_class=of_class, num_to_keep=1,
+    )  # fmt: skip
+    expected = to_20.run()
+    assert {exploit.iteration for exploit in expected.exploits} == {5, 10, 15}
+    for length in (1, 5, 9, 10, 11, 20):
+        result = run_through((replace(to_20, length=length), None), (to_20, None))
+        assert result.lineage == expected.lineage
+        assert result.states == expected.states
+    in_steps = run_through(*((replace(to_20, length=length), None) for length in (3, 5, 10, 15, 20)))
+    assert in_steps.lineage == expected.lineage
+    assert in_steps.states == expected.states
+
+
+def test_a_run_that_is_finished_stays_as_it_is() -> None:
+    scenario = Scenario(seed=8, members=4, slots=2, length=6)
+    finished = scenario.run()
+    result = run_through((scenario, None), (scenario, None))
+    assert result.events[: len(finished.events)] == finished.events
+    (opened,) = result.events[len(finished.events) :]
+    assert isinstance(opened, Opened)
+    assert (opened.again, opened.anew, opened.dropped) == ((), (), ())
+    assert result.states == finished.states
+
+
+def test_extending_takes_those_along_that_met_the_old_stop_condition_and_no_others() -> None:
+    # Member 3 reaches the score, 0 returns by itself, 1 fails, 2 gets to the end.
+    def train(config: Config, state: int | None) -> tuple[dict[str, Any], int] | None:
+        steps = (state or 0) + 1
+        if config["who"] == 0 and steps == 3:
+            return None
+        if config["who"] == 1 and steps == 4:
+            raise RuntimeError("no")
+        return {"score": 3 * steps if config["who"] == 3 else 0}, steps
+
+    configs = [{"who": who} for who in range(4)]
+    short = Simulation(train, configs, slots=4, stop={"training_iteration": 5, "score": 9})
+    finished = short.run()
+    assert [trial.iteration for trial in finished.trials.values()] == [2, 3, 5, 3]
+    for stop, expected in (
+        ({"training_iteration": 5, "score": 9}, []),
+        ({"training_iteration": 7, "score": 9}, [2]),
+        ({"training_iteration": 5, "score": 12}, [3]),
+        ({"training_iteration": 7, "score": 12}, [2, 3]),
+        ({"training_iteration": 4}, [3]),
+    ):
+        longer = Simulation(train, configs, slots=4, stop=stop)
+        result = longer.go_on(finished)
+        (opened,) = [event for event in result.events if isinstance(event, Opened)]
+        assert [int(trial_id[-1]) for trial_id in opened.again] == expected, stop
+        assert {trial_id for trial_id in result.trials if trial_id not in opened.again} == {
+            trial_id for trial_id in result.trials if result.trials[trial_id].launch == 1
+        }
+
+
+# ----------------------------------------------------------------------------------- who goes on, and with which config
+
+
+def failing(faulty: tuple[int, ...], **settings: Any) -> Simulation:
+    """Four members, of which some fail at their fourth step, once."""
+
+    def faults(index: int, launch: int, iteration: int) -> Fault | None:
+        return Fault.RAISE if index in faulty and launch == 1 and iteration == 4 else None
+
+    defaults: dict[str, Any] = {"slots": 4, "stop": {"training_iteration": 6}, "faults": faults}
+    return Simulation(climb, members(4), **(defaults | settings))
+
+
+def test_trials_that_failed_stay_as_they_are_unless_told_otherwise() -> None:
+    ended = failing((1, 2)).run()
+    assert [trial.status for trial in ended.trials.values()].count(Status.ERROR) == 2
+    result = failing((1, 2)).go_on(ended)
+    assert result.statuses == ended.statuses
+    assert result.of_kind(Launch) == ended.of_kind(Launch)
+
+
+def test_trials_that_failed_go_on_from_their_newest_checkpoint() -> None:
+    ended = failing((1, 2), checkpoint_every=2).run()
+    result = failing((1, 2)).go_on(ended, resume_errored=True)
+    assert set(result.statuses.values()) == {Status.TERMINATED}
+    launches = result.of_kind(Launch)[4:]
+    assert [(launch.trial_id[-1], launch.launch, launch.iteration) for launch in launches] == [("1", 2, 2), ("2", 2, 2)]
+    assert [trial.failures for trial in result.trials.values()] == [0, 0, 0, 0]
+
+
+def test_trials_that_failed_begin_anew_with_their_first_config_and_numbers_never_used_before() -> None:
+    scheduler = pbt(quantile_fraction=0.5)
+    ended = failing((0, 1), scheduler=scheduler, faults=once_copied).run()
+    failed = [trial_id for trial_id, status in ended.statuses.items() if status is Status.ERROR]
+    assert failed
+    assert all(ended.trials[trial_id].config["h"] != members(4)[int(trial_id[-1])]["h"] for trial_id in failed)
+    result = failing((), scheduler=scheduler, faults=None, num_to_keep=1).go_on(ended, restart_errored=True)
+    assert set(result.statuses.values()) == {Status.TERMINATED}
+    for trial_id in failed:
+        launch = next(
+            launch for launch in result.of_kind(Launch)[len(ended.of_kind(Launch)) :] if launch.trial_id == trial_id
+        )
+        assert (launch.iteration, launch.checkpoint, launch.time_total_s) == (0, None, 0.0)
+        assert launch.config == members(4)[int(trial_id[-1])]
+        assert launch.generation > 0
+    saved = [(report.trial_id, report.checkpoint.number) for report in result.reports if report.checkpoint is not None]
+    assert len(saved) == len(set(saved))
+
+
+def once_copied(index: int, launch: int, iteration: int) -> Fault | None:
+    """Whoever has copied fails right after."""
+    return Fault.RAISE if launch == 2 and iteration == 4 else None
+
+
+def test_whose_experiment_was_cut_off_stay_as_they_are_where_nobody_unfinished_goes_on() -> None:
+    explored: list[Config] = []
+
+    def explore(config: Config) -> Config:
+        explored.append(config)
+        return config
+
+    for synch in (False, True):
+        simulation = Simulation(
+            climb, members(6), pbt(synch=synch, custom_explore_fn=explore, quantile_fraction=0.5), slots=2,
+            stop={"training_iteration": 9},
+        )  # fmt: skip
+        for count in range(6, len(simulation.run().events), 5):
+            killed = simulation.run(kill_after=count)
+            explored.clear()
+            result = simulation.go_on(killed, resume_unfinished=False)
+            assert explored == []
+            assert len(result.events) == count + 1
+            kinds = {type(command) for command in result.commands[-1]}
+            assert kinds <= {Stop, DeleteCheckpoint, Notice}, "nothing is decided for those that end"
+            for trial_id, trial in result.trials.items():
+                assert trial.status is Status.TERMINATED
+                assert trial.config == killed.trials[trial_id].config
+            # And that is final: they were not cut off this time.
+            assert simulation.go_on(result).of_kind(Launch) == result.of_kind(Launch)
+
+
+def test_those_that_failed_can_go_on_alone_also_at_the_barrier() -> None:
+    def faults(index: int, launch: int, iteration: int) -> Fault | None:
+        return Fault.RAISE if index in (0, 3) and launch == 1 and iteration == 2 else None
+
+    simulation = Simulation(
+        climb, members(6), pbt(synch=True, quantile_fraction=0.5), slots=6, stop={"training_iteration": 8},
+        faults=faults, start_time=0.5,
+    )  # fmt: skip
+    for count in range(14, 40, 3):
+        killed = simulation.run(kill_after=count)
+        result = simulation.go_on(killed, resume_unfinished=False, resume_errored=True)
+        went_on = {launch.trial_id[-1] for launch in result.of_kind(Launch)[len(killed.of_kind(Launch)) :]}
+        failed = {trial_id[-1] for trial_id, trial in killed.trials.items() if trial.status is Status.ERROR}
+        assert went_on == failed
+        assert set(result.statuses.values()) == {Status.TERMINATED}
+
+
+def test_values_of_all_configs_can_be_replaced_first_ones_and_those_of_donors_included() -> None:
+    configs = [{**config, "data": {"train": "old", "depth": 1}} for config in members(6)]
+    simulation = Simulation(climb, configs, pbt(quantile_fraction=0.5), slots=2, stop={"training_iteration": 8})
+    killed = simulation.run(kill_after=40)
+    result = simulation.go_on(killed, config={"data": {"train": "new", "unknown": 1}, "unknown": 2})
+    later = [command for commands in result.commands[40:] for command in commands]
+    for command in later:
+        if isinstance(command, Launch):
+            assert command.config["data"] == {"train": "new", "depth": 1}
+            assert set(command.config) == {"h", "data"}
+        if isinstance(command, Exploit):
+            assert command.donor_config["data"] == command.new_config["data"] == {"train": "new", "depth": 1}
+    assert any(isinstance(command, Exploit) for command in later)
+    assert configs[0]["data"] == {"train": "old", "depth": 1}
+    assert {trial.first_config["data"]["train"] for trial in result.trials.values()} == {"new"}
+    for count in range(41, len(result.events), 9):
+        check_recall(simulation, result, count)
+
+
+# ------------------------------------------------------------------------------------- functions of the user that raise
+
+
+class Unhappy(Exception):
+    pass
+
+
+class Told:
+    """An experiment whose ``custom_explore_fn`` raises when told to, and a driver that writes that down."""
+
+    def __init__(self, *, synch: bool, raises: Callable[[int], bool]) -> None:
+        self.calls = 0
+        self.raises = raises
+        scheduler = pbt(synch=synch, quantile_fraction=0.5, custom_explore_fn=self.explore)
+        self.simulation = Simulation(climb, members(6), scheduler, slots=3, stop={"training_iteration": 9})
+
+    def explore(self, config: Config) -> Config:
+        self.calls += 1
+        if self.raises(self.calls):
+            raise Unhappy
+        return config
+
+    def run(self, before: SimulationResult | None = None, *, killed: bool = False) -> SimulationResult:
+        """Run it or go on with it. Where the function raises, end as a driver does, or be ``killed`` before that."""
+        told: list[tuple[Event, list[Command]]] = []
+        engines: list[SimulatedEngine] = []
+        populations: list[Population] = []
+        simulation, make, apply = self.simulation, self.simulation._engine, Population.apply
+
+        def engine() -> SimulatedEngine:
+            engines.append(make())
+            return engines[-1]
+
+        class Driver(Population):
+            def apply(self, event: Event) -> list[Command]:
+                populations.append(self)
+                try:
+                    commands = apply(self, event)
+                except SpaceError:
+                    told.extend([(Undecided("Unhappy"), []), (event, self.decided)])
+                    raise
+                told.append((event, commands))
+                return commands
+
+        simulation._engine = engine
+        simulation.population = lambda: Driver(  # type: ignore[method-assign]
+            simulation.scheduler.policy(mode="max", seed=0), metric="score", time_attr="training_iteration",
+            limits=simulation.limits,
+        )  # fmt: skip
+        try:
+            return simulation.run() if before is None else simulation.go_on(before)
+        except SpaceError:
+            if not killed:
+                population, stop = populations[-1], StopAsked("the run failed with Unhappy")
+                told.append((stop, apply(population, stop)))
+        finally:
+            simulation._engine = make
+        opened = Opened(simulation.limits, simulation.retention)
+        return SimulationResult(
+            [event for event, _ in told], [commands for _, commands in told], populations[-1].trials, {}, 0.0, 0.0, 0,
+            0, set(), opened, engines[-1],
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("synch", [False, True])
+@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize("first", [1, 2, 3, 4, 7])
+def test_where_exploring_raised_the_member_stands_at_its_boundary_and_the_mended_function_is_asked(
+    synch: bool, killed: bool, first: int
+) -> None:
+    expected = Told(synch=synch, raises=lambda call: False).run()
+    experiment = Told(synch=synch, raises=lambda call: call == first)
+    failed = experiment.run(killed=killed)
+    undecided = [event for event in failed.events if isinstance(event, Undecided)]
+    assert len(undecided) == 1
+    result = experiment.run(failed)
+    assert set(result.statuses.values()) == {Status.TERMINATED}
+    assert {trial.iteration for trial in result.trials.values()} == {9}
+    if synch:
+        assert result.lineage == expected.lineage
+    else:
+        assert result.exploits
+
+
+@pytest.mark.parametrize("synch", [False, True])
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_function_that_still_raises_can_be_mended_a_third_and_a_fourth_time(synch: bool, killed: bool) -> None:
+    expected = Told(synch=synch, raises=lambda call: False).run()
+    # The second and the third driver fail as soon as they begin, the third in the midst of several decisions.
+    experiment = Told(synch=synch, raises=lambda call: call in (3, 4, 6))
+    result = experiment.run(killed=killed)
+    for _ in range(2):
+        result = experiment.run(result, killed=killed)
+        assert isinstance(result.events[-2 if killed else -3], Undecided)
+    result = experiment.run(result)
+    assert {trial.iteration for trial in result.trials.values()} == {9}
+    if synch:
+        assert result.lineage == expected.lineage
+    recalled = experiment.simulation.population()
+    before = experiment.calls
+    recall(recalled, result.journal)
+    assert experiment.calls == before
+
+
+# ------------------------------------------------------------------------------------------ the simulation that goes on
+
+
+def test_a_killed_simulation_tells_what_was_written_down_and_goes_on_from_there() -> None:
+    simulation = Simulation(climb, members(2), slots=2, stop={"training_iteration": 4}, num_to_keep=1)
+    whole = simulation.run()
+    killed = simulation.run(kill_after=9)
+    assert killed.events == whole.events[:9]
+    assert killed.commands == whole.commands[:9]
+    assert killed.journal == journal_until(whole, 9)
+    deleted = [command for command in killed.commands[8] if isinstance(command, DeleteCheckpoint)]
+    assert deleted, "decided, but not carried out any more"
+    assert len(killed.checkpoints) == 3
+    result = simulation.go_on(killed)
+    assert result.events[:9] == whole.events[:9]
+    assert isinstance(result.events[9], Opened)
+    assert result.checkpoints == whole.checkpoints
+    assert result.elapsed_s > killed.elapsed_s
+    assert killed.events == whole.events[:9], "the result that it went on from is as it was"
+    assert simulation.go_on(killed).events == result.events
+
+
+def test_a_simulation_that_is_killed_later_than_it_ends_is_not_killed() -> None:
+    simulation = Simulation(climb, members(2), slots=2, stop={"training_iteration": 4})
+    assert simulation.run(kill_after=10_000).events == simulation.run().events
+
+
+def test_an_engine_that_takes_over_refuses_a_launch_that_would_lose_work() -> None:
+    simulation = Simulation(climb, members(1), stop={"training_iteration": 4})
+    killed = simulation.run(kill_after=5)
+    population = simulation.population()
+    recall(population, killed.journal)
+    opened = Opened(simulation.limits, simulation.retention)
+    engine = simulation._engine()
+    engine.take_over(killed.engine, population, opened)
+    (launch,) = population.apply(opened)
+    assert isinstance(launch, Launch)
+    with pytest.raises(BrokenContract, match="it waited at iteration 3: work is lost"):
+        engine.execute(replace(launch, checkpoint=None, iteration=0, time_total_s=0.0))
+    engine.execute(launch)
+
+
+def test_a_recalled_population_opens_for_other_limits() -> None:
+    simulation = Simulation(climb, members(5), slots=1, stop={"training_iteration": 4})
+    killed = simulation.run(kill_after=8)
+    population = simulation.population()
+    recall(population, killed.journal)
+    commands = population.apply(Opened(Limits(("0", "1", "1"), max_failures=7), RetentionRules(2)))
+    assert [(command.slot, command.fresh) for command in commands if isinstance(command, Launch)] == [
+        (0, True), (1, True), (2, True),
+    ]  # fmt: skip
+    population.validate()

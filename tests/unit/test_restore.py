@@ -1,0 +1,762 @@
+"""Going on with an experiment: what is kept of the settings, who goes on, and what is said where it cannot go on."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import sqlite3
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.helpers import climb, fit, items, load_state, pbt, report_state
+
+from shoal import tune
+from shoal.config import CheckpointConfig, FailureConfig, RunConfig, TuneConfig
+from shoal.core.commands import Launch, Status, Stop
+from shoal.core.events import Event, Failed, Finished, Opened, Reported, StopAsked, TrialAdded, Undecided
+from shoal.core.limits import Limits, RetentionRules
+from shoal.core.population import Population
+from shoal.core.recall import choose
+from shoal.core.trial import replaced
+from shoal.errors import ConfigError, JournalError, StorageError
+from shoal.journal import JOURNAL_NAME
+from shoal.journal.codec import decode, encode
+from shoal.journal.sqlite import SQLiteJournal
+from shoal.restore import settings_to_meta, stored_settings
+from shoal.schedulers import FIFOScheduler
+from shoal.tune.schedulers import PopulationBasedTraining
+
+TuneSettings = dict[str, Any]
+
+
+@pytest.fixture(autouse=True)
+def _inline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHOAL_ENGINE", "inline")
+
+
+def run(folder: Path, **config: Any) -> Path:
+    """Run an experiment of two members and five steps; return its folder."""
+    settings: dict[str, Any] = {"stop": {"training_iteration": 5}, "num_samples": 2, **config}
+    trainable = settings.pop("trainable", climb)
+    settings["run"] = {"name": "run", **settings.get("run", {})}
+    fit(trainable, folder, **settings)
+    return folder / "run"
+
+
+def restore(folder: Path, trainable: Any = climb, **options: Any) -> tune.ResultGrid:
+    return tune.Tuner.restore(folder, trainable, **options).fit()
+
+
+def opened(grid: tune.ResultGrid) -> Opened:
+    """Return as what an experiment was opened last."""
+    found: Opened = items(grid, Opened)[-1]
+    return found
+
+
+def numbers(trial_ids: tuple[str, ...]) -> list[int]:
+    return [int(trial_id[-5:]) for trial_id in trial_ids]
+
+
+def steps(grid: tune.ResultGrid) -> list[int]:
+    return [result.metrics["training_iteration"] for result in grid]
+
+
+# ---- The journal -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        Opened(Limits(["", ""]), RetentionRules()),
+        Opened(
+            Limits(["0", "1"], 3, -1, True, True), RetentionRules(2, "acc", "min"), ("a",), ("b", "c"), ("d",),
+            {"data": (1, Path("x")), "nested": {"deep": [None]}},
+        ),
+        Undecided("SpaceError: no"),
+    ],
+)  # fmt: skip
+def test_events_of_going_on_come_back_from_the_journal_as_they_were(event: Event) -> None:
+    assert decode(*encode(event)) == event
+
+
+def test_values_are_replaced_where_there_are_keys_and_nothing_is_changed_in_place() -> None:
+    config = {"a": 1, "b": {"c": 2, "d": {"e": 3}}, "f": {"g": 4}}
+    values = {"a": {"x": 1}, "b": {"c": 5, "d": {"e": 6, "new": 7}}, "f": 8, "new": 9}
+    assert replaced(config, values) == {"a": {"x": 1}, "b": {"c": 5, "d": {"e": 6}}, "f": 8}
+    assert config == {"a": 1, "b": {"c": 2, "d": {"e": 3}}, "f": {"g": 4}}
+
+
+# ---- Who goes on -----------------------------------------------------------------------------------------------------
+
+
+def left() -> Population:
+    """Return a population that was left with: 0 returned, 1 stopped, 2 failed, 3 running, 4 never started."""
+    population = Population(FIFOScheduler().policy(mode="max", seed=0), metric=None, limits=Limits(("",) * 4))
+    for index in range(5):
+        population.apply(TrialAdded(str(index), index, "", "", "", {}))
+    for trial_id in "0123":
+        stop = "enough" if trial_id == "1" else None
+        population.apply(Reported(trial_id, 1, 1, {}, waiting=stop is not None, stop=stop))
+    population.apply(Finished("0", 1))
+    population.apply(Failed("2", 1, "ValueError: no", ""))
+    population.apply(Finished("4", 1))  # failed, because it has reported nothing
+    population.apply(TrialAdded("5", 5, "", "", "", {}))
+    return population
+
+
+@pytest.mark.parametrize(
+    ("asked", "again", "anew", "dropped"),
+    [
+        ({}, "", "", ""),
+        ({"unfinished": False}, "", "", "35"),
+        ({"errored": True}, "24", "", ""),
+        ({"errored": True, "unfinished": False}, "24", "", "35"),
+        ({"restarted": True}, "", "24", ""),
+        ({"restarted": True, "errored": True}, "", "24", ""),
+        ({"extended": ["1"]}, "1", "", ""),
+        ({"extended": ["1"], "errored": True, "unfinished": False}, "124", "", "35"),
+        ({"extended": ["3"]}, "", "", ""),
+    ],
+)
+def test_after_a_kill_those_go_on_that_are_asked_for(
+    asked: dict[str, Any], again: str, anew: str, dropped: str
+) -> None:
+    choice = choose(left(), **{"unfinished": True, "errored": False, "restarted": False, "extended": (), **asked})
+    assert (choice.again, choice.anew, choice.dropped) == (tuple(again), tuple(anew), tuple(dropped))
+
+
+@pytest.mark.parametrize(
+    ("asked", "again", "anew"),
+    [
+        ({}, "35", ""),
+        ({"unfinished": False}, "", ""),
+        ({"errored": True}, "2345", ""),
+        ({"restarted": True}, "35", "24"),
+        ({"extended": ["1"]}, "135", ""),
+    ],
+)
+def test_after_an_interruption_those_that_it_cut_off_are_unfinished(
+    asked: dict[str, Any], again: str, anew: str
+) -> None:
+    population = left()
+    population.apply(StopAsked("interrupted"))
+    choice = choose(population, **{"unfinished": True, "errored": False, "restarted": False, "extended": (), **asked})
+    assert (choice.again, choice.anew, choice.dropped) == (tuple(again), tuple(anew), ())
+
+
+# ---- The settings that are kept --------------------------------------------------------------------------------------
+
+FACTS = {"metric": "score", "mode": "max", "seed": 1, "num_trials": 4}
+
+
+def kept(tune_config: TuneConfig | None = None, run_config: RunConfig | None = None) -> dict[str, Any]:
+    """Return the facts that a journal holds, as they come back from it."""
+    settings = settings_to_meta(tune_config or TuneConfig("score", "max", seed=1), run_config or RunConfig())
+    facts: dict[str, Any] = json.loads(json.dumps({**FACTS, **settings}))
+    return facts
+
+
+def test_settings_come_back_as_they_were_with_the_folder_where_it_is_now() -> None:
+    def stop(trial_id: str, result: dict[str, Any]) -> bool:
+        return bool(result["score"] > 5)
+
+    tune_config = TuneConfig(
+        "score", "max", pbt(custom_explore_fn=lambda config: {**config, "x": 1}), 4, 2, 60.0, 1, "inline", 3
+    )
+    run_config = RunConfig(
+        "old", "/old", stop, CheckpointConfig(2), FailureConfig(3), [tune.Callback()], verbose=0, log_to_file=False
+    )
+    again, there = stored_settings(kept(tune_config, run_config), Path("/new/place"), None, None)
+    assert replace(again, scheduler=None) == replace(tune_config, scheduler=None)
+    assert isinstance(again.scheduler, PopulationBasedTraining)
+    assert again.scheduler.custom_explore_fn is not None
+    assert again.scheduler.custom_explore_fn({"lr": 1}) == {"lr": 1, "x": 1}
+    assert (there.name, there.storage_path) == ("place", "/new")
+    assert (there.checkpoint_config, there.failure_config) == (CheckpointConfig(2), FailureConfig(3))
+    assert (there.verbose, there.log_to_file) == (0, False)
+    assert callable(there.stop)
+    assert there.stop("", {"score": 6}) is True
+    assert there.callbacks is not None
+    assert [type(callback) for callback in there.callbacks] == [tune.Callback]
+
+
+def test_what_is_given_now_goes_before_and_the_rest_stays() -> None:
+    old = kept(
+        TuneConfig("score", "max", num_samples=4, max_concurrent_trials=2, seed=1, engine="inline"),
+        RunConfig(stop={"training_iteration": 5}, failure_config=FailureConfig(3), verbose=0),
+    )
+    scheduler = pbt()
+    again, there = stored_settings(
+        old,
+        Path("/place/name"),
+        RunConfig("ignored", "/ignored", {"training_iteration": 9}, CheckpointConfig(1), verbose=3),
+        TuneConfig(scheduler=scheduler, max_concurrent_trials=7, time_budget_s=30),
+    )
+    assert again == TuneConfig(
+        "score", "max", scheduler, num_samples=4, max_concurrent_trials=7, time_budget_s=30, seed=1, engine="inline"
+    )
+    assert there == RunConfig(
+        "name", "/place", {"training_iteration": 9}, CheckpointConfig(1), FailureConfig(3), verbose=3
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        (TuneConfig(metric="loss"), "metric='loss'"),
+        (TuneConfig(mode="min"), "mode='min'"),
+        (TuneConfig(num_samples=8), "num_samples=8"),
+        (TuneConfig(seed=2), "seed=2"),
+    ],
+)
+def test_what_cannot_change_is_refused_with_what_it_is(given: TuneConfig, name: str) -> None:
+    old = kept(TuneConfig("score", "max", num_samples=4, seed=1))
+    with pytest.raises(ConfigError, match=rf"TuneConfig\({name}\) cannot change .* it is ('score'|'max'|4|1)\."):
+        stored_settings(old, Path("/place/name"), None, given)
+
+
+def test_what_cannot_change_may_be_given_again_wherever_it_was_given() -> None:
+    # The metric was given to the scheduler, and the seed was drawn: both stand in the journal's facts.
+    old = kept(TuneConfig(scheduler=pbt(metric="score", mode="max"), num_samples=4))
+    same = TuneConfig("score", "max", num_samples=4, seed=1)
+    again, _ = stored_settings(old, Path("/place/name"), None, same)
+    assert (again.metric, again.mode, again.num_samples, again.seed) == ("score", "max", 4, 1)
+
+
+class Unpicklable(tune.Callback):
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        return False
+
+
+def stop_with(lock: Any) -> Callable[[str, dict[str, Any]], bool]:
+    return lambda trial_id, result: bool(lock)
+
+
+def explore_with(lock: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    return lambda config: config if lock else {}
+
+
+LOCKED: list[tuple[str, str, TuneConfig, RunConfig]] = [
+    (
+        "scheduler and settings",
+        r"tune_config=tune\.TuneConfig\(scheduler=\.\.\.\)",
+        TuneConfig("score", "max", pbt(custom_explore_fn=explore_with(threading.Lock())), num_samples=4, seed=1),
+        RunConfig(),
+    ),
+    (
+        "callbacks",
+        r"run_config=tune\.RunConfig\(callbacks=\[\.\.\.\]\)",
+        TuneConfig("score", "max"),
+        RunConfig(callbacks=[Unpicklable()]),
+    ),
+    (
+        "stop",
+        r"run_config=tune\.RunConfig\(stop=\.\.\.\)",
+        TuneConfig("score", "max"),
+        RunConfig(stop=stop_with(threading.Lock())),
+    ),
+]
+
+
+@pytest.mark.parametrize(("what", "where", "tune_config", "run_config"), LOCKED)
+def test_what_could_not_be_pickled_has_to_be_given_again(
+    what: str, where: str, tune_config: TuneConfig, run_config: RunConfig
+) -> None:
+    with pytest.raises(
+        JournalError,
+        match=rf"The {what} of the experiment /place/name cannot be loaded: TypeError: cannot pickle '_thread.lock' "
+        rf"object\. Give them again: Tuner\.restore\(path, trainable, {where}\)",
+    ):
+        stored_settings(kept(tune_config, run_config), Path("/place/name"), None, None)
+
+
+@pytest.mark.parametrize(("what", "where", "tune_config", "run_config"), LOCKED)
+def test_where_it_is_given_again_the_rest_is_kept(
+    what: str, where: str, tune_config: TuneConfig, run_config: RunConfig
+) -> None:
+    run_config = replace(run_config, verbose=3)
+    again, there = stored_settings(kept(tune_config, run_config), Path("/place/name"), run_config, tune_config)
+    assert again.scheduler is tune_config.scheduler
+    assert (again.metric, again.mode) == ("score", "max")
+    assert (there.callbacks, there.stop) == (run_config.callbacks, run_config.stop)
+    assert there.verbose == 3
+
+
+def test_where_only_the_scheduler_is_given_again_the_metric_stands_in_the_facts(tmp_path: Path) -> None:
+    lock = threading.Lock()
+    scheduler = pbt(synch=True, custom_explore_fn=explore_with(lock))
+    folder = run(tmp_path, scheduler=scheduler, num_samples=3)
+    with pytest.raises(JournalError, match="Give them again"):
+        restore(folder)
+    longer = RunConfig(stop={"training_iteration": 10})
+    assert steps(restore(folder, run_config=longer, tune_config=TuneConfig(scheduler=scheduler))) == [10, 10, 10]
+    whole = TuneConfig("score", "max", scheduler, num_samples=3, seed=1)
+    longer = RunConfig(stop={"training_iteration": 15})
+    assert steps(restore(folder, run_config=longer, tune_config=whole)) == [15, 15, 15]
+
+
+def test_callbacks_are_left_out_by_giving_none_of_them() -> None:
+    old = kept(run_config=RunConfig(callbacks=[Unpicklable()]))
+    _, there = stored_settings(old, Path("/place/name"), RunConfig(callbacks=[]), None)
+    assert there.callbacks == []
+
+
+def test_settings_whose_module_is_gone_have_to_be_given_again() -> None:
+    old = kept(run_config=RunConfig(stop={"training_iteration": 5}))
+    old["settings_stop"] = {"pickle": "gAJjbm93aGVyZQpUaGluZwopgS4="}  # an instance of nowhere.Thing
+    with pytest.raises(
+        JournalError, match=r"The stop of the experiment .* No module named 'nowhere'\. Give them again"
+    ):
+        stored_settings(old, Path("/place/name"), None, None)
+    _, there = stored_settings(old, Path("/place/name"), RunConfig(stop={"score": 1}), None)
+    assert there.stop == {"score": 1}
+
+
+def test_a_journal_without_settings_was_not_started_by_a_tuner() -> None:
+    with pytest.raises(JournalError, match=r"/place/name has no settings .* not started by tune\.Tuner\.fit\(\)"):
+        stored_settings(FACTS, Path("/place/name"), None, None)
+
+
+# ---- What cannot be restored -----------------------------------------------------------------------------------------
+
+
+def test_arguments_are_checked_before_anything_is_read(tmp_path: Path) -> None:
+    for options, expected in (
+        ({"resume_errored": 1}, "resume_errored must be True or False, but is 1"),
+        ({"restart_errored": "yes"}, "restart_errored must be True or False, but is 'yes'"),
+        ({"resume_unfinished": None}, "resume_unfinished must be True or False, but is None"),
+        ({"resume_errored": True, "restart_errored": True}, "exclude each other"),
+        ({"run_config": {"stop": 5}}, "run_config must be a tune.RunConfig"),
+        ({"tune_config": RunConfig()}, "tune_config must be a tune.TuneConfig"),
+        ({"resume_eror": True}, "resume_errored"),
+    ):
+        with pytest.raises(ConfigError, match=expected):
+            restore(tmp_path, **options)
+    folder = run(tmp_path)
+    with pytest.raises(ConfigError, match="param_space must be a dict"):
+        restore(folder, param_space=[1])
+    with pytest.raises(ConfigError, match="the trainable must be a function"):
+        restore(folder, None)
+
+
+@pytest.mark.parametrize("path", [None, "", 5, b"bytes", ["list"]])
+def test_a_path_that_is_none_is_refused(path: Any) -> None:
+    for function in (tune.Tuner.can_restore, lambda path: tune.Tuner.restore(path, climb)):
+        with pytest.raises(ConfigError, match="path must be the folder of an experiment"):
+            function(path)
+
+
+def test_folders_without_an_experiment_say_what_they_are(tmp_path: Path) -> None:
+    with pytest.raises(JournalError, match=r"nowhere does not exist\.$"):
+        restore(tmp_path / "nowhere")
+    with pytest.raises(JournalError, match=r"holds no experiment of Shoal\.$"):
+        restore(tmp_path)
+    # Ray Tune's.
+    ray = tmp_path / "ray" / "train_2026"
+    ray.mkdir(parents=True)
+    for name in ("tuner.pkl", "trainable.pkl", "experiment_state-2026-11-23_12-00-00.json"):
+        (ray / name).write_bytes(b"")
+    with pytest.raises(JournalError, match=r"train_2026 holds no experiment of Shoal\.$"):
+        restore(ray)
+    # A folder above.
+    run(tmp_path)
+    fit(climb, tmp_path, run={"name": "other"}, num_samples=1)
+    with pytest.raises(JournalError, match="It holds the experiments other, run; give the path of one of them"):
+        restore(tmp_path)
+    with pytest.raises(JournalError, match=f"{JOURNAL_NAME} is no folder"):
+        restore(tmp_path / "run" / JOURNAL_NAME)
+
+
+def test_a_journal_that_does_not_begin_with_a_start_is_refused(tmp_path: Path) -> None:
+    journal = SQLiteJournal.create(tmp_path)
+    journal.set_meta(**kept())
+    journal.close()
+    assert tune.Tuner.can_restore(tmp_path) is False
+    with pytest.raises(JournalError, match="does not begin with the start of an experiment; nothing to restore"):
+        restore(tmp_path)
+    journal = SQLiteJournal.open_for_writing(tmp_path)
+    journal.append([TrialAdded("a", 0, "a", "a", "a", {})], 0.0)
+    journal.close()
+    assert tune.Tuner.can_restore(tmp_path) is False
+    with pytest.raises(JournalError, match="does not begin with the start of an experiment; nothing to restore"):
+        restore(tmp_path)
+
+
+def test_an_experiment_that_is_running_is_left_alone(tmp_path: Path) -> None:
+    def stop(trial_id: str, result: dict[str, Any]) -> bool:
+        assert tune.Tuner.can_restore(tmp_path / "run") is True
+        with pytest.raises(JournalError, match=r"is being run by process \d+ on .*Wait for it, or stop it first"):
+            restore(tmp_path / "run", run_config=RunConfig(stop={"training_iteration": 3}))
+        return True
+
+    folder = run(tmp_path, stop=stop, num_samples=1)
+    assert steps(tune.ResultGrid.read(folder)) == [1]
+
+
+def test_a_journal_that_tells_another_story_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    folder = run(tmp_path, scheduler=pbt(perturbation_interval=2))
+    longer = RunConfig(stop={"training_iteration": 9})
+    before = (folder / JOURNAL_NAME).read_bytes()
+    with pytest.raises(JournalError, match=r"cannot be followed: record \d+ .*or the scheduler is another"):
+        restore(folder, run_config=longer, tune_config=TuneConfig(scheduler=pbt(perturbation_interval=3)))
+    with pytest.raises(JournalError, match=r"cannot be followed: record \d+ .*or the scheduler is another"):
+        restore(folder, run_config=longer, tune_config=TuneConfig(scheduler=FIFOScheduler()))
+    assert (folder / JOURNAL_NAME).read_bytes() == before
+    assert steps(restore(folder, run_config=longer)) == [9, 9]
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"metric": "step"}, r"PopulationBasedTraining\(metric='step'\) cannot change .* it is 'score'"),
+        ({"mode": "min"}, r"PopulationBasedTraining\(mode='min'\) cannot change .* it is 'max'"),
+        ({"time_attr": "step"}, r"\(time_attr='step'\) cannot change .* it is 'training_iteration'"),
+    ],
+)
+def test_a_scheduler_that_looks_at_other_values_is_refused(
+    changes: dict[str, Any], expected: str, tmp_path: Path
+) -> None:
+    folder = run(tmp_path, scheduler=pbt())
+    with pytest.raises(ConfigError, match=expected):
+        restore(folder, tune_config=TuneConfig(scheduler=pbt(**changes)))
+
+
+def test_a_damaged_journal_is_told(tmp_path: Path) -> None:
+    folder = run(tmp_path)
+    with contextlib.closing(sqlite3.connect(folder / JOURNAL_NAME)) as connection:
+        connection.execute("UPDATE journal SET body = '[1' WHERE kind = 'Launch'")
+        connection.commit()
+    assert tune.Tuner.can_restore(folder) is True, "it begins well"
+    with pytest.raises(JournalError, match="is damaged"):
+        restore(folder)
+    with contextlib.closing(sqlite3.connect(folder / JOURNAL_NAME)) as connection:
+        connection.execute("UPDATE journal SET body = '[1' WHERE seq = 1")
+        connection.commit()
+    assert tune.Tuner.can_restore(folder) is False
+
+
+def test_a_checkpoint_that_is_gone_is_named_and_nothing_is_changed(tmp_path: Path) -> None:
+    def train(config: dict[str, Any]) -> None:
+        step, _ = load_state() or (0, 0.0)
+        while step < 4:
+            step += 1
+            report_state(step, 0.0, {"score": 0.0}, save=True)
+        if step == 4:
+            raise RuntimeError("no")
+
+    folder = run(tmp_path, trainable=train, num_samples=2, stop={"training_iteration": 9})
+    gone = sorted(folder.glob("train_*_00001_*/checkpoint_000003"))[0]
+    aside = gone.rename(tmp_path / "aside")
+    before = (folder / JOURNAL_NAME).read_bytes()
+    with pytest.raises(StorageError, match=r"would go on from .*00001.*checkpoint_000003, which is gone\. Put it back"):
+        restore(folder, train, resume_errored=True)
+    assert (folder / JOURNAL_NAME).read_bytes() == before
+    # Who does not go on from it needs no checkpoint.
+    assert restore(folder, train).num_errors == 2
+    assert restore(folder, train, restart_errored=True).num_errors == 2
+    gone = sorted(folder.glob("train_*_00001_*/checkpoint_000007"))[0]
+    shutil.rmtree(gone)
+    aside.rename(gone)
+    assert restore(folder, train, resume_errored=True).num_errors == 2
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda path: None,
+        lambda path: path.mkdir(),
+        lambda path: path.write_text("a file"),
+        lambda path: (path.mkdir(), (path / JOURNAL_NAME).mkdir()),
+        lambda path: (path.mkdir(), (path / JOURNAL_NAME).write_text("")),
+        lambda path: (path.mkdir(), (path / JOURNAL_NAME).write_bytes(b"no database" * 500)),
+        lambda path: path.symlink_to(path),
+        lambda path: (path.mkdir(), SQLiteJournal.create(path).close()),
+        lambda path: (
+            path.mkdir(),
+            contextlib.closing(sqlite3.connect(path / JOURNAL_NAME)).__exit__(None, None, None),
+        ),
+    ],
+    ids=["nothing", "empty", "file", "folder", "empty file", "garbage", "loop", "new journal", "new database"],
+)
+def test_what_is_no_experiment_cannot_be_restored(make: Callable[[Path], object], tmp_path: Path) -> None:
+    path = tmp_path / "it"
+    make(path)
+    assert tune.Tuner.can_restore(path) is False
+    assert tune.Tuner.can_restore(str(path)) is False
+    with pytest.raises(JournalError):
+        restore(path)
+
+
+def test_a_path_that_can_be_none_cannot_be_restored() -> None:
+    assert tune.Tuner.can_restore("x" * 1000) is False
+    assert tune.Tuner.can_restore("a\0b") is False
+
+
+def test_what_can_be_restored_can_be_however_it_is_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = run(tmp_path)
+    monkeypatch.chdir(folder / next(folder.glob("climb_*")))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "link").symlink_to(folder)
+    for path in (folder, str(folder), "..", "../../run", "../", "~/run", tmp_path / "link"):
+        assert tune.Tuner.can_restore(path) is True, path
+        grid = restore(Path(path) if path == ".." else path)
+        assert steps(grid) == [5, 5], path
+    assert json.loads(SQLiteJournal.open_for_reading(folder).meta()["name"] and '"run"') == "run"
+
+
+# ---- What changes ----------------------------------------------------------------------------------------------------
+
+
+def test_a_finished_experiment_returns_its_results_and_nothing_is_written(tmp_path: Path) -> None:
+    folder = run(tmp_path, scheduler=pbt(), num_samples=4)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    calls: list[int] = []
+
+    def never(config: dict[str, Any]) -> None:
+        calls.append(1)
+
+    never.__name__ = "climb"
+    grid = restore(folder, never)
+    assert steps(grid) == [5, 5, 5, 5]
+    assert calls == []
+    lock = folder / "journal.lock"
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path != lock} == {
+        path: content for path, content in before.items() if path != lock
+    }
+
+
+def test_the_trainables_name_is_compared(tmp_path: Path) -> None:
+    def other(config: dict[str, Any]) -> None:
+        climb(config)
+
+    folder = run(tmp_path)
+    with pytest.warns(UserWarning, match=r"started with 'climb' and goes on with 'other'.*must mean the same") as told:
+        grid = restore(folder, other, run_config=RunConfig(stop={"training_iteration": 7}))
+    assert [Path(warning.filename).name for warning in told] == ["test_restore.py"]
+    assert steps(grid) == [7, 7]
+
+
+class Ref:
+    """Like a reference to an object in a store: equal to itself only, as it comes back from a journal."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"Ref({self.name})"
+
+
+def shows_config(config: dict[str, Any]) -> None:
+    step, score = load_state() or (0, 0.0)
+    while True:
+        step += 1
+        shown = {key: repr(value) for key, value in config.items()}
+        report_state(step, score, {"score": config["lr"], "shown": shown}, save=True)
+
+
+def test_constants_of_the_space_replace_those_of_the_trials(tmp_path: Path) -> None:
+    scheduler = pbt(
+        hyperparam_mutations={"lr": tune.uniform(0, 1), "opt": {"eps": tune.uniform(0, 1)}}, quantile_fraction=0.5
+    )
+
+    def space(name: str, epochs: int) -> dict[str, Any]:
+        return {
+            "lr": 0.5, "sampled": tune.uniform(0, 1), "grid": tune.grid_search([1, 2]), "data": Ref(name),
+            "opt": {"eps": 0.1, "data": Ref(name), "drawn": tune.choice([1, 2]), "deep": {"epochs": epochs}},
+            "list": [Ref(name), 1], "epochs": epochs, "same": "same",
+        }  # fmt: skip
+
+    folder = run(tmp_path, trainable=shows_config, scheduler=scheduler, space=space("old", 3))
+    before = tune.ResultGrid.read(folder)
+    longer = RunConfig(stop={"training_iteration": 11})
+    grid = restore(
+        folder, shows_config, run_config=longer,
+        param_space={**space("new", 4), "unknown": 1, "sampled": 7.0, "lr": 9.0},
+    )  # fmt: skip
+    values = opened(grid).config
+    assert set(values) == {"data", "opt", "list", "epochs", "sampled"}
+    assert set(values["opt"]) == {"data", "deep"}
+    assert values["epochs"] == values["opt"]["deep"]["epochs"] == 4
+    for old, new in zip(before, grid, strict=True):
+        shown = new.metrics["shown"]
+        assert shown["data"] == "Ref(new)"
+        assert shown["list"] == "[Ref(new), 1]"
+        assert "'data': Ref(new)" in shown["opt"]
+        assert "'epochs': 4" in shown["opt"]
+        assert shown["epochs"] == "4"
+        assert shown["same"] == "'same'"
+        assert shown["sampled"] == "7.0"
+        assert new.config["grid"] == old.config["grid"]
+        assert 0 <= new.config["lr"] <= 1, "mutated keys stay"
+        assert new.config["opt"]["drawn"] in (1, 2)
+        assert 0 <= new.config["opt"]["eps"] <= 1
+        assert set(new.config) == set(old.config)
+        assert json.loads(Path(new.path, "result.json").read_text().splitlines()[-1])["config"]["epochs"] == 4
+
+
+def test_a_value_can_be_changed_and_changed_back(tmp_path: Path) -> None:
+    folder = run(tmp_path, trainable=shows_config, space={"lr": 0.5, "epochs": 3})
+    for length, epochs, expected in ((6, None, 3), (7, 4, 4), (8, None, 4), (9, 4, 4), (10, 3, 3), (11, 5, 5)):
+        grid = restore(
+            folder, shows_config, run_config=RunConfig(stop={"training_iteration": length}),
+            param_space=None if epochs is None else {"lr": 0.5, "epochs": epochs},
+        )  # fmt: skip
+        assert {result.metrics["shown"]["epochs"] for result in grid} == {str(expected)}, length
+        assert [event.config for event in items(grid, Opened)][-1] in ({}, {"epochs": expected})
+
+
+def test_what_a_function_of_the_user_has_changed_stays_where_the_space_is_as_it_was(tmp_path: Path) -> None:
+    def explore(config: dict[str, Any]) -> dict[str, Any]:
+        return {**config, "epochs": config["epochs"] + 1}
+
+    scheduler = pbt(perturbation_interval=1, quantile_fraction=0.5, synch=True, custom_explore_fn=explore)
+    space = {"lr": tune.uniform(0, 1), "epochs": 3}
+    folder = run(tmp_path, trainable=shows_config, space=space, scheduler=scheduler)
+    before = max(result.config["epochs"] for result in tune.ResultGrid.read(folder))
+    assert before > 3
+    grid = restore(folder, shows_config, param_space=space, run_config=RunConfig(stop={"training_iteration": 8}))
+    assert opened(grid).config == {}
+    assert max(result.config["epochs"] for result in grid) >= before
+
+
+def test_a_value_that_cannot_be_written_down_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    folder = run(tmp_path, space={"lr": 0.5, "data": 1})
+    before = (folder / JOURNAL_NAME).read_bytes()
+    with pytest.raises(ConfigError, match=r"param_space\['data'\] .*cannot be pickled"):
+        restore(folder, param_space={"data": threading.Lock()}, run_config=RunConfig(stop={"training_iteration": 9}))
+    assert (folder / JOURNAL_NAME).read_bytes() == before
+
+
+def finite(config: dict[str, Any]) -> None:
+    """Member 0 returns after three steps, member 1 fails at its fourth, 2 says that it is done, 3 trains on."""
+    number = int(tune.get_context().get_trial_id()[-5:])
+    step, _ = load_state() or (0, 0.0)
+    while True:
+        step += 1
+        if number == 0 and step > 3:
+            return
+        if number == 1 and step == 4:
+            raise RuntimeError("no")
+        report_state(step, 0.0, {"score": 0.0, "done": number == 2 and step == 4}, save=True)
+
+
+@pytest.mark.parametrize(
+    ("stop", "expected"),
+    [
+        (None, []),
+        ({"training_iteration": 5}, []),
+        ({"training_iteration": 4}, []),
+        ({"training_iteration": 8}, [3]),
+        ({"score": 1.0}, None),
+        (lambda trial_id, result: result["training_iteration"] >= 8, [3]),
+        (lambda trial_id, result: result["training_iteration"] >= 5, []),
+        (tune.stopper.MaximumIterationStopper(8), [3]),
+        (tune.stopper.MaximumIterationStopper(5), []),
+    ],
+)
+def test_a_new_stop_condition_takes_those_along_that_do_not_meet_it(
+    stop: Any, expected: list[int] | None, tmp_path: Path
+) -> None:
+    folder = run(tmp_path, trainable=finite, num_samples=4)
+    assert steps(tune.ResultGrid.read(folder)) == [3, 3, 4, 5]
+    if expected is None:
+        # Nobody ever meets this one: somebody else has to end it.
+        config = TuneConfig(time_budget_s=0.01)
+        grid = restore(folder, finite, run_config=RunConfig(stop=stop), tune_config=config)
+        assert numbers(opened(grid).again) == [3]
+        return
+    grid = restore(folder, finite, run_config=RunConfig(stop=stop) if stop else None)
+    assert steps(grid) == [3, 3, 4, 8 if expected else 5]
+    assert [numbers(event.again) for event in items(grid, Opened)] == [[], *([expected] if expected else [])]
+
+
+class Twice(tune.Stopper):
+    """Ends a trial that it has seen twice: a stopper with a memory, which does not outlive its process."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        self.seen.append(trial_id)
+        return self.seen.count(trial_id) >= 2
+
+    def stop_all(self) -> bool:
+        return False
+
+
+def test_the_same_stopper_given_again_is_no_new_stop_condition(tmp_path: Path) -> None:
+    folder = run(tmp_path, stop=Twice())
+    assert steps(tune.ResultGrid.read(folder)) == [2, 2]
+    assert steps(restore(folder, run_config=RunConfig(stop=Twice()))) == [2, 2]
+    assert steps(restore(folder)) == [2, 2]
+
+
+def test_the_name_of_the_experiment_is_that_of_its_folder(tmp_path: Path) -> None:
+    def train(config: dict[str, Any]) -> None:
+        tune.report({"score": 0.0, "name": tune.get_context().get_experiment_name()})
+
+    folder = run(tmp_path, trainable=train, num_samples=1, stop={"score": 1.0})
+    moved = folder.rename(tmp_path / "elsewhere")
+    (result,) = restore(moved, train, restart_errored=True)
+    assert result.metrics["name"] == "run"
+
+    def fails(config: dict[str, Any]) -> None:
+        raise RuntimeError("no")
+
+    fails.__name__ = "train"
+    folder = run(tmp_path / "second", trainable=fails, num_samples=1)
+    moved = folder.rename(tmp_path / "moved")
+    (result,) = restore(moved, train, restart_errored=True)
+    assert result.metrics["name"] == "moved"
+    assert tune.ResultGrid.read(moved).experiment_path == str(moved)
+
+
+def test_failures_count_anew_for_those_that_go_on(tmp_path: Path) -> None:
+    def train(config: dict[str, Any]) -> None:
+        step, _ = load_state() or (0, 0.0)
+        marks = Path(tune.get_context().get_trial_dir(), "marks")
+        for now in range(step + 1, 6):
+            if now == 3 and not marks.exists():
+                raise RuntimeError("no")
+            report_state(now, 0.0, {"score": 0.0}, save=True)
+
+    folder = run(tmp_path, trainable=train, run={"failure_config": FailureConfig(max_failures=2)})
+    grid = tune.ResultGrid.read(folder)
+    assert grid.num_errors == 2
+    assert len(items(grid, Failed)) == 2 * 3
+    grid = restore(folder, train, resume_errored=True)
+    assert grid.num_errors == 2
+    assert len(items(grid, Failed)) == 2 * 6
+    for result in grid:
+        Path(result.path, "marks").touch()
+    grid = restore(folder, train, resume_errored=True)
+    assert (grid.num_errors, steps(grid)) == (0, [5, 5])
+    assert [result.error for result in grid] == [None, None]
+    stops = [stop.status for stop in items(grid, Stop)]
+    assert stops == [Status.ERROR] * 4 + [Status.TERMINATED] * 2
+
+
+def test_each_restore_is_opened_with_what_is_set_now(tmp_path: Path) -> None:
+    folder = run(tmp_path, num_samples=3, run={"checkpoint_config": CheckpointConfig(2)})
+    grid = restore(
+        folder,
+        run_config=RunConfig(
+            stop={"training_iteration": 12}, checkpoint_config=CheckpointConfig(1), failure_config=FailureConfig(4)
+        ),
+        tune_config=TuneConfig(max_residents=2),
+    )
+    assert opened(grid).retention == RetentionRules(1)
+    assert (opened(grid).limits.max_failures, opened(grid).limits.residents) == (4, 2)
+    # And that is kept for the next time.
+    grid = restore(folder, run_config=RunConfig(stop={"training_iteration": 13}))
+    assert opened(grid).retention == RetentionRules(1)
+    assert (opened(grid).limits.max_failures, opened(grid).limits.residents) == (4, 2)
+    assert [launch.launch for launch in items(grid, Launch)] == [1, 1, 1, 2, 2, 2, 3, 3, 3]
