@@ -14,14 +14,15 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint clean
+.PHONY: help demo test lint pictures clean
 .NOTPARALLEL:
 
 help:
-	@echo "make demo    train a population of ConvNets on MNIST, in a minute or two"
-	@echo "make test    run the tests"
-	@echo "make lint    run the linter, the formatter's check and the type checkers"
-	@echo "make clean   remove .venv and what tools left behind; results stay"
+	@echo "make demo      train a population of ConvNets on MNIST, in a minute or two"
+	@echo "make test      run the tests"
+	@echo "make lint      run the linter, the formatter's check and the type checkers"
+	@echo "make pictures  run the code of docs/guide.md, and make its pictures and what it prints"
+	@echo "make clean     remove .venv and what tools left behind; results stay"
 
 demo: $(VENV)/.installed-examples
 	@$(BIN)/python -m shoal.examples.pbt_mnist $(ARGS)
@@ -36,6 +37,9 @@ lint: $(VENV)/.installed-dev
 		$(BIN)/$$check || failed="$$failed, $$check"; \
 	done; \
 	if [ -n "$$failed" ]; then echo "lint failed: $${failed#, }"; exit 1; fi
+
+pictures: $(VENV)/.installed-examples
+	@$(BIN)/python docs/make_pictures.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -2,8 +2,8 @@
 
     make pictures        or: python docs/make_pictures.py [--only TEXT]
 
-The ```python blocks of a chapter (``## ...``) are one script. What it saves as PNG goes to docs/pictures/. Where a ```text block
-follows a ```python block, what that block printed is put into it. Takes about five minutes on two cores.
+The ```python blocks of a chapter (``## ...``) are one script. What it saves as PNG goes to docs/pictures/. Where a
+```text block follows a ```python block, what that block printed is put into it. Takes some five minutes on two cores.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,12 +19,14 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+from PIL import Image
+
 DOCS = Path(__file__).resolve().parent
 PAGE = DOCS / "guide.md"
 PICTURES = DOCS / "pictures"
 SWITCH = "quick = True"
-LARGEST = 150_000
-"""Bytes of a picture, at most: the repository keeps every version of it."""
+COLOURS = 64
+"""Of a picture: plots and grey digits need no more, and the repository keeps every version of it."""
 _FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
 _MARK = "---- end of block"
 
@@ -88,23 +89,22 @@ def run(blocks: Sequence[Fence], folder: Path) -> list[str]:
     if source.count(SWITCH) != 1:
         raise SystemExit(f"{blocks[0].chapter}: exactly one line must be: {SWITCH}")
     (folder / "script.py").write_text(source.replace(SWITCH, SWITCH.replace("True", "False")), encoding="utf-8")
-    process = subprocess.Popen(
+    printed = [""]
+    with subprocess.Popen(
         [sys.executable, "script.py"],
         cwd=folder,
         env={**os.environ, "MPLBACKEND": "Agg", "SHOAL_DIR": str(folder / "results"), "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
         text=True,
         encoding="utf-8",
-    )
-    assert process.stdout is not None
-    printed = [""]
-    for line in process.stdout:
-        print(line, end="", flush=True)
-        if line.rstrip() == _MARK:
-            printed.append("")
-        else:
-            printed[-1] += line
-    if process.wait() != 0:
+    ) as process:
+        for line in process.stdout or ():
+            print(line, end="", flush=True)
+            if line.rstrip() == _MARK:
+                printed.append("")
+            else:
+                printed[-1] += line
+    if process.returncode != 0:
         raise SystemExit(f"{blocks[0].chapter}: the script failed with {process.returncode}")
     return printed[: len(blocks)]
 
@@ -117,20 +117,15 @@ def replaced(text: str, printed: dict[str, str]) -> str:
     return text
 
 
-def keep(folder: Path, linked: set[str]) -> Iterator[str]:
-    """Take over the pictures that a script has saved, and return their names.
-
-    Raises:
-        SystemExit: the page does not show one, or it is too large.
-    """
+def keep(folder: Path) -> list[str]:
+    """Take over the pictures that a script has saved, with few colours, and return their names."""
     PICTURES.mkdir(exist_ok=True)
-    for path in sorted(folder.glob("*.png")):
-        if path.name not in linked:
-            raise SystemExit(f"{PAGE.name} does not show {path.name}")
-        if path.stat().st_size > LARGEST:
-            raise SystemExit(f"{path.name} has {path.stat().st_size:,} bytes; at most {LARGEST:,}")
-        shutil.copyfile(path, PICTURES / path.name)
-        yield path.name
+    paths = sorted(folder.glob("*.png"))
+    for path in paths:
+        with Image.open(path) as picture:
+            few = picture.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+        few.save(PICTURES / path.name, optimize=True)
+    return [path.name for path in paths]
 
 
 def main() -> None:
@@ -139,7 +134,6 @@ def main() -> None:
     parser.add_argument("--only", default="", metavar="TEXT", help="only chapters whose titles hold this text")
     only = parser.parse_args().only
     text = PAGE.read_text(encoding="utf-8")
-    linked = set(re.findall(r"\]\(pictures/([^)]+)\)", text))
     chosen = {title: blocks for title, blocks in scripts(text).items() if only in title}
     if not chosen:
         parser.error(f"no chapter of {PAGE.name} has {only!r} in its title")
@@ -149,7 +143,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="shoal_pictures_") as folder:
             texts = run(blocks, Path(folder))
             printed.update({block.code: lines for block, lines in zip(blocks, texts, strict=True)})
-            made += keep(Path(folder), linked)
+            made += keep(Path(folder))
     # Read again: the runs take minutes, and somebody may be writing.
     PAGE.write_text(replaced(PAGE.read_text(encoding="utf-8"), printed), encoding="utf-8")
     print(f"made {', '.join(made) or 'no picture'}; wrote {PAGE.name}")

@@ -448,12 +448,13 @@ def test_a_trial_that_goes_on_from_its_end_changes_there_where_that_is_due() -> 
 
 
 def test_values_that_a_restore_replaces_are_kept_through_later_changes() -> None:
-    replay = scheduler(2)
+    replay = ReplayScheduler({"h": 0, "batch": 32}, [(2, {"h": 1, "batch": 32})])
     policy = replay.policy(mode="max", seed=1)
     policy.add("t", 0, replay.prepare({"data": "old", "n": {"a": 1, "b": 2}}, 0, 1))
-    policy.replace({"data": "new", "n": {"b": 3}})
+    policy.replace({"data": "new", "n": {"b": 3}, "batch": 64})
     policy.observe("t", None, record(2))
-    assert policy.decide("t", 2.0, None) == [Change("t", {"h": 1, "data": "new", "n": {"a": 1, "b": 3}})]
+    assert policy.decide("t", 2.0, None) == [Change("t", {"h": 1, "batch": 64, "data": "new", "n": {"a": 1, "b": 3}})]
+    assert replay.changes == ((2, {"h": 1, "batch": 32}),)
 
 
 def test_what_concerns_others_changes_nothing() -> None:

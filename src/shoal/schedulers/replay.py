@@ -134,8 +134,9 @@ class ReplayPolicy:
         """Nothing is explored."""
 
     def replace(self, config: Config) -> None:
-        """Values of the config were replaced."""
+        """Values of the config were replaced; they stay through the changes to come."""
         self._given = replaced(self._given, config)
+        self.changes = tuple((step, replaced(scheduled, config)) for step, scheduled in self.changes)
 
     def notice(self) -> tuple[str, str] | None:
         """Return, once, that a change waits for a checkpoint."""

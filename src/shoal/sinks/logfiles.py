@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..core.commands import Exploit, Retry, Status, Stop
+from ..core.commands import Exploit, Reconfigure, Retry, Status, Stop
 from ..core.events import Config, Metrics, Reported, TrialAdded
 from ..core.reports import flatten
 from ..experiment import ExperimentInfo
@@ -63,9 +63,9 @@ class LogFiles:
                 files.add_row(row)
         elif isinstance(item, TrialAdded):
             self._add(self._history.trials[item.trial_id])
-        elif isinstance(item, Exploit | Retry | Stop):
+        elif isinstance(item, Exploit | Reconfigure | Retry | Stop):
             files = self._trials[item.trial_id]
-            if isinstance(item, Exploit):
+            if isinstance(item, Exploit | Reconfigure):
                 files.params_changed = True
             elif isinstance(item, Retry):
                 files.add_failure(" and is tried again")

@@ -1,0 +1,274 @@
+"""The pages under docs/ are true: their code runs, their pictures are there, and what they name exists."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import runpy
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matplotlib.image import imread
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+GUIDE = DOCS / "guide.md"
+MOVING = DOCS / "coming-from-ray-tune.md"
+PAGES = [*sorted(DOCS.rglob("*.md")), *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"))]
+PICTURES = runpy.run_path(str(DOCS / "make_pictures.py"))
+
+CHAPTERS = {  # and the pictures that each makes
+    (GUIDE, "ConvNets that read digits"): {"learning_curve.png", "schedule.png"},
+    (GUIDE, "DCGANs that write digits"): {"inception_score.png", "losses.png", "digits.png"},
+    (GUIDE, "The same as a class; going on"): set[str](),
+    (MOVING, "How to move a script"): set[str](),
+    (MOVING, "Try it"): set[str](),
+}
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder for the network that scores digits: that of the DCGAN tests, so that it is trained once."""
+    base = tmp_path_factory.getbasetemp()
+    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shoal_cache"
+
+
+def start(arguments: list[str], cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=cwd,
+        env={**os.environ, "MPLBACKEND": "Agg", **environment},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------------- code
+
+
+def test_every_chapter_with_code_is_tried() -> None:
+    found = {(page, chapter) for page in PAGES for chapter in PICTURES["scripts"](page.read_text(encoding="utf-8"))}
+    assert {(page, chapter) for page, chapter in found if page != ROOT / "README.md"} == set(CHAPTERS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("page", "chapter"), CHAPTERS, ids=lambda value: getattr(value, "stem", value))
+def test_the_code_of_a_chapter_runs_as_it_stands(page: Path, chapter: str, tmp_path: Path, cache: Path) -> None:
+    blocks = PICTURES["scripts"](page.read_text(encoding="utf-8"))[chapter]
+    source = "".join(block.code for block in blocks)
+    assert source.count(PICTURES["SWITCH"]) == (page == GUIDE)
+    (tmp_path / "script.py").write_text(source)
+
+    done = start(["script.py"], tmp_path, SHOAL_CACHE_DIR=str(cache))
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Warning" not in done.stderr
+    pictures = {path.name: path for path in tmp_path.glob("*.png")}
+    assert set(pictures) == CHAPTERS[page, chapter]
+    for path in pictures.values():
+        assert contrast(path) > 0.05
+
+
+def contrast(picture: Path) -> float:
+    """Return the standard deviation of the pixels, 0 to 1, or 0 where the picture is of one colour."""
+    return float(imread(picture)[..., :3].std())
+
+
+# ------------------------------------------------------------------------------------------------- pictures and outputs
+
+
+def test_the_pictures_are_those_that_the_guide_shows_and_of_modest_size() -> None:
+    shown = set(re.findall(r"!\[[^\]]+\]\(pictures/([^)]+)\)", GUIDE.read_text(encoding="utf-8")))
+    assert shown == set[str]().union(*CHAPTERS.values())
+    assert {path.name for path in (DOCS / "pictures").iterdir()} == shown
+    for name in shown:
+        path = DOCS / "pictures" / name
+        assert path.stat().st_size < 150_000
+        assert contrast(path) > 0.05
+
+
+def test_what_the_guides_code_printed_is_there() -> None:
+    shown = [printed.code for _, printed in PICTURES["outputs"](GUIDE.read_text(encoding="utf-8"))]
+    assert len(shown) >= 5
+    assert all(0 < len(text.splitlines()) < 20 for text in shown)
+    assert not [text for text in shown if str(ROOT) in text or "/tmp" in text]
+
+
+def test_make_pictures_turns_the_switch_and_puts_what_blocks_print_into_the_page(tmp_path: Path) -> None:
+    page = (
+        "# Page\n\n## One\n\n```python\nquick = True\nprint('quick is', quick)\n```\n\nText.\n\n"
+        "```python\nprint('silent')\n```\n\nMore.\n\n```text\nno output\n```\n\n"
+        "```python\nprint('two')\nprint('lines')\n```\n\n```text\nold\n```\n"
+    )
+    blocks = PICTURES["scripts"](page)["One"]
+    printed = PICTURES["run"](blocks, tmp_path)
+    assert printed == ["quick is False\n", "silent\n", "two\nlines\n"]
+    new = PICTURES["replaced"](page, {block.code: text for block, text in zip(blocks, printed, strict=True)})
+    assert new == page.replace("old", "two\nlines")
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"), [("print(1)", "exactly one line must be"), ("quick = True\n1 / 0", "failed with 1")]
+)
+def test_make_pictures_fails_aloud(source: str, expected: str, tmp_path: Path) -> None:
+    blocks = PICTURES["scripts"](f"## One\n```python\n{source}\n```\n")["One"]
+    with pytest.raises(SystemExit, match=expected):
+        PICTURES["run"](blocks, tmp_path)
+
+
+# ------------------------------------------------------------------------------------------------- links and commands
+
+
+def prose(page: Path) -> str:
+    """Return a page without its fenced blocks."""
+    return re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's titles, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.+)$", prose(page), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_a_page_links_to_exists(page: Path) -> None:
+    missing: list[str] = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if "://" in link:
+            continue
+        name, _, anchor = link.partition("#")
+        target = (page.parent / name).resolve() if name else page
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            missing.append(link)
+    assert missing == []
+
+
+def commands(page: Path) -> Iterator[str]:
+    """Yield the shell commands of a page: lines of shell blocks, and what begins like one between backticks."""
+    for fence in PICTURES["fences"](page.read_text(encoding="utf-8")):
+        if fence.language == "sh":
+            yield from (line.partition("#")[0].strip() for line in fence.code.splitlines() if line.strip())
+    yield from re.findall(r"`((?:make|pip|python) [^`\n]+)`", prose(page))
+
+
+EXAMPLES = ("script.py", "package.module", "-")
+"""What stands for the reader's own file or module; ``python -`` reads a script from standard input."""
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_commands_that_a_page_names_exist(page: Path) -> None:
+    rules = re.findall(r"^([\w.-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    extras = re.findall(r"^(\w+) = \[", (ROOT / "pyproject.toml").read_text(), flags=re.MULTILINE)
+    for command in commands(page):
+        program, *rest = command.split()
+        if program == "make":
+            assert next(word for word in rest if "=" not in word) in rules, command
+        elif program == "pip":
+            assert set(re.findall(r"\[(\w+)\]", command)) <= set(extras), command
+        elif program == "python":
+            modules = re.findall(r"-m ([\w.]+)", command)
+            assert modules or rest[0] in EXAMPLES, command
+            assert all(module in EXAMPLES or importlib.util.find_spec(module) for module in modules), command
+        else:
+            assert (ROOT / program).is_file(), command
+
+
+# ------------------------------------------------------------------------------------------------- moving from Ray Tune
+
+
+def table(title: str) -> list[list[str]]:
+    """Return the rows of the table below a title, without its head."""
+    section = re.split(rf"^#+ {re.escape(title)}$", MOVING.read_text(encoding="utf-8"), flags=re.MULTILINE)[1]
+    lines = section[section.index("\n|") + 1 :].split("\n\n")[0].splitlines()
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def quoted(text: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", text)
+
+
+def test_the_import_lines_work_on_both_sides(tmp_path: Path) -> None:
+    rows = table("Or change the import lines")
+    assert len(rows) >= 8
+    for side, command in enumerate((["-m", "shoal.as_ray", "script.py"], ["script.py"])):
+        lines = [quoted(row[side])[0] for row in rows]
+        assert all(("ray" in line) if side == 0 else (" shoal" in line) for line in lines)
+        (tmp_path / "script.py").write_text("\n".join(lines))
+        done = start(command, tmp_path)
+        assert done.returncode == 0, done.stderr
+
+
+def test_the_names_in_the_table_are_there(tmp_path: Path) -> None:
+    with_both: list[str] = []
+    with_as_ray: list[str] = []
+    for modules, names in table("What is there"):
+        everywhere, _, there_only = names.partition("only with `shoal.as_ray`")
+        for module in quoted(modules):
+            with_both += [f"from {module} import {name}" for name in quoted(everywhere)]
+            with_as_ray += [f"from {module} import {name}" for name in quoted(there_only)]
+    assert len(with_both) > 50
+    assert len(with_as_ray) > 10
+    (tmp_path / "script.py").write_text("\n".join([*with_both, *with_as_ray]))
+    done = start(["-m", "shoal.as_ray", "script.py"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    ours = (line.replace("from ray", "from shoal", 1) for line in with_both)
+    (tmp_path / "script.py").write_text("\n".join(ours))
+    done = start(["script.py"], tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+MISSING = """
+import importlib, sys
+from ray import tune
+
+def use(name):
+    if name.startswith("ray."):
+        module, _, attribute = name.rpartition(".")
+        getattr(importlib.import_module(module), attribute)
+    else:
+        tune.run(lambda config: None, **{name: "something"})
+
+there = []
+for name in sys.argv[1:]:
+    try:
+        use(name)
+        there.append(name)
+    except (ImportError, AttributeError, tune.TuneError, ValueError) as error:
+        assert "Shoal has no" in str(error), error
+print("there:", there)
+"""
+
+
+def test_what_is_said_to_be_missing_is_missing(tmp_path: Path) -> None:
+    cells = [quoted(ray) for ray, _ in table("What is missing")]
+    names = [name for cell in cells for name in cell if re.fullmatch(r"[\w.]+", name)]
+    assert len(names) > 20
+    (tmp_path / "script.py").write_text(MISSING)
+    done = start(["-m", "shoal.as_ray", "script.py", *names], tmp_path)
+    assert done.stdout.splitlines()[-1:] == ["there: []"], done.stdout + done.stderr
+
+
+def refusals() -> dict[str, Callable[[], Any]]:
+    """What the page says to be refused, and is no name."""
+    import shoal
+    from shoal import tune
+
+    return {
+        'ray.init(address="auto")': lambda: shoal.init(address="auto"),
+        'storage_path="s3://..."': lambda: tune.RunConfig(storage_path="s3://..."),
+    }
+
+
+@pytest.mark.parametrize("call", refusals())
+def test_what_is_said_to_be_refused_is_refused(call: str) -> None:
+    assert f"`{call}`" in MOVING.read_text(encoding="utf-8")
+    with pytest.raises(ValueError, match=r"no cluster|folder of this machine"):
+        refusals()[call]()
