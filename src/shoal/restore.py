@@ -110,9 +110,14 @@ def stored_settings(
 
 
 def is_new_stop(stop: object, meta: Mapping[str, Any]) -> bool:
-    """Return whether a stop condition that is given when an experiment goes on may be another than before."""
+    """Return whether trials that have met their stop condition may go on, because another one is given now.
+
+    A stopper that is the same as before is no other one: it would not remember why it ended them.
+    """
+    if not callable(getattr(stop, "stop_all", None)):
+        return stop is not None
     given = _pickled(stop)
-    return stop is not None and ("reason" in given or given != meta.get("settings_stop"))
+    return "reason" in given or given != meta.get("settings_stop")
 
 
 def _gives(part: str, run: RunConfig | None, tune: TuneConfig | None) -> bool:
@@ -297,7 +302,9 @@ def _goes_on(report: Reported, stop: Mapping[str, float]) -> bool:
 
 def _new_values(space: Mapping[str, Any], config: Config, scheduler: TrialScheduler) -> Config:
     """Return the constants of the space that are others than in the config, and that the scheduler leaves alone."""
-    return _others(constants(space), config, frozenset(scheduler.mutated()), "")
+    given = constants(space)
+    prepared = scheduler.prepare(given, 0, 0)  # of a replay, the schedule's own values come first
+    return _others({key: prepared[key] for key in given}, config, frozenset(scheduler.mutated()), "")
 
 
 def _others(values: Config, config: Config, mutated: frozenset[str], prefix: str) -> Config:

@@ -204,8 +204,11 @@ def _checked_folder(path: object) -> Path:
         return folder
     inside = sorted(entry.parent.name for entry in folder.glob(f"*/{JOURNAL_NAME}")) if folder.is_dir() else []
     hint = f" It holds the experiments {', '.join(inside[:8])}; give the path of one of them." if inside else ""
-    what = "is no folder" if folder.exists() else "does not exist"
-    raise JournalError(f"Tuner.restore: {folder} {'holds no experiment of Shoal' if folder.is_dir() else what}.{hint}")
+    if folder.is_dir():
+        what = "holds no experiment of Shoal"
+    else:
+        what = "is no folder" if folder.exists() else "does not exist"
+    raise JournalError(f"Tuner.restore: {folder} {what}.{hint}")
 
 
 def _check_not_loading() -> None:

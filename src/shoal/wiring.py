@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .config import RunConfig, TuneConfig, storage_folder
-from .errors import ExperimentExists, StorageError
+from .errors import ExperimentExists, JournalError, StorageError
 from .plan import Plan
 from .resources import FILES_OF_A_RESIDENT, allow_open_files
 
@@ -55,7 +55,9 @@ def execute(plan: Plan, folder: Path, run: RunConfig, tune: TuneConfig, journal:
             journal = SQLiteJournal.create(folder)
         residents = plan.opened.limits.residents or plan.info.num_trials
         allow_open_files(FILES_OF_A_RESIDENT * min(residents, plan.info.num_trials))
-        journal.set_meta(**plan.info.to_meta(), **settings_to_meta(tune, run))
+        facts = {**plan.info.to_meta(), **settings_to_meta(tune, run)}
+        if new:
+            journal.set_meta(**facts)
         driver = Driver(
             info=plan.info,
             folder=folder,
@@ -78,6 +80,9 @@ def execute(plan: Plan, folder: Path, run: RunConfig, tune: TuneConfig, journal:
             with contextlib.suppress(OSError):  # a terminal that is gone ends no run
                 status.opening(f"{plan.info.name}: loading {plan.info.trainable} and what it imports ...")
         engine.start(_engine_setup(plan, run, driver.output))
+        if not new:
+            # Only now, because settings with which nothing could be started are not those of the experiment.
+            journal.set_meta(**facts)
         started = True
         driver.run(plan.begin, plan.trials)
     finally:
@@ -136,6 +141,7 @@ def make_folder(run: RunConfig, name: str) -> Path:
     try:
         folder = folder.expanduser().absolute()
         folder.mkdir(parents=True, exist_ok=True)
+        _clear_false_start(folder)
         if any(folder.iterdir()):
             raise ExperimentExists(
                 f"The folder {folder} already holds an experiment or other files, which Shoal will not mix with a new "
@@ -153,3 +159,23 @@ def make_folder(run: RunConfig, name: str) -> Path:
             f"can be."
         ) from error
     return folder
+
+
+def _clear_false_start(folder: Path) -> None:
+    """Delete an empty journal: its driver was killed before anything had begun, perhaps while it loaded the trainable.
+
+    There is nothing in it to go on with, and it must not stand in the way of the same script, started again.
+    """
+    from .journal import JOURNAL_NAME
+    from .journal.sqlite import SQLiteJournal
+
+    parts = {JOURNAL_NAME, f"{JOURNAL_NAME}-wal", f"{JOURNAL_NAME}-shm", "journal.lock"}
+    there = {path.name for path in folder.iterdir()}
+    if JOURNAL_NAME not in there or not there <= parts:
+        return
+    with contextlib.suppress(JournalError):  # it is being run, or no journal
+        with contextlib.closing(SQLiteJournal.open_for_writing(folder)) as journal:
+            empty = next(journal.read(), None) is None
+        if empty:
+            for name in parts:
+                (folder / name).unlink(missing_ok=True)

@@ -209,7 +209,7 @@ def test_the_import_lines_work_on_both_sides(tmp_path: Path) -> None:
 def test_the_names_in_the_table_are_there(tmp_path: Path) -> None:
     with_both: list[str] = []
     with_as_ray: list[str] = []
-    for modules, names in table("What is there"):
+    for modules, names in table("What is the same"):
         everywhere, _, there_only = names.partition("only with `shoal.as_ray`")
         for module in quoted(modules):
             with_both += [f"from {module} import {name}" for name in quoted(everywhere)]
@@ -254,6 +254,23 @@ def test_what_is_said_to_be_missing_is_missing(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(MISSING)
     done = start(["-m", "shoal.as_ray", "script.py", *names], tmp_path)
     assert done.stdout.splitlines()[-1:] == ["there: []"], done.stdout + done.stderr
+
+
+def test_methods_that_are_said_to_be_missing_are_missing() -> None:
+    from shoal import tune
+
+    methods = [re.findall(r"`(\w+)\.(\w+)\(\)`", ray) for ray, _ in table("What is missing")]
+    found = [(kind, method) for cell in methods for kind, method in cell]
+    assert len(found) == 5
+    assert [pair for pair in found if hasattr(getattr(tune, pair[0]), pair[1])] == []
+
+
+def test_the_error_about_a_name_that_is_not_there_is_the_one_that_the_page_shows() -> None:
+    from shoal.as_ray.modules import absent
+
+    shown = re.findall(r"^ModuleNotFoundError: (.+?) \.\.\.$", MOVING.read_text(), flags=re.MULTILINE | re.DOTALL)
+    assert len(shown) == 1
+    assert absent("ray.tune.schedulers.PB2").startswith(shown[0].replace("\n", " "))
 
 
 def refusals() -> dict[str, Callable[[], Any]]:

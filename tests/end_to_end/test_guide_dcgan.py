@@ -115,12 +115,12 @@ def test_only_the_import_lines_name_shoal() -> None:
 
 @pytest.mark.slow
 def test_the_demo_trains_a_population_whose_score_rises(tmp_path: Path, cache: Path) -> None:
-    command = ["-m", "shoal.examples.pbt_dcgan_mnist", "--members", "2", "--iterations", "15", "--seed", "3"]
+    command = ["-m", "shoal.examples.pbt_dcgan_mnist", "--members", "2", "--iterations", "11", "--seed", "3"]
     done = start([*command, "--name", "demo", "--storage", "results", "--out", "pictures"], tmp_path, cache)
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Warning" not in done.stderr
-    found = re.search(r"^Best inception score: (\d\.\d\d) after 15 iterations$", done.stdout, flags=re.MULTILINE)
+    found = re.search(r"^Best inception score: (\d\.\d\d) after 11 iterations$", done.stdout, flags=re.MULTILINE)
     assert found is not None, done.stdout
     assert float(found[1]) > 2
     assert re.search(r"^Best config: +netG_lr=[\d.e-]+, netD_lr=[\d.e-]+$", done.stdout, flags=re.MULTILINE)

@@ -1,4 +1,4 @@
-"""Going on with an experiment: what is kept of the settings, who goes on, and what is said where it cannot go on."""
+"""Going on with an experiment: who goes on, with what, and what is said where it cannot go on."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import shutil
 import sqlite3
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +22,12 @@ from shoal.core.limits import Limits, RetentionRules
 from shoal.core.population import Population
 from shoal.core.recall import choose
 from shoal.core.trial import replaced
-from shoal.errors import ConfigError, JournalError, StorageError
+from shoal.errors import ConfigError, ExperimentExists, JournalError, StorageError
 from shoal.journal import JOURNAL_NAME
 from shoal.journal.codec import decode, encode
 from shoal.journal.sqlite import SQLiteJournal
-from shoal.restore import settings_to_meta, stored_settings
+from shoal.restore import settings_to_meta
 from shoal.schedulers import FIFOScheduler
-from shoal.tune.schedulers import PopulationBasedTraining
-
-TuneSettings = dict[str, Any]
 
 
 @pytest.fixture(autouse=True)
@@ -157,182 +153,6 @@ def test_after_an_interruption_those_that_it_cut_off_are_unfinished(
     assert (choice.again, choice.anew, choice.dropped) == (tuple(again), tuple(anew), ())
 
 
-# ---- The settings that are kept --------------------------------------------------------------------------------------
-
-FACTS = {"metric": "score", "mode": "max", "seed": 1, "num_trials": 4}
-
-
-def kept(tune_config: TuneConfig | None = None, run_config: RunConfig | None = None) -> dict[str, Any]:
-    """Return the facts that a journal holds, as they come back from it."""
-    settings = settings_to_meta(tune_config or TuneConfig("score", "max", seed=1), run_config or RunConfig())
-    facts: dict[str, Any] = json.loads(json.dumps({**FACTS, **settings}))
-    return facts
-
-
-def test_settings_come_back_as_they_were_with_the_folder_where_it_is_now() -> None:
-    def stop(trial_id: str, result: dict[str, Any]) -> bool:
-        return bool(result["score"] > 5)
-
-    tune_config = TuneConfig(
-        "score", "max", pbt(custom_explore_fn=lambda config: {**config, "x": 1}), 4, 2, 60.0, 1, "inline", 3
-    )
-    run_config = RunConfig(
-        "old", "/old", stop, CheckpointConfig(2), FailureConfig(3), [tune.Callback()], verbose=0, log_to_file=False
-    )
-    again, there = stored_settings(kept(tune_config, run_config), Path("/new/place"), None, None)
-    assert replace(again, scheduler=None) == replace(tune_config, scheduler=None)
-    assert isinstance(again.scheduler, PopulationBasedTraining)
-    assert again.scheduler.custom_explore_fn is not None
-    assert again.scheduler.custom_explore_fn({"lr": 1}) == {"lr": 1, "x": 1}
-    assert (there.name, there.storage_path) == ("place", "/new")
-    assert (there.checkpoint_config, there.failure_config) == (CheckpointConfig(2), FailureConfig(3))
-    assert (there.verbose, there.log_to_file) == (0, False)
-    assert callable(there.stop)
-    assert there.stop("", {"score": 6}) is True
-    assert there.callbacks is not None
-    assert [type(callback) for callback in there.callbacks] == [tune.Callback]
-
-
-def test_what_is_given_now_goes_before_and_the_rest_stays() -> None:
-    old = kept(
-        TuneConfig("score", "max", num_samples=4, max_concurrent_trials=2, seed=1, engine="inline"),
-        RunConfig(stop={"training_iteration": 5}, failure_config=FailureConfig(3), verbose=0),
-    )
-    scheduler = pbt()
-    again, there = stored_settings(
-        old,
-        Path("/place/name"),
-        RunConfig("ignored", "/ignored", {"training_iteration": 9}, CheckpointConfig(1), verbose=3),
-        TuneConfig(scheduler=scheduler, max_concurrent_trials=7, time_budget_s=30),
-    )
-    assert again == TuneConfig(
-        "score", "max", scheduler, num_samples=4, max_concurrent_trials=7, time_budget_s=30, seed=1, engine="inline"
-    )
-    assert there == RunConfig(
-        "name", "/place", {"training_iteration": 9}, CheckpointConfig(1), FailureConfig(3), verbose=3
-    )
-
-
-@pytest.mark.parametrize(
-    ("given", "name"),
-    [
-        (TuneConfig(metric="loss"), "metric='loss'"),
-        (TuneConfig(mode="min"), "mode='min'"),
-        (TuneConfig(num_samples=8), "num_samples=8"),
-        (TuneConfig(seed=2), "seed=2"),
-    ],
-)
-def test_what_cannot_change_is_refused_with_what_it_is(given: TuneConfig, name: str) -> None:
-    old = kept(TuneConfig("score", "max", num_samples=4, seed=1))
-    with pytest.raises(ConfigError, match=rf"TuneConfig\({name}\) cannot change .* it is ('score'|'max'|4|1)\."):
-        stored_settings(old, Path("/place/name"), None, given)
-
-
-def test_what_cannot_change_may_be_given_again_wherever_it_was_given() -> None:
-    # The metric was given to the scheduler, and the seed was drawn: both stand in the journal's facts.
-    old = kept(TuneConfig(scheduler=pbt(metric="score", mode="max"), num_samples=4))
-    same = TuneConfig("score", "max", num_samples=4, seed=1)
-    again, _ = stored_settings(old, Path("/place/name"), None, same)
-    assert (again.metric, again.mode, again.num_samples, again.seed) == ("score", "max", 4, 1)
-
-
-class Unpicklable(tune.Callback):
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-
-    def __call__(self, *_: Any, **__: Any) -> Any:
-        return False
-
-
-def stop_with(lock: Any) -> Callable[[str, dict[str, Any]], bool]:
-    return lambda trial_id, result: bool(lock)
-
-
-def explore_with(lock: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    return lambda config: config if lock else {}
-
-
-LOCKED: list[tuple[str, str, TuneConfig, RunConfig]] = [
-    (
-        "scheduler and settings",
-        r"tune_config=tune\.TuneConfig\(scheduler=\.\.\.\)",
-        TuneConfig("score", "max", pbt(custom_explore_fn=explore_with(threading.Lock())), num_samples=4, seed=1),
-        RunConfig(),
-    ),
-    (
-        "callbacks",
-        r"run_config=tune\.RunConfig\(callbacks=\[\.\.\.\]\)",
-        TuneConfig("score", "max"),
-        RunConfig(callbacks=[Unpicklable()]),
-    ),
-    (
-        "stop",
-        r"run_config=tune\.RunConfig\(stop=\.\.\.\)",
-        TuneConfig("score", "max"),
-        RunConfig(stop=stop_with(threading.Lock())),
-    ),
-]
-
-
-@pytest.mark.parametrize(("what", "where", "tune_config", "run_config"), LOCKED)
-def test_what_could_not_be_pickled_has_to_be_given_again(
-    what: str, where: str, tune_config: TuneConfig, run_config: RunConfig
-) -> None:
-    with pytest.raises(
-        JournalError,
-        match=rf"The {what} of the experiment /place/name cannot be loaded: TypeError: cannot pickle '_thread.lock' "
-        rf"object\. Give them again: Tuner\.restore\(path, trainable, {where}\)",
-    ):
-        stored_settings(kept(tune_config, run_config), Path("/place/name"), None, None)
-
-
-@pytest.mark.parametrize(("what", "where", "tune_config", "run_config"), LOCKED)
-def test_where_it_is_given_again_the_rest_is_kept(
-    what: str, where: str, tune_config: TuneConfig, run_config: RunConfig
-) -> None:
-    run_config = replace(run_config, verbose=3)
-    again, there = stored_settings(kept(tune_config, run_config), Path("/place/name"), run_config, tune_config)
-    assert again.scheduler is tune_config.scheduler
-    assert (again.metric, again.mode) == ("score", "max")
-    assert (there.callbacks, there.stop) == (run_config.callbacks, run_config.stop)
-    assert there.verbose == 3
-
-
-def test_where_only_the_scheduler_is_given_again_the_metric_stands_in_the_facts(tmp_path: Path) -> None:
-    lock = threading.Lock()
-    scheduler = pbt(synch=True, custom_explore_fn=explore_with(lock))
-    folder = run(tmp_path, scheduler=scheduler, num_samples=3)
-    with pytest.raises(JournalError, match="Give them again"):
-        restore(folder)
-    longer = RunConfig(stop={"training_iteration": 10})
-    assert steps(restore(folder, run_config=longer, tune_config=TuneConfig(scheduler=scheduler))) == [10, 10, 10]
-    whole = TuneConfig("score", "max", scheduler, num_samples=3, seed=1)
-    longer = RunConfig(stop={"training_iteration": 15})
-    assert steps(restore(folder, run_config=longer, tune_config=whole)) == [15, 15, 15]
-
-
-def test_callbacks_are_left_out_by_giving_none_of_them() -> None:
-    old = kept(run_config=RunConfig(callbacks=[Unpicklable()]))
-    _, there = stored_settings(old, Path("/place/name"), RunConfig(callbacks=[]), None)
-    assert there.callbacks == []
-
-
-def test_settings_whose_module_is_gone_have_to_be_given_again() -> None:
-    old = kept(run_config=RunConfig(stop={"training_iteration": 5}))
-    old["settings_stop"] = {"pickle": "gAJjbm93aGVyZQpUaGluZwopgS4="}  # an instance of nowhere.Thing
-    with pytest.raises(
-        JournalError, match=r"The stop of the experiment .* No module named 'nowhere'\. Give them again"
-    ):
-        stored_settings(old, Path("/place/name"), None, None)
-    _, there = stored_settings(old, Path("/place/name"), RunConfig(stop={"score": 1}), None)
-    assert there.stop == {"score": 1}
-
-
-def test_a_journal_without_settings_was_not_started_by_a_tuner() -> None:
-    with pytest.raises(JournalError, match=r"/place/name has no settings .* not started by tune\.Tuner\.fit\(\)"):
-        stored_settings(FACTS, Path("/place/name"), None, None)
-
-
 # ---- What cannot be restored -----------------------------------------------------------------------------------------
 
 
@@ -384,7 +204,7 @@ def test_folders_without_an_experiment_say_what_they_are(tmp_path: Path) -> None
 
 def test_a_journal_that_does_not_begin_with_a_start_is_refused(tmp_path: Path) -> None:
     journal = SQLiteJournal.create(tmp_path)
-    journal.set_meta(**kept())
+    journal.set_meta(**settings_to_meta(TuneConfig(), RunConfig()))
     journal.close()
     assert tune.Tuner.can_restore(tmp_path) is False
     with pytest.raises(JournalError, match="does not begin with the start of an experiment; nothing to restore"):
@@ -395,6 +215,28 @@ def test_a_journal_that_does_not_begin_with_a_start_is_refused(tmp_path: Path) -
     assert tune.Tuner.can_restore(tmp_path) is False
     with pytest.raises(JournalError, match="does not begin with the start of an experiment; nothing to restore"):
         restore(tmp_path)
+
+
+def test_a_driver_that_was_killed_before_anything_had_begun_stands_in_nobodys_way(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    for what in ("killed", "still starting", "somebody else's file"):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        journal = SQLiteJournal.create(folder)
+        if what == "killed":
+            aside = Path(shutil.copytree(folder, tmp_path / "aside"))
+            journal.close()
+            shutil.rmtree(folder)
+            aside.rename(folder)
+            assert {path.name for path in folder.iterdir()} > {JOURNAL_NAME, f"{JOURNAL_NAME}-wal"}
+            assert steps(tune.ResultGrid.read(run(tmp_path))) == [5, 5]
+            continue
+        if what == "somebody else's file":
+            journal.close()
+            (folder / "notes.txt").touch()
+        with contextlib.closing(journal), pytest.raises(ExperimentExists):
+            run(tmp_path)
+        assert (folder / JOURNAL_NAME).exists()
 
 
 def test_an_experiment_that_is_running_is_left_alone(tmp_path: Path) -> None:
@@ -739,6 +581,21 @@ def test_the_same_stopper_given_again_is_no_new_stop_condition(tmp_path: Path) -
     assert steps(tune.ResultGrid.read(folder)) == [2, 2]
     assert steps(restore(folder, run_config=RunConfig(stop=Twice()))) == [2, 2]
     assert steps(restore(folder)) == [2, 2]
+
+
+class Misspelled(tune.Callback):
+    def on_trial_reslt(self, **info: Any) -> None: ...
+
+
+def test_settings_with_which_nothing_could_be_started_are_not_kept(tmp_path: Path) -> None:
+    folder = run(tmp_path)
+    before = records(folder)
+    for stop in ({"training_iteration": 7}, tune.stopper.MaximumIterationStopper(7)):
+        for _ in range(2):
+            with pytest.raises(ConfigError, match="on_trial_reslt"):
+                restore(folder, run_config=RunConfig(stop=stop, callbacks=[Misspelled()]))
+        assert records(folder) == before
+    assert steps(restore(folder, run_config=RunConfig(stop=stop))) == [7, 7]
 
 
 def test_the_name_of_the_experiment_is_that_of_its_folder(tmp_path: Path) -> None:

@@ -171,6 +171,4 @@ class StopAsked:
     reason: str
 
 
-Event: TypeAlias = (
-    Opened | TrialAdded | Started | Reported | Saved | Finished | Failed | Lost | Undecided | StopAsked
-)
+Event: TypeAlias = Opened | TrialAdded | Started | Reported | Saved | Finished | Failed | Lost | Undecided | StopAsked

@@ -50,6 +50,7 @@ from .limits import Limits, RetentionRules
 from .policy import Change, Copy, Decision, Policy
 from .reports import AUTOMATIC, number, value_of
 from .retention import Retention
+from .slots import SlotQueue
 from .trial import Trial
 
 __all__ = ["BARREN_AT_MOST", "Limits", "Population", "Trial"]
@@ -88,8 +89,7 @@ class Population:
         self.trials: dict[str, Trial] = {}
         self.stopping: str | None = None
         self._free: list[int] = list(range(len(self.limits.devices)))
-        self._queues: dict[str, list[tuple[float, int, int, str]]] = {}
-        self._entries = 0
+        self._queue = SlotQueue(self.trials)
         self._residents = 0
         self._live = 0
         self._noticed: set[str] = set()
@@ -148,13 +148,13 @@ class Population:
             trial.cut = True
             self._end(trial, Status.TERMINATED, self.stopping)
             return
-        self._enqueue(trial)
+        self._queue.add(trial)
 
     @_on.register
     def _(self, event: Opened) -> None:
         self.limits, self.retention.rules, self.stopping = event.limits, event.retention, None
         self._free = list(range(len(self.limits.devices)))
-        self._queues.clear()
+        self._queue.clear()
         self._residents = 0
         self._noticed.clear()
         if event.config:
@@ -168,7 +168,7 @@ class Population:
         for trial in held:
             until = self.policy.until(trial.trial_id)
             if until is None or trial.time < until:
-                self._enqueue(trial)
+                self._queue.add(trial)
             elif not mute:
                 decisions += self.policy.decide(trial.trial_id, trial.time, trial.score)
         if decisions:
@@ -193,7 +193,7 @@ class Population:
         if trial.launch:
             trial.status = Status.PAUSED
         if not held:
-            self._enqueue(trial)
+            self._queue.add(trial)
         return held
 
     def _revive(self, trial: Trial, event: Opened) -> bool:
@@ -216,7 +216,7 @@ class Population:
         self.policy.back(trial.trial_id, trial.first_config if anew else None)
         self._rewind(trial)
         if not whole:
-            self._enqueue(trial)
+            self._queue.add(trial)
         return whole
 
     @_on.register
@@ -309,7 +309,7 @@ class Population:
             trial.waiting = False
             trial.story.append("lost its process while parked")
             if trial.queued:
-                self._enqueue(trial)
+                self._queue.add(trial)
             return
         self._failed(trial, event.reason)
 
@@ -403,7 +403,7 @@ class Population:
             elif isinstance(decision, Change):
                 self._reconfigure(trial, decision)
             if trial is not at_boundary:
-                self._enqueue(trial)
+                self._queue.add(trial)
         if at_boundary is not None and at_boundary.trial_id in named:
             # Those that can have a free slot need not have this one.
             self._assign()
@@ -465,10 +465,10 @@ class Population:
         assert trial.slot is not None
         slot = trial.slot
         device = self.limits.devices[slot]
-        other = self._least_trained(device, move=False)
+        other = self._queue.least_trained(device, move=False)
         if other is not None and (other.time, other.iteration) < (trial.time, trial.iteration):
             self._park(trial)
-            self._enqueue(trial)
+            self._queue.add(trial)
         else:
             self._run(trial, slot)
 
@@ -493,7 +493,7 @@ class Population:
             self._release(trial)
             trial.status = Status.PAUSED
             # Its process, where it has one, has left the function; the next launch enters it anew.
-            self._enqueue(trial)
+            self._queue.add(trial)
             return
         if self.limits.fail_fast:
             self.stopping = f"fail_fast: trial {trial.trial_id} failed"
@@ -536,40 +536,6 @@ class Population:
             trial.device = None
             self._residents -= 1
 
-    def _enqueue(self, trial: Trial) -> None:
-        """Put the trial in the queue for a slot, by how little it has trained."""
-        self._entries += 1
-        trial.queued = self._entries
-        queue = self._queues.setdefault(trial.device or "", [])
-        heapq.heappush(queue, (trial.time, trial.iteration, self._entries, trial.trial_id))
-
-    def _head(self, device: str) -> tuple[float, int, int, str] | None:
-        """Return the first valid entry of a device's queue."""
-        queue = self._queues.get(device)
-        while queue:
-            entry = queue[0]
-            if self.trials[entry[3]].queued == entry[2]:
-                return entry
-            heapq.heappop(queue)
-        return None
-
-    def _least_trained(self, device: str, *, move: bool = True) -> Trial | None:
-        """Return the queued trial that has trained least and can run on the device, without taking it out.
-
-        Args:
-            device: where it would run.
-            move: whether it may come from another device where there is no other.
-        """
-        heads = [entry for name in {device, ""} if (entry := self._head(name)) is not None]
-        if not heads and move:
-            # Rather move a trial from another device, where a checkpoint holds all that it has, than leave this idle.
-            heads = [
-                entry
-                for name in sorted(self._queues)
-                if (entry := self._head(name)) is not None and self.trials[entry[3]].lossless
-            ]
-        return self.trials[min(heads)[3]] if heads else None
-
     def _assign(self) -> None:
         """Give free slots to the trials that have trained least."""
         if self.stopping is not None:
@@ -577,7 +543,7 @@ class Population:
         passed: list[int] = []
         while self._free:
             slot = heapq.heappop(self._free)
-            trial = self._least_trained(self.limits.devices[slot])
+            trial = self._queue.least_trained(self.limits.devices[slot])
             if trial is None:
                 passed.append(slot)
                 if self.limits.devices[slot] == "":
@@ -659,7 +625,7 @@ class Population:
         trial.story.append("evicted")
         self._out.append(Evict(trial.trial_id, trial.launch))
         if trial.queued:
-            self._enqueue(trial)
+            self._queue.add(trial)
 
     # -------------------------------------------------------------------------------------------------------- checks
 
