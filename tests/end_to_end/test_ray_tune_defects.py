@@ -1,7 +1,7 @@
 """Defects that were measured in Ray Tune 2.60, each shown to be absent here, on real processes.
 
-The numbers are those of the project's list of measured defects. Those that concern replay, restoring and full disks
-belong to parts that do not exist yet.
+The numbers are those of the project's list of measured defects. Those that concern replay and restoring are in
+``test_replay.py`` and ``test_restore.py``.
 """
 
 from __future__ import annotations

@@ -59,19 +59,24 @@ def script(what: str, kind: str, folder: Path, gates: Path) -> Generator[subproc
                 process.kill()
 
 
-def run_and_end(what: str, kind: str, folder: Path, gates: Path, more: int, how: signal.Signals) -> None:
-    """Run the script until there are so many more reports, and end it, with all its processes."""
+def run_and_end(
+    what: str, kind: str, folder: Path, gates: Path, more: int, how: signal.Signals
+) -> list[psutil.Process]:
+    """Run the script until there are so many more reports, and end it; return all its other processes.
+
+    Nobody waits for these: whoever goes on with the experiment meets them in their last moments.
+    """
     wanted = reports(folder) + more
     with script(what, kind, folder, gates) as driver:
         while reports(folder) < wanted:
-            assert driver.poll() is None, driver.communicate()[0]
+            assert driver.poll() is None, driver.stdout and driver.stdout.read()
             time.sleep(0.001)
         family = psutil.Process(driver.pid).children(recursive=True)
         driver.send_signal(how)
-        told = driver.communicate(timeout=60)[0]
-    assert driver.returncode == -how, told
+        driver.wait(60)
+    assert driver.returncode == -how
     assert len(family) >= 3, "the warm parent and two members"
-    assert psutil.wait_procs(family, timeout=30)[1] == []
+    return family
 
 
 def check_files(grid: tune.ResultGrid) -> None:
@@ -129,14 +134,14 @@ def test_a_run_that_is_killed_interrupted_and_killed_has_the_lineage_of_one_that
 ) -> None:
     folder = tmp_path / "run"
     # A gate lets each driver come so far, but not to the end.
-    run_and_end("begin", kind, folder, gates, more=30 if kind == "function" else 45, how=signal.SIGKILL)
+    family = run_and_end("begin", kind, folder, gates, more=30 if kind == "function" else 45, how=signal.SIGKILL)
     assert tune.Tuner.can_restore(folder)
     assert not any(trial.status.ended for trial in story(tune.ResultGrid.read(folder)).in_order())
     open_gates(gates, 17)
-    run_and_end("restore", kind, folder, gates, more=35, how=signal.SIGINT)
+    family += run_and_end("restore", kind, folder, gates, more=35, how=signal.SIGINT)
     assert {trial.status for trial in story(tune.ResultGrid.read(folder)).in_order()} == {Status.TERMINATED}
     open_gates(gates, 33)
-    run_and_end("restore", kind, folder, gates, more=40, how=signal.SIGKILL)
+    family += run_and_end("restore", kind, folder, gates, more=40, how=signal.SIGKILL)
     open_gates(gates)
 
     # And somewhere else, on other slots, it goes on to its end.
@@ -149,6 +154,7 @@ def test_a_run_that_is_killed_interrupted_and_killed_has_the_lineage_of_one_that
     assert [result.metrics["training_iteration"] for result in grid] == [60] * 4
     assert [len(event.limits.devices) for event in items(grid, Opened)] == [2, 2, 2, 3]
     assert len(items(grid, StopAsked)) == 1
+    assert psutil.wait_procs(family, timeout=30)[1] == []
     check_files(grid)
 
     expected = restorable.begin(kind, tmp_path / "expected", gates, engine="inline")
@@ -213,7 +219,8 @@ def test_failed_members_go_on_or_begin_anew_when_they_are_asked_to(tmp_path: Pat
 
 def test_whoever_was_cut_off_can_be_left_as_it_is(tmp_path: Path, gates: Path) -> None:
     folder = tmp_path / "run"
-    run_and_end("begin", "function", folder, gates, more=30, how=signal.SIGKILL)
+    family = run_and_end("begin", "function", folder, gates, more=30, how=signal.SIGKILL)
+    assert psutil.wait_procs(family, timeout=30)[1] == []
     before = story(tune.ResultGrid.read(folder))
     grid = restorable.restore("function", folder, resume_unfinished=False)
     assert grid.num_terminated == 4

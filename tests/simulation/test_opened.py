@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from tests.simulation.test_population import climb, members, pbt
 from tests.simulation.test_recall import check_recall, journal_until
+from tests.unit.test_pbt import Members, copies
 
 from shoal.core.commands import (
     Command,
@@ -27,9 +28,11 @@ from shoal.core.events import (
     Undecided,
 )
 from shoal.core.limits import Limits, RetentionRules
+from shoal.core.policy import Copy
 from shoal.core.population import Population
 from shoal.core.recall import recall
 from shoal.errors import SpaceError
+from shoal.schedulers.pbt import SECOND_CHANCES
 from shoal.testing import BrokenContract, Fault, SimulatedEngine, Simulation, SimulationResult
 
 # ----------------------------------------------------------------------------------- who goes on, and with which config
@@ -77,6 +80,7 @@ def test_trials_that_failed_begin_anew_with_their_first_config_and_numbers_never
         assert (launch.iteration, launch.checkpoint, launch.time_total_s) == (0, None, 0.0)
         assert launch.config == members(4)[int(trial_id[-1])]
         assert launch.generation > 0
+        assert launch.until == 2
     saved = [(report.trial_id, report.checkpoint.number) for report in result.reports if report.checkpoint is not None]
     assert len(saved) == len(set(saved))
 
@@ -95,10 +99,12 @@ def test_whose_experiment_was_cut_off_stay_as_they_are_where_nobody_unfinished_g
 
     for synch in (False, True):
         simulation = Simulation(
-            climb, members(6), pbt(synch=synch, custom_explore_fn=explore, quantile_fraction=0.5), slots=2,
+            climb, members(6), pbt(synch=synch, custom_explore_fn=explore, quantile_fraction=0.5), slots=5,
             stop={"training_iteration": 9},
+            # The first is the last at each barrier, so where it ends the others have all arrived.
+            duration=lambda index, iteration, config: 3.0 if index == 0 else 1.0,
         )  # fmt: skip
-        for count in range(6, len(simulation.run().events), 5):
+        for count in range(6, len(simulation.run().events)):
             killed = simulation.run(kill_after=count)
             explored.clear()
             result = simulation.go_on(killed, resume_unfinished=False)
@@ -147,6 +153,59 @@ def test_values_of_all_configs_can_be_replaced_first_ones_and_those_of_donors_in
     assert {trial.first_config["data"]["train"] for trial in result.trials.values()} == {"new"}
     for count in range(41, len(result.events), 9):
         check_recall(simulation, result, count)
+
+
+def test_a_member_that_begins_anew_may_copy_a_step_as_often_as_at_first() -> None:
+    story = Members(4)
+    assert copies(story.all_reach([0.0, 1.0, 2.0, 3.0])) == {}
+    for _ in range(1 + SECOND_CHANCES):
+        assert copies(story.reach(0, 0.0, 10.0)) == {"m0": "m3"}
+    assert copies(story.reach(0, 0.0, 10.0)) == {}
+    story.policy.gone("m0")
+    story.policy.back("m0", {"lr": 0.25})
+    assert story.policy.until("m0") == 5.0
+    for _ in range(1 + SECOND_CHANCES):
+        assert copies(story.reach(0, 0.0)) == {"m0": "m3"}
+    assert copies(story.reach(0, 0.0)) == {}
+
+
+@pytest.mark.parametrize("donates", [False, True])
+def test_a_member_that_begins_anew_has_left_the_rankings(donates: bool) -> None:
+    story = Members(4)
+    story.all_reach([0.0, 1.0, 2.0, 3.0])
+    story.policy.gone("m3", donates=donates)
+    story.policy.back("m3", {"lr": 0.25})
+    assert copies(story.reach(0, 0.0, 10.0)) == {"m0": "m2"}, "the best one has given its checkpoint up"
+    story.reach(3, 3.0)
+    (decision,) = story.reach(0, 0.0, 15.0)
+    assert isinstance(decision, Copy)
+    assert (decision.donor_id, decision.donor_config) == ("m3", {"lr": 0.25})
+
+
+@pytest.mark.parametrize("donates", [False, True])
+def test_a_member_that_goes_on_ranks_as_before(donates: bool) -> None:
+    story = Members(4)
+    story.all_reach([0.0, 1.0, 2.0, 3.0])
+    story.policy.gone("m3", donates=donates)
+    assert copies(story.reach(0, 0.0, 10.0)) == {"m0": "m3" if donates else "m2"}
+    story.policy.back("m3", None)
+    assert story.policy.until("m3") == 10.0
+    assert copies(story.reach(0, 0.0, 15.0)) == {"m0": "m3"}
+    story.policy.gone("m3")
+    assert copies(story.reach(0, 0.0, 20.0)) == {"m0": "m2"}
+
+
+def test_what_the_user_should_know_is_said_again_by_each_driver() -> None:
+    simulation = Simulation(climb, members(4), pbt(), slots=4, stop={"training_iteration": 20}, checkpoint_every=0)
+    whole = simulation.run()
+    told = next(number for number, commands in enumerate(whole.commands, start=1) for c in commands if is_notice(c))
+    killed = simulation.run(kill_after=told)
+    assert [notice.key for notice in killed.notices] == ["no-checkpoint"]
+    assert [notice.key for notice in simulation.go_on(killed).notices] == ["no-checkpoint"] * 2
+
+
+def is_notice(command: Command) -> bool:
+    return isinstance(command, Notice)
 
 
 # ------------------------------------------------------------------------------------- functions of the user that raise

@@ -24,12 +24,13 @@ from shoal.core.commands import (
 )
 from shoal.core.events import Failed, Finished, Lost, Reported, SavedCheckpoint, Started, StopAsked, TrialAdded
 from shoal.core.limits import Limits, RetentionRules
-from shoal.core.policy import Copy, Decision, Explored, Proceed
+from shoal.core.policy import Copy, Decision, Proceed
 from shoal.core.population import BARREN_AT_MOST, Population
 from shoal.errors import InvalidTransition
+from shoal.schedulers.fifo import _FIFO
 
 
-class ToldPolicy:
+class ToldPolicy(_FIFO):
     """Decides what the test says; else lets everybody go on. Boundaries are every two units of time."""
 
     def __init__(self) -> None:
@@ -39,11 +40,7 @@ class ToldPolicy:
         self.observed: list[tuple[str, float | None, str | None]] = []
         self.withdrawn: list[str] = []
         self.settled: list[Decision] = []
-        self.returned: list[str] = []
         self.notices: list[tuple[str, str]] = []
-
-    def add(self, trial_id: str, index: int, config: dict[str, Any]) -> None:
-        pass
 
     def until(self, trial_id: str) -> float | None:
         return self.boundary[trial_id]
@@ -65,15 +62,6 @@ class ToldPolicy:
 
     def settle(self) -> list[Decision]:
         return self.settled
-
-    def back(self, trial_id: str, anew: dict[str, Any] | None) -> None:
-        self.returned.append(trial_id)
-
-    def recall(self, explored: Explored) -> None:
-        pass
-
-    def replace(self, config: dict[str, Any]) -> None:
-        pass
 
     def notice(self) -> tuple[str, str] | None:
         return self.notices.pop(0) if self.notices else None

@@ -249,6 +249,10 @@ class Simulation:
 
         Returns:
             What happened since the beginning, what was before included.
+
+        Raises:
+            BrokenContract, InvalidTransition: as in :meth:`run`; the latter also where this scheduler decides otherwise
+                than the one before.
         """
         population = self.population()
         recall(population, result.journal)
