@@ -176,8 +176,9 @@ class Driver:
             for event in events:
                 if self.stopper is not None and isinstance(event, Reported):
                     # The stopper is shown facts, so what happened before has to be one.
-                    self._commit(items)
-                    items = []
+                    # Taken out first: a second Ctrl-C on the way must not have them committed again below.
+                    before, items = items, []
+                    self._commit(before)
                 for judged in self._judged(event):
                     try:
                         items += [judged, *self.population.apply(judged)]

@@ -121,6 +121,8 @@ class TrialHistory:
     """All results, where the history keeps them."""
     checkpoints: dict[int, CheckpointEntry] = field(default_factory=dict[int, CheckpointEntry])
     """Those of its own checkpoints that have not been deleted, by number."""
+    first_checkpoint: int = 0
+    """The number from which on its checkpoints are of its present life; others are from before it began anew."""
     restore: CheckpointRecord | None = None
     """The donor's checkpoint that it was launched from last, until it saved one of its own; else None."""
     exploits: list[Exploit] = field(default_factory=list[Exploit])
@@ -249,6 +251,7 @@ class History:
                 trial.status = Status.PENDING if anew or not trial.launches else Status.PAUSED
                 trial.error, trial.traceback, trial.raised, trial.reason = None, "", None, ""
             if anew:
+                trial.first_checkpoint = max(trial.checkpoints, default=-1) + 1
                 trial.config, trial.restore, trial.ancestry, trial.last = trial.initial_config, None, None, None
 
     def _changed(self, trial: TrialHistory, item: Any) -> None:

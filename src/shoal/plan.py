@@ -40,6 +40,7 @@ __all__ = [
     "retention_of",
     "rules_of",
     "stopper_of",
+    "warn_about_stop",
 ]
 
 _RESIDENT_BYTES = 256 << 20

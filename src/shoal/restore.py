@@ -22,7 +22,17 @@ from .errors import ConfigError, InvalidTransition, JournalError, StorageError
 from .experiment import ExperimentInfo
 from .history import History, full_row
 from .naming import trainable_name
-from .plan import Plan, check_saving, facts, limits_of, new_population, retention_of, rules_of, stopper_of
+from .plan import (
+    Plan,
+    check_saving,
+    facts,
+    limits_of,
+    new_population,
+    retention_of,
+    rules_of,
+    stopper_of,
+    warn_about_stop,
+)
 from .schedulers import FIFOScheduler, TrialScheduler
 from .space import constants, same
 
@@ -239,6 +249,8 @@ def restored_plan(
             stacklevel=4,
         )
     _check_scheduler(scheduler, info)
+    if again.new_stop and isinstance(run.stop, Mapping):
+        warn_about_stop(run.stop, info.metric, info.mode)
     info = dataclasses.replace(info, name=folder.name, **facts(trainable, trials[0].config, tune, run))
     population = new_population(info, scheduler)
     try:

@@ -81,7 +81,8 @@ class Result:
         Raises:
             ConfigError: its folder has been deleted or moved.
         """
-        trial, own = self._trial, self._trial.checkpoints
+        trial = self._trial
+        own = [number for number in trial.checkpoints if number >= trial.first_checkpoint]
         restore = trial.restore
         if restore is None:
             return self._checkpoint(trial, max(own)) if own else None

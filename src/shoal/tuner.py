@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .arguments import check_arguments
+from .arguments import check_arguments, check_keywords
 from .config import RunConfig, TuneConfig
 from .errors import ConfigError, EngineError, JournalError
 from .trainable import Trainable
@@ -55,6 +55,7 @@ class Tuner:
         self._again: Again | None = None
 
     @classmethod
+    @check_keywords
     def restore(
         cls,
         path: str | os.PathLike[str],

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..core.commands import Exploit, Reconfigure, Retry, Status, Stop
-from ..core.events import Config, Metrics, Reported, TrialAdded
+from ..core.events import Config, Metrics, Opened, Reported, TrialAdded
 from ..core.reports import flatten
 from ..experiment import ExperimentInfo
 from ..history import History, Row, TrialHistory, full_row
@@ -61,6 +61,11 @@ class LogFiles:
             if row is not None and row.report is item:
                 self._changed[item.trial_id] = files
                 files.add_row(row)
+        elif isinstance(item, Opened):
+            if item.config or item.anew:
+                for identity, files in self._trials.items():
+                    files.params_changed = True
+                    self._changed[identity] = files
         elif isinstance(item, TrialAdded):
             self._add(self._history.trials[item.trial_id])
         elif isinstance(item, Exploit | Reconfigure | Retry | Stop):

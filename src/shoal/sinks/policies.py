@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..core.commands import Exploit
+from ..core.events import Opened
 from ..experiment import ExperimentInfo
 from ..history import History, TrialHistory
 from ..journal.codec import Record
@@ -47,6 +48,10 @@ class PolicyFiles:
     def take(self, record: Record) -> None:
         """Collect an exploit."""
         item = record.item
+        if self._wanted and isinstance(item, Opened):
+            for trial_id in item.anew:
+                # It has nothing of the weights that the file tells of.
+                (self._folder / f"pbt_policy_{trial_id}.txt").unlink(missing_ok=True)
         if self._wanted and isinstance(item, Exploit):
             self._lines.append(self._line(item))
             self._targets[item.trial_id] = self._history.trials[item.trial_id]
