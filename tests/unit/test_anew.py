@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 from tests.helpers import fit, load_state, pbt, report_state
 
+import shoal
 from shoal import tune
+from shoal.core.events import Reported
+from shoal.engines.processes import ProcessEngine
 from shoal.errors import ConfigError
 
 
@@ -112,10 +115,29 @@ def ends_at_20(trial_id: str, result: dict[str, Any]) -> bool:
     return bool(result["training_iteration"] >= 20)
 
 
-def test_an_interruption_while_results_are_told_writes_nothing_twice(tmp_path: Path) -> None:
+def in_pairs(poll: Any) -> Any:
+    """Return a ``poll`` that gives results two at a time, as long as two members report."""
+
+    def paired(engine: ProcessEngine, timeout: float) -> list[Any]:
+        events = poll(engine, timeout)
+        for _ in range(50):
+            if sum(isinstance(event, Reported) for event in events) != 1:
+                break
+            events += poll(engine, 0.1)
+        return list(events)
+
+    return paired
+
+
+def test_an_interruption_while_results_are_told_writes_nothing_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ProcessEngine, "poll", in_pairs(ProcessEngine.poll))
+    shoal.init(num_cpus=2, ignore_reinit_error=True)
     space = {"lr": tune.grid_search([0.25, 0.75]), "flag": str(tmp_path / "no such file")}
+    run = {"name": "cut", "callbacks": [Interrupts()]}
     with pytest.raises(KeyboardInterrupt):
-        run = {"name": "cut", "callbacks": [Interrupts()]}
-        fit(fails_once, tmp_path, space=space, num_samples=1, stop=ends_at_20, engine="inline", run=run)
+        fit(fails_once, tmp_path, space=space, num_samples=1, stop=ends_at_20, run=run)
+    shoal.shutdown()
     grid = tune.Tuner.restore(tmp_path / "cut", fails_once, run_config=tune.RunConfig(callbacks=[])).fit()
     assert [result.metrics["training_iteration"] for result in grid] == [20, 20]
