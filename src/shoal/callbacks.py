@@ -199,7 +199,7 @@ class Callback:
 
         Args:
             iteration, trials, trial, **info: as for every hook.
-            result: what was reported, with the automatic values and ``config``.
+            result: what was reported, with the automatic values and ``config``. All callbacks get the same dict.
         """
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:

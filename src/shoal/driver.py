@@ -79,6 +79,8 @@ class Driver:
     history: History = field(default_factory=lambda: History(keep_rows=False))
     _readers: list[Reader] = field(default_factory=list)
     _in_step: bool = False
+    _ahead: bool = False
+    """The core knows of something that is not in the journal."""
     _next_tick: float = 0.0
     _began: float = field(default_factory=time.monotonic)
 
@@ -133,12 +135,19 @@ class Driver:
             for reader in list(self._readers):
                 self._guarded(reader, reader.close)
 
+    @property
+    def settled(self) -> bool:
+        """True where the journal holds all that the core knows."""
+        return not self._ahead and not self._in_step
+
     def output(self, name: str, text: str) -> None:
         """Show a line that a member printed. Given to the engine."""
         self._guarded(self.status, partial(self.status.output, name, text))
 
     def _give_up(self, reason: str) -> None:
         """Commit that and why the experiment ends here, where something in the driver raised."""
+        if self._ahead:
+            return  # what the core would decide now does not follow from the journal, and nobody could follow it
         with contextlib.suppress(Exception):
             if not self.population.ended:
                 self._step([StopAsked(reason)])
@@ -183,6 +192,7 @@ class Driver:
                     try:
                         items += [judged, *self.population.apply(judged)]
                     except InvalidTransition:
+                        self._ahead = True
                         raise
                     except Exception as error:
                         # A function of the user's raised. What happened is written down all the same, and marked.
@@ -197,7 +207,11 @@ class Driver:
         """Write down what happened and what was decided, then carry it out, then tell the readers."""
         if not items:
             return
-        records = self.journal.append(items, self.clock())
+        try:
+            records = self.journal.append(items, self.clock())
+        except BaseException:
+            self._ahead = True
+            raise
         for item in items:
             if isinstance(item, Launch | Continue | Save | Evict | Stop | DeleteCheckpoint):
                 self._execute(item)
@@ -213,6 +227,8 @@ class Driver:
         if self.stopper is None or not isinstance(event, Reported):
             return [event]
         trial = self.history.trials[event.trial_id]
+        if event.launch != trial.launches or trial.status.ended or trial.over:
+            return [event]  # late: it counts for nobody
         row = Row(event, trial.config, len(trial.exploits), trial.pid, trial.hostname)
         judged: list[Event] = [event]
         try:

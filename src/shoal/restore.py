@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import copy
 import dataclasses
 import pickle
 import warnings
@@ -262,7 +263,7 @@ def restored_plan(
         ) from error
     history = History.of(records)
     stopper = stopper_of(run.stop)
-    values = _new_values(again.space, history.trials[trials[0].trial_id].initial_config, scheduler)
+    values = _new_values(again.space, history.trials[trials[0].trial_id].initial_config, scheduler, info)
     check_config(values)
     choice = choose(
         population,
@@ -294,7 +295,12 @@ def restored_plan(
 
 
 def _extended(history: History, stop: Mapping[str, float], stopper: Stopper | None) -> list[str]:
-    """Return the trials that met the old stop condition, and do not meet the new one."""
+    """Return the trials that met the old stop condition, and do not meet the new one.
+
+    A copy of the stopper is asked, so that the one of the run begins without memory.
+    """
+    with contextlib.suppress(Exception):
+        stopper = copy.deepcopy(stopper)
     return [
         trial.trial_id
         for trial in history.in_order()
@@ -312,11 +318,13 @@ def _goes_on(report: Reported, stop: Mapping[str, float]) -> bool:
     return not any(value is not None and value >= stop[key] for key, value in values.items())
 
 
-def _new_values(space: Mapping[str, Any], config: Config, scheduler: TrialScheduler) -> Config:
-    """Return the constants of the space that are others than in the config, and that the scheduler leaves alone."""
+def _new_values(space: Mapping[str, Any], config: Config, scheduler: TrialScheduler, info: ExperimentInfo) -> Config:
+    """Return the constants of the space that are others than in the config, and that were not sampled or mutate."""
     given = constants(space)
     prepared = scheduler.prepare(given, 0, 0)  # of a replay, the schedule's own values come first
-    return _others({key: prepared[key] for key in given}, config, frozenset(scheduler.mutated()), "")
+    return _others(
+        {key: prepared[key] for key in given}, config, frozenset([*info.parameters, *scheduler.mutated()]), ""
+    )
 
 
 def _others(values: Config, config: Config, mutated: frozenset[str], prefix: str) -> Config:

@@ -45,7 +45,8 @@ __all__ = [
 
 
 class Stopper(ABC):
-    """Base class of stoppers. Give both methods; they are called in the driver, after each result."""
+    """Base class of stoppers. Give both methods. They are called in the driver: both after each
+    result, and ``stop_all`` also several times a second in between."""
 
     @abstractmethod
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
@@ -200,7 +201,7 @@ class ExperimentPlateauStopper(Stopper):
         self._best = best[: self._top]
         if len(self._best) < self._top or not _deviation([value for value, _, _ in self._best]) <= self._std:
             self._results_on_plateau = 0
-        elif score is not None:
+        elif score is not None and math.isfinite(score):
             self._results_on_plateau += 1
         return self.stop_all()
 
@@ -213,9 +214,8 @@ class ExperimentPlateauStopper(Stopper):
 class TimeoutStopper(Stopper):
     """Ends the experiment when a time is over.
 
-    The time begins when the stopper is asked first, which is at the first result, and it is asked again with each
-    result: where members report seldom, the end comes later. ``TuneConfig(time_budget_s=...)`` counts from the start
-    and waits for no result. In a restored experiment the time counts anew.
+    The time begins when the stopper is asked first, shortly after the start. It is asked with each result, and several
+    times a second in between. In a restored experiment the time counts anew.
 
     Args:
         timeout: seconds, more than 0, or a timedelta.

@@ -50,6 +50,7 @@ def execute(plan: Plan, folder: Path, run: RunConfig, tune: TuneConfig, journal:
     status: Status = make_status(run.verbose, inline=plan.info.engine == "inline")
     engine = _make_engine(plan.info.engine)
     new = journal is None
+    driver: Driver | None = None
     try:
         if journal is None:
             journal = SQLiteJournal.create(folder)
@@ -92,7 +93,9 @@ def execute(plan: Plan, folder: Path, run: RunConfig, tune: TuneConfig, journal:
             if journal is not None:
                 journal.close()
             if started:
-                _sweep(plan, folder)
+                # Where the journal lacks something, it still needs checkpoints that the core thinks are gone.
+                if driver is not None and driver.settled:
+                    _sweep(plan, folder)
             elif new:
                 # Nothing has happened yet: leave nothing, so that the corrected script can use the same name.
                 shutil.rmtree(folder, ignore_errors=True)

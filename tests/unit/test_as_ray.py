@@ -29,6 +29,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
     monkeypatch.setenv("SHOAL_PRELOAD", "")
     monkeypatch.setenv("TUNE_ORIG_WORKING_DIR", "")
+    monkeypatch.setenv("SHOAL_CHDIR_TO_TRIAL_DIR", "0")
     before = set(sys.modules)
     shoal.as_ray.install()
     yield

@@ -40,7 +40,8 @@ def install() -> None:
         from ray import tune
 
     The processes of the members do the same before they load the trainable. They hear of it by the environment variable
-    ``SHOAL_PRELOAD``. ``TUNE_ORIG_WORKING_DIR`` is set as well, for scripts that read it; members work in that folder.
+    ``SHOAL_PRELOAD``. As with Ray, members work in their trials' folders, unless ``RAY_CHDIR_TO_TRIAL_DIR=0`` is set,
+    and ``TUNE_ORIG_WORKING_DIR`` names the folder of the script.
 
     Raises:
         ConfigError: the real Ray has been imported already.
@@ -59,3 +60,6 @@ def install() -> None:
     if _MYSELF not in entries:
         os.environ[_PRELOAD] = ",".join([*entries, _MYSELF])
     os.environ.setdefault("TUNE_ORIG_WORKING_DIR", os.getcwd())
+    # Scripts write to relative paths in their train functions, and would overwrite each other's files elsewhere.
+    stays = os.environ.get("RAY_CHDIR_TO_TRIAL_DIR") == "0"
+    os.environ.setdefault("SHOAL_CHDIR_TO_TRIAL_DIR", "0" if stays else "1")

@@ -181,6 +181,7 @@ class Population:
         if trial.status.ended:
             return self._revive(trial, event)
         if trial.trial_id in event.dropped:
+            trial.cut = True
             self._end(trial, Status.TERMINATED, "not resumed")
             return False
         if trial.ending is not None and trial.lossless:

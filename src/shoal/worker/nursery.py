@@ -232,6 +232,9 @@ class Nursery:
             if request.device:
                 os.environ["CUDA_VISIBLE_DEVICES"] = request.device
             setup = self._setup
+            if os.environ.get("SHOAL_CHDIR_TO_TRIAL_DIR") == "1":
+                os.makedirs(request.info.folder, exist_ok=True)
+                os.chdir(request.info.folder)
             use_threads(setup.threads)
             channel = Channel(socket.socket(fileno=sock))
             session = Session(channel, request.info, setup.rules, setup.experiment, setup.cpus, setup.gpus)
