@@ -69,6 +69,12 @@ def test_pbt_of_a_convnet_as_in_the_guide(tmp_path: Path) -> None:
     assert (Path(found["path"]) / "result.json").is_file()
 
 
+def test_members_write_to_the_same_relative_path_without_mixing_it_up(tmp_path: Path) -> None:
+    done = start(tmp_path, str(SCRIPTS / "relative_paths.py"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "each its own" in done.stdout
+
+
 def test_a_class_trainable_with_tune_run(tmp_path: Path) -> None:
     found = outcome(tmp_path, "class_pbt.py", "--smoke-test")
     assert found["iterations"] == [9, 9, 9, 9]
