@@ -13,7 +13,8 @@ import shoal
 from shoal import tune
 from shoal.core.events import Reported
 from shoal.engines.processes import ProcessEngine
-from shoal.errors import ConfigError
+from shoal.errors import ConfigError, JournalError
+from shoal.journal.sqlite import SQLiteJournal
 
 
 def fails_once(config: dict[str, Any]) -> None:
@@ -141,3 +142,27 @@ def test_an_interruption_while_results_are_told_writes_nothing_twice(
     shoal.shutdown()
     grid = tune.Tuner.restore(tmp_path / "cut", fails_once, run_config=tune.RunConfig(callbacks=[])).fit()
     assert [result.metrics["training_iteration"] for result in grid] == [20, 20]
+
+
+def test_a_journal_that_fails_once_can_be_followed_and_lacks_no_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flag = tmp_path / "flag"
+    flag.touch()
+    space = {"lr": tune.grid_search([0.1, 0.2, 0.3, 0.4]), "flag": str(flag)}
+    run = {"name": "full", "checkpoint_config": tune.CheckpointConfig(num_to_keep=1)}
+    append, saved = SQLiteJournal.append, [0]
+
+    def fails(journal: SQLiteJournal, items: Any, at: float) -> Any:
+        saved[0] += sum(isinstance(item, Reported) and item.checkpoint is not None for item in items)
+        if saved[0] == 6:  # the first checkpoints of some trials are about to be replaced
+            saved[0] += 1
+            raise JournalError("the disk is full")
+        return append(journal, items, at)
+
+    monkeypatch.setattr(SQLiteJournal, "append", fails)
+    with pytest.raises(JournalError, match="the disk is full"):
+        fit(fails_once, tmp_path, space=space, num_samples=1, scheduler=pbt(synch=True), engine="inline", run=run)
+    grid = tune.Tuner.restore(tmp_path / "full", fails_once).fit()
+    assert [result.metrics["training_iteration"] for result in grid] == [20] * 4
+    assert grid.num_errors == 0
