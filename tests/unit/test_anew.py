@@ -106,7 +106,7 @@ class Interrupts(tune.Callback):
     def __init__(self) -> None:
         self.results = 0
 
-    def on_trial_result(self, **info: Any) -> None:
+    def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
         self.results += 1
         if self.results == 7:
             raise KeyboardInterrupt
