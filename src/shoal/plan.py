@@ -22,10 +22,10 @@ from .errors import ConfigError, did_you_mean
 from .experiment import ExperimentInfo
 from .history import History
 from .naming import experiment_name, folder_name, tag_of, trainable_name, trial_id
-from .resources import FILES_OF_A_RESIDENT, open_files_allowed, resources_of, with_resources
+from .resources import FILES_OF_A_RESIDENT, has_resources, open_files_allowed, resources_of, with_resources
 from .schedulers import FIFOScheduler, TrialScheduler
 from .space import Variant, check_space, expand
-from .trainable import Trainable, can_save
+from .trainable import can_save
 
 if TYPE_CHECKING:
     from .driver import Stopper
@@ -147,7 +147,7 @@ def facts(trainable: Callable[..., Any], config: Config, tune: TuneConfig, run: 
 def _with_own_request(trainable: Callable[..., Any], config: Config) -> Callable[..., Any]:
     """A class may say by itself what a trial takes, unless ``with_resources`` has said it."""
     own = getattr(trainable, "default_resource_request", None) if inspect.isclass(trainable) else None
-    request: Any = own(config) if callable(own) and resources_of(trainable) == resources_of(Trainable) else None
+    request: Any = own(config) if callable(own) and not has_resources(trainable) else None
     return trainable if request is None else with_resources(trainable, request)
 
 

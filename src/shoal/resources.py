@@ -22,6 +22,7 @@ __all__ = [
     "PlacementGroupFactory",
     "allow_open_files",
     "count_cpus",
+    "has_resources",
     "list_gpus",
     "make_slots",
     "open_files_allowed",
@@ -157,6 +158,11 @@ def _check_amounts(owner: str, amounts: Mapping[str, Any]) -> None:
             raise ConfigError(f"{owner}: {name!r} must be a number greater than 0, but is {amount!r}.")
         if name in ("gpu", "GPU") and amount > 1 and amount != int(amount):
             raise ConfigError(f"{owner}: {name!r} must be a fraction up to 1 or a whole number, but is {amount!r}.")
+
+
+def has_resources(trainable: Callable[..., Any]) -> bool:
+    """Return whether :func:`with_resources` has said what a trial takes."""
+    return hasattr(trainable, _ATTRIBUTE)
 
 
 def resources_of(trainable: Callable[..., Any]) -> tuple[float, float]:

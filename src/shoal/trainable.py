@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["DICT_CHECKPOINT", "Trainable", "can_save"]
 
-DICT_CHECKPOINT = "dict_checkpoint.pkl"
+DICT_CHECKPOINT = ".shoal_dict.pkl"
 """The file of a checkpoint that ``save_checkpoint`` returned as a dict."""
-_STATE = "trainable.pkl"
+_STATE = ".shoal_iteration.pkl"
 
 
 class Trainable:

@@ -64,6 +64,8 @@ class Checkpoint:
         import tempfile
 
         target = tempfile.mkdtemp(prefix="checkpoint_") if path is None else os.fspath(path)
+        if Path(target).resolve().is_relative_to(Path(self.path).resolve()):
+            raise ConfigError(f"Checkpoint.to_directory: {target!r} is inside of the checkpoint. Give another folder.")
         shutil.copytree(self.path, target, dirs_exist_ok=True)
         return target
 

@@ -248,7 +248,7 @@ class Session:
             "iterations_since_restore": self._since_restore + 1,
             "timestamp": timestamp,
         }
-        done = plain.pop("done", False) is True
+        done = bool(plain.pop("done", False))
         stop = stop_reason(self._rules, plain, automatic) or (DONE if done else None)
         wanted = keeper is not None and keeper.wants(self._iteration + 1, ends=stop is not None)
         check_report(self._rules, plain, automatic, checkpoint is not None or wanted)
