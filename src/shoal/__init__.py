@@ -30,6 +30,10 @@ __all__ = ["ObjectRef", "__version__", "get", "init", "is_initialized", "put", "
 __version__ = "0.1.0"
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 def __getattr__(name: str) -> Any:
     if name in ("ObjectRef", "get", "put"):
         # Not every script has large objects, and every import takes time.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -310,7 +311,7 @@ class ExperimentAnalysis:
         frame = self._grid.get_dataframe()
         return frame.set_index("trial_id") if len(frame) else frame
 
-    @property
+    @cached_property
     def trial_dataframes(self) -> ByTrial[pd.DataFrame]:
         """All results of each trial, oldest first, by the trial's folder or id; empty for a trial without one."""
         return ByTrial((trial, self._dataframe(trial)) for trial in self.trials)

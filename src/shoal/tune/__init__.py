@@ -101,6 +101,10 @@ _LATE = {
 """Names that are needed after a run, or by few, and their modules: not worth the time of every import."""
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 def __getattr__(name: str) -> Any:
     import importlib
 
