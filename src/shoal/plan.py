@@ -25,6 +25,7 @@ from .naming import experiment_name, folder_name, tag_of, trainable_name, trial_
 from .resources import FILES_OF_A_RESIDENT, has_resources, open_files_allowed, resources_of, with_resources
 from .schedulers import FIFOScheduler, TrialScheduler
 from .space import Variant, check_space, expand
+from .stoppers import FunctionStopper
 from .trainable import can_save
 
 if TYPE_CHECKING:
@@ -273,23 +274,7 @@ def stopper_of(stop: object) -> Stopper | None:
     if stop is None or isinstance(stop, Mapping):
         return None
     assert callable(stop)
-    return stop if callable(getattr(stop, "stop_all", None)) else _FunctionStopper(stop)  # type: ignore[return-value]
-
-
-@dataclass(frozen=True, slots=True)
-class _FunctionStopper:
-    function: Callable[[str, dict[str, Any]], bool]
-
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        return bool(self.function(trial_id, result))
-
-    def stop_all(self) -> bool:
-        return False
-
-    @property
-    def name(self) -> str:
-        """What an error calls it."""
-        return trainable_name(self.function)
+    return stop if callable(getattr(stop, "stop_all", None)) else FunctionStopper(stop)  # type: ignore[return-value]
 
 
 def _residents(slots: int, gpus: float) -> int:
