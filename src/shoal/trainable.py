@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import os
-import pickle
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import ConfigError
+from .checkpoints import read_dict, write_dict
+from .errors import ConfigError, ReportError
 
 if TYPE_CHECKING:
     from .checkpoints import Checkpoint
     from .worker.session import TrialContext
 
-__all__ = ["DICT_CHECKPOINT", "Trainable", "can_save"]
+__all__ = ["Trainable", "can_save", "load_state", "save_state"]
 
-DICT_CHECKPOINT = ".shoal_dict.pkl"
-"""The file of a checkpoint that ``save_checkpoint`` returned as a dict."""
-_STATE = ".shoal_iteration.pkl"
+_ITERATION = ".shoal_iteration"
+"""Beside what the user's class writes: how many steps made it."""
 
 
 class Trainable:
@@ -118,6 +116,8 @@ class Trainable:
             Path(context.trial_dir).mkdir(parents=True, exist_ok=True)
             return context.trial_dir
         if self._logdir is None:
+            import tempfile
+
             self._logdir = tempfile.mkdtemp(prefix=f"{type(self).__name__}_")
         return self._logdir
 
@@ -146,12 +146,11 @@ class Trainable:
         Args:
             checkpoint_dir: made if needed. Default: a new temporary folder, which is yours to delete.
         """
+        import tempfile
+
         folder = Path(tempfile.mkdtemp(prefix="checkpoint_") if checkpoint_dir is None else checkpoint_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        returned = self.save_checkpoint(str(folder))
-        if isinstance(returned, dict):
-            (folder / DICT_CHECKPOINT).write_bytes(pickle.dumps(returned, protocol=pickle.HIGHEST_PROTOCOL))
-        (folder / _STATE).write_bytes(pickle.dumps(self.iteration))
+        save_state(self, folder)
         return str(folder)
 
     def restore(self, checkpoint_path: str | os.PathLike[str] | Checkpoint) -> None:
@@ -163,12 +162,10 @@ class Trainable:
             checkpoint_path: the folder, or the :class:`shoal.tune.Checkpoint`, for example ``result.checkpoint``.
         """
         path = checkpoint_path if isinstance(checkpoint_path, (str, os.PathLike)) else checkpoint_path.path
-        folder = Path(path)
-        stored = folder / DICT_CHECKPOINT
-        self.load_checkpoint(pickle.loads(stored.read_bytes()) if stored.is_file() else str(folder))
-        state = folder / _STATE
-        if state.is_file():
-            self.iteration = pickle.loads(state.read_bytes())
+        load_state(self, path)
+        counted = Path(path, _ITERATION)
+        if counted.is_file():
+            self.iteration = int(counted.read_text())
 
     def stop(self) -> None:
         """Clean up, outside of a run."""
@@ -182,10 +179,39 @@ def can_save(kind: type[Any]) -> bool:
     )
 
 
+def save_state(trainable: Trainable, folder: Path) -> None:
+    """Have a trainable save itself into a folder, and note at which iteration.
+
+    Raises:
+        ReportError: it has saved nothing, or elsewhere.
+    """
+    name = type(trainable).__name__
+    returned: Any = trainable.save_checkpoint(str(folder))
+    if isinstance(returned, dict):
+        write_dict(folder, returned)
+    elif returned is not None and not (isinstance(returned, str) and Path(returned).is_relative_to(folder)):
+        raise ReportError(
+            f"{name}.save_checkpoint must write into the folder that it is given and return None, or return a dict, "
+            f"but it returned {returned!r}."
+        )
+    if not any(folder.iterdir()):
+        raise ReportError(
+            f"{name}.save_checkpoint wrote no file into the folder that it was given and returned no dict, so there is "
+            f"nothing to go on from."
+        )
+    (folder / _ITERATION).write_text(f"{trainable.iteration}\n")
+
+
+def load_state(trainable: Trainable, path: str | os.PathLike[str]) -> None:
+    """Have a trainable load what one of its class has saved into a folder."""
+    stored = read_dict(Path(path))
+    trainable.load_checkpoint(os.fspath(path) if stored is None else stored)
+
+
 def _context() -> TrialContext | None:
     from .worker.session import current_session
 
     try:
         return current_session("Trainable").context
-    except Exception:
+    except ReportError:
         return None

@@ -210,6 +210,21 @@ def _lines(grid: tune.ResultGrid, name: str) -> list[str]:
     return Path(grid[0].path, name).read_text().splitlines()
 
 
+@pytest.mark.parametrize("kind", [Climber, DictClimber])
+def test_an_object_that_restores_a_checkpoint_of_a_run_is_as_far_as_the_run_was(
+    kind: type[Climber], lab: Lab, tmp_path: Path
+) -> None:
+    result = lab.fit(kind, {"lr": 0.5}, steps=7, checkpoint=tune.CheckpointConfig(checkpoint_at_end=True))[0]
+    checkpoint = result.checkpoint
+    assert checkpoint is not None
+    again = kind({"lr": 0.5, "log": str(tmp_path / "log")})
+    again.restore(checkpoint)
+    assert (again.iteration, again.score) == (7, 3.5)
+    assert again.train()["training_iteration"] == 8
+    if kind is DictClimber:
+        assert checkpoint.to_dict()["score"] == 3.5
+
+
 def test_inside_a_run_it_knows_who_it_is(lab: Lab) -> None:
     class Who(Climber):
         def step(self) -> dict[str, Any]:

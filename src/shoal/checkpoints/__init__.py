@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Generator
+import weakref
+from collections.abc import Generator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
-__all__ = ["Checkpoint"]
+__all__ = ["Checkpoint", "read_dict", "write_dict"]
+
+_DICT = ".shoal_dict.pkl"
+"""The file of a checkpoint that is a dict: of :meth:`Checkpoint.from_dict`, or what a class returned to be saved."""
+_METADATA = ".metadata.json"
+"""Where Ray's checkpoints have it, too."""
 
 
 class Checkpoint:
     """A folder of files that holds a member's state.
 
-    Make one with :meth:`from_directory` and hand it to ``tune.report(metrics, checkpoint=...)``, which takes a copy
-    before it returns; the folder is then yours again. What ``tune.get_checkpoint()`` and ``Result.checkpoint`` return
-    is a committed checkpoint: read its files, and leave them as they are.
+    Make one with :meth:`from_directory` (or :meth:`from_dict`, for a small state) and hand it to
+    ``tune.report(metrics, checkpoint=...)``, which takes a copy before it returns; the folder is then yours again. What
+    ``tune.get_checkpoint()`` and ``Result.checkpoint`` return is a committed checkpoint: read its files, and leave them
+    as they are.
 
     Args:
         path: an existing folder.
@@ -49,6 +56,51 @@ class Checkpoint:
         """Return a checkpoint made of the files in an existing folder, which stays where it is."""
         return cls(path)
 
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Checkpoint:
+        """Return a checkpoint that holds a dict of things that can be pickled; :meth:`to_dict` gives it back.
+
+        It lies in a temporary folder, which goes with the object.
+
+        Raises:
+            ConfigError: ``data`` is no dict, or cannot be pickled.
+        """
+        import tempfile
+
+        if not isinstance(data, Mapping):
+            raise ConfigError(
+                f"Checkpoint.from_dict: data must be a dict, but is {data!r:.200} ({type(data).__name__})."
+            )
+        folder = tempfile.mkdtemp(prefix="checkpoint_")
+        try:
+            write_dict(Path(folder), dict(data))
+        except Exception as error:
+            _remove(folder, os.getpid())
+            raise ConfigError(
+                f"Checkpoint.from_dict: data cannot be pickled: {type(error).__name__}: {error}. Put plain values, "
+                f"arrays and state_dicts into it."
+            ) from error
+        made = cls(folder)
+        weakref.finalize(made, _remove, folder, os.getpid())
+        return made
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the dict of :meth:`from_dict`, or the one that a class trainable's ``save_checkpoint`` returned.
+
+        Pickles execute code: load only what comes from yourself.
+
+        Raises:
+            ConfigError: the checkpoint is made of files.
+        """
+        found = read_dict(Path(self.path))
+        if found is None:
+            names = sorted(entry.name for entry in Path(self.path).iterdir())
+            raise ConfigError(
+                f"Checkpoint.to_dict: {self.path} is a folder with {', '.join(names[:8]) or 'nothing in it'}. "
+                f"Read its files: with checkpoint.as_directory() as folder."
+            )
+        return found
+
     @contextlib.contextmanager
     def as_directory(self) -> Generator[str]:
         """Give the path of a folder with its files, for reading: ``with checkpoint.as_directory() as folder:``."""
@@ -69,6 +121,52 @@ class Checkpoint:
         shutil.copytree(self.path, target, dirs_exist_ok=True)
         return target
 
+    def get_metadata(self) -> dict[str, Any]:
+        """Return the notes that :meth:`set_metadata` left beside the files; empty where there are none."""
+        import json
+
+        path = Path(self.path, _METADATA)
+        if not path.is_file():
+            return {}
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ConfigError(f"Checkpoint.get_metadata: {path} is no JSON: {error}.") from error
+        if not isinstance(found, dict):
+            raise ConfigError(f"Checkpoint.get_metadata: {path} must hold a JSON object, but holds {found!r:.100}.")
+        return found
+
+    def set_metadata(self, metadata: Mapping[str, Any]) -> None:
+        """Leave notes beside the files, in place of those that are there.
+
+        Args:
+            metadata: a dict of JSON values, such as ``{"classes": ["cat", "dog"]}``.
+
+        Raises:
+            ConfigError: it is no dict, or holds what is no JSON.
+        """
+        import json
+
+        if not isinstance(metadata, Mapping):
+            raise ConfigError(f"Checkpoint.set_metadata: metadata must be a dict, but is {metadata!r:.200}.")
+        try:
+            text = json.dumps(dict(metadata), indent=2)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"Checkpoint.set_metadata: metadata must be JSON values: {error}.") from error
+        # By way of another name, so that what was there stays if this cannot be written.
+        staging = Path(self.path, f"{_METADATA}.{os.getpid()}")
+        try:
+            staging.write_text(text + "\n", encoding="utf-8")
+            staging.replace(Path(self.path, _METADATA))
+        finally:
+            staging.unlink(missing_ok=True)
+
+    def update_metadata(self, metadata: Mapping[str, Any]) -> None:
+        """Add to the notes; see :meth:`set_metadata`."""
+        if not isinstance(metadata, Mapping):
+            raise ConfigError(f"Checkpoint.update_metadata: metadata must be a dict, but is {metadata!r:.200}.")
+        self.set_metadata({**self.get_metadata(), **metadata})
+
     @property
     def filesystem(self) -> AbstractFileSystem:
         """The (local) file system that ``path`` belongs to, as fsspec knows it."""
@@ -84,3 +182,30 @@ class Checkpoint:
 
     def __hash__(self) -> int:
         return hash(self.path)
+
+
+def _remove(folder: str, owner: int) -> None:
+    """Delete a temporary folder, in the process that made it: a forked child, too, has an object that goes."""
+    import shutil
+
+    if os.getpid() == owner:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def write_dict(folder: Path, data: dict[str, Any]) -> None:
+    """Write the dict that a checkpoint is made of into its folder."""
+    import pickle
+
+    with (folder / _DICT).open("wb") as file:
+        pickle.dump(data, file, protocol=pickle.HIGHEST_PROTOCOL)
+
+
+def read_dict(folder: Path) -> dict[str, Any] | None:
+    """Return the dict that a checkpoint is made of; None where it is made of files."""
+    import pickle
+
+    if not (folder / _DICT).is_file():
+        return None
+    with (folder / _DICT).open("rb") as file:
+        found: dict[str, Any] = pickle.load(file)
+    return found

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import pickle
+import sys
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 from ..errors import ReportError
-from ..trainable import DICT_CHECKPOINT
+from ..trainable import load_state, save_state
 from .session import Session, Unwind
 
 __all__ = ["ClassRunner"]
@@ -48,11 +48,13 @@ class ClassRunner:
             raise
 
     def close(self) -> None:
-        """Let the object clean up, and forget it. An error in that is of no consequence."""
+        """Let the object clean up, and forget it. An error in that is shown, and of no consequence."""
         leaving, self._object = self._object, None
         if leaving is not None:
-            with contextlib.suppress(Exception):
+            try:
                 leaving.cleanup()
+            except Exception:
+                print(f"shoal: {self._kind.__name__}.cleanup raised:\n{traceback.format_exc()}", file=sys.stderr)
 
     def wants(self, iteration: int, *, ends: bool) -> bool:
         """Return whether the user asked for a checkpoint at this iteration."""
@@ -62,19 +64,7 @@ class ClassRunner:
 
     def save(self, folder: Path) -> None:
         """Let the object write its state into an empty folder."""
-        returned = self._object.save_checkpoint(str(folder))
-        if isinstance(returned, dict):
-            (folder / DICT_CHECKPOINT).write_bytes(pickle.dumps(returned, protocol=pickle.HIGHEST_PROTOCOL))
-        elif returned is not None and not (isinstance(returned, str) and Path(returned).is_relative_to(folder)):
-            raise ReportError(
-                f"{self._kind.__name__}.save_checkpoint must write into the folder that it is given and return None, "
-                f"or return a dict, but it returned {returned!r}."
-            )
-        if not any(folder.iterdir()):
-            raise ReportError(
-                f"{self._kind.__name__}.save_checkpoint wrote no file into the folder that it was given and returned "
-                f"no dict, so there is nothing to go on from."
-            )
+        save_state(self._object, folder)
 
     def _result(self) -> Mapping[str, Any]:
         """Do one step. What it returns stays as it is: the object may return the same dict every time."""
@@ -97,6 +87,5 @@ class ClassRunner:
         if self._object is None:
             self._object = self._kind(config)
         if checkpoint is not None:
-            stored = Path(checkpoint.path, DICT_CHECKPOINT)
-            self._object.load_checkpoint(pickle.loads(stored.read_bytes()) if stored.is_file() else checkpoint.path)
+            load_state(self._object, checkpoint.path)
         self._object.iteration = self._session.iteration
