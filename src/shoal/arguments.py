@@ -1,42 +1,90 @@
-"""Arguments that do not exist: say which were meant. Pure."""
+"""What calls were given: which argument a misspelled one means, which were given at all, and at which line. Pure."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
 from .errors import ConfigError, did_you_mean
 
-__all__ = ["check_arguments", "check_keywords"]
+__all__ = ["check_arguments", "check_keywords", "given_arguments", "warn_user"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 
+_GIVEN = "_shoal_given"
+
 
 def check_arguments(cls: type[T]) -> type[T]:
-    """Make a class name the argument it was wrongly given, and those it takes, instead of Python's bare TypeError."""
+    """Make a class name the argument it was wrongly given, and those it takes, instead of Python's bare TypeError.
+
+    Its instances remember which arguments they were given; see :func:`given_arguments`.
+    """
     original = cls.__init__
-    names = [name for name in inspect.signature(original).parameters if name != "self"]
+    parameters = {name: each for name, each in inspect.signature(original).parameters.items() if name != "self"}
+    names = list(parameters)
+    # Whether a stopper is the same as before is told by its pickle, where what was given at the default has no place.
+    remembers = not hasattr(cls, "stop_all")
 
     @functools.wraps(original)
     def checked(self: T, *args: Any, **kwargs: Any) -> None:
         _check_names(cls.__name__, kwargs, names)
         original(self, *args, **kwargs)
+        if remembers:
+            given = {**dict(zip(names, args, strict=False)), **kwargs}
+            by_user = getattr(type(self), "__init__", None) is checked
+            _remember(self, [name for name in given if by_user or _differs(parameters[name], given[name])])
 
     cls.__init__ = checked  # type: ignore[assignment, method-assign]
     return cls
 
 
+def given_arguments(obj: object) -> frozenset[str]:
+    """Return the names of the arguments that were passed, by position or by name, when an object was made.
+
+    An argument that was passed at its default counts as well: ``RunConfig(verbose=1)`` gives ``verbose``. Copies and
+    pickles keep what was given. After ``dataclasses.replace`` every field counts as given, because it passes them all.
+    What is set afterwards (``config.verbose = 2``) is not given; compare such values with their defaults.
+
+    Where a subclass has an ``__init__`` of its own, which passes on what it likes, those arguments count that it passed
+    to ours with another value than the default.
+
+    Args:
+        obj: an instance of a class that :func:`check_arguments` was applied to. For anything else, for a stopper and
+            for an object that takes no attributes, the names are none.
+    """
+    given: tuple[str, ...] = getattr(obj, _GIVEN, ())
+    return frozenset(given)
+
+
+def _remember(obj: object, names: Iterable[str]) -> None:
+    with contextlib.suppress(AttributeError, TypeError):  # it has __slots__
+        # Past the class's own __setattr__, which a frozen dataclass forbids. As a sorted tuple, so that equal objects
+        # have equal pickles.
+        object.__setattr__(obj, _GIVEN, tuple(sorted(names)))
+
+
+def _differs(parameter: inspect.Parameter, value: object) -> bool:
+    default = parameter.default
+    plain = isinstance(value, (bool, int, float, str)) and type(value) is type(default)
+    return not (value is default or (plain and value == default))
+
+
 def check_keywords(function: Callable[P, R]) -> Callable[P, R]:
-    """Make a function name the keyword that it was wrongly given, and those it takes."""
+    """Make a function or a method name the keyword that it was wrongly given, and those it takes."""
+    owner = function.__qualname__.rpartition("<locals>.")[2]
     names = list(inspect.signature(function).parameters)
+    if "." in owner and names[:1] in (["cls"], ["self"]):
+        del names[0]  # nobody passes it by name
 
     @functools.wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
-        _check_names(function.__name__, kwargs, names)
+        _check_names(owner, kwargs, names)
         return function(*args, **kwargs)
 
     return checked
@@ -48,3 +96,15 @@ def _check_names(owner: str, given: Iterable[str], names: list[str]) -> None:
             raise ConfigError(
                 f"{owner} has no argument {name!r}.{did_you_mean(name, names)} It takes: {', '.join(names)}."
             )
+
+
+def warn_user(message: str) -> None:
+    """Warn (UserWarning) at the line outside of Shoal that led here, however many calls lie in between."""
+    level, frame = 1, inspect.currentframe()
+    while frame is not None and _is_ours(frame.f_globals):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, stacklevel=level)
+
+
+def _is_ours(names: Mapping[str, Any]) -> bool:
+    return str(names.get("__name__")).partition(".")[0] == "shoal"

@@ -93,7 +93,8 @@ class Driver:
 
         Raises:
             KeyboardInterrupt: the user interrupted; everything reported so far is committed.
-            Exception: a function of the user that is called here raised; its trials were ended first.
+            BaseException: a function of the user that is called here raised, or called ``sys.exit``; the trials were
+                ended first.
         """
         self._readers = [self.status, *self.readers]
         with Interruption() as interruption:
@@ -115,7 +116,7 @@ class Driver:
                 if not self._in_step:
                     self._give_up("interrupted by the user")
                 raise
-            except Exception as error:
+            except BaseException as error:
                 self._in_step = False
                 self._give_up(f"the run failed with {type(error).__name__}: {error}")
                 raise
@@ -168,10 +169,10 @@ class Driver:
             self._next_tick = now + _TICK_S
             self._guarded(self.status, partial(self.status.tick, now))
             if self.stopper is not None and not self.population.ended and self._asks_to_stop_all(self.stopper):
-                self._step([StopAsked(STOPPED_ALL)])
+                self._step([StopAsked(STOPPED_ALL, met="stop")])
         limit = self.info.time_budget_s
         if limit is not None and self._elapsed() >= limit and not self.population.ended:
-            self._step([StopAsked(f"the time budget of {limit:g} s is spent")])
+            self._step([StopAsked(f"the time budget of {limit:g} s is spent", met="time_budget_s")])
 
     # ------------------------------------------------------------------------------------------------------- one step
 
@@ -194,7 +195,9 @@ class Driver:
                     except InvalidTransition:
                         self._ahead = True
                         raise
-                    except Exception as error:
+                    except KeyboardInterrupt:
+                        raise
+                    except BaseException as error:
                         # A function of the user's raised. What happened is written down all the same, and marked.
                         items += [Undecided(one_line(error)), judged, *self.population.decided]
                         raise
@@ -238,7 +241,7 @@ class Driver:
             asked = f"about iteration {event.iteration} of trial {event.trial_id}"
             raise _stopper_failed(self.stopper, error, asked) from error
         if self._asks_to_stop_all(self.stopper):
-            judged.append(StopAsked(STOPPED_ALL))
+            judged.append(StopAsked(STOPPED_ALL, met="stop"))
         return judged
 
     def _asks_to_stop_all(self, stopper: Stopper) -> bool:

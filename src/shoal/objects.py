@@ -60,6 +60,11 @@ class ObjectRef(Generic[T_co]):
     path: str
     """The file that holds it."""
 
+    @property
+    def there(self) -> bool:
+        """Whether the object can still be got: the process that put it lives, and is on this machine."""
+        return os.path.isfile(self.path)
+
     def __repr__(self) -> str:
         return f"ObjectRef({self.id[:8]}..., {_size_text(self.size)})"
 

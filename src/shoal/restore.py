@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import copy
 import dataclasses
-import pickle
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
+from .arguments import warn_user
 from .config import FailureConfig, RunConfig, TuneConfig
 from .core.commands import Status, checkpoint_name
 from .core.events import Config, Opened, Reported, TrialAdded
 from .core.recall import choose, recall
 from .core.reports import DONE, number, value_of
+from .core.trial import Trial, replaced
 from .engines.pickling import check_config
-from .errors import ConfigError, InvalidTransition, JournalError, StorageError
+from .errors import ConfigError, InvalidTransition, JournalError, StorageError, did_you_mean
 from .experiment import ExperimentInfo
-from .history import History, full_row
+from .history import History, TrialHistory, full_row
 from .naming import trainable_name
 from .plan import (
     Plan,
@@ -35,17 +34,16 @@ from .plan import (
     warn_about_stop,
 )
 from .schedulers import FIFOScheduler, TrialScheduler
-from .space import constants, same
+from .settings import check_same
+from .space import constants, holds_domains, is_domain, same
+from .space.containers import children
 
 if TYPE_CHECKING:
     from .core.population import Population
     from .driver import Stopper
     from .journal.sqlite import SQLiteJournal
 
-__all__ = ["Again", "can_restore", "is_new_stop", "restored_plan", "settings_to_meta", "stored_settings"]
-
-T = TypeVar("T", RunConfig, TuneConfig)
-_PARTS = ("tune", "run", "callbacks", "stop")
+__all__ = ["Again", "can_restore", "restored_plan"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,150 +55,8 @@ class Again:
     restart: bool
     space: Mapping[str, Any]
     """Constants in it replace those of the trials' configs."""
-    new_stop: bool
-    """Whether the stop condition is another than before."""
-
-
-# ------------------------------------------------------------------------------------------------- the user's settings
-
-
-def settings_to_meta(tune: TuneConfig, run: RunConfig) -> dict[str, Any]:
-    """Return the settings as JSON values for the journal, each part pickled by itself.
-
-    What cannot be pickled, a callback with an open connection for example, is left out with the reason; it stands in
-    the way of nothing but a restore that needs it.
-    """
-    parts = {
-        "tune": tune,
-        "run": dataclasses.replace(run, callbacks=None, stop=None),
-        "callbacks": None if run.callbacks is None else list(run.callbacks),
-        "stop": run.stop,
-    }
-    return {f"settings_{name}": _pickled(part) for name, part in parts.items()}
-
-
-def _pickled(part: object) -> dict[str, str]:
-    import cloudpickle
-
-    try:
-        return {"pickle": base64.b64encode(cloudpickle.dumps(part)).decode()}
-    except Exception as error:
-        return {"reason": f"{type(error).__name__}: {error}"}
-
-
-def stored_settings(
-    meta: Mapping[str, Any], folder: Path, run: RunConfig | None, tune: TuneConfig | None
-) -> tuple[TuneConfig, RunConfig]:
-    """Return the settings of an experiment, with those that are given now in place of the old.
-
-    Args:
-        meta: the journal's facts.
-        folder: the experiment's folder, from which name and storage path follow.
-        run, tune: fields that differ from their default replace the old ones.
-
-    Raises:
-        ConfigError: a setting is given that cannot change.
-        JournalError: the old settings are not there or cannot be loaded.
-    """
-    parts: dict[str, Any] = {}
-    for name in _PARTS:
-        entry = meta.get(f"settings_{name}")
-        if entry is None:
-            raise JournalError(f"{folder} has no settings to go on with: it was not started by tune.Tuner.fit().")
-        parts[name] = _loaded(entry, name, folder, given=_gives(name, run, tune))
-    new_tune: TuneConfig = parts["tune"] or TuneConfig()
-    new_run: RunConfig = dataclasses.replace(
-        parts["run"] or RunConfig(), callbacks=parts["callbacks"], stop=parts["stop"]
-    )
-    if tune is not None:
-        _check_unchanged(tune, meta, parts["tune"])
-        new_tune = _merged(new_tune, tune)
-    if run is not None:
-        new_run = _merged(new_run, run)
-    return new_tune, dataclasses.replace(new_run, name=folder.name, storage_path=str(folder.parent))
-
-
-def is_new_stop(stop: object, meta: Mapping[str, Any]) -> bool:
-    """Return whether trials that have met their stop condition may go on, because another one is given now.
-
-    A stopper that is the same as before is no other one: it would not remember why it ended them.
-    """
-    if not callable(getattr(stop, "stop_all", None)):
-        return stop is not None
-    given = _pickled(stop)
-    return "reason" in given or given != meta.get("settings_stop")
-
-
-def _gives(part: str, run: RunConfig | None, tune: TuneConfig | None) -> bool:
-    """Whether the user gives anew what this part held."""
-    if part == "tune":
-        return tune is not None and tune.scheduler is not None
-    return part in ("callbacks", "stop") and run is not None and getattr(run, part) is not None
-
-
-def _loaded(entry: Mapping[str, str], part: str, folder: Path, *, given: bool) -> Any:
-    reason = entry.get("reason")
-    if reason is None:
-        try:
-            return pickle.loads(base64.b64decode(entry["pickle"]))
-        except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
-    if given:
-        return None
-    where = {
-        "tune": "tune_config=tune.TuneConfig(scheduler=...)",
-        "callbacks": "run_config=tune.RunConfig(callbacks=[...])",
-        "stop": "run_config=tune.RunConfig(stop=...)",
-    }.get(part, "run_config=tune.RunConfig(...)")
-    what = {"tune": "scheduler and settings", "run": "run settings"}.get(part, part)
-    raise JournalError(
-        f"The {what} of the experiment {folder} cannot be loaded: {reason}. Give them again: "
-        f"Tuner.restore(path, trainable, {where})."
-    )
-
-
-def _merged(old: T, new: T) -> T:
-    """Return the old settings with all that the new ones set."""
-    changed = {
-        field.name: value
-        for field in dataclasses.fields(new)
-        if not _is_default(field, value := getattr(new, field.name))
-    }
-    return dataclasses.replace(old, **changed)
-
-
-def _is_default(field: Any, value: Any) -> bool:
-    default = field.default
-    return value is default or (isinstance(value, (bool, int, float, str)) and value == default)
-
-
-def _check_unchanged(new: TuneConfig, meta: Mapping[str, Any], old: TuneConfig | None) -> None:
-    """Compare with the facts, where the metric given to the scheduler and a seed that was drawn stand, too."""
-    before = {name: meta[name] for name in ("metric", "mode", "seed")}
-    if old is not None:
-        before["num_samples"] = old.num_samples
-    for field in dataclasses.fields(TuneConfig):
-        value = getattr(new, field.name)
-        if field.name in before and not _is_default(field, value):
-            _check_same("TuneConfig", field.name, value, before[field.name])
-
-
-def _check_scheduler(scheduler: TrialScheduler, info: ExperimentInfo) -> None:
-    for name in ("metric", "mode", "time_attr"):
-        value = getattr(scheduler, name)
-        if value is not None:
-            _check_same(scheduler.describe(), name, value, getattr(info, name))
-
-
-def _check_same(owner: str, name: str, value: object, before: object) -> None:
-    if value != before:
-        raise ConfigError(
-            f"Tuner.restore: {owner}({name}={value!r}) cannot change when an experiment goes on; it is {before!r}. "
-            f"Leave it out, or start a new experiment."
-        )
-
-
-# ---------------------------------------------------------------------------------------------------- the experiment
+    anew: frozenset[str]
+    """Which conditions, ``stop`` and ``time_budget_s``, count anew: what has finished by the old ones may go on."""
 
 
 def can_restore(path: Path) -> bool:
@@ -244,13 +100,12 @@ def restored_plan(
     trials = [record.item for record in records if isinstance(record.item, TrialAdded)]
     info = ExperimentInfo.from_meta(journal.meta())
     if trainable_name(trainable) != info.trainable:
-        warnings.warn(
+        warn_user(
             f"The experiment was started with {info.trainable!r} and goes on with {trainable_name(trainable)!r}. Its "
-            f"checkpoints must mean the same to both.",
-            stacklevel=4,
+            f"checkpoints must mean the same to both."
         )
     _check_scheduler(scheduler, info)
-    if again.new_stop and isinstance(run.stop, Mapping):
+    if "stop" in again.anew and isinstance(run.stop, Mapping):
         warn_about_stop(run.stop, info.metric, info.mode)
     info = dataclasses.replace(info, name=folder.name, **facts(trainable, trials[0].config, tune, run))
     population = new_population(info, scheduler)
@@ -270,7 +125,7 @@ def restored_plan(
         unfinished=again.unfinished,
         errored=again.errored,
         restarted=again.restart,
-        extended=_extended(history, info.stop, stopper) if again.new_stop else (),
+        extended=_extended(population, history, again.anew, info.stop, stopper),
     )
     opened = Opened(
         limits=limits_of(info, tune, run),
@@ -280,7 +135,9 @@ def restored_plan(
         dropped=choice.dropped,
         config=values,
     )
+    _check_references(population, opened)
     _check_checkpoints(population, opened, history, folder)
+    _warn_from_scratch(population, opened)
     return Plan(
         info=info,
         trainable=trainable,
@@ -294,59 +151,167 @@ def restored_plan(
     )
 
 
-def _extended(history: History, stop: Mapping[str, float], stopper: Stopper | None) -> list[str]:
-    """Return the trials that met the old stop condition, and do not meet the new one.
+def _extended(
+    population: Population,
+    history: History,
+    anew: frozenset[str],
+    stop: Mapping[str, float],
+    stopper: Stopper | None,
+) -> list[str]:
+    """Return the trials that have finished by a condition that counts anew, and meet none of today's.
 
     A copy of the stopper is asked, so that the one of the run begins without memory.
     """
+    if not anew:
+        return []
     with contextlib.suppress(Exception):
         stopper = copy.deepcopy(stopper)
-    return [
-        trial.trial_id
-        for trial in history.in_order()
-        if trial.status is Status.TERMINATED
-        and trial.last is not None
-        and _goes_on(trial.last.report, stop)
-        and (stopper is None or not stopper(trial.trial_id, full_row(trial, trial.last)))
-    ]
+    found: list[str] = []
+    for trial in history.in_order():
+        finished_by = _finished_by(population.trials[trial.trial_id], trial)
+        if finished_by not in anew:
+            continue
+        last = trial.last
+        met = last is not None and (
+            _meets(last.report, stop) or (stopper is not None and stopper(trial.trial_id, full_row(trial, last)))
+        )
+        if not met:
+            found.append(trial.trial_id)
+    return found
 
 
-def _goes_on(report: Reported, stop: Mapping[str, float]) -> bool:
-    if report.stop is None or report.stop == DONE:
-        return False
+def _finished_by(trial: Trial, history: TrialHistory) -> str | None:
+    """Return which condition of the user's a trial has finished by; None where it did not, or said itself when."""
+    if trial.status is not Status.TERMINATED or trial.cut:
+        return None
+    if trial.met is not None:
+        return trial.met
+    reason = None if history.last is None else history.last.report.stop
+    return None if reason in (None, DONE) else "stop"
+
+
+def _meets(report: Reported, stop: Mapping[str, float]) -> bool:
     values = {key: number(value_of(report, key)) for key in stop}
-    return not any(value is not None and value >= stop[key] for key, value in values.items())
+    return any(value is not None and value >= stop[key] for key, value in values.items())
+
+
+def _check_scheduler(scheduler: TrialScheduler, info: ExperimentInfo) -> None:
+    for name in ("metric", "mode", "time_attr"):
+        value = getattr(scheduler, name)
+        if value is not None:
+            check_same(scheduler.describe(), name, value, getattr(info, name))
+
+
+# ------------------------------------------------------------------------------------------------- the trials' configs
 
 
 def _new_values(space: Mapping[str, Any], config: Config, scheduler: TrialScheduler, info: ExperimentInfo) -> Config:
-    """Return the constants of the space that are others than in the config, and that were not sampled or mutate."""
+    """Return the constants of the space that are others than in the config, and that were not sampled or mutate.
+
+    Raises:
+        ConfigError: there is a key that the config lacks.
+    """
+    drawn = frozenset([*info.parameters, *scheduler.mutated()])
+    _check_keys(space, config, drawn, "")
     given = constants(space)
     prepared = scheduler.prepare(given, 0, 0)  # of a replay, the schedule's own values come first
-    return _others(
-        {key: prepared[key] for key in given}, config, frozenset([*info.parameters, *scheduler.mutated()]), ""
-    )
+    return _others({key: prepared[key] for key in given}, config, drawn, "")
 
 
-def _others(values: Config, config: Config, mutated: frozenset[str], prefix: str) -> Config:
+def _check_keys(space: Mapping[str, Any], config: Config, drawn: frozenset[str], prefix: str) -> None:
+    """Refuse what has no place in the config, and say what has no effect."""
+    for key, value in space.items():
+        path = f"{prefix}{key}"
+        if key not in config:
+            names = [f"{prefix}{name}" for name in config]
+            raise ConfigError(
+                f"Tuner.restore: param_space has {path!r}, which the trials' configs lack.{did_you_mean(path, names)} "
+                f"They have: {', '.join(map(repr, names)) or 'nothing'}. Values can be replaced, and none be added."
+            )
+        inside = config[key]
+        if isinstance(value, dict) and isinstance(inside, dict) and not is_domain(value):
+            _check_keys(value, inside, drawn, f"{path}/")
+        elif not holds_domains(value) and path in drawn and not same(value, inside):
+            _warn_no_effect(path, f"is {value!r:.100} now, but was sampled or mutates")
+        elif is_domain(value) and not any(name == path or name.startswith(f"{path}/") for name in drawn):
+            _warn_no_effect(path, f"is sampled now, but was {inside!r:.100}")
+
+
+def _warn_no_effect(path: str, why: str) -> None:
+    warn_user(f"Tuner.restore: param_space[{path!r}] {why}. It has no effect: the trials keep what they have.")
+
+
+def _others(values: Config, config: Config, drawn: frozenset[str], prefix: str) -> Config:
     found: Config = {}
     for key, value in values.items():
         path = f"{prefix}{key}"
-        if key not in config or path in mutated or same(value, config[key]):
+        if key not in config or path in drawn or same(value, config[key]):
             continue
         inside = config[key]
         if isinstance(value, dict) and isinstance(inside, dict):
-            if others := _others(value, inside, mutated, f"{path}/"):
+            if others := _others(value, inside, drawn, f"{path}/"):
                 found[key] = others
         else:
             found[key] = value
     return found
 
 
+# --------------------------------------------------------------------------------------------------- those that go on
+
+
+def _check_references(population: Population, opened: Opened) -> None:
+    """Raise ConfigError where the config of a trial that goes on refers to an object that is gone."""
+    from .objects import ObjectRef
+
+    for trial in _going_on(population, opened):
+        config = trial.first_config if trial.trial_id in opened.anew else trial.config
+        for path, value in _leaves(replaced(config, opened.config), ""):
+            if isinstance(value, ObjectRef) and not value.there:
+                first, _, rest = path.partition("/")
+                where = f"{{{first!r}: {'{...}' if rest else 'shoal.put(...)'}}}"
+                raise ConfigError(
+                    f"Tuner.restore: the object that config[{path!r}] refers to, {value!r}, is gone: what shoal.put "
+                    f"stores lives as long as the process that put it. Put it again and give the new reference: "
+                    f"Tuner.restore(path, trainable, param_space={where})."
+                )
+
+
+def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    pairs = children(value)
+    if pairs is None:
+        yield path, value
+        return
+    for key, part in pairs:
+        yield from _leaves(part, f"{path}/{key}" if path else str(key))
+
+
+def _warn_from_scratch(population: Population, opened: Opened) -> None:
+    """Say which trials lose all that they had done, because they never saved a checkpoint."""
+    lost = [
+        trial.trial_id
+        for trial in _going_on(population, opened)
+        if trial.reported and trial.restore is None and trial.trial_id not in opened.anew
+    ]
+    if lost:
+        some = f"{', '.join(lost[:5])}{', ...' if len(lost) > 5 else ''}"
+        warn_user(
+            f"Tuner.restore: {len(lost)} of {len(population.trials)} trials ({some}) have no checkpoint and begin from "
+            f"scratch. Save one now and then: tune.report(metrics, checkpoint=...), or for a class "
+            f"CheckpointConfig(checkpoint_frequency=...)."
+        )
+
+
+def _going_on(population: Population, opened: Opened) -> Iterator[Trial]:
+    revived = {*opened.again, *opened.anew}
+    for trial in population.trials.values():
+        if trial.trial_id in revived or not (trial.status.ended or trial.trial_id in opened.dropped):
+            yield trial
+
+
 def _check_checkpoints(population: Population, opened: Opened, history: History, folder: Path) -> None:
     """Raise StorageError where a trial would go on from a checkpoint whose files are gone."""
-    for trial in population.trials.values():
-        goes_on = not trial.status.ended and trial.trial_id not in opened.dropped
-        record = trial.restore if goes_on or trial.trial_id in opened.again else None
+    for trial in _going_on(population, opened):
+        record = None if trial.trial_id in opened.anew else trial.restore
         if record is None:
             continue
         path = folder / history.trials[record.trial_id].folder / checkpoint_name(record.number)

@@ -5,6 +5,8 @@ What Ray Tune's function takes and Shoal does not have is accepted at Ray Tune's
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import datetime
 import importlib
 import os
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from .analysis import ExperimentAnalysis
     from .results import ResultGrid
 
-__all__ = ["check_absent", "create_scheduler", "find_trainable", "register_trainable", "run"]
+__all__ = ["check_absent", "create_scheduler", "find_trainable", "register_trainable", "run", "storage_of"]
 
 _ERRORS_SHOWN = 10
 
@@ -77,10 +79,10 @@ def run(
         progress_reporter: accepted as in Ray Tune, without effect; see :class:`shoal.tune.CLIReporter`.
         max_failures, fail_fast: see :class:`FailureConfig`.
         resume: go on with the experiment ``name`` in ``storage_path``: True (or ``"LOCAL"``), or ``"AUTO"`` to begin
-            anew where there is none. Finished trials stay as they are. ``"AUTO+ERRORED"`` and ``"LOCAL+ERRORED"`` also
-            resume failed trials from their checkpoints, ``+RESTART_ERRORED`` lets them begin anew, and
-            ``+ERRORED_ONLY`` and ``+RESTART_ERRORED_ONLY`` do so and resume no others. What the other arguments change
-            is told at ``Tuner.restore``.
+            anew where there is none. Finished trials stay as they are, also those that the same time budget or the
+            same stopper has ended. ``"AUTO+ERRORED"`` and ``"LOCAL+ERRORED"`` also resume failed trials from their
+            checkpoints, ``+RESTART_ERRORED`` lets them begin anew, and ``+ERRORED_ONLY`` and ``+RESTART_ERRORED_ONLY``
+            do so and resume no others. What the other arguments change is told at ``Tuner.restore``.
         raise_on_failed_trial: whether failed trials are an error of the call, too.
         local_dir: the older name of ``storage_path``.
         keep_checkpoints_num, checkpoint_score_attr, checkpoint_freq, checkpoint_at_end: older names of
@@ -105,29 +107,36 @@ def run(
     checkpoints = _checkpoint_config(
         checkpoint_config, keep_checkpoints_num, checkpoint_score_attr, checkpoint_freq, checkpoint_at_end
     )
+    failures = FailureConfig(max_failures=max_failures, fail_fast=fail_fast)
+    # None is left out, so that it stands for what was set before where an experiment goes on.
     run_config = RunConfig(
-        name=name,
-        storage_path=_storage(storage_path, local_dir),
-        stop=stop,
-        checkpoint_config=checkpoints,
-        failure_config=FailureConfig(max_failures=max_failures, fail_fast=fail_fast),
-        callbacks=callbacks,
-        **_given(verbose=int(verbose) if isinstance(verbose, bool) else verbose, log_to_file=log_to_file),
+        **_given(
+            name=name,
+            storage_path=storage_of("tune.run", storage_path, local_dir),
+            stop=stop,
+            checkpoint_config=checkpoints,
+            failure_config=failures if failures != FailureConfig() else None,
+            callbacks=callbacks,
+            verbose=int(verbose) if isinstance(verbose, bool) else verbose,
+            log_to_file=log_to_file,
+        )
     )
     tune_config = TuneConfig(
-        metric=metric,
-        mode=mode,
-        scheduler=create_scheduler(scheduler) if isinstance(scheduler, str) else scheduler,
-        num_samples=num_samples,
-        max_concurrent_trials=max_concurrent_trials or None,
-        time_budget_s=time_budget_s,
-        seed=seed,
-        engine=engine,
-        max_residents=max_residents,
-        reuse_actors=reuse_actors,
+        **_given(
+            metric=metric,
+            mode=mode,
+            scheduler=create_scheduler(scheduler) if isinstance(scheduler, str) else scheduler,
+            num_samples=None if type(num_samples) is int and num_samples == 1 else num_samples,
+            max_concurrent_trials=max_concurrent_trials or None,
+            time_budget_s=time_budget_s,
+            seed=seed,
+            engine=engine,
+            max_residents=max_residents,
+            reuse_actors=reuse_actors,
+        )
     )
     settings: dict[str, Any] = {"param_space": config, "tune_config": tune_config, "run_config": run_config}
-    tuner = _restored(_parse_resume(resume), trainable, run_config, settings) or Tuner(trainable, **settings)
+    tuner = _restored(_parse_resume(resume), trainable, settings) or Tuner(trainable, **settings)
     grid = tuner.fit()
     if raise_on_failed_trial and grid.errors:
         raise TuneError(_failures(grid)) from grid.errors[0]
@@ -142,10 +151,15 @@ def _given(**values: Any) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value is not None}
 
 
-def _storage(storage_path: Any, local_dir: Any) -> Any:
+def storage_of(where: str, storage_path: Any, local_dir: Any) -> Any:
+    """Return the storage path, which may have been given by its older name.
+
+    Raises:
+        ConfigError: both were given to ``where``.
+    """
     if storage_path is not None and local_dir is not None:
         raise ConfigError(
-            f"tune.run: storage_path is {storage_path!r} and local_dir is {local_dir!r}; give only storage_path."
+            f"{where}: storage_path is {storage_path!r} and local_dir is {local_dir!r}; give only storage_path."
         )
     return local_dir if storage_path is None else storage_path
 
@@ -228,12 +242,11 @@ def _parse_resume(resume: bool | str | None) -> _Resume | None:
     return _Resume(must_exist=words[0] == "LOCAL", **asked)
 
 
-def _restored(
-    resume: _Resume | None, trainable: Callable[..., Any], run_config: RunConfig, settings: dict[str, Any]
-) -> Tuner | None:
+def _restored(resume: _Resume | None, trainable: Callable[..., Any], settings: dict[str, Any]) -> Tuner | None:
     """Return a tuner that goes on with the experiment, or None to begin anew."""
     if resume is None:
         return None
+    run_config: RunConfig = settings["run_config"]
     if run_config.name is None:
         raise ConfigError(
             "tune.run: resume needs the name of the experiment, tune.run(..., name='pbt_test', resume=...), because a "
@@ -253,8 +266,20 @@ def _restored(
         resume_unfinished=resume.unfinished,
         resume_errored=resume.errored,
         restart_errored=resume.restart,
-        **settings,
+        **{**settings, "tune_config": _without_old_budget(settings["tune_config"], folder)},
     )
+
+
+def _without_old_budget(tune: TuneConfig, folder: Path) -> TuneConfig:
+    """Return the settings without a time budget that is the same as before.
+
+    The same script, run again, would otherwise train on each time, although its budget was spent.
+    """
+    from .journal.sqlite import SQLiteJournal
+
+    with contextlib.closing(SQLiteJournal.open_for_reading(folder)) as journal:
+        before = journal.meta().get("time_budget_s")
+    return tune if tune.time_budget_s != before else dataclasses.replace(tune, time_budget_s=None)
 
 
 # ---------------------------------------------------------------------------------------------- trainables, schedulers

@@ -52,6 +52,7 @@ class Tuner:
         self._tune = tune_config or TuneConfig()
         self._run = run_config or RunConfig()
         self._folder: Path | None = None
+        self._results: ResultGrid | None = None
         self._again: Again | None = None
 
     @classmethod
@@ -71,8 +72,12 @@ class Tuner:
         """Return a Tuner that goes on with an experiment where it was left; call ``fit()`` on it.
 
         The experiment may have been killed, interrupted or finished, and its folder may have been moved. Every trial
-        goes on from its newest checkpoint, and the scheduler knows all that it knew. Trials that have finished stay as
-        they are, unless ``run_config`` has a stop condition that they do not meet yet: then they go on, too.
+        goes on from its newest checkpoint, and the scheduler knows all that it knew. Trials that have finished, by
+        their stop condition, by a stopper that ended all or because the time budget was spent, stay as they are;
+        unless you give another stop condition, or a time budget, here: then those go on that it does not end.
+
+        The settings of the experiment lie in its journal, pickled, and unpickling executes code: restore only
+        experiments that come from yourself. So do its configs, where they hold more than plain values.
 
         Args:
             path: the experiment's folder.
@@ -83,16 +88,21 @@ class Tuner:
                 Default False.
             param_space: constants in it replace those of the trials, for example references from ``shoal.put``, which
                 do not outlive their process. What is sampled or mutated stays as it is.
-            run_config: what is set in it replaces what was set before: ``RunConfig(stop={"training_iteration": 100})``
-                extends an experiment. Name and storage path follow from ``path``.
-            tune_config: the same; metric, mode, number of trials and seed cannot change. A time budget counts anew.
+            run_config: what is given in it replaces what was given before, also at its default:
+                ``RunConfig(stop={"training_iteration": 100})`` extends an experiment. Name and storage path follow from
+                ``path``.
+            tune_config: the same; metric, mode, number of trials and seed cannot change, nor can settings of the
+                scheduler that its past decisions follow from, such as ``perturbation_interval``. A time budget counts
+                from the start of ``fit()``, for whoever goes on.
 
         Raises:
             ConfigError: an argument is wrong.
-            JournalError: there is no experiment that can go on, its settings cannot be loaded, or it is running.
+            JournalError: there is no experiment that can go on, its settings cannot be loaded, or (from ``fit()``) it
+                is running.
         """
         from .journal.sqlite import SQLiteJournal
-        from .restore import Again, is_new_stop, stored_settings
+        from .restore import Again
+        from .settings import is_new_budget, is_new_stop, stored_settings
 
         for name, value in (
             ("resume_unfinished", resume_unfinished),
@@ -110,14 +120,20 @@ class Tuner:
             meta = journal.meta()
             tune, run = stored_settings(meta, folder, run_config, tune_config)
         tuner = cls(trainable, tune_config=tune, run_config=run)
-        new_stop = run_config is not None and is_new_stop(run_config.stop, meta)
+        anew = [
+            *(["stop"] if is_new_stop(run_config, meta) else []),
+            *(["time_budget_s"] if is_new_budget(tune_config) else []),
+        ]
         tuner._folder = folder
-        tuner._again = Again(resume_unfinished, resume_errored, restart_errored, space, new_stop)
+        tuner._again = Again(resume_unfinished, resume_errored, restart_errored, space, frozenset(anew))
         return tuner
 
     @staticmethod
     def can_restore(path: str | os.PathLike[str]) -> bool:
-        """Return whether the folder holds an experiment that :meth:`restore` can go on with."""
+        """Return whether the folder holds an experiment that :meth:`restore` can go on with.
+
+        Whether a process runs it right now is not looked at: ``fit()`` raises then.
+        """
         from .restore import can_restore
 
         return can_restore(_checked_path(path))
@@ -141,10 +157,27 @@ class Tuner:
         from .results import ResultGrid
 
         folder, raises = self._begin() if self._again is None else self._go_on(self._again)
-        grid = ResultGrid.read(folder)
+        self._results = grid = ResultGrid.read(folder)
         if raises and grid.errors:
             raise grid.errors[0]
         return grid
+
+    def get_results(self) -> ResultGrid:
+        """Return the results of :meth:`fit` again; of a Tuner that :meth:`restore` returned, also those from before it.
+
+        Raises:
+            ConfigError: there are none yet.
+        """
+        from .results import ResultGrid
+
+        if self._results is not None:
+            return self._results
+        if self._folder is None:
+            raise ConfigError(
+                "Tuner.get_results: there are no results yet. Call fit() first; tune.ResultGrid.read(folder) reads "
+                "those of an experiment that has ended, was interrupted, or is running."
+            )
+        return ResultGrid.read(self._folder)
 
     def _begin(self) -> tuple[Path, bool]:
         """Run a new experiment. Return its folder, and whether errors are raised."""
@@ -264,4 +297,11 @@ def _check_class(trainable: type[Any]) -> type[Any]:
         raise ConfigError(
             f"Tuner: the class {trainable.__name__} has no step(): write one that returns a dict of metrics."
         )
+    try:
+        inspect.signature(trainable.setup).bind(None, {})
+    except TypeError as error:
+        raise ConfigError(
+            f"Tuner: {trainable.__name__}.setup is called with the config alone, but cannot be: {error}. Give objects "
+            f"for its other parameters with tune.with_parameters(...), or defaults."
+        ) from error
     return trainable

@@ -42,7 +42,7 @@ def execute(plan: Plan, folder: Path, run: RunConfig, tune: TuneConfig, journal:
     from .driver import Driver
     from .journal.sqlite import SQLiteJournal
     from .loggers import tensorboard_wanted
-    from .restore import settings_to_meta
+    from .settings import settings_to_meta
     from .sinks import LogFiles, PolicyFiles
     from .sinks.tensorboard import TensorBoardFiles
 

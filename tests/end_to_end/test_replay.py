@@ -257,6 +257,7 @@ def test_a_process_that_is_killed_on_the_way_changes_nothing(tmp_path: Path) -> 
     assert list(last.items()) == scheduled(best(run))
 
 
+@pytest.mark.filterwarnings("ignore:Tuner.restore. .* begin from scratch")
 @pytest.mark.parametrize("trainable", [climb, Climber])
 def test_a_replay_that_is_cut_off_and_restored_ends_as_if_nothing_had_happened(trainable: Any, tmp_path: Path) -> None:
     run = original(climb, tmp_path)

@@ -130,6 +130,7 @@ def in_pairs(poll: Any) -> Any:
     return paired
 
 
+@pytest.mark.filterwarnings("ignore:Tuner.restore. .* begin from scratch")
 def test_an_interruption_while_results_are_told_writes_nothing_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 import sqlite3
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,8 +13,7 @@ import pytest
 from tests.helpers import climb, fit, items, load_state, pbt, report_state
 
 from shoal import tune
-from shoal.config import CheckpointConfig, FailureConfig, RunConfig, TuneConfig
-from shoal.core.commands import Launch, Status, Stop
+from shoal.config import RunConfig, TuneConfig
 from shoal.core.events import Event, Failed, Finished, Opened, Reported, StopAsked, TrialAdded, Undecided
 from shoal.core.limits import Limits, RetentionRules
 from shoal.core.population import Population
@@ -26,8 +23,8 @@ from shoal.errors import ConfigError, ExperimentExists, JournalError, StorageErr
 from shoal.journal import JOURNAL_NAME
 from shoal.journal.codec import decode, encode
 from shoal.journal.sqlite import SQLiteJournal
-from shoal.restore import settings_to_meta
 from shoal.schedulers import FIFOScheduler
+from shoal.settings import settings_to_meta
 
 
 @pytest.fixture(autouse=True)
@@ -153,6 +150,22 @@ def test_after_an_interruption_those_that_it_cut_off_are_unfinished(
     assert (choice.again, choice.anew, choice.dropped) == (tuple(again), tuple(anew), ())
 
 
+@pytest.mark.parametrize("met", ["stop", "time_budget_s"])
+def test_what_a_condition_for_all_has_ended_is_not_unfinished(met: str) -> None:
+    population = left()
+    population.apply(StopAsked("enough", met=met))
+    population.apply(TrialAdded("6", 6, "", "", "", {}))
+    settings: dict[str, Any] = {"unfinished": True, "errored": False, "restarted": False}
+    assert choose(population, **settings, extended=()).again == ()
+    assert [trial.trial_id for trial in population.trials.values() if trial.met == met] == ["3", "5", "6"]
+    # They may go on, and are then cut off like any other.
+    extended = choose(population, **settings, extended=["3", "5"]).again
+    assert extended == ("3", "5")
+    population.apply(Opened(Limits(("",)), RetentionRules(), again=extended))
+    population.apply(StopAsked("interrupted"))
+    assert choose(population, **settings, extended=()).again == ("3", "5")
+
+
 # ---- What cannot be restored -----------------------------------------------------------------------------------------
 
 
@@ -254,10 +267,11 @@ def test_a_journal_that_tells_another_story_is_refused_and_left_as_it_is(tmp_pat
     folder = run(tmp_path, scheduler=pbt(perturbation_interval=2))
     longer = RunConfig(stop={"training_iteration": 9})
     before = records(folder)
+    scheduler = pbt(perturbation_interval=2)
+    scheduler.fixed = ()  # somebody's own, which does not tell
+    scheduler.perturbation_interval = 3.0
     with pytest.raises(JournalError, match=r"cannot be followed: record \d+ .*or the scheduler is another"):
-        restore(folder, run_config=longer, tune_config=TuneConfig(scheduler=pbt(perturbation_interval=3)))
-    with pytest.raises(JournalError, match=r"cannot be followed: record \d+ .*or the scheduler is another"):
-        restore(folder, run_config=longer, tune_config=TuneConfig(scheduler=FIFOScheduler()))
+        restore(folder, run_config=longer, tune_config=TuneConfig(scheduler=scheduler))
     assert records(folder) == before
     assert steps(restore(folder, run_config=longer)) == [9, 9]
 
@@ -268,6 +282,9 @@ def test_a_journal_that_tells_another_story_is_refused_and_left_as_it_is(tmp_pat
         ({"metric": "step"}, r"PopulationBasedTraining\(metric='step'\) cannot change .* it is 'score'"),
         ({"mode": "min"}, r"PopulationBasedTraining\(mode='min'\) cannot change .* it is 'max'"),
         ({"time_attr": "step"}, r"\(time_attr='step'\) cannot change .* it is 'training_iteration'"),
+        ({"perturbation_interval": 3}, r"\(perturbation_interval=3\.0\) cannot change .* it is 5\.0\. Give that"),
+        ({"quantile_fraction": 0.5}, r"\(quantile_fraction=0\.5\) cannot change .* it is 0\.25"),
+        ({"synch": True}, r"\(synch=True\) cannot change .* it is False"),
     ],
 )
 def test_a_scheduler_that_looks_at_other_values_is_refused(
@@ -395,267 +412,3 @@ def test_what_can_be_restored_can_be_however_it_is_called(tmp_path: Path, monkey
         grid = restore(path)
         assert steps(grid) == [5, 5], path
     assert records(folder)[0]["name"] == "run"
-
-
-# ---- What changes ----------------------------------------------------------------------------------------------------
-
-
-def test_a_finished_experiment_returns_its_results_and_nothing_is_written(tmp_path: Path) -> None:
-    folder = run(tmp_path, scheduler=pbt(), num_samples=4)
-    files = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.parent != folder}
-    before = records(folder)
-    calls: list[int] = []
-
-    def never(config: dict[str, Any]) -> None:
-        calls.append(1)
-
-    never.__name__ = "climb"
-    grid = restore(folder, never)
-    assert steps(grid) == [5, 5, 5, 5]
-    assert calls == []
-    assert records(folder) == before
-    assert {path: path.read_bytes() for path in files} == files
-
-
-def test_the_trainables_name_is_compared(tmp_path: Path) -> None:
-    def other(config: dict[str, Any]) -> None:
-        climb(config)
-
-    folder = run(tmp_path)
-    with pytest.warns(UserWarning, match=r"started with 'climb' and goes on with 'other'.*must mean the same") as told:
-        grid = restore(folder, other, run_config=RunConfig(stop={"training_iteration": 7}))
-    assert [Path(warning.filename).name for warning in told] == ["test_restore.py"]
-    assert steps(grid) == [7, 7]
-
-
-class Ref:
-    """Like a reference to an object in a store: equal to itself only, as it comes back from a journal."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __repr__(self) -> str:
-        return f"Ref({self.name})"
-
-
-def shows_config(config: dict[str, Any]) -> None:
-    step, score = load_state() or (0, 0.0)
-    while True:
-        step += 1
-        shown = {key: repr(value) for key, value in config.items()}
-        report_state(step, score, {"score": config["lr"], "shown": shown}, save=True)
-
-
-def test_constants_of_the_space_replace_those_of_the_trials(tmp_path: Path) -> None:
-    scheduler = pbt(
-        hyperparam_mutations={"lr": tune.uniform(0, 1), "opt": {"eps": tune.uniform(0, 1)}}, quantile_fraction=0.5
-    )
-
-    def space(name: str, epochs: int) -> dict[str, Any]:
-        return {
-            "lr": 0.5, "sampled": tune.uniform(0, 1), "grid": tune.grid_search([1, 2]), "data": Ref(name),
-            "opt": {"eps": 0.1, "data": Ref(name), "drawn": tune.choice([1, 2]), "deep": {"epochs": epochs}},
-            "list": [Ref(name), 1], "epochs": epochs, "same": "same",
-        }  # fmt: skip
-
-    folder = run(tmp_path, trainable=shows_config, scheduler=scheduler, space=space("old", 3))
-    before = tune.ResultGrid.read(folder)
-    longer = RunConfig(stop={"training_iteration": 11})
-    grid = restore(
-        folder, shows_config, run_config=longer,
-        param_space={**space("new", 4), "unknown": 1, "sampled": 7.0, "lr": 9.0},
-    )  # fmt: skip
-    values = opened(grid).config
-    assert set(values) == {"data", "opt", "list", "epochs"}, "what was sampled or mutates stays"
-    assert set(values["opt"]) == {"data", "deep"}
-    assert values["epochs"] == values["opt"]["deep"]["epochs"] == 4
-    for old, new in zip(before, grid, strict=True):
-        shown = new.metrics["shown"]
-        assert shown["data"] == "Ref(new)"
-        assert shown["list"] == "[Ref(new), 1]"
-        assert "'data': Ref(new)" in shown["opt"]
-        assert "'epochs': 4" in shown["opt"]
-        assert shown["epochs"] == "4"
-        assert shown["same"] == "'same'"
-        assert shown["sampled"] != "7.0", "what was sampled stays"
-        assert new.config["grid"] == old.config["grid"]
-        assert 0 <= new.config["lr"] <= 1, "mutated keys stay"
-        assert new.config["opt"]["drawn"] in (1, 2)
-        assert 0 <= new.config["opt"]["eps"] <= 1
-        assert set(new.config) == set(old.config)
-        assert json.loads(Path(new.path, "result.json").read_text().splitlines()[-1])["config"]["epochs"] == 4
-
-
-def test_a_value_can_be_changed_and_changed_back(tmp_path: Path) -> None:
-    folder = run(tmp_path, trainable=shows_config, space={"lr": 0.5, "epochs": 3})
-    for length, epochs, expected in ((6, None, 3), (7, 4, 4), (8, None, 4), (9, 4, 4), (10, 3, 3), (11, 5, 5)):
-        grid = restore(
-            folder, shows_config, run_config=RunConfig(stop={"training_iteration": length}),
-            param_space=None if epochs is None else {"lr": 0.5, "epochs": epochs},
-        )  # fmt: skip
-        assert {result.metrics["shown"]["epochs"] for result in grid} == {str(expected)}, length
-        assert [event.config for event in items(grid, Opened)][-1] in ({}, {"epochs": expected})
-
-
-def test_what_a_function_of_the_user_has_changed_stays_where_the_space_is_as_it_was(tmp_path: Path) -> None:
-    def explore(config: dict[str, Any]) -> dict[str, Any]:
-        return {**config, "epochs": config["epochs"] + 1}
-
-    scheduler = pbt(perturbation_interval=1, quantile_fraction=0.5, synch=True, custom_explore_fn=explore)
-    space = {"lr": tune.uniform(0, 1), "epochs": 3}
-    folder = run(tmp_path, trainable=shows_config, space=space, scheduler=scheduler)
-    before = max(result.config["epochs"] for result in tune.ResultGrid.read(folder))
-    assert before > 3
-    grid = restore(folder, shows_config, param_space=space, run_config=RunConfig(stop={"training_iteration": 8}))
-    assert opened(grid).config == {}
-    assert max(result.config["epochs"] for result in grid) >= before
-
-
-def test_a_value_that_cannot_be_written_down_is_refused_before_anything_starts(tmp_path: Path) -> None:
-    folder = run(tmp_path, space={"lr": 0.5, "data": 1})
-    before = records(folder)
-    with pytest.raises(ConfigError, match=r"param_space\['data'\] .*cannot be pickled"):
-        restore(folder, param_space={"data": threading.Lock()}, run_config=RunConfig(stop={"training_iteration": 9}))
-    assert records(folder) == before
-
-
-def finite(config: dict[str, Any]) -> None:
-    """Member 0 returns after three steps, member 1 fails at its fourth, 2 says that it is done, 3 trains on."""
-    number = int(tune.get_context().get_trial_id()[-5:])
-    step, _ = load_state() or (0, 0.0)
-    while True:
-        step += 1
-        if number == 0 and step > 3:
-            return
-        if number == 1 and step == 4:
-            raise RuntimeError("no")
-        report_state(step, 0.0, {"score": 0.0, "done": number == 2 and step == 4}, save=True)
-
-
-@pytest.mark.parametrize(
-    ("stop", "expected"),
-    [
-        (None, []),
-        ({"training_iteration": 5}, []),
-        ({"training_iteration": 4}, []),
-        ({"training_iteration": 8}, [3]),
-        ({"score": 1.0}, None),
-        (lambda trial_id, result: result["training_iteration"] >= 8, [3]),
-        (lambda trial_id, result: result["training_iteration"] >= 5, []),
-        (tune.stopper.MaximumIterationStopper(8), [3]),
-        (tune.stopper.MaximumIterationStopper(5), []),
-    ],
-)
-def test_a_new_stop_condition_takes_those_along_that_do_not_meet_it(
-    stop: Any, expected: list[int] | None, tmp_path: Path
-) -> None:
-    folder = run(tmp_path, trainable=finite, num_samples=4)
-    assert steps(tune.ResultGrid.read(folder)) == [3, 3, 4, 5]
-    if expected is None:
-        # Nobody ever meets this one: somebody else has to end it.
-        config = TuneConfig(time_budget_s=0.01)
-        grid = restore(folder, finite, run_config=RunConfig(stop=stop), tune_config=config)
-        assert numbers(opened(grid).again) == [3]
-        return
-    grid = restore(folder, finite, run_config=RunConfig(stop=stop) if stop else None)
-    assert steps(grid) == [3, 3, 4, 8 if expected else 5]
-    assert [numbers(event.again) for event in items(grid, Opened)] == [[], *([expected] if expected else [])]
-
-
-class Twice(tune.Stopper):
-    """Ends a trial that it has seen twice: a stopper with a memory, which does not outlive its process."""
-
-    def __init__(self) -> None:
-        self.seen: list[str] = []
-
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        self.seen.append(trial_id)
-        return self.seen.count(trial_id) >= 2
-
-    def stop_all(self) -> bool:
-        return False
-
-
-def test_the_same_stopper_given_again_is_no_new_stop_condition(tmp_path: Path) -> None:
-    folder = run(tmp_path, stop=Twice())
-    assert steps(tune.ResultGrid.read(folder)) == [2, 2]
-    assert steps(restore(folder, run_config=RunConfig(stop=Twice()))) == [2, 2]
-    assert steps(restore(folder)) == [2, 2]
-
-
-class Misspelled(tune.Callback):
-    def on_trial_reslt(self, **info: Any) -> None: ...
-
-
-def test_settings_with_which_nothing_could_be_started_are_not_kept(tmp_path: Path) -> None:
-    folder = run(tmp_path)
-    before = records(folder)
-    for stop in ({"training_iteration": 7}, tune.stopper.MaximumIterationStopper(7)):
-        for _ in range(2):
-            with pytest.raises(ConfigError, match="on_trial_reslt"):
-                restore(folder, run_config=RunConfig(stop=stop, callbacks=[Misspelled()]))
-        assert records(folder) == before
-    assert steps(restore(folder, run_config=RunConfig(stop=stop))) == [7, 7]
-
-
-def test_the_name_of_the_experiment_is_that_of_its_folder(tmp_path: Path) -> None:
-    def train(config: dict[str, Any]) -> None:
-        tune.report({"score": 0.0, "name": tune.get_context().get_experiment_name()})
-
-    folder = run(tmp_path, trainable=train, num_samples=1, stop={"score": 1.0})
-    moved = folder.rename(tmp_path / "elsewhere")
-    (result,) = restore(moved, train, restart_errored=True)
-    assert result.metrics["name"] == "run"
-
-    def fails(config: dict[str, Any]) -> None:
-        raise RuntimeError("no")
-
-    fails.__name__ = "train"
-    folder = run(tmp_path / "second", trainable=fails, num_samples=1)
-    moved = folder.rename(tmp_path / "moved")
-    (result,) = restore(moved, train, restart_errored=True)
-    assert result.metrics["name"] == "moved"
-    assert tune.ResultGrid.read(moved).experiment_path == str(moved)
-
-
-def test_failures_count_anew_for_those_that_go_on(tmp_path: Path) -> None:
-    def train(config: dict[str, Any]) -> None:
-        step, _ = load_state() or (0, 0.0)
-        marks = Path(tune.get_context().get_trial_dir(), "marks")
-        for now in range(step + 1, 6):
-            if now == 3 and not marks.exists():
-                raise RuntimeError("no")
-            report_state(now, 0.0, {"score": 0.0}, save=True)
-
-    folder = run(tmp_path, trainable=train, run={"failure_config": FailureConfig(max_failures=2)})
-    grid = tune.ResultGrid.read(folder)
-    assert grid.num_errors == 2
-    assert len(items(grid, Failed)) == 2 * 3
-    grid = restore(folder, train, resume_errored=True)
-    assert grid.num_errors == 2
-    assert len(items(grid, Failed)) == 2 * 6
-    for result in grid:
-        Path(result.path, "marks").touch()
-    grid = restore(folder, train, resume_errored=True)
-    assert (grid.num_errors, steps(grid)) == (0, [5, 5])
-    assert [result.error for result in grid] == [None, None]
-    stops = [stop.status for stop in items(grid, Stop)]
-    assert stops == [Status.ERROR] * 4 + [Status.TERMINATED] * 2
-
-
-def test_each_restore_is_opened_with_what_is_set_now(tmp_path: Path) -> None:
-    folder = run(tmp_path, num_samples=3, run={"checkpoint_config": CheckpointConfig(2)})
-    grid = restore(
-        folder,
-        run_config=RunConfig(
-            stop={"training_iteration": 12}, checkpoint_config=CheckpointConfig(1), failure_config=FailureConfig(4)
-        ),
-        tune_config=TuneConfig(max_residents=2),
-    )
-    assert opened(grid).retention == RetentionRules(1)
-    assert (opened(grid).limits.max_failures, opened(grid).limits.residents) == (4, 2)
-    # And that is kept for the next time.
-    grid = restore(folder, run_config=RunConfig(stop={"training_iteration": 13}))
-    assert opened(grid).retention == RetentionRules(1)
-    assert (opened(grid).limits.max_failures, opened(grid).limits.residents) == (4, 2)
-    assert [launch.launch for launch in items(grid, Launch)] == [1, 1, 1, 2, 2, 2, 3, 3, 3]

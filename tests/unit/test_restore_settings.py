@@ -16,7 +16,7 @@ from tests.unit.test_restore import restore, run, steps
 from shoal import tune
 from shoal.config import CheckpointConfig, FailureConfig, RunConfig, TuneConfig
 from shoal.errors import ConfigError, JournalError
-from shoal.restore import settings_to_meta, stored_settings
+from shoal.settings import settings_to_meta, stored_settings
 from shoal.tune.schedulers import PopulationBasedTraining
 
 
@@ -66,7 +66,7 @@ def test_what_is_given_now_goes_before_and_the_rest_stays() -> None:
         TuneConfig("score", "max", num_samples=4, max_concurrent_trials=2, seed=1, engine="inline"),
         RunConfig(stop={"training_iteration": 5}, failure_config=FailureConfig(3), verbose=0),
     )
-    scheduler = pbt()
+    scheduler = tune.schedulers.FIFOScheduler()
     again, there = stored_settings(
         old,
         Path("/place/name"),
@@ -177,6 +177,24 @@ def test_where_only_the_scheduler_is_given_again_the_metric_stands_in_the_facts(
     whole = TuneConfig("score", "max", scheduler, num_samples=3, seed=1)
     longer = RunConfig(stop={"training_iteration": 15})
     assert steps(restore(folder, run_config=longer, tune_config=whole)) == [15, 15, 15]
+
+
+def test_settings_that_hold_much_data_are_not_kept() -> None:
+    data = bytes(17 << 20)
+    old = kept(run_config=RunConfig(stop=stop_with(data), verbose=3))
+    with pytest.raises(
+        JournalError, match=r"cannot be loaded: they take 17 MB, .* more than 16 MB are not kept\. Give"
+    ):
+        stored_settings(old, Path("/place/name"), None, None)
+    _, there = stored_settings(old, Path("/place/name"), RunConfig(stop={"score": 1}), None)
+    assert (there.stop, there.verbose) == ({"score": 1}, 3)
+
+
+def test_what_replace_passes_on_at_its_default_was_not_given() -> None:
+    old = kept(run_config=RunConfig(callbacks=[tune.Callback()], verbose=3))
+    _, there = stored_settings(old, Path("/place/name"), replace(RunConfig(), stop={"score": 1}), None)
+    assert there.verbose == 3
+    assert there.callbacks is not None
 
 
 def test_callbacks_are_left_out_by_giving_none_of_them() -> None:

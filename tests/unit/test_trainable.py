@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.helpers import pbt
+from tests.helpers import climb, pbt
 
 from shoal import tune
 from shoal.core.commands import Command, DeleteCheckpoint, Reconfigure, Save, Status, Stop
@@ -429,3 +429,33 @@ def test_a_late_report_of_the_launch_before_a_change_is_ignored() -> None:
     story.reach_boundary("a", save=True)
     assert story.tell(Reported("a", 1, 3, {"score": 1.0}, waiting=False)) == []
     assert story["a"].iteration == 2
+
+
+def test_a_setup_that_needs_more_than_the_config_is_refused_before_anything_starts() -> None:
+    class Needs(tune.Trainable):
+        def setup(self, config: dict[str, Any], data: Any) -> None: ...  # type: ignore[override]
+
+        def step(self) -> dict[str, Any]:
+            return {}
+
+    with pytest.raises(ConfigError, match=r"Needs\.setup is called with the config alone, .*'data'.*with_parameters"):
+        tune.Tuner(Needs)
+    tune.Tuner(tune.with_parameters(Needs, data=[1]))
+
+
+def test_the_results_can_be_had_again(tmp_path: Path) -> None:
+    tuner = tune.Tuner(climb, **settings(tmp_path))
+    with pytest.raises(ConfigError, match=r"there are no results yet\. Call fit\(\) first"):
+        tuner.get_results()
+    grid = tuner.fit()
+    assert tuner.get_results() is grid
+    again = tune.Tuner.restore(grid.experiment_path, climb)
+    assert [result.metrics for result in again.get_results()] == [result.metrics for result in grid]
+
+
+def settings(folder: Path) -> dict[str, Any]:
+    return {
+        "param_space": {"lr": 1.0},
+        "tune_config": tune.TuneConfig(engine="inline"),
+        "run_config": tune.RunConfig(storage_path=folder, stop={"training_iteration": 2}, verbose=0),
+    }

@@ -309,7 +309,9 @@ def test_a_run_can_be_resumed_and_extended(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"name": "exp", "storage_path": tmp_path, "verbose": 0, "engine": "inline"}
     settings.update(config={"lr": grid_search([1.0, 2.0])}, metric="score", mode="max")
     first = run(long, stop={"training_iteration": 2}, **settings)
-    again = run(long, stop={"training_iteration": 4}, resume="AUTO", **settings)
+    with pytest.warns(UserWarning, match="2 of 2 trials .* have no checkpoint and begin from scratch") as warned:
+        again = run(long, stop={"training_iteration": 4}, resume="AUTO", **settings)
+    assert [one.filename for one in warned] == [__file__]
     assert [trial.trial_id for trial in again.trials] == [trial.trial_id for trial in first.trials]
     assert [trial.last_result["training_iteration"] for trial in again.trials] == [4, 4]
     assert again.best_config == {"lr": 2.0}

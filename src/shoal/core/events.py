@@ -169,6 +169,8 @@ class StopAsked:
     """The whole experiment is to end: the time budget is spent, a stopper said so, the user interrupted."""
 
     reason: str
+    met: str | None = None
+    """The user's condition that is met, ``stop`` or ``time_budget_s``: what ends by it has finished. None: cut off."""
 
 
 Event: TypeAlias = Opened | TrialAdded | Started | Reported | Saved | Finished | Failed | Lost | Undecided | StopAsked

@@ -88,6 +88,8 @@ class Population:
         self.retention = Retention(retention or RetentionRules())
         self.trials: dict[str, Trial] = {}
         self.stopping: str | None = None
+        self._met: str | None = None
+        """The user's condition by which all end, or None."""
         self._free: list[int] = list(range(len(self.limits.devices)))
         self._queue = SlotQueue(self.trials)
         self._residents = 0
@@ -145,8 +147,7 @@ class Population:
         self.policy.add(event.trial_id, event.index, event.config)
         trial.story.append("added")
         if self.stopping is not None:
-            trial.cut = True
-            self._end(trial, Status.TERMINATED, self.stopping)
+            self._close(trial, self.stopping)
             return
         self._queue.add(trial)
 
@@ -204,7 +205,7 @@ class Population:
             return False
         self._live += 1
         trial.story.append("begins anew" if anew else "goes on")
-        trial.cut = False
+        trial.cut, trial.met = False, None
         trial.failures = trial.barren = 0
         trial.status = Status.PAUSED if trial.launch and not anew else Status.PENDING
         # Whether all that it has ever reported is in its checkpoint, so that it stands where it ended.
@@ -320,7 +321,7 @@ class Population:
 
     @_on.register
     def _(self, event: StopAsked) -> None:
-        self._stop_all(event.reason)
+        self._stop_all(event.reason, met=event.met)
 
     # --------------------------------------------------------------------------------------------------- transitions
 
@@ -516,13 +517,20 @@ class Population:
         if self.stopping is None and not self._mute:
             self._decide(self.policy.settle(), at_boundary=None)
 
-    def _stop_all(self, reason: str) -> None:
-        self.stopping = reason
+    def _stop_all(self, reason: str, *, met: str | None = None) -> None:
+        self.stopping, self._met = reason, met
         for trial in self.trials.values():
             if not trial.status.ended:
-                # One that was asked to save at its end, and has all that it has in a checkpoint, is at its end.
-                trial.cut = trial.ending is None or not trial.lossless
-                self._end(trial, Status.TERMINATED, reason if trial.cut else trial.ending or reason)
+                self._close(trial, reason)
+
+    def _close(self, trial: Trial, reason: str) -> None:
+        """End a trial because all end."""
+        if trial.ending is not None and trial.lossless:
+            # It was asked to save at its end, and has all that it has in a checkpoint: it is at its end.
+            reason = trial.ending
+        else:
+            trial.met, trial.cut = self._met, self._met is None
+        self._end(trial, Status.TERMINATED, reason)
 
     # --------------------------------------------------------------------------------------------------------- slots
 

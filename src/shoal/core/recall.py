@@ -112,10 +112,10 @@ def choose(
 
     Args:
         population: the experiment as it was left.
-        unfinished: whether those go on that were cut off, by a crash or by the end of the whole experiment.
+        unfinished: whether those go on that were cut off: by a crash, an interruption or ``fail_fast``.
         errored: whether those that failed go on from their newest checkpoint.
         restarted: whether those that failed begin from scratch.
-        extended: trials that had met their stop condition, but do not meet the one that counts from now on.
+        extended: trials that had finished by a condition of the user's, but not by those that count from now on.
     """
     trials = list(population.trials.values())
     again = set(extended)

@@ -40,7 +40,9 @@ class Trial:
     ending: str | None = None
     """Why it ends, as soon as it has saved the checkpoint that it was asked for; None where it was not."""
     cut: bool = False
-    """It ended because the whole experiment did."""
+    """It ended because the whole experiment was cut off."""
+    met: str | None = None
+    """The user's condition for the whole experiment that it ended by, ``stop`` or ``time_budget_s``, or None."""
     rank: float | None = None
     """``checkpoint_score_attribute`` in its newest report."""
     failures: int = 0

@@ -73,6 +73,7 @@ class PopulationBasedTraining(TrialScheduler):
 
     needs_metric = True
     needs_checkpoints = True
+    fixed: tuple[str, ...] = ("perturbation_interval", "burn_in_period", "quantile_fraction", "synch", "seed")
 
     def __init__(
         self,

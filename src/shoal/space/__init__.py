@@ -30,7 +30,7 @@ from .functions import (
     sample_from,
     uniform,
 )
-from .variants import SpaceWarning, Variant, check_space, constants, expand, holds_domains, warn_if_reversed
+from .variants import SpaceWarning, Variant, check_space, constants, expand, holds_domains, is_domain, warn_if_reversed
 
 __all__ = [
     "Choice",
@@ -49,6 +49,7 @@ __all__ = [
     "expand",
     "grid_search",
     "holds_domains",
+    "is_domain",
     "key_name",
     "lograndint",
     "loguniform",

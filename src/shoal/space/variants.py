@@ -242,6 +242,11 @@ def _find(
         yield from _find(part, (*path, key), where, (*above, id(value)))
 
 
+def is_domain(value: Any) -> bool:
+    """Return whether ``value`` is a domain or a grid."""
+    return _marker(value) is not None
+
+
 def holds_domains(value: Any) -> bool:
     """Return whether ``value`` is, or has somewhere in its containers, a domain or a grid."""
     return next(_find(value, (), "value"), None) is not None

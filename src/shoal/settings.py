@@ -1,0 +1,241 @@
+"""The user's settings in the journal: written when an experiment begins, read when it goes on."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import pickle
+import types
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from .arguments import given_arguments
+from .config import RunConfig, TuneConfig
+from .errors import ConfigError, JournalError
+from .schedulers import FIFOScheduler, TrialScheduler
+
+__all__ = ["check_same", "is_new_budget", "is_new_stop", "settings_to_meta", "stored_settings"]
+
+T = TypeVar("T", RunConfig, TuneConfig)
+_PARTS = ("tune", "run", "callbacks", "stop")
+_LARGEST = 16 << 20
+"""Bytes of a part. What takes more is data that a setting happens to hold, and would be written at every start."""
+
+
+def settings_to_meta(tune: TuneConfig, run: RunConfig) -> dict[str, Any]:
+    """Return the settings as JSON values for the journal, each part pickled by itself.
+
+    What cannot be pickled, a callback with an open connection for example, or is very large, is left out with the
+    reason; it stands in the way of nothing but a restore that needs it.
+    """
+    parts = {
+        "tune": tune,
+        "run": dataclasses.replace(run, callbacks=None, stop=None),
+        "callbacks": None if run.callbacks is None else list(run.callbacks),
+        "stop": run.stop,
+    }
+    return {f"settings_{name}": _pickled(part) for name, part in parts.items()}
+
+
+def _pickled(part: object) -> dict[str, str]:
+    import cloudpickle
+
+    try:
+        data = cloudpickle.dumps(part)
+    except Exception as error:
+        return {"reason": f"{type(error).__name__}: {error}"}
+    if len(data) > _LARGEST:
+        return {
+            "reason": f"they take {len(data) >> 20} MB, because a function or an object in them holds data, and more "
+            f"than {_LARGEST >> 20} MB are not kept"
+        }
+    return {"pickle": base64.b64encode(data).decode()}
+
+
+def stored_settings(
+    meta: Mapping[str, Any], folder: Path, run: RunConfig | None, tune: TuneConfig | None
+) -> tuple[TuneConfig, RunConfig]:
+    """Return the settings of an experiment, with those that are given now in place of the old.
+
+    Args:
+        meta: the journal's facts.
+        folder: the experiment's folder, from which name and storage path follow.
+        run, tune: what they were given replaces the old, also where it is the default.
+
+    Raises:
+        ConfigError: a setting is given that cannot change.
+        JournalError: the old settings are not there or cannot be loaded.
+    """
+    parts: dict[str, Any] = {}
+    for name in _PARTS:
+        entry = meta.get(f"settings_{name}")
+        if entry is None:
+            raise JournalError(f"{folder} has no settings to go on with: it was not started by tune.Tuner.fit().")
+        parts[name] = _loaded(entry, name, folder, given=_gives(name, run, tune))
+    new_tune: TuneConfig = parts["tune"] or TuneConfig()
+    new_run: RunConfig = dataclasses.replace(
+        parts["run"] or RunConfig(), callbacks=parts["callbacks"], stop=parts["stop"]
+    )
+    if tune is not None:
+        _check_unchanged(tune, meta, parts["tune"])
+        new_tune = _merged(new_tune, tune)
+    if run is not None:
+        new_run = _merged(new_run, run)
+    return new_tune, dataclasses.replace(new_run, name=folder.name, storage_path=str(folder.parent))
+
+
+def is_new_stop(run: RunConfig | None, meta: Mapping[str, Any]) -> bool:
+    """Return whether trials that have met their stop condition may go on, because another one is given now.
+
+    A dict or a function says again, if asked, that a trial has met it. A stopper would not remember why it ended one,
+    so that it must be another than before.
+    """
+    if run is None or "stop" not in _set(run):
+        return False
+    if not callable(getattr(run.stop, "stop_all", None)):
+        return True
+    try:
+        before = pickle.loads(base64.b64decode(meta["settings_stop"]["pickle"]))
+    except Exception:
+        return True
+    return not _alike(before, run.stop)
+
+
+def is_new_budget(tune: TuneConfig | None) -> bool:
+    """Return whether trials that the time budget has ended may go on, because one is given now."""
+    return tune is not None and "time_budget_s" in _set(tune)
+
+
+def _gives(part: str, run: RunConfig | None, tune: TuneConfig | None) -> bool:
+    """Whether the user gives anew what this part held."""
+    if part == "tune":
+        return tune is not None and tune.scheduler is not None
+    return part in ("callbacks", "stop") and run is not None and part in _set(run)
+
+
+def _loaded(entry: Mapping[str, str], part: str, folder: Path, *, given: bool) -> Any:
+    reason = entry.get("reason")
+    if reason is None:
+        try:
+            return pickle.loads(base64.b64decode(entry["pickle"]))
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+    if given:
+        return None
+    where = {
+        "tune": "tune_config=tune.TuneConfig(scheduler=...)",
+        "callbacks": "run_config=tune.RunConfig(callbacks=[...])",
+        "stop": "run_config=tune.RunConfig(stop=...)",
+    }.get(part, "run_config=tune.RunConfig(...)")
+    what = {"tune": "scheduler and settings", "run": "run settings"}.get(part, part)
+    raise JournalError(
+        f"The {what} of the experiment {folder} cannot be loaded: {reason}. Give them again: "
+        f"Tuner.restore(path, trainable, {where})."
+    )
+
+
+def _merged(old: T, new: T) -> T:
+    """Return the old settings with all that the new ones set."""
+    return dataclasses.replace(old, **{name: getattr(new, name) for name in _set(new)})
+
+
+def _set(config: RunConfig | TuneConfig) -> frozenset[str]:
+    """Return the fields that the user has set: when the object was made, or later."""
+    fields = dataclasses.fields(config)
+    given = given_arguments(config)
+    if len(given) == len(fields):
+        given = frozenset()  # dataclasses.replace passes all of them
+    return given | {field.name for field in fields if not _is_default(field, getattr(config, field.name))}
+
+
+def _is_default(field: Any, value: Any) -> bool:
+    default = field.default
+    return value is default or (isinstance(value, (bool, int, float, str)) and value == default)
+
+
+def _check_unchanged(new: TuneConfig, meta: Mapping[str, Any], old: TuneConfig | None) -> None:
+    """Compare with the facts, where the metric given to the scheduler and a seed that was drawn stand, too."""
+    before = {name: meta[name] for name in ("metric", "mode", "seed")}
+    if old is not None:
+        before["num_samples"] = old.num_samples
+        if new.scheduler is not None:
+            _check_scheduler(new.scheduler, old.scheduler or FIFOScheduler())
+    for name in _set(new) & before.keys():
+        value = getattr(new, name)
+        if value is not None:
+            check_same("TuneConfig", name, value, before[name])
+
+
+def _check_scheduler(new: TrialScheduler, old: TrialScheduler) -> None:
+    """Past decisions are not in the journal but follow from it, so what they depend on has to stay."""
+    check_same("TuneConfig", "scheduler", new.describe(), old.describe())
+    for name in new.fixed:
+        value, before = getattr(new, name), getattr(old, name, None)
+        if not _alike(value, before):
+            check_same(new.describe(), name, value, before)
+
+
+def check_same(owner: str, name: str, value: object, before: object) -> None:
+    """Raise ConfigError where a setting differs from what it was, and cannot."""
+    if not _alike(value, before):
+        raise ConfigError(
+            f"Tuner.restore: {owner}({name}={value!r:.200}) cannot change when an experiment goes on; it is "
+            f"{before!r:.200}. Give that, or start a new experiment."
+        )
+
+
+_BY_NAME = (type, types.BuiltinFunctionType, types.ModuleType)
+
+
+def _alike(one: Any, other: Any, seen: frozenset[tuple[int, int]] = frozenset()) -> bool:
+    """Whether two objects are of the same kind and consist of the same.
+
+    Most classes of users, and functions, know no equality but identity; and two pickles of the same object differ where
+    its class is the script's. So what pickle would write of them is compared part by part.
+    """
+    pair = (id(one), id(other))
+    if one is other or pair in seen:
+        return True
+    if isinstance(one, (int, float)) and isinstance(other, (int, float)):
+        return one == other or (one != one and other != other)
+    if _name(type(one)) != _name(type(other)):
+        return False
+    if one is None or isinstance(one, (str, bytes, complex)):
+        return bool(one == other)
+    if isinstance(one, _BY_NAME):
+        return _name(one) == _name(other)
+    inside = seen | {pair}
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_alike(one[key], other[key], inside) for key in one)
+    parts, others = _parts(one), _parts(other)
+    return (
+        parts is not None
+        and others is not None
+        and len(parts) == len(others)
+        and all(_alike(*both, inside) for both in zip(parts, others, strict=True))
+    )
+
+
+def _name(named: Any) -> tuple[Any, Any]:
+    return getattr(named, "__module__", None), getattr(named, "__qualname__", getattr(named, "__name__", None))
+
+
+def _parts(value: Any) -> list[Any] | None:
+    """Return what an object consists of; None where it does not say."""
+    if isinstance(value, (list, tuple)):
+        return list(value)
+    if isinstance(value, (set, frozenset)):
+        return sorted(value, key=repr)
+    if isinstance(value, types.FunctionType):
+        cells = [cell.cell_contents for cell in value.__closure__ or ()]
+        return [value.__qualname__, value.__code__, value.__defaults__, value.__kwdefaults__, cells]
+    if isinstance(value, types.CodeType):
+        return [value.co_code, value.co_consts, value.co_names, value.co_varnames]
+    try:
+        reduced = value.__reduce_ex__(4)
+    except Exception:
+        return None
+    if isinstance(reduced, str):
+        return [reduced]
+    return [part if index < 3 or part is None else list(part) for index, part in enumerate(reduced)]
