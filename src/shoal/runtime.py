@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-from .arguments import check_keywords
+from .arguments import check_keywords, warn_user
 from .errors import ConfigError
 from .resources import count_cpus, list_gpus, make_slots
 
@@ -53,7 +53,8 @@ def init(
         address: None or ``"local"``: this machine.
         num_cpus: CPUs that are shared out to trials; may be more than there are. Default: those of the machine.
         num_gpus: GPUs that are shared out, at most those of the machine. Default: all.
-        ignore_reinit_error: whether a second call without :func:`shutdown` replaces the first instead of raising.
+        ignore_reinit_error: whether a second call without :func:`shutdown` is ignored instead of an error. What the
+            first one said stays, and a warning names what the second one says otherwise.
         local_mode: only False. Members run in this process with ``TuneConfig(engine="inline")``.
         runtime_env: only None or empty. Members always have the packages, the folder and the environment of the script.
         object_store_memory: without effect, as are ``include_dashboard``, ``dashboard_host``, ``dashboard_port``,
@@ -64,10 +65,15 @@ def init(
             initialised already.
     """
     global _machine
-    if _machine is not None and not ignore_reinit_error:
-        raise ConfigError(
-            "shoal.init was called twice. Call shoal.shutdown() first, or init(ignore_reinit_error=True)."
-        )
+    if _machine is not None:
+        if not ignore_reinit_error:
+            raise ConfigError(
+                "shoal.init was called twice. Call shoal.shutdown() first, or keep what the first call said with "
+                "init(ignore_reinit_error=True)."
+            )
+        others = {"address": None if address == "local" else address, "local_mode": local_mode}
+        _warn_of_ignored(_machine, num_cpus, num_gpus, {**others, "runtime_env": runtime_env})
+        return
     if address not in (None, "local"):
         raise ConfigError(
             f"shoal.init: address is {address!r}, but Shoal has no cluster to connect to yet: it runs on this machine. "
@@ -84,6 +90,18 @@ def init(
             f"the environment variables of this process. Leave runtime_env out, and set os.environ before fit()."
         )
     _machine = _machine_of(num_cpus, num_gpus)
+
+
+def _warn_of_ignored(machine: _Machine, num_cpus: int | None, num_gpus: int | None, others: dict[str, Any]) -> None:
+    """Say what a second call asks for and does not get."""
+    amounts = (("num_cpus", num_cpus, machine.cpus), ("num_gpus", num_gpus, len(machine.gpus)))
+    ignored = [f"{name}={asked!r} (it stays {now})" for name, asked, now in amounts if asked not in (None, now)]
+    ignored += [f"{name}={asked!r:.200}" for name, asked in others.items() if asked]
+    if ignored:
+        warn_user(
+            f"shoal.init was called before, so {', '.join(ignored)} is ignored. To change it, call shoal.shutdown() "
+            f"first."
+        )
 
 
 def _machine_of(num_cpus: int | None, num_gpus: int | None) -> _Machine:

@@ -242,6 +242,91 @@ def test_names_may_be_asked_for(tmp_path: Path) -> None:
     assert done.stdout.splitlines() == ["False none None", "True True", "True [] 2.60.0"], done.stderr
 
 
+def test_libraries_may_look_for_what_they_can_use(tmp_path: Path) -> None:
+    source = """
+    from importlib.util import find_spec
+    from ray import tune
+
+    def look():
+        names = ("ray", "ray.tune", "ray.rllib", "ray.train.torch", "ray.tune.integration.wandb", "ray.util.xgboost")
+        return [find_spec(name) is not None for name in names]
+
+    def train(config):
+        try:
+            import ray.rllib
+        except ModuleNotFoundError as error:
+            tune.report({"found": look(), "name": error.name})
+
+    print(look())
+    metrics = tune.Tuner(train, run_config=tune.RunConfig(verbose=0)).fit()[0].metrics
+    print(metrics["found"], metrics["name"])
+    """
+    done = run_source(tmp_path, source)
+    found = "[True, True, False, False, False, False]"
+    assert done.stdout.splitlines() == [found, f"{found} ray.rllib"], done.stderr
+
+
+# ------------------------------------------------------------------------------------------------ what Ray spells so
+
+
+def test_local_mode_runs_all_in_the_scripts_process(tmp_path: Path) -> None:
+    source = """
+    import os
+    import ray
+    from ray import tune
+
+    seen = []
+
+    def train(config):
+        seen.append(os.getpid())
+        tune.report({"a": 1})
+
+    ray.init(local_mode=True, ignore_reinit_error=True)
+    tune.run(train, num_samples=2, verbose=0)
+    ray.shutdown()
+    ray.init()
+    tune.run(train, num_samples=2, verbose=0)
+    print(seen == [os.getpid()] * 2)
+    """
+    done = run_source(tmp_path, source)
+    assert done.stdout.splitlines() == ["True"], done.stderr
+    notice = (
+        "script.py:12: UserWarning: ray.init(local_mode=True): all trials run in this process, one at a time, as with"
+    )
+    assert notice in done.stderr
+
+
+def test_members_read_what_they_were_given_and_how_far_they_are(tmp_path: Path) -> None:
+    source = """
+    from ray import train, tune
+    from ray.tune.logger import pretty_print
+    from ray.tune.logger.json import JsonLoggerCallback
+    from ray.tune.search.basic_variant import BasicVariantGenerator
+    from ray.tune.stopper.maximum_iteration import MaximumIterationStopper
+
+    class Trainer(tune.Trainable):
+        def step(self):
+            return {"before": self._iteration, "cpus": self.trial_resources.bundles[0]["CPU"]}
+
+    def function(config):
+        for context in (tune.get_context(), train.get_context()):
+            given = context.get_trial_resources()
+            assert (given.required_resources, given.bundles[0]["CPU"], given["cpu"]) == ({"CPU": 1.0}, 1.0, 1.0)
+        assert isinstance(tune.get_trial_resources(), tune.PlacementGroupFactory)
+        tune.report({"given": given})
+
+    analysis = tune.run(
+        Trainer, metric="before", mode="max", num_samples=3, verbose=0, stop=MaximumIterationStopper(2),
+        search_alg=BasicVariantGenerator(max_concurrent=1), callbacks=[JsonLoggerCallback()],
+    )
+    print(analysis.best_result["before"], analysis.best_result["cpus"])
+    print("training_iteration: 2" in pretty_print(analysis.best_result).splitlines())
+    print(tune.Tuner(function, run_config=tune.RunConfig(verbose=0)).fit()[0].metrics["given"])
+    """
+    done = run_source(tmp_path, source)
+    assert done.stdout.splitlines() == ["1 1.0", "True", "{'cpu': 1.0, 'gpu': 0.0}"], done.stderr
+
+
 # ---------------------------------------------------------------------------------------------- as Python runs a script
 
 

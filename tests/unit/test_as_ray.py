@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import os
+import pickle
 import re
+import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,10 +18,13 @@ import pytest
 
 import shoal.as_ray
 from shoal import tune
-from shoal.as_ray import machine, session, settings, utils
+from shoal.as_ray import machine, running, search, session, settings, utils
+from shoal.as_ray.context import TrialResources
 from shoal.as_ray.modules import RayFinder, RayModule, absent, names_of
 from shoal.as_ray.names import HINTS, MODULES
+from shoal.as_ray.trainable import Trainable
 from shoal.errors import ConfigError, ReportError
+from shoal.resources import resources_of
 from shoal.schedulers import FIFOScheduler
 
 wrong: Any = settings
@@ -58,7 +66,8 @@ def test_every_module_has_its_parents() -> None:
 
 def test_no_hint_is_about_a_name_that_is_there() -> None:
     there = {f"{module}.{name}" for module in MODULES for name in names_of(module)}
-    assert not there & (set(HINTS) - {"ray.train", "ray.tune.search"})
+    about_the_rest_of_it = {"ray.train", "ray.tune.search", "ray.tune.integration", "ray.air.integrations", "ray.util"}
+    assert not there & (set(HINTS) - about_the_rest_of_it)
 
 
 def test_hints_end_as_sentences_do() -> None:
@@ -126,6 +135,84 @@ def test_a_module_of_ray_travels_by_its_name(installed: None) -> None:
     assert cloudpickle.loads(cloudpickle.dumps(module)) is module
 
 
+IMPORTS = {
+    "import ray.rllib": ("Shoal has no ray.rllib (", "ray.rllib"),
+    "import ray.rllib.algorithms.ppo as ppo": ("Shoal has no ray.rllib (", "ray.rllib"),
+    "from ray.rllib import ppo": ("Shoal has no ray.rllib (", "ray.rllib"),
+    "importlib.import_module('ray.rllib')": ("Shoal has no ray.rllib (", "ray.rllib"),
+    "import ray.tune.integration.wandb": ("Shoal has no ray.tune.integration.wandb (", "ray.tune.integration.wandb"),
+    "from ray.tune.integration.wandb import x": ("no ray.tune.integration.wandb (", "ray.tune.integration.wandb"),
+    "import ray.train.torch": ("Shoal has no ray.train.torch (", "ray.train.torch"),
+    # Python would put its own text in the place of an error that has the name here.
+    "from ray import rllib": ("Shoal has no ray.rllib (", None),
+    "from ray.tune.schedulers import PB2": ("Shoal has no ray.tune.schedulers.PB2 (", None),
+    "from ray.tune import integration as i, unifrom": ("Shoal has no ray.tune.unifrom (", None),
+    # As Python does where the parent of the module is not there.
+    "importlib.util.find_spec('ray.rllib.algorithms')": ("Shoal has no ray.rllib (", "ray.rllib"),
+}
+
+
+@pytest.mark.parametrize("statement", IMPORTS)
+def test_an_import_of_what_is_not_there_says_so_and_names_it(installed: None, statement: str) -> None:
+    expected, name = IMPORTS[statement]
+    with pytest.raises(ModuleNotFoundError, match=re.escape(expected)) as raised:
+        exec(statement, {"importlib": importlib})
+    assert raised.value.name == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["ray.rllib", "ray.train.torch", "ray.train.lightning", "ray.tune.integration.wandb", "ray.air.integrations.wandb",
+     "ray.tune.schedulers.PB2", "ray.util.xgboost", "ray.tune.search.optuna", "ray.tune.schedulers.pb2"],
+)  # fmt: skip
+def test_whether_a_module_is_there_may_be_asked(installed: None, name: str) -> None:
+    assert importlib.util.find_spec(name) is None
+    assert name not in sys.modules
+    with pytest.raises(ModuleNotFoundError, match="Shoal has no"):
+        importlib.import_module(name)
+
+
+def test_what_is_there_is_found_and_not_imported() -> None:
+    code = """
+import importlib.util, sys, shoal.as_ray
+shoal.as_ray.install()
+from importlib.util import find_spec
+print(find_spec("ray.tune.schedulers").name, find_spec("ray").name, "ray.tune.schedulers" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "ray.tune.schedulers ray False\n"
+
+
+def test_the_loggers_of_old_lead_to_callbacks() -> None:
+    for name in (
+        "Logger",
+        "UnifiedLogger",
+        "DEFAULT_LOGGERS",
+        "logger.Logger",
+        "unified.UnifiedLogger",
+        "csv.CSVLogger",
+    ):
+        assert "LoggerCallback and give it as callbacks=[...]" in absent(f"ray.tune.logger.{name}")
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("ray.nodes", "ray.cluster_resources"),
+        ("ray.state.nodes", "ray.cluster_resources"),
+        ("ray.util.queue", "concurrent.futures"),
+        ("ray.util.get_node_ip_address", "no tasks and actors"),
+        ("ray.exceptions.RayTaskError", "result.error"),
+        ("ray.get_runtime_context", "tune.get_context()"),
+        ("ray.timeline", "result.metrics_dataframe"),
+        ("ray.job_config.JobConfig", "no jobs"),
+        ("ray._private.services", "inner parts"),
+    ],
+)
+def test_what_else_is_not_there_has_advice(name: str, advice: str) -> None:
+    assert advice in absent(name)
+
+
 # ------------------------------------------------------------------------------------------------------------- settings
 
 
@@ -170,16 +257,181 @@ def test_settings_that_are_not_there_are_refused_by_name(kind: str, given: dict[
 def test_rays_settings_go_into_a_run_and_its_restore(tmp_path: Path) -> None:
     def train(config: dict[str, Any]) -> None:
         for step in range(1, 10):
-            tune.report({"score": step})
+            tune.report({"score": step}, checkpoint=tune.Checkpoint.from_directory(config["files"]))
 
     where = settings.RunConfig("exp", str(tmp_path), stop={"training_iteration": 2}, verbose=0)
-    tune.Tuner(train, tune_config=settings.TuneConfig("score", "max", engine="inline"), run_config=where).fit()
+    files = tmp_path / "files"
+    files.mkdir()
+    best = settings.TuneConfig("score", "max", engine="inline")
+    tune.Tuner(train, param_space={"files": str(files)}, tune_config=best, run_config=where).fit()
     longer = settings.RunConfig(stop={"training_iteration": 4})
     grid = tune.Tuner.restore(tmp_path / "exp", train, run_config=longer).fit()
     assert grid[0].metrics["training_iteration"] == 4
 
 
+def test_a_variant_generator_says_how_many_run_at_a_time_and_the_seed() -> None:
+    generator = search.BasicVariantGenerator(None, 4, constant_grid_search=False, random_state=7)
+    config = settings.TuneConfig(search_alg=generator)
+    assert (config.max_concurrent_trials, config.seed) == (4, 7)
+    config = settings.TuneConfig(search_alg=search.BasicVariantGenerator(), max_concurrent_trials=2, seed=3)
+    assert (config.max_concurrent_trials, config.seed) == (2, 3)
+    assert settings.TuneConfig(search_alg=generator, max_concurrent_trials=4, seed=7) == settings.TuneConfig(
+        search_alg=generator
+    )
+    assert settings.TuneConfig(search_alg=search.BasicVariantGenerator([])).max_concurrent_trials is None
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"points_to_evaluate": [{"lr": 1}]}, r"no points_to_evaluate \(it is \[\{'lr': 1\}\]\).*tune\.grid_search"),
+        ({"constant_grid_search": True}, "no constant_grid_search.*Leave it out"),
+        ({"random_state": "x"}, "random_state must be a whole number or None, but is 'x'"),
+        ({"max_concurrent": -1}, "max_concurrent must be a whole number of 1 or more, or 0 for no limit, but is -1"),
+        ({"max_concurrency": 1}, "no argument 'max_concurrency'. Did you mean 'max_concurrent'"),
+    ],
+)
+def test_a_variant_generator_refuses_by_name_what_is_not_there(given: dict[str, Any], expected: str) -> None:
+    kind: Any = search.BasicVariantGenerator
+    with pytest.raises(ConfigError, match=expected):
+        kind(**given)
+
+
+def test_a_variant_generator_must_not_contradict() -> None:
+    generator = search.BasicVariantGenerator(max_concurrent=4, random_state=1)
+    with pytest.raises(ConfigError, match=r"max_concurrent_trials is 2, but search_alg .* max_concurrent=4"):
+        settings.TuneConfig(search_alg=generator, max_concurrent_trials=2)
+    with pytest.raises(ConfigError, match=r"tune\.run: seed is 2, but search_alg .* random_state=1"):
+        running.run(lambda config: None, search_alg=generator, seed=2)
+    with pytest.raises(ConfigError, match=r"tune\.run: Shoal has no search_alg \(it is 3\)"):
+        running.run(lambda config: None, search_alg=3)
+
+
+def test_tune_run_takes_a_variant_generator(tmp_path: Path) -> None:
+    def train(config: dict[str, Any]) -> None:
+        tune.report({"x": config["x"]})
+
+    def drawn(name: str, **arguments: Any) -> list[float]:
+        analysis = running.run(
+            train, name=name, config={"x": tune.uniform(0, 1)}, num_samples=3, storage_path=tmp_path, verbose=0,
+            engine="inline", **arguments,
+        )  # fmt: skip
+        return [result["x"] for result in analysis.results.values()]
+
+    generator = search.BasicVariantGenerator(random_state=5, max_concurrent=1)
+    assert drawn("one", search_alg=generator) == drawn("two", seed=5)
+
+
 # ------------------------------------------------------------------------------------------------------------ the rest
+
+
+def test_a_result_is_printed_so_that_it_can_be_read() -> None:
+    np = pytest.importorskip("numpy")
+    result = {
+        "loss": np.float64(0.5), "done": False, "config": {"lr": 1}, "nothing": None, "timers": {"b": 2, "a": {}},
+        "path": "/tmp/x", "lines": "one\ntwo", "list": [1, {"c": 3}, []], "hidden": 1,
+    }  # fmt: skip
+    assert utils.pretty_print(result, exclude={"hidden"}).splitlines() == [
+        "done: false", 'lines: "one\\ntwo"', "list:", "  - 1", "  -", "    c: 3", "  - []", "loss: 0.5",
+        "path: /tmp/x", "timers:", "  a: {}", "  b: 2",
+    ]  # fmt: skip
+    assert utils.pretty_print({}) == ""
+    assert utils.pretty_print({"a": 1}) == "a: 1\n"
+
+
+def test_resources_of_a_trial_can_be_read_both_ways() -> None:
+    found = TrialResources(2.0, 0.0)
+    assert isinstance(found, tune.PlacementGroupFactory)
+    assert found.bundles == [{"CPU": 2.0}]
+    assert found.required_resources == {"CPU": 2.0}
+    assert (found["cpu"], found.get("gpu"), dict(found)) == (2.0, 0.0, {"cpu": 2.0, "gpu": 0.0})
+    assert found == {"cpu": 2.0, "gpu": 0.0} == found
+    assert found == tune.PlacementGroupFactory([{"CPU": 2.0}]) == found
+    assert found != TrialResources(2.0, 1.0)
+    assert found != {"cpu": 2.0}
+    again = pickle.loads(pickle.dumps(found))
+    assert (again, again.bundles, type(again)) == (found, found.bundles, TrialResources)
+    assert TrialResources(0.0, 0.5).required_resources == {"GPU": 0.5}
+
+    def train(config: dict[str, Any]) -> None: ...
+
+    assert resources_of(tune.with_resources(train, found)) == (2.0, 0.0)
+
+
+def test_a_class_knows_its_iteration_by_rays_name_too(tmp_path: Path) -> None:
+    class Counter(Trainable):
+        def step(self) -> dict[str, Any]:
+            given = self.trial_resources
+            assert isinstance(given, TrialResources)
+            return {"before": self._iteration, "cpu": given.required_resources["CPU"], "done": self._iteration == 2}
+
+    assert issubclass(Counter, tune.Trainable)
+    (result,) = tune.Tuner(
+        Counter,
+        tune_config=tune.TuneConfig(engine="inline"),
+        run_config=tune.RunConfig(storage_path=tmp_path, verbose=0),
+    ).fit()
+    assert result.error is None
+    assert (result.metrics["before"], result.metrics["training_iteration"], result.metrics["cpu"]) == (2, 3, 1.0)
+    alone = Counter()
+    alone._iteration = 5
+    assert (alone.iteration, alone.trial_resources) == (5, {})
+
+
+@pytest.fixture
+def apart(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Take back what ``init`` does to the process."""
+    shoal.shutdown()
+    monkeypatch.delenv("SHOAL_ENGINE", raising=False)
+    yield
+    machine.shutdown()
+
+
+def where(tmp_path: Path) -> int:
+    """Return the process of a trial that nobody has chosen an engine for."""
+
+    def train(config: dict[str, Any]) -> None:
+        tune.report({"process": os.getpid()})
+
+    (result,) = tune.Tuner(train, run_config=tune.RunConfig(storage_path=tmp_path, verbose=0)).fit()
+    return int(result.metrics["process"])
+
+
+def test_local_mode_runs_trials_in_this_process_until_shutdown(tmp_path: Path, apart: None) -> None:
+    with pytest.warns(
+        UserWarning, match=r"^ray\.init\(local_mode=True\): all trials run in this process, one at"
+    ) as told:
+        machine.init(local_mode=True, num_cpus=2)
+    assert [warning.filename for warning in told] == [__file__]
+    assert shoal.is_initialized()
+    assert where(tmp_path / "local") == os.getpid()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        machine.init(local_mode=True, ignore_reinit_error=True)
+    machine.shutdown()
+    assert not shoal.is_initialized()
+    assert "SHOAL_ENGINE" not in os.environ
+    machine.init()
+    assert where(tmp_path / "usual") != os.getpid()
+
+
+def test_local_mode_leaves_an_engine_that_the_user_chose(monkeypatch: pytest.MonkeyPatch, apart: None) -> None:
+    monkeypatch.setenv("SHOAL_ENGINE", "processes")
+    with pytest.warns(UserWarning, match="without effect, because SHOAL_ENGINE=processes is set"):
+        machine.init(local_mode=True)
+    machine.shutdown()
+    assert os.environ["SHOAL_ENGINE"] == "processes"
+
+
+def test_local_mode_that_comes_too_late_is_ignored(apart: None) -> None:
+    machine.init(num_cpus=1)
+    with pytest.warns(UserWarning, match="local_mode=True is ignored"):
+        machine.init(local_mode=True, ignore_reinit_error=True)
+    assert "SHOAL_ENGINE" not in os.environ
+    with pytest.raises(ConfigError, match="called twice"):
+        machine.init(local_mode=True)
+    with pytest.raises(ConfigError, match="no argument 'num_cpu'"):
+        machine.init(num_cpu=1)
 
 
 def test_dicts_are_flattened_and_back() -> None:
@@ -236,7 +488,10 @@ def test_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_session_tells_who_the_member_is(tmp_path: Path) -> None:
     def train(config: dict[str, Any]) -> None:
         names = ("trial_id", "trial_name", "trial_dir", "experiment_name", "world_size", "world_rank", "local_rank")
-        session.report({name: getattr(session, f"get_{name}")() for name in names} | session.get_trial_resources())
+        given = session.get_context().get_trial_resources()
+        assert given == session.get_trial_resources()
+        assert given.required_resources == given.bundles[0] == {"CPU": 1.0}
+        session.report({name: getattr(session, f"get_{name}")() for name in names} | given)
 
     (result,) = tune.Tuner(
         train,

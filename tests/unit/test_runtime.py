@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -38,7 +39,28 @@ def test_a_second_init_is_an_error_unless_it_is_to_be_ignored() -> None:
     with pytest.raises(ConfigError, match=r"called twice.*shoal\.shutdown\(\).*ignore_reinit_error=True"):
         init(num_cpus=2)
     assert len(slots(1, 0, None)) == 1
-    init(num_cpus=2, ignore_reinit_error=True)
+
+
+def test_a_second_init_that_is_to_be_ignored_leaves_what_the_first_one_said() -> None:
+    init(num_cpus=1)
+    expected = r"num_cpus=2 \(it stays 1\), address='auto', local_mode=True is ignored.*call shoal\.shutdown\(\) first"
+    with pytest.warns(UserWarning, match=expected) as told:
+        init("auto", num_cpus=2, local_mode=True, ignore_reinit_error=True)
+    assert [warning.filename for warning in told] == [__file__]
+    assert len(slots(1, 0, None)) == 1
+    with pytest.raises(ConfigError, match="no argument 'num_cpu'"):
+        init(num_cpu=2, ignore_reinit_error=True)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    shutdown()
+    init(num_cpus=3, ignore_reinit_error=True)
+    assert len(slots(1, 0, None)) == 3
+
+
+def test_a_second_init_that_says_the_same_or_nothing_is_ignored_without_a_word() -> None:
+    init(num_cpus=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        init(ignore_reinit_error=True)
+        init("local", num_cpus=2, runtime_env={}, logging_level=logging.ERROR, ignore_reinit_error=True)
     assert len(slots(1, 0, None)) == 2
 
 

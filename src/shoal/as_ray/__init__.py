@@ -6,7 +6,8 @@ fails with an error that says so.
 
 - ``names``: which names there are, where they come from, and what to do without those that are not there.
 - ``modules``: modules called ``ray...`` that look their names up there, and the finder that makes them.
-- ``settings``, ``session``, ``machine``, ``utils``, ``constants``: what Ray has and Shoal spells otherwise.
+- ``settings``, ``running``, ``search``, ``session``, ``context``, ``trainable``, ``machine``, ``utils``, ``constants``:
+  what Ray has and Shoal spells otherwise.
 - ``__main__``: the command line.
 
 Nothing in Shoal imports this package, and it is no part of ``import shoal``. The real Ray is neither needed nor

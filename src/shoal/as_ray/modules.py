@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import types
 from collections.abc import Iterable, Sequence
 from importlib.abc import Loader, MetaPathFinder
@@ -56,15 +57,21 @@ class RayFinder(MetaPathFinder, Loader):
     ) -> ModuleSpec | None:
         """Return how to make a module of the table; None where the name is not one of Ray's.
 
+        None, too, where Shoal has nothing for a name of Ray's and it is only asked whether there is such a module, as
+        libraries do with ``importlib.util.find_spec`` to see what they can use.
+
         Raises:
-            ModuleNotFoundError: it is one of Ray's, but Shoal has nothing for it.
+            ModuleNotFoundError: it is one of Ray's and is being imported, but Shoal has nothing for it.
         """
         if fullname != "ray" and not fullname.startswith("ray."):
             return None
-        if fullname not in MODULES:
-            # Without its `name`: an error about just the module that a "from ... import" asks for would be swallowed.
-            raise ModuleNotFoundError(absent(fullname))
-        return ModuleSpec(fullname, self, is_package=True)
+        if fullname in MODULES:
+            return ModuleSpec(fullname, self, is_package=True)
+        steps = _steps_of_the_import()
+        if _IMPORTS not in steps:
+            return None
+        # With its `name`, an error about just the module that a "from ... import" asks for would be swallowed.
+        raise ModuleNotFoundError(absent(fullname), name=None if _FROM in steps else fullname)
 
     def create_module(self, spec: ModuleSpec) -> RayModule:
         """Return the module."""
@@ -72,6 +79,29 @@ class RayFinder(MetaPathFinder, Loader):
 
     def exec_module(self, module: types.ModuleType) -> None:
         """Do nothing: its names come when they are asked for."""
+
+
+_IMPORT_SYSTEM = "<frozen importlib._bootstrap>"
+_IMPORTS = "_find_and_load_unlocked"
+"""The function of the import system that asks finders in order to import; others ask them, too."""
+_FROM = "_handle_fromlist"
+"""That for the names of a ``from ... import`` which the module itself does not have."""
+
+
+def _steps_of_the_import() -> set[str]:
+    """Return the functions of the import system that have led to the finder, back to the code that called it.
+
+    A finder is told what is looked for and not why, and one that returns None to an import leaves it to Python to say
+    "No module named ...". So this looks at who calls. Where a Python to come names these functions otherwise, that
+    shorter text is all that is lost.
+    """
+    steps: set[str] = set()
+    here = inspect.currentframe()
+    frame = here.f_back.f_back if here is not None and here.f_back is not None else None  # who called the finder
+    while frame is not None and frame.f_code.co_filename == _IMPORT_SYSTEM:
+        steps.add(frame.f_code.co_name)
+        frame = frame.f_back
+    return steps
 
 
 def _import(name: str) -> types.ModuleType:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from ..worker.api import get_checkpoint, get_context, report
+from typing import TYPE_CHECKING
+
+from ..worker import api
+from ..worker.api import get_checkpoint, report
+
+if TYPE_CHECKING:
+    from .context import TrialContext, TrialResources
 
 __all__ = [
     "get_checkpoint",
+    "get_context",
     "get_experiment_name",
     "get_local_rank",
     "get_trial_dir",
@@ -16,6 +23,19 @@ __all__ = [
     "get_world_size",
     "report",
 ]
+
+
+def get_context() -> TrialContext:
+    """See :func:`shoal.tune.get_context`. What the trial was given can be read as in Ray, too.
+
+    Raises:
+        ReportError: not called inside a trial.
+    """
+    found = api.get_context()
+    # Late: a script that only sets up a run needs none of it.
+    from .context import context_of
+
+    return context_of(found)
 
 
 def get_experiment_name() -> str:
@@ -38,8 +58,8 @@ def get_trial_dir() -> str:
     return get_context().get_trial_dir()
 
 
-def get_trial_resources() -> dict[str, float]:
-    """Return what the trial was given: ``{"cpu": 1.0, "gpu": 0.0}``."""
+def get_trial_resources() -> TrialResources:
+    """Return what the trial was given: a placement group as in Ray, and a dict as in Shoal."""
     return get_context().get_trial_resources()
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from .. import config
-from ..errors import ConfigError
 from ..reporters import check_reporter
-from ..run import check_absent, create_scheduler
+from ..run import check_absent, create_scheduler, storage_of
+from .search import settle_search
 
 __all__ = ["RunConfig", "TuneConfig"]
 
@@ -44,16 +44,12 @@ class RunConfig(config.RunConfig):
     ) -> None:
         check_absent("RunConfig", {"storage_filesystem": storage_filesystem, "sync_config": sync_config}, _RUN)
         check_reporter(progress_reporter, "RunConfig")
-        if storage_path is not None and local_dir is not None:
-            raise ConfigError(
-                f"RunConfig: storage_path is {storage_path!r} and local_dir is {local_dir!r}; give only storage_path."
-            )
         for key, value in (("verbose", verbose), ("log_to_file", log_to_file)):
             if value is not None:
                 more[key] = int(value) if key == "verbose" and isinstance(value, bool) else value
         super().__init__(
             name=name,
-            storage_path=local_dir if storage_path is None else storage_path,
+            storage_path=storage_of("RunConfig", storage_path, local_dir),
             failure_config=failure_config,
             checkpoint_config=checkpoint_config,
             stop=stop,
@@ -69,8 +65,10 @@ class TuneConfig(config.TuneConfig):
         metric, mode, num_samples, time_budget_s, reuse_actors: as there.
         scheduler: a scheduler, or a name that :func:`shoal.tune.create_scheduler` knows.
         max_concurrent_trials: as there; 0, too, is no limit.
-        search_alg, trial_name_creator, trial_dirname_creator: only None.
-        chdir_to_trial_dir: without effect: members work in the folder that the script was started in.
+        search_alg: only None or a ``BasicVariantGenerator``, whose ``max_concurrent`` and ``random_state`` count.
+        trial_name_creator, trial_dirname_creator: only None.
+        chdir_to_trial_dir: without effect; see :func:`shoal.as_ray.install` for the folder that members work in.
+        seed: as there; only Shoal's has it.
     """
 
     def __init__(
@@ -86,8 +84,10 @@ class TuneConfig(config.TuneConfig):
         trial_name_creator: Any = None,
         trial_dirname_creator: Any = None,
         chdir_to_trial_dir: Any = None,
+        seed: int | None = None,
         **more: Any,
     ) -> None:
+        search_alg, max_concurrent_trials, seed = settle_search("TuneConfig", search_alg, max_concurrent_trials, seed)
         absent = {
             "search_alg": search_alg,
             "trial_name_creator": trial_name_creator,
@@ -103,5 +103,6 @@ class TuneConfig(config.TuneConfig):
             max_concurrent_trials=max_concurrent_trials or None,
             time_budget_s=time_budget_s,
             reuse_actors=reuse_actors,
+            seed=seed,
             **more,
         )

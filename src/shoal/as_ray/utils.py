@@ -1,17 +1,18 @@
-"""Small helpers that scripts take from ``ray.tune.utils``."""
+"""Small helpers that scripts take from ``ray.tune.utils`` and ``ray.tune.logger``."""
 
 from __future__ import annotations
 
 import copy
 import enum
+import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from ..errors import ConfigError
 from ..trainable import Trainable
 
-__all__ = ["Verbosity", "flatten_dict", "merge_dicts", "unflatten_dict", "validate_save_restore"]
+__all__ = ["Verbosity", "flatten_dict", "merge_dicts", "pretty_print", "unflatten_dict", "validate_save_restore"]
 
 
 class Verbosity(enum.IntEnum):
@@ -55,6 +56,41 @@ def merge_dicts(d1: Mapping[str, Any], d2: Mapping[str, Any]) -> dict[str, Any]:
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
         merged[key] = merge_dicts(merged[key], value) if both else copy.deepcopy(value)
     return merged
+
+
+def pretty_print(result: Mapping[str, Any], exclude: Collection[str] | None = None) -> str:
+    """Return a result as text, in the manner of YAML: sorted, one value in a line, dicts and lists indented.
+
+    Args:
+        result: the metrics. Values that are None and the config are left out.
+        exclude: further keys to leave out.
+    """
+    hidden = {"config", *(exclude or ())}
+    shown = {key: value for key, value in result.items() if value is not None and key not in hidden}
+    return "".join(f"{line}\n" for line in _lines(shown))
+
+
+def _lines(value: Any) -> Iterator[str]:
+    """Yield the lines of a dict or a list that is not empty."""
+    items = sorted(value.items(), key=lambda item: str(item[0])) if isinstance(value, Mapping) else enumerate(value)
+    for key, inner in items:
+        head = f"{key}:" if isinstance(value, Mapping) else "-"
+        if isinstance(inner, (Mapping, list, tuple)) and inner:
+            yield head
+            yield from (f"  {line}" for line in _lines(inner))
+        else:
+            yield f"{head} {_scalar(inner)}"
+
+
+def _scalar(value: Any) -> str:
+    """Return a single value as text, a number of numpy as Python's."""
+    if callable(getattr(value, "item", None)) and getattr(value, "size", 1) == 1:
+        value = value.item()
+    if isinstance(value, str) and value.isprintable():
+        return value
+    if isinstance(value, (Mapping, list, tuple)):
+        return "{}" if isinstance(value, Mapping) else "[]"
+    return json.dumps(value) if value is None or isinstance(value, (str, bool)) else str(value)
 
 
 def validate_save_restore(
