@@ -6,15 +6,17 @@ reported once, with its traceback, and its callback is not called again; the run
 
 from __future__ import annotations
 
+import inspect
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .core.commands import CheckpointRecord, Exploit, Launch, Retry, Status, Stop, checkpoint_name
+from .arguments import warn_user
+from .core.commands import CheckpointRecord, Exploit, Launch, Reconfigure, Retry, Status, Stop, checkpoint_name
 from .core.events import Config, Metrics, Reported, Saved, Started, TrialAdded
 from .core.reports import lookup
-from .errors import ConfigError, TrialFailed, similar_name
+from .errors import ConfigError, TrialFailed
 from .experiment import ExperimentInfo
 from .history import History, TrialHistory, full_row
 from .journal.codec import Record
@@ -262,6 +264,26 @@ class Callback:
             new_config: what it has from now on.
         """
 
+    def on_reconfigure(
+        self,
+        iteration: int,
+        trials: list[Trial],
+        trial: Trial,
+        old_config: dict[str, Any],
+        new_config: dict[str, Any],
+        **info: Any,
+    ) -> None:
+        """The trial's config was changed without copying another's weights, by a replay; Ray Tune has no such hook.
+
+        Comes after ``on_trial_result`` of the result at which it was changed, and before the ``on_trial_start`` with
+        the new config.
+
+        Args:
+            iteration, trials, trial, **info: as for every hook.
+            old_config: what the trial had before.
+            new_config: what it has from now on.
+        """
+
     def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
         """The experiment has ended, or was interrupted."""
 
@@ -281,8 +303,10 @@ def _checkpoint_in(folder: Path, number: int) -> Checkpoint | None:
 def check_callbacks(callbacks: Iterable[object]) -> list[Callback]:
     """Return the callbacks as a list.
 
+    Warns (UserWarning) of a method whose name is one slip away from a hook's, which Shoal would not call.
+
     Raises:
-        ConfigError: one is no instance of Callback, or seems to misspell a hook, which would never be called.
+        ConfigError: one is no instance of Callback.
     """
     checked: list[Callback] = []
     for callback in callbacks:
@@ -291,22 +315,48 @@ def check_callbacks(callbacks: Iterable[object]) -> list[Callback]:
             raise ConfigError(
                 f"RunConfig: callbacks must be instances of subclasses of tune.Callback, but one is {callback!r}.{hint}"
             )
-        _check_names(type(callback))
+        _warn_of_slips(callback)
         checked.append(callback)
     return checked
 
 
-def _check_names(cls: type[Callback]) -> None:
-    ours = {name for base in cls.__mro__ if base.__module__.startswith("shoal.") for name in vars(base)}
-    for prefix in _PREFIXES:
-        hooks = [name for name in ours if name.startswith(prefix)]
-        for name in dir(cls):
-            meant = similar_name(name, hooks) if name.startswith(prefix) and name not in hooks else None
-            if meant is not None:
-                raise ConfigError(
-                    f"RunConfig: the callback {cls.__name__} has a method {name!r}, which is no hook and would never "
-                    f"be called. Did you mean {meant!r}? If not, give it a name that does not begin with {prefix!r}."
-                )
+def _warn_of_slips(callback: Callback) -> None:
+    """Warn of methods whose names are nearly a hook's, where that hook is not there as well."""
+    cls = type(callback)
+    of_shoal = [base for base in cls.__mro__ if base.__module__.startswith("shoal.")]
+    ours = {name for base in of_shoal for name in vars(base)}
+    hooks = sorted(name for name in ours if name.startswith(_PREFIXES))
+    # A name that begins with an underscore says itself that nobody else calls it.
+    own = [name for name in dir(callback) if name not in ours and not name.startswith("_")]
+    for name in own:
+        meant = next((hook for hook in hooks if _is_slip(name, hook)), None)
+        if meant is None or _has(callback, of_shoal[0], meant) or not _is_method(callback, name):
+            continue
+        warn_user(
+            f"RunConfig: the callback {cls.__name__} has a method {name!r}. Shoal does not call it; did you mean "
+            f"{meant!r}?"
+        )
+
+
+def _is_slip(given: str, meant: str) -> bool:
+    """Whether one letter is missing, too much or another one, or two neighbours are swapped."""
+    if abs(len(given) - len(meant)) > 1 or given == meant:
+        return False
+    at = next((place for place, (a, b) in enumerate(zip(given, meant, strict=False)) if a != b), len(given))
+    rest, other = given[at:], meant[at:]
+    swapped = rest[:2] == other[1::-1] and rest[2:] == other[2:]
+    return swapped or rest[1:] == other[1:] or rest[1:] == other or rest == other[1:]
+
+
+def _is_method(callback: Callback, name: str) -> bool:
+    # Without calling properties.
+    value = inspect.getattr_static(callback, name, None)
+    return callable(value) or isinstance(value, classmethod)
+
+
+def _has(callback: Callback, base: type[Callback], hook: str) -> bool:
+    """Whether a callback has a hook other than the base class, in its own class or set on itself."""
+    return hook in vars(callback) or getattr(type(callback), hook, None) is not getattr(base, hook)
 
 
 class CallbackReader:
@@ -372,6 +422,8 @@ class CallbackReader:
             self._started(item)
         elif isinstance(item, Exploit):
             self._exploited(item)
+        elif isinstance(item, Reconfigure):
+            self._reconfigured(item)
         elif isinstance(item, Retry):
             self._about("on_trial_recover", item.trial_id)
         elif isinstance(item, Stop):
@@ -437,6 +489,15 @@ class CallbackReader:
                 new_config=copy_containers(exploit.new_config),
             )
 
+    def _reconfigured(self, change: Reconfigure) -> None:
+        if self._wants("on_reconfigure"):
+            self._about(
+                "on_reconfigure",
+                change.trial_id,
+                old_config=copy_containers(change.old_config),
+                new_config=copy_containers(change.new_config),
+            )
+
     # ----------------------------------------------------------------------------------------------------------- calls
 
     @property
@@ -453,7 +514,7 @@ class CallbackReader:
 
     def _wants(self, hook: str) -> bool:
         """Whether anybody overrides the hook, so that its arguments are worth making."""
-        return any(getattr(type(callback), hook) is not getattr(Callback, hook) for callback in self._callbacks)
+        return any(_has(callback, Callback, hook) for callback in self._callbacks)
 
     def _about(self, hook: str, trial_id: str, **more: Any) -> None:
         if self._wants(hook):
@@ -466,9 +527,13 @@ class CallbackReader:
     def _call_one(self, callback: Callback, hook: str, arguments: Mapping[str, Any]) -> None:
         try:
             getattr(callback, hook)(**arguments)
-        except Exception:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            # Also sys.exit() and what asyncio raises to cancel: the step must not end in the middle.
             self._callbacks.remove(callback)
+            hint = " To end an experiment, use RunConfig(stop=...)." if isinstance(error, SystemExit) else ""
             self._warn(
-                f"The callback {type(callback).__name__} raised in {hook} and is not called again; the run goes on.\n"
-                f"{traceback.format_exc().rstrip()}"
+                f"The callback {type(callback).__name__} raised in {hook} and is not called again; the run goes on."
+                f"{hint}\n{traceback.format_exc().rstrip()}"
             )

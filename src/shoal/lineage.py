@@ -6,13 +6,15 @@ Plain data, read from the history. ``Result.lineage()`` and ``Result.schedule()`
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, overload
 
 from .core.commands import Exploit, Reconfigure
 from .core.events import Config
 from .core.reports import flatten
+from .errors import ConfigError, ResultError
 from .history import History, Row, TrialHistory
 from .sinks.files import to_json
 from .space import same
@@ -20,7 +22,7 @@ from .space import same
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Lineage", "Schedule", "Segment", "lineage_of", "schedule_of"]
+__all__ = ["Lineage", "Schedule", "Segment", "data_frame", "lineage_of", "schedule_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,7 @@ class Lineage(Sequence[Segment]):
         Raises:
             ImportError: pandas is not installed.
         """
-        return _frame(
+        return data_frame(
             {**_plain(segment), **{f"config/{key}": value for key, value in flatten(segment.config)}}
             for segment in self
         )
@@ -115,12 +117,43 @@ class Schedule:
 
     @property
     def initial(self) -> Config:
-        """The config of the first step."""
-        return self.changes[0][1]
+        """The config of the first step.
+
+        Raises:
+            ResultError: the schedule is empty.
+        """
+        return self._not_empty()[0][1]
 
     def at(self, step: int) -> Config:
-        """Return the config that the ``step``-th step (from 1) was trained with."""
-        return [config for begin, config in self.changes if begin < max(step, 1)][-1]
+        """Return the config that the ``step``-th step was trained with; after the last change, any step will do.
+
+        Args:
+            step: a whole number from 1.
+
+        Raises:
+            ConfigError: it is none.
+            ResultError: the schedule is empty, or begins later.
+        """
+        changes = self._not_empty()
+        if isinstance(step, bool) or not isinstance(step, Integral) or step < 1:
+            raise ConfigError(
+                f"Schedule.at: step must be a whole number, 1 for the first step, but is {step!r}. The config that "
+                f"training begins with is Schedule.initial."
+            )
+        reached = [config for begin, config in changes if begin < step]
+        if not reached:
+            raise ResultError(
+                f"Schedule.at: the schedule begins after step {changes[0][0]}, so it has no config for step {step}."
+            )
+        return reached[-1]
+
+    def _not_empty(self) -> tuple[tuple[int, Config], ...]:
+        if not self.changes:
+            raise ResultError(
+                "The schedule is empty, so it has no config: its trial has reported nothing. Take one of a trial that "
+                "has, or look at Schedule.changes first."
+            )
+        return self.changes
 
     def to_dataframe(self) -> pd.DataFrame:
         """Return a table with one row for each change: ``step``, and a column for each hyperparameter (``a/b``).
@@ -130,7 +163,7 @@ class Schedule:
         Raises:
             ImportError: pandas is not installed.
         """
-        return _frame(
+        return data_frame(
             {"step": step, **{"config/step" if key == "step" else key: value for key, value in flatten(config)}}
             for step, config in self.changes
         )
@@ -181,13 +214,18 @@ def _plain(segment: Segment) -> dict[str, Any]:
     }
 
 
-def _frame(rows: Iterator[dict[str, Any]] | Any) -> pd.DataFrame:
+def data_frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return a table with these rows.
+
+    Raises:
+        ImportError: pandas is not installed.
+    """
     try:
         import pandas as pd
     except ImportError as error:
-        raise ImportError("A data frame needs pandas: pip install 'shoal[pandas]'. to_json() works without.") from error
-    table: pd.DataFrame = pd.DataFrame(list(rows))
-    return table
+        raise ImportError("DataFrames need pandas: pip install 'shoal[pandas]'") from error
+    frame: pd.DataFrame = pd.DataFrame(list(rows))
+    return frame
 
 
 def _indented(value: Any, indent: int | None) -> str:

@@ -15,6 +15,9 @@ __all__ = ["with_parameters"]
 
 C = TypeVar("C", bound=type)
 R = TypeVar("R")
+_TAKES = "_shoal_takes"
+"""Attribute of a wrapper: the signature of what can be given to it, while it shows only what has to be."""
+_MORE = "_any_other"
 
 
 @overload
@@ -30,8 +33,11 @@ def with_parameters(trainable: Any, **objects: Any) -> Any:
     Args:
         trainable: a function, which is called as ``train(config, data=data)``; or a class, whose
             ``setup(self, config, data=data)`` is. A function or a subclass with its name is returned, which takes the
-            config alone. What :func:`with_resources` said stays, before and after.
+            config alone. What :func:`with_resources` said stays, before and after. May be what this function has
+            returned before: then it is given more objects, and one that it had already is replaced.
         objects: by the names of the parameters that receive them. For an ``ObjectRef`` the trainable gets its object.
+            A parameter without a default that is left out can be given by a further call; without one, ``Tuner``
+            refuses the function.
 
     Raises:
         ConfigError: the trainable cannot be called so, or an object cannot be pickled.
@@ -41,14 +47,14 @@ def with_parameters(trainable: Any, **objects: Any) -> Any:
         raise ConfigError(f"with_parameters: the trainable must be a function or a class, but is {trainable!r}.")
     if inspect.isclass(trainable):
         return _with_parameters_of_setup(trainable, objects)
-    _check_call(trainable, getattr(trainable, "__name__", repr(trainable)), ("config",), objects)
+    takes = _check_call(trainable, getattr(trainable, "__name__", repr(trainable)), ("config",), objects)
     refs = _store(objects)
 
     @functools.wraps(trainable)
-    def wrapped(config: dict[str, Any]) -> Any:
-        return trainable(config, **_fetch(refs))
+    def wrapped(config: dict[str, Any], **more: Any) -> Any:
+        return trainable(config, **_fetch(refs, more))
 
-    _take_only(wrapped, "config")
+    _show(wrapped, takes, "config")
     return show_innermost(wrapped)
 
 
@@ -58,14 +64,14 @@ def _with_parameters_of_setup(trainable: type[Any], objects: Mapping[str, Any]) 
             f"with_parameters: the class {trainable.__name__} has no method setup(self, config, ...), which would "
             f"receive {_listed(objects)}. Give it one."
         )
-    _check_call(trainable.setup, f"{trainable.__name__}.setup", ("self", "config"), objects)
+    takes = _check_call(trainable.setup, f"{trainable.__name__}.setup", ("self", "config"), objects)
     refs = _store(objects)
 
     @functools.wraps(trainable.setup)
-    def setup(self: Any, config: dict[str, Any]) -> Any:
-        return trainable.setup(self, config, **_fetch(refs))
+    def setup(self: Any, config: dict[str, Any], **more: Any) -> Any:
+        return trainable.setup(self, config, **_fetch(refs, more))
 
-    _take_only(setup, "self", "config")
+    _show(setup, takes, "self", "config")
     return subclass(trainable, {"setup": setup})
 
 
@@ -73,25 +79,42 @@ def _store(objects: Mapping[str, Any]) -> dict[str, ObjectRef[Any]]:
     return {name: value if isinstance(value, ObjectRef) else put(value) for name, value in objects.items()}
 
 
-def _fetch(refs: Mapping[str, ObjectRef[Any]]) -> dict[str, Any]:
-    return {name: get(ref) for name, ref in refs.items()}
+def _fetch(refs: Mapping[str, ObjectRef[Any]], more: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the objects, and those that an outer wrapper passes on; of two for one name, the outer's."""
+    return {**{name: get(ref) for name, ref in refs.items() if name not in more}, **more}
 
 
-def _take_only(function: Callable[..., Any], *names: str) -> None:
-    """Have a wrapper show the parameters that it takes itself, not those of the function that it wraps."""
-    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    signature = inspect.Signature([inspect.Parameter(name, kind) for name in names])
-    function.__signature__ = signature  # type: ignore[attr-defined]
+def _show(wrapper: Callable[..., Any], takes: inspect.Signature | None, *names: str) -> None:
+    """Have a wrapper show what it must be called with, and remember what an outer wrapper may pass to it.
+
+    Args:
+        wrapper: shows ``names``, and those of the wrapped function's parameters that still have to be given.
+        takes: all that it takes; None: nobody knows.
+        names: of its own parameters.
+    """
+    empty = inspect.Parameter.empty
+    remaining = [] if takes is None else list(takes.parameters.values())[len(names) :]
+    needed = [each for each in remaining if each.kind is inspect.Parameter.KEYWORD_ONLY and each.default is empty]
+    own = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in names]
+    wrapper.__signature__ = inspect.Signature([*own, *needed])  # type: ignore[attr-defined]
+    setattr(wrapper, _TAKES, takes)
 
 
 def _check_call(
     function: Callable[..., Any], name: str, positional: tuple[str, ...], objects: Mapping[str, object]
-) -> None:
-    """Raise ConfigError where the function cannot be called with so many positional arguments and these keywords."""
+) -> inspect.Signature | None:
+    """Check that the function can be called with so many positional arguments and these keywords.
+
+    Returns:
+        What can still be given by name, after the positional ones; None for a built-in function without a signature.
+
+    Raises:
+        ConfigError: the function cannot be called so, whatever else is given.
+    """
     try:
-        signature = inspect.signature(function)
+        signature: inspect.Signature = getattr(function, _TAKES, None) or inspect.signature(function)
     except ValueError:
-        return  # a built-in function without a signature
+        return None
     parameters = list(signature.parameters.values())
     takes_all = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -111,17 +134,25 @@ def _check_call(
                 f"{', '.join(positional)}: {', '.join(names) or 'nothing'}."
             )
     missing = [p.name for p in named if p.default is inspect.Parameter.empty and p.name not in objects]
-    if missing:
-        raise ConfigError(
-            f"with_parameters: {name} also needs {_listed(missing)}. Give it, with_parameters(..., "
-            f"{missing[0]}=...), or give the parameter a default."
-        )
     try:
-        signature.bind(*positional, **objects)
+        signature.bind(*positional, **dict.fromkeys([*objects, *missing]))
     except TypeError as error:
         raise ConfigError(
             f"with_parameters: {name} cannot be called with {', '.join((*positional, *objects))}: {error}."
         ) from error
+    return _remaining(by_position, names, missing, takes_all)
+
+
+def _remaining(by_position: list[str], names: list[str], missing: list[str], takes_all: bool) -> inspect.Signature:
+    """Return what can be given once more: all by name, with a default where nothing has to be given.
+
+    Without the function's own defaults and annotations: it travels with the wrapper.
+    """
+    kind = inspect.Parameter
+    first = [kind(name, kind.POSITIONAL_OR_KEYWORD) for name in by_position]
+    rest = [kind(name, kind.KEYWORD_ONLY, default=kind.empty if name in missing else None) for name in names]
+    more = [kind(_MORE, kind.VAR_KEYWORD)] if takes_all else []
+    return inspect.Signature([*first, *rest, *more])
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -6,11 +6,10 @@ Shoal that is accepted and has no effect: its status chooses its columns itself,
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .arguments import check_arguments
+from .arguments import check_arguments, warn_user
 from .errors import ConfigError
 
 __all__ = ["CLIReporter", "JupyterNotebookReporter", "ProgressReporter", "check_reporter"]
@@ -106,10 +105,9 @@ def check_reporter(reporter: object, where: str) -> None:
     kind = type(reporter)
     overridden = [name for name in _METHODS if getattr(kind, name) is not getattr(ProgressReporter, name)]
     if overridden:
-        warnings.warn(
+        warn_user(
             f"{where}: {kind.__name__}.{overridden[0]} is never called, because Shoal prints its own status and not "
-            f"with a progress_reporter. To be told of what happens, write a tune.Callback.",
-            stacklevel=4,
+            f"with a progress_reporter. To be told of what happens, write a tune.Callback."
         )
 
 

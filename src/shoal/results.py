@@ -15,7 +15,7 @@ from .core.reports import flatten, lookup, number
 from .errors import ConfigError, JournalError, ResultError, TrialFailed, did_you_mean
 from .experiment import ExperimentInfo
 from .history import History, Row, TrialHistory, full_row
-from .lineage import Lineage, Schedule, lineage_of, schedule_of
+from .lineage import Lineage, Schedule, data_frame, lineage_of, schedule_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,6 +28,8 @@ __all__ = ["Result", "ResultGrid"]
 SCOPES = ("last", "all", "avg", "last-5-avg", "last-10-avg")
 _MODES = ("max", "min")
 _ROWS_SHOWN = 40
+_NAMED = 8
+"""How many trials an error names."""
 
 
 class Result:
@@ -38,6 +40,30 @@ class Result:
         self._history = history
         self._folder = folder
         self._error: TrialFailed | None = None
+
+    @staticmethod
+    def from_path(path: str | os.PathLike[str]) -> Result:
+        """Read the result of one trial from its folder, whether it has ended or still runs.
+
+        Args:
+            path: the trial's folder, inside the folder of its experiment, whose journal is read.
+
+        Raises:
+            ConfigError: this is no path.
+            ResultError: it is no trial's folder; the message names those that are there.
+            JournalError: the journal is damaged.
+        """
+        if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
+            raise ConfigError(f"Result.from_path: path must be the path of a trial's folder, but is {path!r}.")
+        given = Path(path).expanduser()
+        # As it is written first: the experiment may have been made of links to elsewhere. Then where a link leads to.
+        for folder in (Path(os.path.abspath(given)), Path(os.path.realpath(given))):
+            if _is_experiment(folder.parent):
+                grid = ResultGrid.read(folder.parent)
+                found = [result for result in grid if Path(result.path) == folder]
+                if found:
+                    return found[0]
+        raise ResultError(_no_trial(Path(os.path.abspath(given))))
 
     @property
     def trial_id(self) -> str:
@@ -152,7 +178,7 @@ class Result:
         """
         if not self._trial.rows:
             return None
-        return _frame(_flat(self._trial, row) for row in self._trial.rows)
+        return data_frame(_flat(self._trial, row) for row in self._trial.rows)
 
     def lineage(self) -> Lineage:
         """Return the exact ancestry of the weights that the last result is of.
@@ -359,7 +385,7 @@ class ResultGrid(Sequence[Result]):
             values = [value for trial in self._trials for value in _values(trial, filter_metric)]
             stories = [(trial, trial.rows) for trial in self._trials]
             raise ResultError(_no_metric(filter_metric, "results", stories, values) + self._failed_hint())
-        return _frame(rows)
+        return data_frame(rows)
 
     def _failed_hint(self) -> str:
         count = self.num_errors
@@ -377,6 +403,30 @@ class ResultGrid(Sequence[Result]):
             if len(chosen) < len(self):
                 lines.append(f"and {len(self) - len(chosen)} more")
         return "\n".join(lines)
+
+
+def _is_experiment(folder: Path) -> bool:
+    from .journal import JOURNAL_NAME
+
+    return (folder / JOURNAL_NAME).is_file()
+
+
+def _no_trial(folder: Path) -> str:
+    """Return why a folder is no trial's, with those that could be meant."""
+    experiment = next((each for each in (folder, *folder.parents) if _is_experiment(each)), None)
+    if experiment is None:
+        what = "does not exist" if not folder.exists() else "is no trial's folder"
+        return f"Result.from_path: {folder} {what}, and no experiment of Shoal is in the folder above it."
+    if experiment == folder:
+        what = "is the folder of an experiment; tune.ResultGrid.read(path) reads all its trials"
+    else:
+        what = f"is no trial's folder of the experiment in {experiment}"
+    names = [Path(result.path).name for result in ResultGrid.read(experiment)]
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return (
+        f"Result.from_path: {folder} {what}. Give the folder of one trial. There are: "
+        f"{', '.join(names[:_NAMED]) or 'none'}{more}."
+    )
 
 
 class _NoSuchResult(ResultError, IndexError):
@@ -456,15 +506,6 @@ def _unpickled(raised: bytes | None) -> BaseException | None:
         # The exception's class may live in a module that is not here; its traceback is in the text anyway.
         return None
     return exception if isinstance(exception, BaseException) else None
-
-
-def _frame(rows: Iterable[Metrics]) -> pd.DataFrame:
-    try:
-        import pandas as pd
-    except ImportError as error:
-        raise ImportError("DataFrames need pandas: pip install 'shoal[pandas]'") from error
-    frame: pd.DataFrame = pd.DataFrame(list(rows))
-    return frame
 
 
 def _local_filesystem() -> AbstractFileSystem:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
+from tests.helpers import climb
 
-from shoal.callbacks import Callback, CallbackReader, Trial
-from shoal.core.commands import CheckpointRecord
+from shoal import tune
+from shoal.callbacks import Callback, CallbackReader, Trial, check_callbacks
+from shoal.core.commands import CheckpointRecord, Reconfigure
 from shoal.errors import ConfigError, TrialFailed
+from shoal.schedulers.replay import ReplayScheduler
 from shoal.sinks import LogFiles
 
 from .stories import Story, make_info
@@ -65,11 +72,20 @@ def ready(story: Story) -> Story:
     return story
 
 
+def reconfigured(story: Story, index: int, **changed: Any) -> Reconfigure:
+    """Return a change of a trial's config at its newest checkpoint, as a replay makes it; not told yet."""
+    trial = story.history.trials[story.name(index)]
+    saved = story.saved[trial.trial_id]
+    number = len(trial.changes) + 1
+    new = {**trial.config, **changed}
+    return Reconfigure(trial.trial_id, trial.launches, number, saved.iteration, saved, trial.config, new)
+
+
 def quiet(names: list[str]) -> list[str]:
     return [name for name in names if not name.startswith("on_step")]
 
 
-def test_the_hooks_are_those_of_ray_tune_and_two_more() -> None:
+def test_the_hooks_are_those_of_ray_tune_and_three_more() -> None:
     assert set(HOOKS) == {
         "setup",
         "on_step_begin",
@@ -84,6 +100,7 @@ def test_the_hooks_are_those_of_ray_tune_and_two_more() -> None:
         "on_checkpoint",
         "on_exploit",
         "on_explore",
+        "on_reconfigure",
         "on_experiment_end",
     }
 
@@ -93,6 +110,7 @@ def test_every_hook_of_the_base_class_does_nothing(tmp_path: Path, warnings: lis
     story.report(1, save=True)
     story.report(0)
     story.exploit(0, 1)
+    story.tell(reconfigured(story, 1, lr=0.5))
     story.fail(2, ValueError())
     story.close()
     assert warnings == []
@@ -271,6 +289,41 @@ def test_an_exploit_names_the_donor_its_checkpoint_and_the_configs(story: Story,
     assert [explore[name]["lr"] for name in ("donor_config", "old_config", "new_config")] == [0.2, 0.1, 0.7]
 
 
+def test_a_replays_change_names_the_configs_and_comes_after_the_result(story: Story, diary: Diary) -> None:
+    ready(story)
+    story.report(0, save=True)
+    diary.entries.clear()
+    report = story.reported(0)
+    story.tell(report, reconfigured(story, 0, lr=0.7))
+    story.launch(0, 1, story.saved[story.name(0)])
+    assert quiet(diary.names) == ["on_trial_result", "on_reconfigure", "on_trial_start", "on_trial_restore"]
+    assert diary.names[:4] == ["on_step_begin", "on_trial_result", "on_reconfigure", "on_step_end"]
+    (change,) = diary.of("on_reconfigure")
+    assert set(change) == {"iteration", "trials", "trial", "old_config", "new_config"}
+    assert (change["trial"].index, change["iteration"]) == (0, diary.of("on_trial_result")[0]["iteration"])
+    assert (change["old_config"]["lr"], change["new_config"]["lr"]) == (0.1, 0.7)
+    change["new_config"]["lr"] = "changed"
+    assert change["trial"].config["lr"] == 0.7
+
+
+def test_a_replay_tells_of_its_changes_and_its_files_have_them(tmp_path: Path, diary: Diary) -> None:
+    run = tune.RunConfig("exp", tmp_path, callbacks=[diary], verbose=0, stop={"training_iteration": 4})
+    config = tune.TuneConfig(
+        scheduler=ReplayScheduler({"lr": 1.0, "every": 1}, [(2, {"lr": 5.0, "every": 1})]), engine="inline"
+    )
+    (result,) = tune.Tuner(climb, tune_config=config, run_config=run).fit()
+    (change,) = diary.of("on_reconfigure")
+    assert (change["old_config"]["lr"], change["new_config"]["lr"]) == (1.0, 5.0)
+    names = quiet(diary.names)
+    at = names.index("on_reconfigure")
+    assert names[:at].count("on_trial_result") == 2
+    assert names[at + 1 : at + 3] == ["on_trial_start", "on_trial_restore"]
+    folder = Path(result.path)
+    lines = [json.loads(line) for line in (folder / "result.json").read_text().splitlines()]
+    assert [line["config"]["lr"] for line in lines] == [1.0, 1.0, 5.0, 5.0]
+    assert json.loads((folder / "params.json").read_text())["lr"] == 5.0
+
+
 def test_a_checkpoint_is_the_committed_one(story: Story, diary: Diary) -> None:
     ready(story)
     story.report(2, save=True)
@@ -385,16 +438,121 @@ def test_something_else_is_an_error() -> None:
         CallbackReader([3], print)
 
 
-def test_a_misspelled_hook_is_an_error_that_names_the_right_one() -> None:
-    class Misspelled(Callback):
-        def on_trial_results(self, **info: Any) -> None: ...
+@pytest.mark.parametrize("how", [sys.exit, asyncio.CancelledError])
+def test_a_callback_that_wants_to_leave_is_reported_and_the_run_goes_on(
+    how: Any, tmp_path: Path, diary: Diary, warnings: list[str]
+) -> None:
+    class Leaving(Callback):
+        def on_trial_result(self, **info: Any) -> None:  # type: ignore[override] # pyright: ignore
+            raise how()
 
-    with pytest.raises(ConfigError, match=r"'on_trial_results', which is no hook.* Did you mean 'on_trial_result'"):
-        CallbackReader([Misspelled()], print)
+    story = ready(Story(tmp_path, CallbackReader([Leaving(), diary], warnings.append)))
+    for _ in range(2):
+        story.report(0)
+    story.close()
+    assert len(diary.of("on_trial_result")) == 2
+    (warning,) = warnings
+    assert "The callback Leaving raised in on_trial_result and is not called again; the run goes on." in warning
+    assert ("To end an experiment, use RunConfig(stop=...)" in warning) is (how is sys.exit)
 
 
-def test_a_method_of_the_users_own_is_no_hook() -> None:
+def test_an_interrupt_in_a_hook_passes_through(tmp_path: Path, warnings: list[str]) -> None:
+    class Interrupted(Callback):
+        def on_trial_result(self, **info: Any) -> None:  # type: ignore[override] # pyright: ignore
+            raise KeyboardInterrupt
+
+    story = ready(Story(tmp_path, CallbackReader([Interrupted()], warnings.append)))
+    with pytest.raises(KeyboardInterrupt):
+        story.report(0)
+    assert warnings == []
+
+
+def test_a_hook_that_is_set_on_the_callback_itself_is_called(tmp_path: Path, warnings: list[str]) -> None:
+    seen: list[str] = []
+    callback: Any = Callback()
+    for hook in HOOKS:
+        setattr(callback, hook, lambda _hook=hook, **arguments: seen.append(_hook))
+    mock = Mock(spec=Callback)
+    story = ready(Story(tmp_path, CallbackReader([callback, mock], warnings.append)))
+    story.report(1, save=True)
+    story.report(0)
+    story.exploit(0, 1)
+    story.tell(reconfigured(story, 1, lr=0.5))
+    story.fail_and_retry(2, ValueError())
+    story.fail(2, ValueError())
+    story.finish(3)
+    story.close()
+    assert set(seen) == set(HOOKS)
+    assert mock.on_trial_result.call_count == 2
+    assert warnings == []
+
+
+# ------------------------------------------------------------------------------------------------------ nearly a hook
+
+
+def with_method(name: str, base: type[Callback] = Callback, **more: Any) -> Callback:
+    """Return an instance of a subclass that has a method of this name."""
+    made: Callback = type("Mine", (base,), {name: lambda self, **info: None, **more})()
+    return made
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("on_trial_results", "on_trial_result"),
+        ("on_trial_resul", "on_trial_result"),
+        ("on_trail_result", "on_trial_result"),
+        ("on_trial_resutl", "on_trial_result"),
+        ("on_triall_result", "on_trial_result"),
+        ("on_trial_Result", "on_trial_result"),
+        ("no_trial_result", "on_trial_result"),
+        ("n_trial_result", "on_trial_result"),
+        ("on_experiment_ends", "on_experiment_end"),
+        ("on_exploits", "on_exploit"),
+        ("on_reconfigured", "on_reconfigure"),
+    ],
+)
+def test_a_method_one_slip_away_from_a_hook_is_told(name: str, meant: str) -> None:
+    callback = with_method(name)
+    with pytest.warns(
+        UserWarning, match=rf"Mine has a method '{name}'\. Shoal does not call it; .* '{meant}'\?"
+    ) as told:
+        assert check_callbacks([callback]) == [callback]
+    assert len(told) == 1
+
+
+def test_a_hook_misspelled_on_the_callback_itself_is_told_too() -> None:
+    callback: Any = Callback()
+    callback.on_trial_results = lambda **info: None
+    with pytest.warns(UserWarning, match="did you mean 'on_trial_result'"):
+        CallbackReader([callback], print)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("on_friday", "on_train_start", "on_epoch_end", "on_trial_end", "on_trial_starting", "on_step"),
+        *("on_trial_result_late", "log_trial_params", "log_trial_results", "_on_trial_result", "restart", "set_up"),
+        *("on_lairt_result", "on_step_start"),
+    ],
+)
+def test_a_helper_whose_name_only_resembles_a_hook_is_no_slip(name: str) -> None:
+    check_callbacks([with_method(name)])
+
+
+def test_a_callback_that_has_the_hook_as_well_has_not_misspelled_it() -> None:
+    check_callbacks([with_method("on_trial_results", on_trial_result=lambda self, **info: None)])
+    callback: Any = with_method("on_trial_results")
+    callback.on_trial_result = callback.on_trial_results
+    check_callbacks([callback])
+
+
+def test_what_is_no_method_is_no_hook() -> None:
     class Own(Callback):
-        def on_friday(self) -> None: ...
+        on_trial_results: tuple[int, ...] = ()
 
-    CallbackReader([Own()], print)
+        @property
+        def on_trial_starts(self) -> Any:
+            raise AssertionError
+
+    check_callbacks([Own()])

@@ -21,6 +21,7 @@ from tests.simulation.scenarios import Scenario, drawn_scenario
 from shoal.core.commands import Reconfigure, Retry
 from shoal.core.events import Config, Opened
 from shoal.core.limits import Limits, RetentionRules
+from shoal.errors import ConfigError, ResultError
 from shoal.history import History, Row, TrialHistory
 from shoal.journal.codec import Record, decode, encode
 from shoal.lineage import Lineage, Schedule, Segment, lineage_of, schedule_of
@@ -325,6 +326,29 @@ def test_a_schedule_tells_the_config_of_each_step() -> None:
     schedule = Schedule(((0, {"lr": 1}), (5, {"lr": 2}), (6, {"lr": 3})))
     assert [schedule.at(step)["lr"] for step in (1, 5, 6, 7, 100)] == [1, 1, 2, 3, 3]
     assert schedule.initial == {"lr": 1}
+
+
+def test_an_empty_schedule_says_that_it_is_empty(story: Story) -> None:
+    schedule = result(story, 0).schedule()
+    with pytest.raises(ResultError, match=r"schedule is empty.* trial has reported nothing"):
+        assert schedule.initial
+    with pytest.raises(ResultError, match="schedule is empty"):
+        schedule.at(1)
+
+
+@pytest.mark.parametrize("step", [0, -1, 1.5, "3", None, True])
+def test_a_step_that_is_none_is_an_error(step: Any) -> None:
+    with pytest.raises(ConfigError, match=rf"step must be a whole number, 1 for the first step, but is {step!r}\."):
+        Schedule(((0, {"lr": 1}),)).at(step)
+
+
+def test_a_schedule_that_begins_later_says_so() -> None:
+    schedule = Schedule(((4, {"lr": 1}),))
+    assert schedule.at(5) == {"lr": 1}
+    third: Any = np.int64(3)
+    assert Schedule(((0, {"lr": 1}),)).at(third) == {"lr": 1}
+    with pytest.raises(ResultError, match="begins after step 4, so it has no config for step 4"):
+        schedule.at(4)
 
 
 def test_a_lineage_is_a_sequence_that_shows_itself(story: Story) -> None:

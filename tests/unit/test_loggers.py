@@ -153,12 +153,23 @@ def test_a_logger_as_people_write_it_for_ray_tune(tmp_path: Path) -> None:
     assert warnings == []
 
 
-def test_a_misspelled_method_is_an_error_that_names_the_right_one() -> None:
+def test_a_method_nearly_of_the_right_name_is_told_and_a_helper_is_not() -> None:
     class Misspelled(LoggerCallback):
         def log_trial_results(self, iteration: int, trial: Trial, result: dict[str, Any]) -> None: ...
 
-    with pytest.raises(ConfigError, match=r"'log_trial_results', which is no hook.* Did you mean 'log_trial_result'"):
+    class Own(LoggerCallback):
+        def log_trial_params(self, trial: Trial) -> None: ...
+
+        def log_trial_results(self, trial: Trial) -> None: ...
+
+        def log_trial_result(self, iteration: int, trial: Trial, result: dict[str, Any]) -> None:
+            self.log_trial_results(trial)
+
+    with pytest.warns(
+        UserWarning, match=r"'log_trial_results'\. Shoal does not call it; did you mean 'log_trial_resul"
+    ):
         CallbackReader([Misspelled()], print)
+    CallbackReader([Own()], print)
 
 
 # ------------------------------------------------------------------------------------ requests for what is there anyway

@@ -191,8 +191,6 @@ class WithoutSetup: ...
         (5, {}, "must be a function or a class, but is 5"),
         (needs_more, {"image": 1, "labels": 2}, "needs_more has no parameter 'image'. Did you mean 'images'?"),
         (needs_more, {"images": 1, "labels": 2, "x": 3}, "It takes, after config: images, labels, rate."),
-        (needs_more, {"images": 1}, "needs_more also needs 'labels'."),
-        (needs_more, {}, "also needs 'images', 'labels'. Give it, with_parameters(..., images=...)"),
         (needs_more, {"config": 1, "images": 1, "labels": 2}, "in its parameter 'config'"),
         (without_config, {}, "without_config cannot be called with config: too many positional arguments"),
         (without_config, {"data": 1}, "without_config has no parameter 'data'. It takes, after config: nothing."),
@@ -207,6 +205,97 @@ def test_a_call_that_is_not_possible_is_an_error_that_names_what_is_wrong(
 ) -> None:
     with pytest.raises(ConfigError, match=re.escape(expected)):
         with_parameters(trainable, **given)
+
+
+# --------------------------------------------------------------------------------------------------- more than one call
+
+
+def collect(config: dict[str, Any], a: Any, b: Any, c: Any = "c", *, d: Any = "d") -> tuple[Any, ...]:
+    return (a, b, c, d)
+
+
+class Collector(tune.Trainable):
+    def setup(self, config: dict[str, Any], a: Any = None, b: Any = None, c: Any = "c") -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        self.given = (a, b, c)
+
+    def step(self) -> dict[str, Any]:
+        return {}
+
+
+def keep(trainable: Any) -> Any:
+    return trainable
+
+
+def on_two_cpus(trainable: Any) -> Any:
+    return tune.with_resources(trainable, {"cpu": 2})
+
+
+@pytest.mark.parametrize("between", [keep, on_two_cpus])
+def test_a_further_call_gives_what_remains(between: Callable[[Any], Any]) -> None:
+    given = with_parameters(between(with_parameters(collect, a=1)), b=2)
+    assert given({}) == (1, 2, "c", "d")
+    assert with_parameters(between(given), d=4)({}) == (1, 2, "c", 4)
+    assert given({}) == (1, 2, "c", "d")
+    assert given.__wrapped__ is collect
+    assert list(inspect.signature(given).parameters) == ["config"]
+    assert resources_of(given) == ((2.0, 0.0) if between is on_two_cpus else (1.0, 0.0))
+    assert pickle.loads(cloudpickle.dumps(given))({}) == (1, 2, "c", "d")
+    tune.Tuner(given)
+
+
+@pytest.mark.parametrize("between", [keep, on_two_cpus])
+def test_a_class_is_given_what_remains_too(between: Callable[[Any], Any]) -> None:
+    given = with_parameters(between(with_parameters(Collector, a=1)), b=[2])
+    again = with_parameters(given, c=3)
+    assert given({}).given == (1, [2], "c")
+    assert again({}).given == (1, [2], 3)
+    assert pickle.loads(cloudpickle.dumps(again))({}).given == (1, [2], 3)
+    assert (again.__name__, list(inspect.signature(again.setup).parameters)) == ("Collector", ["self", "config"])
+    assert resources_of(again) == ((2.0, 0.0) if between is on_two_cpus else (1.0, 0.0))
+
+
+def test_of_two_objects_for_one_parameter_the_outer_counts() -> None:
+    inner = with_parameters(collect, a=1, b=1)
+    assert with_parameters(inner, b=2)({}) == (1, 2, "c", "d")
+    assert inner({}) == (1, 1, "c", "d")
+    assert with_parameters(with_parameters(Collector, a=1), a=2)({}).given == (2, None, "c")
+
+
+def test_a_function_of_any_keywords_takes_more_each_time() -> None:
+    assert with_parameters(with_parameters(with_everything, a=1), b=2)({}) == {"a": 1, "b": 2}
+
+
+def test_a_further_call_is_checked_as_the_first() -> None:
+    inner = with_parameters(needs_more, images=1)
+    with pytest.raises(
+        ConfigError, match=r"no parameter 'lables'\. Did you mean 'labels'\? It takes, after config: im"
+    ):
+        with_parameters(inner, lables=2)
+    with pytest.raises(ConfigError, match="in its parameter 'config'"):
+        with_parameters(inner, config=2)
+    with pytest.raises(ConfigError, match=r"Collector\.setup has no parameter 'e'"):
+        with_parameters(with_parameters(Collector, a=1), e=2)
+
+
+def test_what_is_still_missing_is_shown_and_refused_by_the_tuner() -> None:
+    inner = with_parameters(needs_more, images=1)
+    assert list(inspect.signature(inner).parameters) == ["config", "labels"]
+    with pytest.raises(ConfigError, match=r"but needs_more does not: missing a required .*'labels'"):
+        tune.Tuner(inner)
+    tune.Tuner(with_parameters(inner, labels=2))
+
+
+class Unpicklable:
+    def __reduce__(self) -> Any:
+        raise TypeError("not me")
+
+
+def test_the_functions_own_defaults_do_not_travel_with_the_wrapper() -> None:
+    assert pickle.loads(cloudpickle.dumps(with_parameters(odd_default, a=1)))({}) == 1
+
+
+def odd_default(config: dict[str, Any], a: Any, b: Any = Unpicklable()) -> Any:  # noqa: B008
+    return a
 
 
 def iter_nothing() -> Iterator[None]:

@@ -14,7 +14,7 @@ import pytest
 from shoal.core.commands import Status, Stop
 from shoal.errors import ConfigError, JournalError, ResultError, TrialFailed
 from shoal.journal.sqlite import SQLiteJournal
-from shoal.results import ResultGrid
+from shoal.results import Result, ResultGrid
 
 from .stories import Story, make_info
 
@@ -140,6 +140,67 @@ def test_a_journal_that_does_not_say_what_it_is_of_is_an_error(tmp_path: Path) -
     SQLiteJournal.create(tmp_path).close()
     with pytest.raises(JournalError, match="does not say what the experiment is"):
         ResultGrid.read(tmp_path)
+
+
+@pytest.fixture
+def experiment(tmp_path: Path) -> Path:
+    """The folder of an experiment with four trials, of which the first two have reported."""
+    folder = tmp_path / "experiment"
+    folder.mkdir()
+    journal = SQLiteJournal.create(folder)
+    told = Story(folder, journal=journal)
+    journal.set_meta(**told.info.to_meta())
+    told.add_usual()
+    told.report(1, {"mean_accuracy": 0.9}, save=True)
+    told.report(0, {"mean_accuracy": 0.1})
+    told.exploit(0, 1)
+    told.report(0, {"mean_accuracy": 0.8}, iteration=2)
+    journal.close()
+    for trial in told.history.in_order():
+        (folder / trial.folder / "checkpoint_000000").mkdir(parents=True)
+    return folder
+
+
+def test_one_result_is_read_from_its_folder(experiment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = ResultGrid.read(experiment)[0]
+    monkeypatch.chdir(experiment)
+    link = experiment.parent / "best"
+    link.symlink_to(expected.path)
+    for path in (expected.path, Path(expected.path), f"{expected.path}/", Path(expected.path).name, f"{link}"):
+        result = Result.from_path(path)
+        assert (result.trial_id, result.path) == (expected.trial_id, expected.path)
+        assert result.metrics == expected.metrics
+        assert [segment.trial for segment in result.lineage()] == [1, 0]
+        assert result.checkpoint is not None
+
+
+def test_a_folder_that_is_no_trials_says_what_is_there(experiment: Path, tmp_path: Path) -> None:
+    first = Path(ResultGrid.read(experiment)[0].path)
+    with pytest.raises(
+        ResultError, match=rf"other is no trial's folder of .*experiment\. .* There are: {first.name}, "
+    ):
+        Result.from_path(experiment / "other")
+    with pytest.raises(ResultError, match="is no trial's folder of the experiment in"):
+        Result.from_path(first / "checkpoint_000000")
+    with pytest.raises(ResultError, match=rf"is the folder of an experiment; tune\.ResultGrid\.read.*: {first.name}"):
+        Result.from_path(experiment)
+    with pytest.raises(ResultError, match="nowhere does not exist, and no experiment of Shoal is in the folder above"):
+        Result.from_path(tmp_path / "nowhere")
+    with pytest.raises(ResultError, match="is no trial's folder, and no experiment"):
+        Result.from_path(tmp_path)
+    for wrong in (3, None, ""):
+        with pytest.raises(ConfigError, match=rf"path must be the path of a trial's folder, but is {wrong!r}"):
+            Result.from_path(wrong)  # type: ignore[arg-type] # pyright: ignore
+
+
+def test_many_trials_are_not_all_named(tmp_path: Path) -> None:
+    journal = SQLiteJournal.create(tmp_path)
+    told = Story(tmp_path, journal=journal)
+    journal.set_meta(**told.info.to_meta())
+    told.add_usual(11)
+    journal.close()
+    with pytest.raises(ResultError, match=r"_00007_\S+ and 3 more\.$"):
+        Result.from_path(tmp_path / "other")
 
 
 # ------------------------------------------------------------------------------------------------------ counts, errors

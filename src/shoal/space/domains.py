@@ -35,8 +35,21 @@ class Domain(ABC):
     reversed_bounds: bool = False
     """Whether the bounds were given upper first. They are stored as the interval they mean."""
 
+    def sample(self, rng: random.Random | None = None, *, size: int = 1) -> Any:
+        """Draw a value, or several.
+
+        Args:
+            rng: where randomness comes from. Default: a new generator each time, so that no draw can be repeated; that
+                is for looking at a domain by hand.
+            size: how many values; above 1 they come in a list. Default 1.
+
+        Raises:
+            SpaceError: an argument is wrong, or a function of the user raised an error.
+        """
+        return _several(self, self._draw, rng, size)
+
     @abstractmethod
-    def sample(self, rng: random.Random) -> Any:
+    def _draw(self, rng: random.Random) -> Any:
         """Draw a value."""
 
     @abstractmethod
@@ -138,7 +151,7 @@ class Range(Domain):
         """How the call was written, bounds reversed or not."""
         return self._text(self.upper, self.lower) if self.reversed_bounds else repr(self)
 
-    def sample(self, rng: random.Random) -> Any:
+    def _draw(self, rng: random.Random) -> Any:
         """Draw a number. On a grid every value weighs the same on the domain's scale, the ends too."""
         grid = self._grid
         if grid is None:
@@ -243,7 +256,7 @@ class Normal(Domain):
     def __repr__(self) -> str:
         return _call_text("randn" if self.q is None else "qrandn", self.mean, self.sd, self.q)
 
-    def sample(self, rng: random.Random) -> float:
+    def _draw(self, rng: random.Random) -> float:
         """Draw a float."""
         return self._rounded(rng.normalvariate(self.mean, self.sd))
 
@@ -256,7 +269,7 @@ class Normal(Domain):
         """Multiply ``value``; there are no bounds to keep. See :meth:`Domain.perturb`."""
         number = _number(value)
         if not number:
-            return self.sample(rng)
+            return self._draw(rng)
         target = _product(number, factor)
         return target if self._grid is None else self._grid.value(_moved(number, target, self._grid.q))
 
@@ -291,7 +304,7 @@ class Choice(Domain):
         # Entries may be unhashable.
         return hash((Choice, len(self.categories)))
 
-    def sample(self, rng: random.Random) -> Any:
+    def _draw(self, rng: random.Random) -> Any:
         """Draw one of the entries, each as likely as the others."""
         return self.categories[int(rng.random() * len(self.categories))]
 
@@ -349,17 +362,28 @@ class Function(Domain):
     def __repr__(self) -> str:
         return f"sample_from({getattr(self.func, '__qualname__', None) or repr(self.func)})"
 
-    def sample(self, rng: random.Random, config: dict[str, Any] | None = None, where: str = "") -> Any:
-        """Call the function.
+    def sample(
+        self,
+        rng: random.Random | None = None,
+        config: dict[str, Any] | None = None,
+        where: str = "",
+        *,
+        size: int = 1,
+    ) -> Any:
+        """Call the function, once or several times.
 
         Args:
-            rng: seeds the global generators during the call.
+            rng: seeds the global generators during the call. Default: a new generator, as :meth:`Domain.sample` says.
             config: what a function with an argument is given. Default: an empty dict.
             where: the key that errors name.
+            size: how many values; above 1 they come in a list. Default 1.
 
         Raises:
-            SpaceError: the function raised an error, which is chained.
+            SpaceError: an argument is wrong, or the function raised an error, which is chained.
         """
+        return _several(self, lambda rng: self._draw(rng, config, where), rng, size)
+
+    def _draw(self, rng: random.Random, config: dict[str, Any] | None = None, where: str = "") -> Any:
         shown = PartialDict(config or {})
         arguments = {"": (), "config": (shown,), "spec": (PartialDict({"config": shown}),)}[self.takes]
         try:
@@ -489,6 +513,25 @@ def _placeable(domain: Domain, value: object) -> float:
     if number is None:
         raise SpaceError(f"{value!r} has no place in {domain!r}. Give a finite number.")
     return number
+
+
+# ---- Draws -----------------------------------------------------------------------------------------------------------
+
+
+def _several(domain: Domain, draw: Callable[[random.Random], Any], rng: object, size: object) -> Any:
+    """Return one draw, or a list of ``size`` draws."""
+    if rng is None:
+        rng = random.Random()
+    elif not isinstance(rng, random.Random):
+        raise SpaceError(
+            f"{domain!r}.sample: rng must be a random.Random, such as random.Random(1), but is {rng!r}. Leave it out "
+            f"for a draw that need not be repeatable."
+        )
+    if size == 1:
+        return draw(rng)
+    if not isinstance(size, numbers.Integral) or size < 1:
+        raise SpaceError(f"{domain!r}.sample: size must be a whole number of 1 or more, but is {size!r}.")
+    return [draw(rng) for _ in range(int(size))]
 
 
 # ---- Checks of arguments ---------------------------------------------------------------------------------------------
