@@ -1,0 +1,62 @@
+"""What the README says of Shoal in its comparison is tested, and here stands where."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+CLAIMS = {
+    "before the first step": [
+        "faults/test_processes.py::test_a_run_survives_the_death_of_the_parent_of_its_members",
+        "end_to_end/test_ways_to_run.py::test_a_script_runs_as_it_stands",
+    ],
+    "more members than CPUs": [
+        "contracts/test_engines.py::test_more_members_than_slots_train_in_turn_and_lose_nothing_without_checkpoints",
+    ],
+    "an exploit": [
+        "contracts/test_engines.py::test_an_exploit_enters_the_function_anew_in_the_same_process_with_the_donors_state",
+    ],
+    "results": [
+        "end_to_end/test_ray_tune_defects.py::test_2_no_row_of_the_results_is_lost_around_exploits",
+    ],
+    "a donor's checkpoint": [
+        "end_to_end/test_ray_tune_defects.py::test_3_a_donors_checkpoint_is_never_deleted_before_it_is_copied",
+    ],
+    "a checkpoint and its score": [
+        "unit/test_pbt.py::test_the_donor_hands_over_checkpoint_and_config_of_the_same_step",
+        "unit/test_pbt.py::test_a_donor_counts_with_the_score_of_its_checkpoint_not_of_its_last_report",
+    ],
+    "mutated values": [
+        "unit/test_explore.py::test_values_stay_inside_the_bounds_unless_that_is_turned_off",
+        "unit/test_explore.py::test_integers_move_both_ways_and_stay_integers",
+    ],
+    "NaN scores": [
+        "unit/test_pbt.py::test_a_score_that_is_not_finite_ranks_last_and_is_never_a_donor",
+    ],
+    "a misspelled mutation key": [
+        "unit/test_pbt.py::test_a_misspelled_mutation_names_the_key_that_was_meant",
+    ],
+    "`synch=True`, seeded": [
+        "contracts/test_engines.py::test_the_seeded_synchronous_lineage_is_the_same_on_every_engine_and_number_of_slots",
+    ],
+    "a replay of a function": [
+        "end_to_end/test_replay.py::test_a_replay_of_a_result_has_the_originals_configs_at_each_step_and_its_final_score",
+        "end_to_end/test_replay.py::test_a_policy_file_replays_to_the_end",
+    ],
+    "`kill -9`, then restore": [
+        "end_to_end/test_restore.py::"
+        "test_a_run_that_is_killed_interrupted_and_killed_has_the_lineage_of_one_that_is_not",
+    ],
+}
+
+
+def test_each_row_of_the_comparison_names_tests_that_are_there() -> None:
+    chapter = (ROOT / "README.md").read_text().partition("## How it compares")[2].partition("\n## ")[0]
+    rows = [line.split("|")[1].strip() for line in chapter.splitlines() if line.startswith("|")]
+    assert rows[2:] == list(CLAIMS), "a row without a test, or a test without a row"
+    for claim, tests in CLAIMS.items():
+        for test in tests:
+            path, _, name = test.partition("::")
+            assert re.search(rf"^def {name}\(", (ROOT / "tests" / path).read_text(), re.M), (claim, test)
