@@ -16,7 +16,7 @@ from .config import ENGINES, CheckpointConfig, FailureConfig, RunConfig, TuneCon
 from .core.events import Config, Event, Opened, TrialAdded
 from .core.limits import Limits, RetentionRules
 from .core.population import Population
-from .core.reports import ReportRules
+from .core.reports import ReportRules, lookup
 from .engines.pickling import check_config
 from .errors import ConfigError, did_you_mean
 from .experiment import ExperimentInfo
@@ -24,7 +24,7 @@ from .history import History
 from .naming import experiment_name, folder_name, tag_of, trainable_name, trial_id
 from .resources import FILES_OF_A_RESIDENT, has_resources, open_files_allowed, resources_of, with_resources
 from .schedulers import FIFOScheduler, TrialScheduler
-from .space import Variant, check_space, expand
+from .space import Variant, check_space, expand, same
 from .stoppers import FunctionStopper
 from .trainable import can_save
 
@@ -229,8 +229,12 @@ def _trial(
 ) -> TrialAdded:
     identity = trial_id(run_id, index)
     name = f"{trainable}_{identity}"
-    tag = tag_of(index, variant.sampled)
     config = scheduler.prepare(variant.config, index, seed)
+    sampled = variant.sampled
+    if scheduler.replays:
+        # It has values of its own for some of what the space would sample.
+        sampled = {path: value for path, value in sampled.items() if same(lookup(config, path), value)}
+    tag = tag_of(index, sampled)
     return TrialAdded(identity, index, name, tag, folder_name(name, tag, now), config)
 
 

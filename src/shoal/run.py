@@ -260,13 +260,16 @@ def _restored(resume: _Resume | None, trainable: Callable[..., Any], settings: d
             f"tune.run: there is no experiment to resume in {folder.absolute()}. Check name and storage_path, or give "
             f"resume='AUTO' to begin anew where there is none."
         )
+    tune_config: TuneConfig = settings["tune_config"]
     return Tuner.restore(
         folder,
         trainable,
         resume_unfinished=resume.unfinished,
         resume_errored=resume.errored,
         restart_errored=resume.restart,
-        **{**settings, "tune_config": _without_old_budget(settings["tune_config"], folder)},
+        param_space=settings["param_space"],
+        run_config=run_config,
+        tune_config=_without_old_budget(tune_config, folder),
     )
 
 

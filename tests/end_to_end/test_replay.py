@@ -348,6 +348,7 @@ def test_the_search_space_adds_keys_and_objects_and_changes_nothing_of_the_sched
         assert grid[0].metrics["score"] == pytest.approx(winner.metrics["score"] / 2)
         assert grid[0].metrics["note"] == "a"
         assert grid[0].config["extra"] == 1
+        assert "lr=" not in Path(grid[0].path).name, "the sampled lr was not used"
         assert [lr for _, lr in used(grid)] == [lr for _, lr in scheduled(winner, 20)]
 
 
