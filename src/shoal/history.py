@@ -45,7 +45,15 @@ from .core.reports import number, value_of
 from .core.trial import replaced
 from .journal.codec import Record
 
-__all__ = ["Ancestry", "CheckpointEntry", "History", "Row", "TrialHistory", "full_row"]
+__all__ = ["Ancestry", "CheckpointEntry", "History", "Replaced", "Row", "TrialHistory", "full_row"]
+
+
+@dataclass(frozen=True, slots=True)
+class Replaced:
+    """The user replaced values of the config when the experiment went on; nobody decided it."""
+
+    checkpoint: CheckpointRecord
+    """From which the trial went on with them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +63,17 @@ class Ancestry:
     A chain that its members share, so a population of many generations needs one link for each exploit.
     """
 
-    change: Exploit | Reconfigure
+    change: Exploit | Reconfigure | Replaced
     before: Ancestry | None
+    config: Config
+    """What the weights had been trained with up to the change."""
 
-    def oldest_first(self) -> Iterator[Exploit | Reconfigure]:
-        """Yield the changes in the order in which they happened to the weights."""
-        chain: list[Exploit | Reconfigure] = []
+    def oldest_first(self) -> Iterator[Ancestry]:
+        """Yield the links in the order in which the changes happened to the weights."""
+        chain: list[Ancestry] = []
         link: Ancestry | None = self
         while link is not None:
-            chain.append(link.change)
+            chain.append(link)
             link = link.before
         return reversed(chain)
 
@@ -131,6 +141,8 @@ class TrialHistory:
     """How its config was changed without an exploit, oldest first."""
     ancestry: Ancestry | None = field(default=None, compare=False, repr=False)
     """What made the weights it has now: exploits, not all of them its own, and not all of its own."""
+    trained_with: Config | None = field(default=None, compare=False, repr=False)
+    """The config before values of it were replaced, until it trains on; else None."""
     error: str | None = None
     """Why its last launch failed, one line; also set while it is retried."""
     traceback: str = ""
@@ -243,6 +255,7 @@ class History:
         self.stopped = None
         for trial in self.trials.values():
             if opened.config:
+                trial.trained_with = trial.config if trial.trained_with is None else trial.trained_with
                 trial.config = replaced(trial.config, opened.config)
                 trial.initial_config = replaced(trial.initial_config, opened.config)
             anew = trial.trial_id in opened.anew
@@ -253,6 +266,7 @@ class History:
             if anew:
                 trial.first_checkpoint = max(trial.checkpoints, default=-1) + 1
                 trial.config, trial.restore, trial.ancestry, trial.last = trial.initial_config, None, None, None
+                trial.trained_with = None
 
     def _changed(self, trial: TrialHistory, item: Any) -> None:
         if isinstance(item, Started | Saved | Failed | Lost) and (item.launch != trial.launches or trial.status.ended):
@@ -263,6 +277,9 @@ class History:
         elif isinstance(item, Launch):
             trial.launches, trial.slot, trial.status = item.launch, item.slot, Status.RUNNING
             trial.over = False
+            if trial.trained_with is not None and item.checkpoint is not None:
+                self._change(trial, Replaced(item.checkpoint))
+            trial.trained_with = None
         elif isinstance(item, Continue):
             trial.slot, trial.status = item.slot, Status.RUNNING
         elif isinstance(item, Park | Evict | Retry):
@@ -271,8 +288,8 @@ class History:
             self._exploited(trial, item)
         elif isinstance(item, Reconfigure):
             trial.changes.append(item)
+            self._change(trial, item)
             trial.config = item.new_config
-            trial.ancestry = Ancestry(item, trial.ancestry)
         elif isinstance(item, Saved) and trial.last is not None and not trial.over:
             self._saved(trial, item.checkpoint, trial.last)
         elif isinstance(item, Failed):
@@ -287,6 +304,12 @@ class History:
         elif isinstance(item, DeleteCheckpoint):
             trial.checkpoints.pop(item.number, None)
 
+    def _change(self, trial: TrialHistory, change: Reconfigure | Replaced) -> None:
+        """Take in that a trial trains its own weights on with another config."""
+        before = trial.config if trial.trained_with is None else trial.trained_with
+        trial.ancestry = Ancestry(change, trial.ancestry, before)
+        trial.trained_with = None
+
     def _exploited(self, trial: TrialHistory, exploit: Exploit) -> None:
         self.exploits.append(exploit)
         trial.exploits.append(exploit)
@@ -294,7 +317,11 @@ class History:
         trial.restore = exploit.checkpoint
         donor = self.trials[exploit.donor_id]
         copied = donor.checkpoints.get(exploit.checkpoint.number)
-        trial.ancestry = Ancestry(exploit, donor.ancestry if copied is None else copied.row.ancestry)
+        trial.trained_with = None
+        if copied is None:
+            trial.ancestry = Ancestry(exploit, donor.ancestry, exploit.donor_config)
+        else:
+            trial.ancestry = Ancestry(exploit, copied.row.ancestry, copied.row.config)
 
 
 def full_row(trial: TrialHistory, row: Row) -> Metrics:

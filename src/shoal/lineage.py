@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, overload
 
-from .core.commands import Exploit, Reconfigure
+from .core.commands import Exploit
 from .core.events import Config
 from .core.reports import flatten
 from .errors import ConfigError, ResultError
@@ -179,16 +179,19 @@ class Schedule:
 
 def lineage_of(trial: TrialHistory, row: Row, history: History) -> Lineage:
     """Return the lineage of the weights that a result is of."""
-    changes = [] if row.ancestry is None else list(row.ancestry.oldest_first())
+    links = [] if row.ancestry is None else list(row.ancestry.oldest_first())
     segments: list[Segment] = []
     begin, checkpoint, donor, digest = 0, None, None, None
-    for change in changes:
-        copied = change.checkpoint
-        before = change.donor_config if isinstance(change, Exploit) else change.old_config
-        index = history.trials[copied.trial_id].index
-        segments.append(Segment(copied.trial_id, index, begin + 1, copied.iteration, before, checkpoint, donor, digest))
+    for link in links:
+        copied = link.change.checkpoint
+        trained = history.trials[copied.trial_id]
+        segments.append(
+            Segment(
+                trained.trial_id, trained.index, begin + 1, copied.iteration, link.config, checkpoint, donor, digest
+            )
+        )
         begin, checkpoint, digest = copied.iteration, copied.id, copied.digest
-        donor = None if isinstance(change, Reconfigure) else change.donor_id
+        donor = link.change.donor_id if isinstance(link.change, Exploit) else None
     last = Segment(trial.trial_id, trial.index, begin + 1, row.report.iteration, row.config, checkpoint, donor, digest)
     return Lineage([*segments, last])
 

@@ -99,7 +99,7 @@ def check_files(grid: tune.ResultGrid) -> None:
         policy = folder / f"pbt_policy_{trial.trial_id}.txt"
         assert policy.exists() == (trial.ancestry is not None)
         if trial.ancestry is not None:
-            expected = [line_of(change, history) for change in trial.ancestry.oldest_first()]
+            expected = [line_of(link.change, history) for link in trial.ancestry.oldest_first()]
             assert [json.loads(line) for line in policy.read_text().splitlines()] == expected
             assert expected[-1][5] == trial.config
     told = [json.loads(line) for line in (folder / "pbt_global.txt").read_text().splitlines()]

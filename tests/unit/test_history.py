@@ -181,8 +181,8 @@ def test_a_copied_checkpoint_counts_until_the_trial_saves_its_own(story: Story) 
 
 def ancestry(story: Story, index: int) -> list[tuple[str, str]]:
     chain = story.history.trials[story.name(index)].ancestry
-    links = [] if chain is None else chain.oldest_first()
-    return [(link.trial_id[-1], link.donor_id[-1]) for link in links if isinstance(link, Exploit)]
+    changes = [] if chain is None else [link.change for link in chain.oldest_first()]
+    return [(change.trial_id[-1], change.donor_id[-1]) for change in changes if isinstance(change, Exploit)]
 
 
 def test_the_ancestry_of_weights_is_the_donors_and_the_own_earlier_ones_are_gone(story: Story) -> None:

@@ -461,3 +461,42 @@ def test_each_restore_is_opened_with_what_is_set_now(tmp_path: Path) -> None:
     assert opened(grid).retention == RetentionRules(1)
     assert (opened(grid).limits.max_failures, opened(grid).limits.residents) == (4, 2)
     assert [launch.launch for launch in items(grid, Launch)] == [1, 1, 1, 2, 2, 2, 3, 3, 3]
+
+
+def scaled(config: dict[str, Any]) -> None:
+    """Its score grows by ``lr * scale`` with each step, and a checkpoint comes with every third."""
+    step, score = load_state() or (0, 0.0)
+    while True:
+        step += 1
+        score += config["lr"] * config["scale"]
+        report_state(step, score, {"score": score}, save=step % 3 == 0)
+
+
+def explained(result: tune.Result) -> list[float]:
+    """Return the score by each step of the lineage, and by each step of the schedule."""
+    lineage, schedule = result.lineage(), result.schedule()
+    last = lineage[-1].last_step
+    configs = [schedule.at(step) for step in range(1, last + 1)]
+    return [
+        sum(segment.steps * segment.config["lr"] * segment.config["scale"] for segment in lineage),
+        sum(config["lr"] * config["scale"] for config in configs),
+    ]
+
+
+@pytest.mark.parametrize("synch", [True, False])
+def test_the_lineage_knows_when_values_were_replaced(synch: bool, tmp_path: Path) -> None:
+    scheduler = pbt(perturbation_interval=6, synch=synch, quantile_fraction=0.5)
+    space = {"lr": tune.uniform(0.1, 1.0), "scale": 1.0}
+    stop = {"training_iteration": 8}
+    folder = run(tmp_path, trainable=scaled, scheduler=scheduler, space=space, stop=stop, num_samples=4)
+    for length, scale in ((17, 2.0), (17, 3.0), (26, 5.0), (31, 7.0)):
+        longer = RunConfig(stop={"training_iteration": length})
+        grid = restore(folder, scaled, run_config=longer, param_space={"scale": scale})
+        for result in grid:
+            assert explained(result) == pytest.approx([result.metrics["score"]] * 2)
+    assert {segment.config["scale"] for result in grid for segment in result.lineage()} == {1.0, 2.0, 5.0, 7.0}
+    assert any(segment.donor_id for result in grid for segment in result.lineage())
+    best = grid.get_best_result()
+    replay = tune.schedulers.PopulationBasedTrainingReplay.from_result(best)
+    again = run(tmp_path / "replay", trainable=scaled, scheduler=replay, stop={"training_iteration": 31}, num_samples=1)
+    assert tune.ResultGrid.read(again)[0].metrics["score"] == pytest.approx(best.metrics["score"])

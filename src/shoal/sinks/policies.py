@@ -63,7 +63,7 @@ class PolicyFiles:
             self._lines.clear()
         for trial in self._targets.values():
             if trial.ancestry is not None:
-                chain = trial.ancestry.oldest_first()
+                chain = (link.change for link in trial.ancestry.oldest_first())
                 text = "".join(self._line(change) for change in chain if isinstance(change, Exploit))
                 replace_text(self._folder / f"pbt_policy_{trial.trial_id}.txt", text)
         self._targets.clear()
