@@ -376,6 +376,14 @@ def test_a_method_that_raises_in_an_exploit_is_tried_again_from_the_donors_check
     assert calls.count("setup") == calls.count("cleanup")
 
 
+def test_a_cleanup_that_raises_is_shown_and_harms_nobody(lab: Lab, capfd: pytest.CaptureFixture[str]) -> None:
+    grid = lab.fit(config={"trip": "cleanup"})
+    assert grid.num_errors == 0
+    assert grid[0].metrics["training_iteration"] == 5
+    assert "shoal: Climber.cleanup raised:" in (shown := capfd.readouterr().err)
+    assert "RuntimeError: tripped in cleanup" in shown
+
+
 def test_a_failure_shows_the_traceback_of_the_class(lab: Lab) -> None:
     for where in ("setup", "step 2", "save 5"):
         marker = Path(f"{lab.log}.tripped")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import re
@@ -14,7 +15,9 @@ import pytest
 
 from shoal import run as module
 from shoal.analysis import ExperimentAnalysis
+from shoal.core.events import StopAsked
 from shoal.errors import ConfigError, ShoalError, TrialFailed, TuneError
+from shoal.journal.sqlite import SQLiteJournal
 from shoal.reporters import CLIReporter, JupyterNotebookReporter, ProgressReporter
 from shoal.run import create_scheduler, register_trainable, run
 from shoal.schedulers import FIFOScheduler, PopulationBasedTraining
@@ -409,3 +412,28 @@ def test_a_reporter_of_ones_own_is_told_that_it_is_never_called(tmp_path: Path) 
     for reporter, method in ((Mine(), "Mine.should_report"), (Later(), "Later.report")):
         with pytest.warns(UserWarning, match=re.escape(f"{method} is never called") + ".*tune.Callback"):
             quick(tmp_path, config={"lr": 1.0}, progress_reporter=reporter)
+
+
+def test_a_script_that_is_started_again_does_not_spend_the_same_budget_again(tmp_path: Path) -> None:
+    def endless(config: dict[str, Any]) -> None:
+        step = 0
+        while True:
+            step += 1
+            report({"score": step})
+
+    def ends(budget: float) -> int:
+        """Start the script, and return how often the experiment has ended by a budget."""
+        run(
+            endless, name="exp", storage_path=tmp_path, verbose=0, engine="inline", metric="score", mode="max",
+            time_budget_s=budget, resume="AUTO",
+        )  # fmt: skip
+        with contextlib.closing(SQLiteJournal.open_for_reading(tmp_path / "exp")) as journal:
+            return [record.item.met for record in journal.read() if isinstance(record.item, StopAsked)].count(
+                "time_budget_s"
+            )
+
+    assert ends(0.1) == 1
+    assert ends(0.1) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it begins from scratch, if it had begun at all
+        assert ends(0.2) == 2
