@@ -37,7 +37,7 @@ def check_arguments(cls: type[T]) -> type[T]:
         original(self, *args, **kwargs)
         if remembers:
             given = {**dict(zip(names, args, strict=False)), **kwargs}
-            by_user = getattr(type(self), "__init__", None) is checked
+            by_user = getattr(type(self), "__init__", None) is checked and not _replacing()
             _remember(self, [name for name in given if by_user or _differs(parameters[name], given[name])])
 
     cls.__init__ = checked  # type: ignore[assignment, method-assign]
@@ -48,8 +48,8 @@ def given_arguments(obj: object) -> frozenset[str]:
     """Return the names of the arguments that were passed, by position or by name, when an object was made.
 
     An argument that was passed at its default counts as well: ``RunConfig(verbose=1)`` gives ``verbose``. Copies and
-    pickles keep what was given. After ``dataclasses.replace`` every field counts as given, because it passes them all.
-    What is set afterwards (``config.verbose = 2``) is not given; compare such values with their defaults.
+    pickles keep what was given. ``dataclasses.replace`` passes on all fields, so that only those count that differ from
+    their default. What is set afterwards (``config.verbose = 2``) is not given; compare it with its default.
 
     Where a subclass has an ``__init__`` of its own, which passes on what it likes, those arguments count that it passed
     to ours with another value than the default.
@@ -67,6 +67,13 @@ def _remember(obj: object, names: Iterable[str]) -> None:
         # Past the class's own __setattr__, which a frozen dataclass forbids. As a sorted tuple, so that equal objects
         # have equal pickles.
         object.__setattr__(obj, _GIVEN, tuple(sorted(names)))
+
+
+def _replacing() -> bool:
+    """Whether ``dataclasses.replace`` makes the object, which passes on all fields, given or not."""
+    here = inspect.currentframe()
+    caller = here.f_back.f_back if here and here.f_back else None
+    return caller is not None and caller.f_globals.get("__name__") in ("dataclasses", "copy")
 
 
 def _differs(parameter: inspect.Parameter, value: object) -> bool:

@@ -1,7 +1,8 @@
 """Callbacks: the user's own code, told of what happens while an experiment runs.
 
 The hooks are called in the driver, between its decisions. One that takes long holds up all members; one that raises is
-reported once, with its traceback, and its callback is not called again; the run goes on.
+reported once, with its traceback, and its callback is not called again; the run goes on. ``sys.exit()`` in a hook, or
+in the handler of a signal that comes meanwhile, ends the run with the step, as an interruption does.
 """
 
 from __future__ import annotations
@@ -381,6 +382,8 @@ class CallbackReader:
         """Trials that have been launched with a checkpoint and not started yet."""
         self._step = 0
         self._in_step = False
+        self._leaving: BaseException | None = None
+        """What a callback raised to end the process."""
 
     def start(self, info: ExperimentInfo, folder: Path, history: History) -> None:
         """Call ``setup``."""
@@ -399,6 +402,7 @@ class CallbackReader:
             mode=info.mode,
             experiment_path=str(folder),
         )
+        self._leave()
 
     def take(self, record: Record) -> None:
         """Call the hooks that the record is about."""
@@ -435,12 +439,20 @@ class CallbackReader:
             self._in_step = False
             if self._wants("on_step_end"):
                 self._call("on_step_end", iteration=self._step, trials=self._all)
+        self._leave()
 
     def close(self) -> None:
         """Call ``on_experiment_end``, once."""
         self.flush()
         self._call("on_experiment_end", trials=self._all)
         self._callbacks = []
+        self._leave()
+
+    def _leave(self) -> None:
+        """Raise what is no error but asks for the end of the process, now that all have been told of the step."""
+        leaving, self._leaving = self._leaving, None
+        if leaving is not None:
+            raise leaving
 
     # ----------------------------------------------------------------------------------------------------------- hooks
 
@@ -529,11 +541,12 @@ class CallbackReader:
             getattr(callback, hook)(**arguments)
         except KeyboardInterrupt:
             raise
-        except BaseException as error:
-            # Also sys.exit() and what asyncio raises to cancel: the step must not end in the middle.
+        except Exception:
             self._callbacks.remove(callback)
-            hint = " To end an experiment, use RunConfig(stop=...)." if isinstance(error, SystemExit) else ""
             self._warn(
-                f"The callback {type(callback).__name__} raised in {hook} and is not called again; the run goes on."
-                f"{hint}\n{traceback.format_exc().rstrip()}"
+                f"The callback {type(callback).__name__} raised in {hook} and is not called again; the run goes on.\n"
+                f"{traceback.format_exc().rstrip()}"
             )
+        except BaseException as error:
+            # sys.exit(), also in the handler of a signal: the process is to end, but not in the middle of a step.
+            self._leaving = error

@@ -25,7 +25,7 @@ from .core.events import Event, Reported, StopAsked, TrialAdded, Undecided
 from .core.population import Population
 from .display import Status
 from .engines import Engine
-from .errors import ConfigError, InvalidTransition
+from .errors import InvalidTransition, stopper_failed
 from .experiment import ExperimentInfo, Reader
 from .history import History, Row, full_row
 from .journal import Item, Journal
@@ -239,7 +239,7 @@ class Driver:
                 judged = [dataclasses.replace(event, stop="the stop condition is met")]
         except Exception as error:
             asked = f"about iteration {event.iteration} of trial {event.trial_id}"
-            raise _stopper_failed(self.stopper, error, asked) from error
+            raise stopper_failed(self.stopper, error, asked) from error
         if self._asks_to_stop_all(self.stopper):
             judged.append(StopAsked(STOPPED_ALL, met="stop"))
         return judged
@@ -248,7 +248,7 @@ class Driver:
         try:
             return bool(stopper.stop_all())
         except Exception as error:
-            raise _stopper_failed(stopper, error, "whether all should end") from error
+            raise stopper_failed(stopper, error, "whether all should end") from error
 
     def _execute(self, command: Launch | Continue | Save | Evict | Stop | DeleteCheckpoint) -> None:
         if isinstance(command, DeleteCheckpoint):
@@ -278,13 +278,6 @@ class Driver:
                 # Its terminal or pipe is gone, most likely; the run is not.
                 with contextlib.suppress(Exception):
                     sys.stderr.write(f"shoal: {text}")
-
-
-def _stopper_failed(stopper: Stopper, error: Exception, asked: str) -> ConfigError:
-    name = getattr(stopper, "name", type(stopper).__name__)
-    return ConfigError(
-        f"RunConfig(stop=...): {name} raised {type(error).__name__}: {error}, when it was asked {asked}."
-    )
 
 
 class Interruption:

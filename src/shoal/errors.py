@@ -38,6 +38,7 @@ __all__ = [
     "TuneError",
     "did_you_mean",
     "similar_name",
+    "stopper_failed",
 ]
 
 
@@ -103,3 +104,11 @@ def did_you_mean(given: str, allowed: Iterable[str]) -> str:
     """Return `` Did you mean 'x'?`` (with a leading blank) where a name is close to ``given``, else an empty text."""
     close = similar_name(given, allowed)
     return f" Did you mean {close!r}?" if close is not None else ""
+
+
+def stopper_failed(stopper: object, error: Exception, asked: str) -> ConfigError:
+    """Return the error that names a stopper which raised, and says what it was asked."""
+    name = getattr(stopper, "name", type(stopper).__name__)
+    return ConfigError(
+        f"RunConfig(stop=...): {name} raised {type(error).__name__}: {error}, when it was asked {asked}."
+    )

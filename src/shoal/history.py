@@ -278,7 +278,9 @@ class History:
             trial.launches, trial.slot, trial.status = item.launch, item.slot, Status.RUNNING
             trial.over = False
             if trial.trained_with is not None and item.checkpoint is not None:
-                self._change(trial, Replaced(item.checkpoint))
+                link = trial.ancestry
+                if link is None or link.change.checkpoint.id != item.checkpoint.id:  # else nothing was trained between
+                    self._change(trial, Replaced(item.checkpoint))
             trial.trained_with = None
         elif isinstance(item, Continue):
             trial.slot, trial.status = item.slot, Status.RUNNING

@@ -9,14 +9,12 @@ from typing import Any, TypeVar, overload
 
 from .errors import ConfigError, did_you_mean
 from .objects import ObjectRef, get, put
-from .resources import show_innermost, subclass
+from .resources import TAKES, show_innermost, subclass
 
 __all__ = ["with_parameters"]
 
 C = TypeVar("C", bound=type)
 R = TypeVar("R")
-_TAKES = "_shoal_takes"
-"""Attribute of a wrapper: the signature of what can be given to it, while it shows only what has to be."""
 _MORE = "_any_other"
 
 
@@ -97,7 +95,8 @@ def _show(wrapper: Callable[..., Any], takes: inspect.Signature | None, *names: 
     needed = [each for each in remaining if each.kind is inspect.Parameter.KEYWORD_ONLY and each.default is empty]
     own = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in names]
     wrapper.__signature__ = inspect.Signature([*own, *needed])  # type: ignore[attr-defined]
-    setattr(wrapper, _TAKES, takes)
+    # With the wrapper itself, because functools.wraps copies attributes to functions that take something else.
+    setattr(wrapper, TAKES, (wrapper, takes))
 
 
 def _check_call(
@@ -112,7 +111,8 @@ def _check_call(
         ConfigError: the function cannot be called so, whatever else is given.
     """
     try:
-        signature: inspect.Signature = getattr(function, _TAKES, None) or inspect.signature(function)
+        of, takes = getattr(function, TAKES, (None, None))
+        signature: inspect.Signature = takes if of is function and takes else inspect.signature(function)
     except ValueError:
         return None
     parameters = list(signature.parameters.values())

@@ -33,6 +33,8 @@ __all__ = [
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
+TAKES = "_shoal_takes"
+"""Attribute of a wrapper: itself, and the signature of what can be given to it, while it shows only what has to be."""
 _ATTRIBUTE = "_shoal_resources"
 _AMOUNTS = {"CPU": "cpu", "GPU": "gpu"}
 """What Ray's bundles call the resources, and what Shoal calls them."""
@@ -110,6 +112,9 @@ def with_resources(trainable: F, resources: Mapping[str, float] | PlacementGroup
         return trainable(*args, **kwargs)
 
     setattr(wrapped, _ATTRIBUTE, amounts)
+    of, takes = getattr(trainable, TAKES, (None, None))
+    if of is trainable:
+        setattr(wrapped, TAKES, (wrapped, takes))  # it passes all on
     return cast(F, show_innermost(wrapped))
 
 

@@ -18,9 +18,9 @@ from .core.recall import choose, recall
 from .core.reports import DONE, number, value_of
 from .core.trial import Trial, replaced
 from .engines.pickling import check_config
-from .errors import ConfigError, InvalidTransition, JournalError, StorageError, did_you_mean
+from .errors import ConfigError, InvalidTransition, JournalError, StorageError, did_you_mean, stopper_failed
 from .experiment import ExperimentInfo
-from .history import History, TrialHistory, full_row
+from .history import History, Row, TrialHistory, full_row
 from .naming import trainable_name
 from .plan import (
     Plan,
@@ -57,6 +57,8 @@ class Again:
     """Constants in it replace those of the trials' configs."""
     anew: frozenset[str]
     """Which conditions, ``stop`` and ``time_budget_s``, count anew: what has finished by the old ones may go on."""
+    same_stop: bool
+    """A stopper was given, and it is the one of before."""
 
 
 def can_restore(path: Path) -> bool:
@@ -138,6 +140,7 @@ def restored_plan(
     _check_references(population, opened)
     _check_checkpoints(population, opened, history, folder)
     _warn_from_scratch(population, opened)
+    _warn_who_stays(population, history, opened, again)
     return Plan(
         info=info,
         trainable=trainable,
@@ -172,12 +175,17 @@ def _extended(
         if finished_by not in anew:
             continue
         last = trial.last
-        met = last is not None and (
-            _meets(last.report, stop) or (stopper is not None and stopper(trial.trial_id, full_row(trial, last)))
-        )
-        if not met:
+        if last is None or not (_meets(last.report, stop) or _ends(stopper, trial, last)):
             found.append(trial.trial_id)
     return found
+
+
+def _ends(stopper: Stopper | None, trial: TrialHistory, last: Row) -> bool:
+    try:
+        return stopper is not None and bool(stopper(trial.trial_id, full_row(trial, last)))
+    except Exception as error:
+        asked = f"whether trial {trial.trial_id} goes on, by its last result"
+        raise stopper_failed(stopper, error, asked) from error
 
 
 def _finished_by(trial: Trial, history: TrialHistory) -> str | None:
@@ -222,19 +230,21 @@ def _check_keys(space: Mapping[str, Any], config: Config, drawn: frozenset[str],
     """Refuse what has no place in the config, and say what has no effect."""
     for key, value in space.items():
         path = f"{prefix}{key}"
-        if key not in config:
+        # Of a choice among dicts, one trial has keys that another lacks.
+        was_drawn = path in drawn or (key not in config and any(name.startswith(f"{path}/") for name in drawn))
+        if was_drawn:
+            if not holds_domains(value) and not (key in config and same(value, config[key])):
+                _warn_no_effect(path, f"is {value!r:.100} now, but was sampled or mutates")
+        elif key not in config:
             names = [f"{prefix}{name}" for name in config]
             raise ConfigError(
                 f"Tuner.restore: param_space has {path!r}, which the trials' configs lack.{did_you_mean(path, names)} "
                 f"They have: {', '.join(map(repr, names)) or 'nothing'}. Values can be replaced, and none be added."
             )
-        inside = config[key]
-        if isinstance(value, dict) and isinstance(inside, dict) and not is_domain(value):
-            _check_keys(value, inside, drawn, f"{path}/")
-        elif not holds_domains(value) and path in drawn and not same(value, inside):
-            _warn_no_effect(path, f"is {value!r:.100} now, but was sampled or mutates")
-        elif is_domain(value) and not any(name == path or name.startswith(f"{path}/") for name in drawn):
-            _warn_no_effect(path, f"is sampled now, but was {inside!r:.100}")
+        elif isinstance(value, dict) and isinstance(config[key], dict) and not is_domain(value):
+            _check_keys(value, config[key], drawn, f"{path}/")
+        elif is_domain(value) and not any(name.startswith(f"{path}/") for name in drawn):
+            _warn_no_effect(path, f"is sampled now, but was {config[key]!r:.100}")
 
 
 def _warn_no_effect(path: str, why: str) -> None:
@@ -268,7 +278,8 @@ def _check_references(population: Population, opened: Opened) -> None:
         for path, value in _leaves(replaced(config, opened.config), ""):
             if isinstance(value, ObjectRef) and not value.there:
                 first, _, rest = path.partition("/")
-                where = f"{{{first!r}: {'{...}' if rest else 'shoal.put(...)'}}}"
+                whole = "[...]" if isinstance(config[first], (list, tuple)) else "{...}"
+                where = f"{{{first!r}: {whole if rest else 'shoal.put(...)'}}}"
                 raise ConfigError(
                     f"Tuner.restore: the object that config[{path!r}] refers to, {value!r}, is gone: what shoal.put "
                     f"stores lives as long as the process that put it. Put it again and give the new reference: "
@@ -299,6 +310,32 @@ def _warn_from_scratch(population: Population, opened: Opened) -> None:
             f"scratch. Save one now and then: tune.report(metrics, checkpoint=...), or for a class "
             f"CheckpointConfig(checkpoint_frequency=...)."
         )
+
+
+def _warn_who_stays(population: Population, history: History, opened: Opened, again: Again) -> None:
+    """Say why trials stay as they are although something was given for them."""
+    going_on = {trial.trial_id for trial in _going_on(population, opened)}
+    stay = [
+        _finished_by(population.trials[trial.trial_id], trial)
+        for trial in history.in_order()
+        if trial.trial_id not in going_on
+    ]
+    where = {"stop": "RunConfig(stop=...)", "time_budget_s": "TuneConfig(time_budget_s=...)"}
+    for name, other in (("stop", "time_budget_s"), ("time_budget_s", "stop")):
+        if other in again.anew and name not in again.anew and (count := stay.count(name)):
+            same = " The stopper that is given is the one that ended them." if again.same_stop else ""
+            warn_user(
+                f"Tuner.restore: {count} of {len(stay) + len(going_on)} trials have finished by {name} and stay so."
+                f"{same} To let them go on, give {where[name]}, too."
+            )
+    if again.same_stop and not again.anew and (count := stay.count("stop")):
+        warn_user(
+            f"Tuner.restore: {count} of {len(stay) + len(going_on)} trials have finished by their stopper and stay so, "
+            f"because the one that is given is the same."
+        )
+    if opened.config and not going_on:
+        keys = ", ".join(map(repr, opened.config))
+        warn_user(f"Tuner.restore: what param_space replaces ({keys}) has no effect, because no trial goes on.")
 
 
 def _going_on(population: Population, opened: Opened) -> Iterator[Trial]:

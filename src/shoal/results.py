@@ -416,7 +416,10 @@ def _no_trial(folder: Path) -> str:
     experiment = next((each for each in (folder, *folder.parents) if _is_experiment(each)), None)
     if experiment is None:
         what = "does not exist" if not folder.exists() else "is no trial's folder"
-        return f"Result.from_path: {folder} {what}, and no experiment of Shoal is in the folder above it."
+        return (
+            f"Result.from_path: {folder} {what}, and no experiment of Shoal is in the folder above it. A trial is read "
+            f"from the journal of its experiment: leave its folder there, and move or copy the experiment's."
+        )
     if experiment == folder:
         what = "is the folder of an experiment; tune.ResultGrid.read(path) reads all its trials"
     else:

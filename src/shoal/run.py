@@ -82,7 +82,8 @@ def run(
             anew where there is none. Finished trials stay as they are, also those that the same time budget or the
             same stopper has ended. ``"AUTO+ERRORED"`` and ``"LOCAL+ERRORED"`` also resume failed trials from their
             checkpoints, ``+RESTART_ERRORED`` lets them begin anew, and ``+ERRORED_ONLY`` and ``+RESTART_ERRORED_ONLY``
-            do so and resume no others. What the other arguments change is told at ``Tuner.restore``.
+            do so and resume no others. What the other arguments change is told at ``Tuner.restore``; what is left
+            out, or is at its default, stays as it was before.
         raise_on_failed_trial: whether failed trials are an error of the call, too.
         local_dir: the older name of ``storage_path``.
         keep_checkpoints_num, checkpoint_score_attr, checkpoint_freq, checkpoint_at_end: older names of
@@ -196,9 +197,10 @@ def _failures(grid: ResultGrid) -> str:
         lines.append(f"  {Path(result.path).name}: {last_line}")
     if len(failed) > _ERRORS_SHOWN:
         lines.append(f"  and {len(failed) - _ERRORS_SHOWN} more")
+    others = "The others trained to their end. " if len(failed) < len(grid) else ""
     lines.append(
-        f"Tracebacks are in the error.txt of each. The others trained to their end: "
-        f"tune.ExperimentAnalysis({grid.experiment_path!r}) reads all results. With tune.run(..., "
+        f"Tracebacks are in the error.txt of each. {others}tune.ExperimentAnalysis({grid.experiment_path!r}) reads all "
+        f"results. With tune.run(..., "
         f"raise_on_failed_trial=False) failed trials are no error."
     )
     return "\n".join(lines)

@@ -15,10 +15,11 @@ from .config import RunConfig, TuneConfig
 from .errors import ConfigError, JournalError
 from .schedulers import FIFOScheduler, TrialScheduler
 
-__all__ = ["check_same", "is_new_budget", "is_new_stop", "settings_to_meta", "stored_settings"]
+__all__ = ["alike", "check_same", "gives_budget", "gives_stop", "is_same_stop", "settings_to_meta", "stored_settings"]
 
 T = TypeVar("T", RunConfig, TuneConfig)
 _PARTS = ("tune", "run", "callbacks", "stop")
+_NEVER_NONE = frozenset({"metric", "mode", "scheduler", "seed"})
 _LARGEST = 16 << 20
 """Bytes of a part. What takes more is data that a setting happens to hold, and would be written at every start."""
 
@@ -85,26 +86,29 @@ def stored_settings(
     return new_tune, dataclasses.replace(new_run, name=folder.name, storage_path=str(folder.parent))
 
 
-def is_new_stop(run: RunConfig | None, meta: Mapping[str, Any]) -> bool:
-    """Return whether trials that have met their stop condition may go on, because another one is given now.
+def gives_stop(run: RunConfig | None) -> bool:
+    """Return whether the user gives a stop condition now."""
+    return run is not None and "stop" in _set(run)
 
-    A dict or a function says again, if asked, that a trial has met it. A stopper would not remember why it ended one,
-    so that it must be another than before.
+
+def gives_budget(tune: TuneConfig | None) -> bool:
+    """Return whether the user gives a time budget now."""
+    return tune is not None and "time_budget_s" in _set(tune)
+
+
+def is_same_stop(run: RunConfig | None, meta: Mapping[str, Any]) -> bool:
+    """Return whether a stopper is given that the experiment has had already.
+
+    It would not remember why it ended a trial, and let all of them train on. A dict or a function says again, if asked,
+    that a trial has met it.
     """
-    if run is None or "stop" not in _set(run):
+    if run is None or not callable(getattr(run.stop, "stop_all", None)):
         return False
-    if not callable(getattr(run.stop, "stop_all", None)):
-        return True
     try:
         before = pickle.loads(base64.b64decode(meta["settings_stop"]["pickle"]))
     except Exception:
-        return True
-    return not _alike(before, run.stop)
-
-
-def is_new_budget(tune: TuneConfig | None) -> bool:
-    """Return whether trials that the time budget has ended may go on, because one is given now."""
-    return tune is not None and "time_budget_s" in _set(tune)
+        return False
+    return alike(before, run.stop)
 
 
 def _gives(part: str, run: RunConfig | None, tune: TuneConfig | None) -> bool:
@@ -143,10 +147,11 @@ def _merged(old: T, new: T) -> T:
 def _set(config: RunConfig | TuneConfig) -> frozenset[str]:
     """Return the fields that the user has set: when the object was made, or later."""
     fields = dataclasses.fields(config)
-    given = given_arguments(config)
-    if len(given) == len(fields):
-        given = frozenset()  # dataclasses.replace passes all of them
-    return given | {field.name for field in fields if not _is_default(field, getattr(config, field.name))}
+    names = given_arguments(config) | {
+        field.name for field in fields if not _is_default(field, getattr(config, field.name))
+    }
+    # These have no default of their own: None stands for what is said elsewhere, and here for what was.
+    return names - {name for name in _NEVER_NONE & names if getattr(config, name) is None}
 
 
 def _is_default(field: Any, value: Any) -> bool:
@@ -162,9 +167,7 @@ def _check_unchanged(new: TuneConfig, meta: Mapping[str, Any], old: TuneConfig |
         if new.scheduler is not None:
             _check_scheduler(new.scheduler, old.scheduler or FIFOScheduler())
     for name in _set(new) & before.keys():
-        value = getattr(new, name)
-        if value is not None:
-            check_same("TuneConfig", name, value, before[name])
+        check_same("TuneConfig", name, getattr(new, name), before[name])
 
 
 def _check_scheduler(new: TrialScheduler, old: TrialScheduler) -> None:
@@ -172,70 +175,97 @@ def _check_scheduler(new: TrialScheduler, old: TrialScheduler) -> None:
     check_same("TuneConfig", "scheduler", new.describe(), old.describe())
     for name in new.fixed:
         value, before = getattr(new, name), getattr(old, name, None)
-        if not _alike(value, before):
+        if not alike(value, before):
             check_same(new.describe(), name, value, before)
 
 
 def check_same(owner: str, name: str, value: object, before: object) -> None:
     """Raise ConfigError where a setting differs from what it was, and cannot."""
-    if not _alike(value, before):
+    if not alike(value, before):
         raise ConfigError(
             f"Tuner.restore: {owner}({name}={value!r:.200}) cannot change when an experiment goes on; it is "
             f"{before!r:.200}. Give that, or start a new experiment."
         )
 
 
-_BY_NAME = (type, types.BuiltinFunctionType, types.ModuleType)
+_BY_NAME = (types.BuiltinFunctionType, types.ModuleType)
+_OF_EVERY_CLASS = frozenset(
+    "__annotations__ __dict__ __doc__ __firstlineno__ __module__ __static_attributes__ __weakref__ _abc_impl".split()
+)
 
 
-def _alike(one: Any, other: Any, seen: frozenset[tuple[int, int]] = frozenset()) -> bool:
-    """Whether two objects are of the same kind and consist of the same.
+def alike(one: Any, other: Any) -> bool:
+    """Return whether two objects are of the same kind and consist of the same.
 
     Most classes of users, and functions, know no equality but identity; and two pickles of the same object differ where
-    its class is the script's. So what pickle would write of them is compared part by part.
+    its class is the script's. So what pickle would write of them is compared part by part: for functions and for
+    classes of a script also their code, and what they read of the script.
     """
-    pair = (id(one), id(other))
-    if one is other or pair in seen:
+    try:
+        return _alike(one, other, {})
+    except Exception:
+        return False  # what cannot be taken apart is another
+
+
+def _alike(one: Any, other: Any, seen: dict[tuple[int, int], Any]) -> bool:
+    if one is other or (id(one), id(other)) in seen:
         return True
+    seen[id(one), id(other)] = (one, other)  # kept, so that their ids stay theirs
     if isinstance(one, (int, float)) and isinstance(other, (int, float)):
-        return one == other or (one != one and other != other)
-    if _name(type(one)) != _name(type(other)):
+        return bool(one == other or (one != one and other != other))
+    if not _same_name(type(one), type(other)):
         return False
     if one is None or isinstance(one, (str, bytes, complex)):
         return bool(one == other)
     if isinstance(one, _BY_NAME):
-        return _name(one) == _name(other)
-    inside = seen | {pair}
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(_alike(one[key], other[key], inside) for key in one)
-    parts, others = _parts(one), _parts(other)
-    return (
-        parts is not None
-        and others is not None
-        and len(parts) == len(others)
-        and all(_alike(*both, inside) for both in zip(parts, others, strict=True))
-    )
+        return _same_name(one, other)
+    if isinstance(one, type):
+        mine, others = _members(one), _members(other)
+        both_of_scripts = bool(mine) and bool(others)
+        return _same_name(one, other) and (not both_of_scripts or _alike(mine, others, seen))
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_alike(one[key], other[key], seen) for key in one)
+    parts, opposite = _parts(one), _parts(other)
+    return len(parts) == len(opposite) and all(_alike(*both, seen) for both in zip(parts, opposite, strict=True))
 
 
-def _name(named: Any) -> tuple[Any, Any]:
-    return getattr(named, "__module__", None), getattr(named, "__qualname__", getattr(named, "__name__", None))
+def _same_name(one: Any, other: Any) -> bool:
+    """Whether two classes, functions or modules have the same name; a script may be a module another time."""
+    homes = {getattr(each, "__module__", None) for each in (one, other)}
+    names = {getattr(each, "__qualname__", getattr(each, "__name__", None)) for each in (one, other)}
+    return len(names) == 1 and (len(homes) == 1 or "__main__" in homes)
 
 
-def _parts(value: Any) -> list[Any] | None:
-    """Return what an object consists of; None where it does not say."""
+def _members(cls: type[Any]) -> dict[str, Any]:
+    """Return what the body of a script's class holds; of a class that can be imported, which is today's, nothing."""
+    if cls.__module__ != "__main__":
+        return {}
+    return {"__bases__": cls.__bases__, **{k: v for k, v in vars(cls).items() if k not in _OF_EVERY_CLASS}}
+
+
+def _parts(value: Any) -> list[Any]:
+    """Return what an object consists of."""
     if isinstance(value, (list, tuple)):
         return list(value)
     if isinstance(value, (set, frozenset)):
         return sorted(value, key=repr)
     if isinstance(value, types.FunctionType):
         cells = [cell.cell_contents for cell in value.__closure__ or ()]
-        return [value.__qualname__, value.__code__, value.__defaults__, value.__kwdefaults__, cells]
+        read = {name: value.__globals__[name] for name in _names_in(value.__code__) if name in value.__globals__}
+        return [value.__qualname__, value.__code__, value.__defaults__, value.__kwdefaults__, cells, read]
     if isinstance(value, types.CodeType):
         return [value.co_code, value.co_consts, value.co_names, value.co_varnames]
-    try:
-        reduced = value.__reduce_ex__(4)
-    except Exception:
-        return None
+    if isinstance(value, (staticmethod, classmethod)):
+        return [value.__func__]
+    if isinstance(value, property):
+        return [value.fget, value.fset]
+    reduced = value.__reduce_ex__(4)
     if isinstance(reduced, str):
         return [reduced]
     return [part if index < 3 or part is None else list(part) for index, part in enumerate(reduced)]
+
+
+def _names_in(code: types.CodeType) -> set[str]:
+    """Return the names that code, and the functions inside of it, look up."""
+    inner = [_names_in(const) for const in code.co_consts if isinstance(const, types.CodeType)]
+    return set(code.co_names).union(*inner)

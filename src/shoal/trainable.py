@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .checkpoints import read_dict, write_dict
+from .checkpoints import DICT_FILE, read_dict, write_dict
 from .errors import ConfigError, ReportError
 
 if TYPE_CHECKING:
@@ -68,7 +68,8 @@ class Trainable:
         donor's.
 
         Args:
-            checkpoint: the path of the folder that ``save_checkpoint`` wrote, or the dict that it returned.
+            checkpoint: the path of the folder that ``save_checkpoint`` wrote, or the dict that it returned. A hidden
+                file in the folder, ``.shoal_iteration``, is Shoal's.
         """
         raise NotImplementedError(f"{type(self).__name__} has no load_checkpoint(checkpoint).")
 
@@ -161,7 +162,12 @@ class Trainable:
         Args:
             checkpoint_path: the folder, or the :class:`shoal.tune.Checkpoint`, for example ``result.checkpoint``.
         """
-        path = checkpoint_path if isinstance(checkpoint_path, (str, os.PathLike)) else checkpoint_path.path
+        path = getattr(checkpoint_path, "path", checkpoint_path)
+        if not isinstance(path, (str, os.PathLike)) or not os.path.isdir(path):
+            raise ConfigError(
+                f"{type(self).__name__}.restore: checkpoint_path must be the folder of a checkpoint, or a "
+                f"tune.Checkpoint, but is {checkpoint_path!r}, which is none or does not exist."
+            )
         load_state(self, path)
         counted = Path(path, _ITERATION)
         if counted.is_file():
@@ -186,6 +192,8 @@ def save_state(trainable: Trainable, folder: Path) -> None:
         ReportError: it has saved nothing, or elsewhere.
     """
     name = type(trainable).__name__
+    for left in (DICT_FILE, _ITERATION):
+        (folder / left).unlink(missing_ok=True)  # of what was saved into the same folder before
     returned: Any = trainable.save_checkpoint(str(folder))
     if isinstance(returned, dict):
         write_dict(folder, returned)

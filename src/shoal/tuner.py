@@ -72,9 +72,11 @@ class Tuner:
         """Return a Tuner that goes on with an experiment where it was left; call ``fit()`` on it.
 
         The experiment may have been killed, interrupted or finished, and its folder may have been moved. Every trial
-        goes on from its newest checkpoint, and the scheduler knows all that it knew. Trials that have finished, by
-        their stop condition, by a stopper that ended all or because the time budget was spent, stay as they are;
-        unless you give another stop condition, or a time budget, here: then those go on that it does not end.
+        goes on from its newest checkpoint, and the scheduler knows all that it knew. Trials that have finished stay as
+        they are. But of those that a stop condition or a stopper has ended, the ones go on that another ``stop``, given
+        here, does not end; and those that the time budget has ended, if you give a time budget here. A stopper is
+        another one where its class or what it was made with differs; one that reads the clock in ``__init__``, or
+        cannot be pickled, always is.
 
         The settings of the experiment lie in its journal, pickled, and unpickling executes code: restore only
         experiments that come from yourself. So do its configs, where they hold more than plain values.
@@ -102,7 +104,7 @@ class Tuner:
         """
         from .journal.sqlite import SQLiteJournal
         from .restore import Again
-        from .settings import is_new_budget, is_new_stop, stored_settings
+        from .settings import gives_budget, gives_stop, is_same_stop, stored_settings
 
         for name, value in (
             ("resume_unfinished", resume_unfinished),
@@ -120,12 +122,13 @@ class Tuner:
             meta = journal.meta()
             tune, run = stored_settings(meta, folder, run_config, tune_config)
         tuner = cls(trainable, tune_config=tune, run_config=run)
+        same_stop = is_same_stop(run_config, meta)
         anew = [
-            *(["stop"] if is_new_stop(run_config, meta) else []),
-            *(["time_budget_s"] if is_new_budget(tune_config) else []),
+            *(["stop"] if gives_stop(run_config) and not same_stop else []),
+            *(["time_budget_s"] if gives_budget(tune_config) else []),
         ]
         tuner._folder = folder
-        tuner._again = Again(resume_unfinished, resume_errored, restart_errored, space, frozenset(anew))
+        tuner._again = Again(resume_unfinished, resume_errored, restart_errored, space, frozenset(anew), same_stop)
         return tuner
 
     @staticmethod
@@ -297,8 +300,9 @@ def _check_class(trainable: type[Any]) -> type[Any]:
         raise ConfigError(
             f"Tuner: the class {trainable.__name__} has no step(): write one that returns a dict of metrics."
         )
+    bound = isinstance(inspect.getattr_static(trainable, "setup"), (staticmethod, classmethod))
     try:
-        inspect.signature(trainable.setup).bind(None, {})
+        inspect.signature(trainable.setup).bind(*([{}] if bound else [None, {}]))
     except TypeError as error:
         raise ConfigError(
             f"Tuner: {trainable.__name__}.setup is called with the config alone, but cannot be: {error}. Give objects "

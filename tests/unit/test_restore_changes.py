@@ -6,6 +6,7 @@ import contextlib
 import json
 import textwrap
 import threading
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -262,7 +263,8 @@ class Twice(tune.Stopper):
 def test_the_same_stopper_given_again_is_no_new_stop_condition(tmp_path: Path) -> None:
     folder = run(tmp_path, stop=Twice())
     assert steps(tune.ResultGrid.read(folder)) == [2, 2]
-    assert steps(restore(folder, run_config=RunConfig(stop=Twice()))) == [2, 2]
+    with pytest.warns(UserWarning, match="2 of 2 trials have finished by their stopper and stay so, because .* same"):
+        assert steps(restore(folder, run_config=RunConfig(stop=Twice()))) == [2, 2]
     assert steps(restore(folder)) == [2, 2]
 
 
@@ -292,7 +294,8 @@ def test_the_stopper_of_a_script_is_the_same_in_each_of_its_runs(tmp_path: Path)
     """
     for expected in ("[2]\n[2]\n[5]\n", "[5]\n"):
         ran = run_script(textwrap.dedent(script), tmp_path, PYTHONPATH=str(Path(__file__).parents[2]))
-        assert (ran.stdout, ran.stderr) == (expected, "")
+        assert ran.stdout == expected, ran.stderr
+        assert "trials have finished by their stopper and stay so" in ran.stderr
         script = script.replace("((Often(2), None), (Often(2), True), (Often(3), True))", "((Often(3), True),)")
 
 
@@ -315,11 +318,15 @@ def test_what_a_stopper_for_all_has_ended_has_finished_until_another_one_is_give
     grid = tune.ResultGrid.read(folder)
     assert items(grid, StopAsked)[-1].met == "stop"
     before = records(folder)
-    for same in (None, RunConfig(stop=Enough(7)), RunConfig(verbose=0)):
+    for same in (None, RunConfig(verbose=0)):
         restore(folder, run_config=same)
         assert records(folder) == before
+    with pytest.warns(UserWarning, match="stay so, because the one that is given is the same"):
+        restore(folder, run_config=RunConfig(stop=Enough(7)))
+    assert records(folder) == before
     # Also with another budget: it was not the budget that ended it.
-    restore(folder, tune_config=TuneConfig(time_budget_s=1000))
+    with pytest.warns(UserWarning, match=r"3 of 3 trials have finished by stop and stay so\. To .* RunConfig\(stop="):
+        restore(folder, tune_config=TuneConfig(time_budget_s=1000))
     assert records(folder) == before
     assert steps(restore(folder, run_config=RunConfig(stop={"training_iteration": 9}))) == [9, 9, 9]
 
@@ -338,7 +345,8 @@ def test_what_the_time_budget_has_ended_has_finished_until_one_is_given(tmp_path
     before = records(folder)
     restore(folder, train)
     ended = RunConfig(stop={"training_iteration": max(reached) + 1})
-    restore(folder, train, run_config=ended)
+    with pytest.warns(UserWarning, match=r"finished by time_budget_s .*, give TuneConfig\(time_budget_s=\.\.\.\), too"):
+        restore(folder, train, run_config=ended)
     assert records(folder) == before
     grid = restore(folder, train, run_config=ended, tune_config=TuneConfig(time_budget_s=None))
     assert steps(grid) == [max(reached) + 1] * len(reached)
@@ -463,6 +471,93 @@ def test_each_restore_is_opened_with_what_is_set_now(tmp_path: Path) -> None:
     assert [launch.launch for launch in items(grid, Launch)] == [1, 1, 1, 2, 2, 2, 3, 3, 3]
 
 
+SCRIPT = """
+from shoal import tune
+from tests.helpers import climb
+
+LIMIT = 2
+
+class Base(tune.Stopper):
+    top = 0
+
+    def limit(self):
+        return 0
+
+    def __call__(self, trial_id, result):
+        return result["training_iteration"] >= self.top + self.limit() + LIMIT
+
+    def stop_all(self):
+        return False
+
+class Last(Base):
+    pass
+
+found = tune.run(
+    climb, name="run", config={"every": 1, "lr": 1.0}, metric="score", mode="max", stop=Last(), resume="AUTO",
+    engine="inline", verbose=0,
+)
+print([result["training_iteration"] for result in found.results.values()])
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("LIMIT = 2", "LIMIT = 4"),
+        ("top = 0", "top = 2"),
+        ("return 0", "return 2"),
+        ("def limit", "# same\n    def limit"),
+    ],
+)
+def test_a_stopper_whose_class_was_edited_is_another(before: str, after: str, tmp_path: Path) -> None:
+    path = str(Path(__file__).parents[2])
+    ran = [run_script(text, tmp_path, PYTHONPATH=path) for text in (SCRIPT, SCRIPT.replace(before, after))]
+    goes_on = "same" not in after
+    assert [each.stdout for each in ran] == ["[2]\n", "[4]\n" if goes_on else "[2]\n"], ran
+    assert ("because the one that is given is the same" in ran[1].stderr) is not goes_on
+
+
+def test_a_stopper_that_raises_when_it_is_asked_who_goes_on_is_named(tmp_path: Path) -> None:
+    folder = run(tmp_path)
+    with pytest.raises(
+        ConfigError, match=r"RunConfig\(stop=...\): .* raised KeyError: 'acc', when it was asked whether trial"
+    ):
+        restore(folder, run_config=RunConfig(stop=lambda trial_id, result: result["acc"] > 1))
+
+
+def test_values_of_a_choice_among_dicts_are_said_to_have_no_effect(tmp_path: Path) -> None:
+    space = {"lr": 0.5, "opt": tune.choice([{"a": 1}, {"b": 2}])}
+    folder = run(tmp_path, space=space, num_samples=4)
+    longer = RunConfig(stop={"training_iteration": 9})
+    with pytest.warns(UserWarning, match=r"param_space\['opt'\] is \{'a': 99\} now, but was sampled"):
+        restore(folder, run_config=longer, param_space={"opt": {"a": 99}})
+
+
+def test_a_copy_that_was_cut_off_is_one_stretch_of_the_lineage_also_with_other_values(tmp_path: Path) -> None:
+    class Interrupts(tune.Callback):
+        def on_exploit(self, **info: Any) -> None:  # type: ignore[override]
+            raise SystemExit
+
+    space = {"lr": tune.uniform(0.1, 1.0), "scale": 1.0}
+    settings: dict[str, Any] = {
+        "scheduler": pbt(perturbation_interval=3, quantile_fraction=0.5),
+        "num_samples": 4,
+        "trainable": scaled,
+    }
+    with pytest.raises(SystemExit):
+        run(tmp_path, space=space, stop={"training_iteration": 9}, run={"callbacks": [Interrupts()]}, **settings)
+    for scale in (2.0, 3.0):
+        last = RunConfig(stop={"training_iteration": 12}, callbacks=None if scale == 3.0 else [Interrupts()])
+        with contextlib.suppress(SystemExit):
+            restore(tmp_path / "run", scaled, run_config=last, param_space={"scale": scale})
+    grid = tune.ResultGrid.read(tmp_path / "run")
+    assert steps(grid) == [12] * 4
+    for result in grid:
+        assert explained(result) == pytest.approx([result.metrics["score"]] * 2)
+        donors = [segment.donor_id for segment in result.lineage() if segment.steps == 0]
+        assert donors == []
+
+
 def scaled(config: dict[str, Any]) -> None:
     """Its score grows by ``lr * scale`` with each step, and a checkpoint comes with every third."""
     step, score = load_state() or (0, 0.0)
@@ -491,7 +586,10 @@ def test_the_lineage_knows_when_values_were_replaced(synch: bool, tmp_path: Path
     folder = run(tmp_path, trainable=scaled, scheduler=scheduler, space=space, stop=stop, num_samples=4)
     for length, scale in ((17, 2.0), (17, 3.0), (26, 5.0), (31, 7.0)):
         longer = RunConfig(stop={"training_iteration": length})
-        grid = restore(folder, scaled, run_config=longer, param_space={"scale": scale})
+        with warnings.catch_warnings():
+            if scale == 3.0:
+                warnings.filterwarnings("ignore", message=".*'scale'. has no effect, because no trial goes on")
+            grid = restore(folder, scaled, run_config=longer, param_space={"scale": scale})
         for result in grid:
             assert explained(result) == pytest.approx([result.metrics["score"]] * 2)
     assert {segment.config["scale"] for result in grid for segment in result.lineage()} == {1.0, 2.0, 5.0, 7.0}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +17,7 @@ from tests.unit.test_restore import restore, run, steps
 from shoal import tune
 from shoal.config import CheckpointConfig, FailureConfig, RunConfig, TuneConfig
 from shoal.errors import ConfigError, JournalError
-from shoal.settings import settings_to_meta, stored_settings
+from shoal.settings import alike, settings_to_meta, stored_settings
 from shoal.tune.schedulers import PopulationBasedTraining
 
 
@@ -217,3 +218,40 @@ def test_settings_whose_module_is_gone_have_to_be_given_again() -> None:
 def test_a_journal_without_settings_was_not_started_by_a_tuner() -> None:
     with pytest.raises(JournalError, match=r"/place/name has no settings .* not started by tune\.Tuner\.fit\(\)"):
         stored_settings(FACTS, Path("/place/name"), None, None)
+
+
+# ---- What is the same ------------------------------------------------------------------------------------------------
+
+
+def unset() -> Callable[[], Any]:
+    """Return a function with an enclosing variable that has no value yet."""
+
+    def read() -> Any:
+        return late
+
+    if os.environ.get("NEVER SET"):
+        late = 0
+    return read
+
+
+def test_objects_are_compared_by_what_they_consist_of() -> None:
+    shared: Any = [0]
+    other: Any = [0]
+    for _ in range(60):
+        shared, other = [shared, shared], [other, other]
+    circle: list[Any] = []
+    circle.append(circle)
+    assert alike(shared, other)
+    assert alike(circle, [circle])
+    assert not alike(unset(), unset()), "nobody knows what is in there"
+    assert not alike(threading.Lock(), threading.Lock())
+    for one, same, different in (
+        (lambda x: x + 1, lambda x: x + 1, lambda x: x + 2),
+        ({"a": 1, "b": [2]}, {"b": [2], "a": 1}, {"a": 1, "b": [3]}),
+        (tune.uniform(0, 1), tune.uniform(0, 1), tune.uniform(0, 2)),
+        (tune.stopper.MaximumIterationStopper(3), tune.stopper.MaximumIterationStopper(3), tune.stopper.NoopStopper()),
+        (float("nan"), float("nan"), 0.0),
+        ({1, 2}, {2, 1}, {1, 3}),
+    ):
+        assert alike(one, same)
+        assert not alike(one, different)

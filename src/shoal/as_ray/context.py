@@ -28,6 +28,12 @@ class TrialResources(PlacementGroupFactory, dict[str, float]):
             return (self.bundles, self.strategy) == (other.bundles, other.strategy)
         return dict.__eq__(self, other)
 
+    def __ne__(self, other: object) -> bool:
+        return not self == other  # a dict's own would compare as dicts
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash((self["cpu"], self["gpu"]))
+
     def __reduce__(self) -> tuple[Any, ...]:
         return TrialResources, (self["cpu"], self["gpu"])
 

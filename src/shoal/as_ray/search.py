@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from typing import Any
 
 from ..arguments import check_arguments
@@ -51,12 +52,12 @@ class BasicVariantGenerator:
                 f"BasicVariantGenerator: random_state must be a whole number or None, but is {random_state!r:.100}. "
                 f"Shoal keeps generators of its own: give a number to seed them."
             )
-        self.max_concurrent = max_concurrent
-        self.random_state: int | None = random_state
+        self.max_concurrent = int(max_concurrent)
+        self.random_state: int | None = None if random_state is None else int(random_state)
 
 
 def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 def settle_search(

@@ -59,13 +59,13 @@ def merge_dicts(d1: Mapping[str, Any], d2: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def pretty_print(result: Mapping[str, Any], exclude: Collection[str] | None = None) -> str:
-    """Return a result as text, in the manner of YAML: sorted, one value in a line, dicts and lists indented.
+    """Return a result as text for people, in the manner of YAML: sorted, one value in a line, dicts and lists indented.
 
     Args:
-        result: the metrics. Values that are None and the config are left out.
+        result: the metrics. Values that are None, the config and ``hist_stats`` are left out.
         exclude: further keys to leave out.
     """
-    hidden = {"config", *(exclude or ())}
+    hidden = {"config", "hist_stats", *(exclude or ())}
     shown = {key: value for key, value in result.items() if value is not None and key not in hidden}
     return "".join(f"{line}\n" for line in _lines(shown))
 

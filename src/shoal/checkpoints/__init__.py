@@ -14,9 +14,9 @@ from ..errors import ConfigError
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
-__all__ = ["Checkpoint", "read_dict", "write_dict"]
+__all__ = ["DICT_FILE", "Checkpoint", "read_dict", "write_dict"]
 
-_DICT = ".shoal_dict.pkl"
+DICT_FILE = ".shoal_dict.pkl"
 """The file of a checkpoint that is a dict: of :meth:`Checkpoint.from_dict`, or what a class returned to be saved."""
 _METADATA = ".metadata.json"
 """Where Ray's checkpoints have it, too."""
@@ -60,7 +60,7 @@ class Checkpoint:
     def from_dict(cls, data: Mapping[str, Any]) -> Checkpoint:
         """Return a checkpoint that holds a dict of things that can be pickled; :meth:`to_dict` gives it back.
 
-        It lies in a temporary folder, which goes with the object.
+        It lies in a temporary folder, which goes with the object; copies and pickles of the object do not keep it.
 
         Raises:
             ConfigError: ``data`` is no dict, or cannot be pickled.
@@ -90,9 +90,13 @@ class Checkpoint:
         Pickles execute code: load only what comes from yourself.
 
         Raises:
-            ConfigError: the checkpoint is made of files.
+            ConfigError: the checkpoint is made of files, or they are gone.
         """
         found = read_dict(Path(self.path))
+        if found is None and not os.path.isdir(self.path):
+            raise ConfigError(
+                f"Checkpoint.to_dict: {self.path} is gone. The folder of a Checkpoint.from_dict goes with its object."
+            )
         if found is None:
             names = sorted(entry.name for entry in Path(self.path).iterdir())
             raise ConfigError(
@@ -150,7 +154,7 @@ class Checkpoint:
         if not isinstance(metadata, Mapping):
             raise ConfigError(f"Checkpoint.set_metadata: metadata must be a dict, but is {metadata!r:.200}.")
         try:
-            text = json.dumps(dict(metadata), indent=2)
+            text = json.dumps(dict(metadata), indent=2, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"Checkpoint.set_metadata: metadata must be JSON values: {error}.") from error
         # By way of another name, so that what was there stays if this cannot be written.
@@ -196,7 +200,7 @@ def write_dict(folder: Path, data: dict[str, Any]) -> None:
     """Write the dict that a checkpoint is made of into its folder."""
     import pickle
 
-    with (folder / _DICT).open("wb") as file:
+    with (folder / DICT_FILE).open("wb") as file:
         pickle.dump(data, file, protocol=pickle.HIGHEST_PROTOCOL)
 
 
@@ -204,8 +208,8 @@ def read_dict(folder: Path) -> dict[str, Any] | None:
     """Return the dict that a checkpoint is made of; None where it is made of files."""
     import pickle
 
-    if not (folder / _DICT).is_file():
+    if not (folder / DICT_FILE).is_file():
         return None
-    with (folder / _DICT).open("rb") as file:
+    with (folder / DICT_FILE).open("rb") as file:
         found: dict[str, Any] = pickle.load(file)
     return found
