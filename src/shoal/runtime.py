@@ -98,10 +98,7 @@ def _warn_of_ignored(machine: _Machine, num_cpus: int | None, num_gpus: int | No
     ignored = [f"{name}={asked!r} (it stays {now})" for name, asked, now in amounts if asked not in (None, now)]
     ignored += [f"{name}={asked!r:.200}" for name, asked in others.items() if asked]
     if ignored:
-        warn_user(
-            f"shoal.init was called before, so {', '.join(ignored)} is ignored. To change it, call shoal.shutdown() "
-            f"first."
-        )
+        warn_user(f"init was called before, so {', '.join(ignored)} is ignored. To change it, call shutdown() first.")
 
 
 def _machine_of(num_cpus: int | None, num_gpus: int | None) -> _Machine:

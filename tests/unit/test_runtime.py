@@ -43,7 +43,7 @@ def test_a_second_init_is_an_error_unless_it_is_to_be_ignored() -> None:
 
 def test_a_second_init_that_is_to_be_ignored_leaves_what_the_first_one_said() -> None:
     init(num_cpus=1)
-    expected = r"num_cpus=2 \(it stays 1\), address='auto', local_mode=True is ignored.*call shoal\.shutdown\(\) first"
+    expected = r"num_cpus=2 \(it stays 1\), address='auto', local_mode=True is ignored.*call shutdown\(\) first"
     with pytest.warns(UserWarning, match=expected) as told:
         init("auto", num_cpus=2, local_mode=True, ignore_reinit_error=True)
     assert [warning.filename for warning in told] == [__file__]
