@@ -30,6 +30,9 @@ from shoal.journal import JOURNAL_NAME
 
 REPOSITORY = Path(__file__).parents[2]
 
+# When a run ends at a moment that nobody chooses, a member may not have saved yet.
+pytestmark = pytest.mark.filterwarnings("ignore:Tuner.restore. .* begin from scratch")
+
 
 def reports(folder: Path) -> int:
     """Return how many reports the journal holds so far; 0 where there is none yet."""
