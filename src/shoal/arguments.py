@@ -11,7 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from .errors import ConfigError, did_you_mean
 
-__all__ = ["check_arguments", "check_keywords", "given_arguments", "warn_user"]
+__all__ = ["check_arguments", "check_keywords", "given_arguments", "is_default", "warn_user"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -28,7 +28,7 @@ def check_arguments(cls: type[T]) -> type[T]:
     original = cls.__init__
     parameters = {name: each for name, each in inspect.signature(original).parameters.items() if name != "self"}
     names = list(parameters)
-    # Whether a stopper is the same as before is told by its pickle, where what was given at the default has no place.
+    # Whether a stopper is the same as before is told by all that is in it (`settings.alike`); this has no place there.
     remembers = not hasattr(cls, "stop_all")
 
     @functools.wraps(original)
@@ -38,7 +38,9 @@ def check_arguments(cls: type[T]) -> type[T]:
         if remembers:
             given = {**dict(zip(names, args, strict=False)), **kwargs}
             by_user = getattr(type(self), "__init__", None) is checked and not _replacing()
-            _remember(self, [name for name in given if by_user or _differs(parameters[name], given[name])])
+            _remember(
+                self, [name for name in given if by_user or not is_default(parameters[name].default, given[name])]
+            )
 
     cls.__init__ = checked  # type: ignore[assignment, method-assign]
     return cls
@@ -76,10 +78,10 @@ def _replacing() -> bool:
     return caller is not None and caller.f_globals.get("__name__") in ("dataclasses", "copy")
 
 
-def _differs(parameter: inspect.Parameter, value: object) -> bool:
-    default = parameter.default
+def is_default(default: object, value: object) -> bool:
+    """Return whether a value is the default, or a plain one that equals it: others may not know what equal means."""
     plain = isinstance(value, (bool, int, float, str)) and type(value) is type(default)
-    return not (value is default or (plain and value == default))
+    return value is default or (plain and value == default)
 
 
 def check_keywords(function: Callable[P, R]) -> Callable[P, R]:

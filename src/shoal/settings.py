@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .arguments import given_arguments
+from .arguments import given_arguments, is_default
 from .config import RunConfig, TuneConfig
 from .errors import ConfigError, JournalError
 from .schedulers import FIFOScheduler, TrialScheduler
@@ -148,15 +148,10 @@ def _set(config: RunConfig | TuneConfig) -> frozenset[str]:
     """Return the fields that the user has set: when the object was made, or later."""
     fields = dataclasses.fields(config)
     names = given_arguments(config) | {
-        field.name for field in fields if not _is_default(field, getattr(config, field.name))
+        field.name for field in fields if not is_default(field.default, getattr(config, field.name))
     }
     # These have no default of their own: None stands for what is said elsewhere, and here for what was.
     return names - {name for name in _NEVER_NONE & names if getattr(config, name) is None}
-
-
-def _is_default(field: Any, value: Any) -> bool:
-    default = field.default
-    return value is default or (isinstance(value, (bool, int, float, str)) and value == default)
 
 
 def _check_unchanged(new: TuneConfig, meta: Mapping[str, Any], old: TuneConfig | None) -> None:
