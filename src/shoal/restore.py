@@ -325,12 +325,12 @@ def _warn_who_stays(population: Population, history: History, opened: Opened, ag
         if other in again.anew and name not in again.anew and (count := stay.count(name)):
             same = " The stopper that is given is the one that ended them." if again.same_stop else ""
             warn_user(
-                f"Tuner.restore: {count} of {len(stay) + len(going_on)} trials have finished by {name} and stay so."
+                f"Tuner.restore: {count} of {len(population.trials)} trials have finished by {name} and stay so."
                 f"{same} To let them go on, give {where[name]}, too."
             )
     if again.same_stop and not again.anew and (count := stay.count("stop")):
         warn_user(
-            f"Tuner.restore: {count} of {len(stay) + len(going_on)} trials have finished by their stopper and stay so, "
+            f"Tuner.restore: {count} of {len(population.trials)} trials have finished by their stopper and stay so, "
             f"because the one that is given is the same."
         )
     if opened.config and not going_on:

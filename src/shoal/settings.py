@@ -169,9 +169,7 @@ def _check_scheduler(new: TrialScheduler, old: TrialScheduler) -> None:
     """Past decisions are not in the journal but follow from it, so what they depend on has to stay."""
     check_same("TuneConfig", "scheduler", new.describe(), old.describe())
     for name in new.fixed:
-        value, before = getattr(new, name), getattr(old, name, None)
-        if not alike(value, before):
-            check_same(new.describe(), name, value, before)
+        check_same(new.describe(), name, getattr(new, name), getattr(old, name, None))
 
 
 def check_same(owner: str, name: str, value: object, before: object) -> None:
