@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from .arguments import warn_user
 from .config import FailureConfig, RunConfig, TuneConfig
 from .core.commands import Status, checkpoint_name
-from .core.events import Config, Opened, Reported, TrialAdded
+from .core.events import Config, Opened, TrialAdded
 from .core.recall import choose, recall
-from .core.reports import DONE, number, value_of
+from .core.reports import DONE, stop_met
 from .core.trial import Trial, replaced
 from .engines.pickling import check_config
 from .errors import ConfigError, InvalidTransition, JournalError, StorageError, did_you_mean, stopper_failed
@@ -175,7 +175,7 @@ def _extended(
         if finished_by not in anew:
             continue
         last = trial.last
-        if last is None or not (_meets(last.report, stop) or _ends(stopper, trial, last)):
+        if last is None or not (stop_met(stop, last.value) or _ends(stopper, trial, last)):
             found.append(trial.trial_id)
     return found
 
@@ -196,11 +196,6 @@ def _finished_by(trial: Trial, history: TrialHistory) -> str | None:
         return trial.met
     reason = None if history.last is None else history.last.report.stop
     return None if reason in (None, DONE) else "stop"
-
-
-def _meets(report: Reported, stop: Mapping[str, float]) -> bool:
-    values = {key: number(value_of(report, key)) for key in stop}
-    return any(value is not None and value >= stop[key] for key, value in values.items())
 
 
 def _check_scheduler(scheduler: TrialScheduler, info: ExperimentInfo) -> None:

@@ -6,7 +6,7 @@ Pure functions, used inside the member's process (so that an error appears at th
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,7 @@ __all__ = [
     "lookup",
     "number",
     "progress",
+    "stop_met",
     "stop_reason",
     "value_of",
     "waits",
@@ -184,8 +185,13 @@ def _need(name: str, what: str, metrics: Metrics, automatic: Mapping[str, Any], 
 
 def stop_reason(rules: ReportRules, metrics: Metrics, automatic: Mapping[str, Any]) -> str | None:
     """Return why the trial ends with this report, or None."""
-    for key, bound in rules.stop.items():
-        value = number(_reported(key, metrics, automatic))
+    return stop_met(rules.stop, lambda key: _reported(key, metrics, automatic))
+
+
+def stop_met(stop: Mapping[str, float], read: Callable[[str], Any]) -> str | None:
+    """Return which condition is met, in words, by the values that ``read`` returns; or None."""
+    for key, bound in stop.items():
+        value = number(read(key))
         if value is not None and value >= bound:
             return f"{key} is {value:g}, at least {bound:g}"
     return None
