@@ -29,6 +29,8 @@ from .core.commands import (
 )
 from .core.events import (
     Config,
+    Damaged,
+    Drifted,
     Failed,
     Lost,
     Metrics,
@@ -227,8 +229,8 @@ class History:
             self.stopped = item.reason
         elif isinstance(item, Opened):
             self._opened(item)
-        elif isinstance(item, Undecided):
-            pass
+        elif isinstance(item, Undecided | Damaged | Drifted):
+            pass  # what follows from them is told by commands
         elif isinstance(item, Notice):
             self.notices.append(item.text)
         else:

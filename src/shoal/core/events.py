@@ -16,6 +16,8 @@ from .limits import Limits, RetentionRules
 
 __all__ = [
     "Config",
+    "Damaged",
+    "Drifted",
     "Event",
     "Failed",
     "Finished",
@@ -91,6 +93,34 @@ class Started:
     launch: int
     pid: int
     hostname: str
+    digest: str | None = None
+    """Of the checkpoint that it goes on from, as it found it on disk; None from scratch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Damaged:
+    """A member was to go on from a checkpoint that is not what it was, or not there. It has loaded nothing."""
+
+    trial_id: str
+    launch: int
+    checkpoint_id: str
+    reason: str
+    """What was found."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drifted:
+    """A member steps with a hyperparameter that is not its config's, for example because it loaded a donor's optimizer.
+
+    Said once for each key; the member goes on.
+    """
+
+    trial_id: str
+    launch: int
+    key: str
+    """The config's, nested ones as ``a/b``."""
+    text: str
+    """What is used, what the config says, and how to mend it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +176,8 @@ class Failed:
     traceback: str
     raised: bytes | None = None
     """The exception itself, pickled, where that was possible."""
+    no_room: bool = False
+    """There was no room on the disk for what it had to write: that is nobody's fault, and the same for all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,4 +205,17 @@ class StopAsked:
     """The user's condition that is met, ``stop`` or ``time_budget_s``: what ends by it has finished. None: cut off."""
 
 
-Event: TypeAlias = Opened | TrialAdded | Started | Reported | Saved | Finished | Failed | Lost | Undecided | StopAsked
+Event: TypeAlias = (
+    Opened
+    | TrialAdded
+    | Started
+    | Damaged
+    | Drifted
+    | Reported
+    | Saved
+    | Finished
+    | Failed
+    | Lost
+    | Undecided
+    | StopAsked
+)

@@ -33,6 +33,7 @@ from .commands import (
     checkpoint_id,
 )
 from .events import (
+    Drifted,
     Event,
     Failed,
     Finished,
@@ -228,6 +229,10 @@ class Population:
             trial.story.append(f"started, pid {event.pid}")
 
     @_on.register
+    def _(self, event: Drifted) -> None:
+        self._notice(f"drift {event.key}", event.text)
+
+    @_on.register
     def _(self, event: Reported) -> None:
         trial = self._speaking(event.trial_id, event.launch)
         if trial is None:
@@ -352,13 +357,18 @@ class Population:
     def _say_reserved(self, event: Reported) -> None:
         if _RESERVED.isdisjoint(event.metrics) or "reserved" in self._noticed:
             return
-        self._noticed.add("reserved")
         reserved = ", ".join(repr(key) for key in AUTOMATIC if key in event.metrics)
-        text = (
+        self._notice(
+            "reserved",
             f"The trainable reports {reserved}, which Shoal fills itself: in the results its own values stand under "
-            f"these names. Report yours under others."
+            f"these names. Report yours under others.",
         )
-        self._out.append(Notice("reserved", text))
+
+    def _notice(self, key: str, text: str) -> None:
+        """Tell the user something, once for each key and driver."""
+        if key not in self._noticed:
+            self._noticed.add(key)
+            self._out.append(Notice(key, text))
 
     def _committed(self, trial: Trial, saved: SavedCheckpoint) -> CheckpointRecord:
         """A checkpoint of the trial's newest report."""
@@ -392,9 +402,8 @@ class Population:
     def _decide(self, decisions: list[Decision], at_boundary: Trial | None) -> None:
         """Carry a policy's decisions into the trials' state; slots are given out afterwards."""
         notice = self.policy.notice()
-        if notice is not None and notice[0] not in self._noticed:
-            self._noticed.add(notice[0])
-            self._out.append(Notice(*notice))
+        if notice is not None:
+            self._notice(*notice)
         named = {decision.trial_id for decision in decisions}
         if at_boundary is not None and at_boundary.trial_id not in named:
             self._park(at_boundary)
@@ -618,14 +627,11 @@ class Population:
         leaving = sorted((trial for trial in parked if trial.lossless), key=lambda trial: (-trial.time, -trial.index))
         for trial in leaving[: self._residents - limit + 1]:
             self._evict(trial)
-        if self._residents >= limit and "residents" not in self._noticed:
-            self._noticed.add("residents")
-            self._out.append(
-                Notice(
-                    "residents",
-                    f"More than {limit} members keep a process, because those that wait have no checkpoint at their "
-                    "step and would lose work. Save one at every perturbation_interval to keep memory in its limit.",
-                )
+        if self._residents >= limit:
+            self._notice(
+                "residents",
+                f"More than {limit} members keep a process, because those that wait have no checkpoint at their step "
+                "and would lose work. Save one at every perturbation_interval to keep memory in its limit.",
             )
 
     def _evict(self, trial: Trial) -> None:

@@ -43,6 +43,8 @@ _KINDS: dict[str, type[Any]] = {
         events.Opened,
         events.TrialAdded,
         events.Started,
+        events.Damaged,
+        events.Drifted,
         events.Reported,
         events.Saved,
         events.Finished,
