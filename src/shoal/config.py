@@ -48,9 +48,10 @@ class CheckpointConfig:
     """Which checkpoints are kept.
 
     Args:
-        num_to_keep: how many of its own checkpoints each trial keeps, 1 or more; its newest always stays beside them,
-            and so does any that another trial still goes on from. Default: all.
-        checkpoint_score_attribute: keep the best by this key of the report. Default: keep the newest.
+        num_to_keep: how many checkpoints each trial keeps, 1 or more: its own, and, from an exploit to its next own,
+            the donor's that it goes on from. Any that another trial still goes on from stays, too. Default: all.
+        checkpoint_score_attribute: keep the best by this key of the report, and beside them the one that the trial goes
+            on from. Default: keep the newest.
         checkpoint_score_order: ``max`` (default) or ``min``.
         checkpoint_frequency: a class trainable saves after so many iterations; 0 (default): only where somebody needs
             one, and such a checkpoint goes when nobody does any more. A function saves by itself.
@@ -86,12 +87,18 @@ class FailureConfig:
             times in a row without a single report. Default 0.
         fail_fast: True ends the experiment with the first trial that has failed for good; ``"raise"`` also raises that
             trial's error from ``fit()``. Default False: the others go on.
+        replace_failed: whether a trial that has failed for good copies a trial of the top quantile, as one with a low
+            score does, and goes on, so that the population keeps its size. Needs a scheduler that copies
+            (PopulationBasedTraining) and a donor with a checkpoint; else the trial ends with its error. A trial that
+            fails again and again without getting further than before ends, too. Default True.
     """
 
     max_failures: int = 0
     fail_fast: bool | str = False
+    replace_failed: bool = True
 
     def __post_init__(self) -> None:
+        _check_bool(self, "replace_failed")
         _check_int(self, "max_failures", "a whole number, -1 for no limit", least=-1)
         if self.fail_fast not in (True, False, "raise") or isinstance(self.fail_fast, (int, float)) != isinstance(
             self.fail_fast, bool

@@ -166,6 +166,7 @@ def limits_of(info: ExperimentInfo, tune: TuneConfig, run: RunConfig) -> Limits:
         max_failures=failures.max_failures,
         fail_fast=bool(failures.fail_fast),
         save_at_end=bool((run.checkpoint_config or CheckpointConfig()).checkpoint_at_end),
+        replace_failed=failures.replace_failed,
     )
 
 

@@ -168,7 +168,7 @@ def _check_unchanged(new: TuneConfig, meta: Mapping[str, Any], old: TuneConfig |
 def _check_scheduler(new: TrialScheduler, old: TrialScheduler) -> None:
     """Past decisions are not in the journal but follow from it, so what they depend on has to stay."""
     check_same("TuneConfig", "scheduler", new.describe(), old.describe())
-    for name in new.fixed:
+    for name in new.settled:
         check_same(new.describe(), name, getattr(new, name), getattr(old, name, None))
 
 

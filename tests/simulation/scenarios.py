@@ -58,6 +58,7 @@ class Scenario:
     score_order: str = "max"
     max_failures: int = 0
     fail_fast: bool = False
+    replace_failed: bool = False
     faults: tuple[tuple[Fault, float], ...] = ()
     uneven: bool = True
     """Whether steps differ in duration."""
@@ -106,6 +107,7 @@ class Scenario:
             residents=self.residents,
             max_failures=self.max_failures,
             fail_fast=self.fail_fast,
+            replace_failed=self.replace_failed,
             stop=stop,
             num_to_keep=self.num_to_keep,
             score_attribute=self.score_attribute,
@@ -208,6 +210,7 @@ def drawn_scenario(seed: int, largest: int, **fixed: Any) -> Scenario:
         score_order=rng.choice(("max", "min")),
         max_failures=rng.choice((0, 1, 3, -1)),
         fail_fast=rng.random() < 0.1,
+        replace_failed=random.Random(f"{seed}/replace_failed").random() < 0.5,
         faults=tuple(faults),
         uneven=rng.random() < 0.7,
         start_time=rng.choice((0.0, 0.0, 3.0)),
@@ -255,6 +258,8 @@ class Invariants:
     """What an ended trial's newest checkpoint and its evaluation were worth."""
     revived: int = 0
     """How many trials went on after their end."""
+    failed: set[str] = field(default_factory=set[str])
+    """Trials that have failed for good, and wait for a donor."""
 
     def __call__(self, population: Population, event: Event, commands: list[Command]) -> None:
         at_boundary = None
@@ -265,12 +270,13 @@ class Invariants:
             if isinstance(event, Failed) or any(isinstance(command, Retry | Stop) for command in commands):
                 self.arrived.pop(event.trial_id, None)
             del self.launch[event.trial_id]
+            self._fails(event.trial_id, population, commands)
         elif isinstance(event, Saved) and self.launch.get(event.trial_id) == event.launch:
             self._saved(self.last[event.trial_id], event.checkpoint.number)
         elif isinstance(event, Opened):
             reopened = self._opened(event, population)
         for command in commands:
-            if isinstance(command, Stop):
+            if isinstance(command, Stop) and command.trial_id not in self.failed:
                 self._stop(command, event)
         live = [trial_id for trial_id in population.trials if trial_id not in self.ended]
         decided: list[str] = []
@@ -288,12 +294,18 @@ class Invariants:
             decided = reopened
         elif at_boundary is not None and at_boundary in live:
             decided = [at_boundary]
+        elif self.failed:
+            decided = list(self.failed)
         self.undecided.difference_update(decided)
         if population.stopping is None:
             # Where several are decided one after the other, what each was compared with is not told here.
             self._exploits(population, commands, decided, judged=len(reopened) < 2)
         else:
             assert all(not isinstance(command, Launch | Continue | Exploit | Retry) for command in commands)
+        self.failed.difference_update(decided)
+        for command in commands:
+            if isinstance(command, Stop) and command.trial_id not in self.ended:
+                self._stop(command, event)
         parked = {command.trial_id: self.slot[command.trial_id] for command in commands if isinstance(command, Park)}
         for command in commands:
             self._follow(command, population)
@@ -325,8 +337,10 @@ class Invariants:
         assert result.checkpoints == set(self.committed) - self.deleted
         kept = scenario.num_to_keep
         if kept is not None:
-            # A trial keeps the best, its newest, and the one from which it goes on; one more is just being added.
-            assert result.peak_checkpoints <= scenario.members * (kept + 1 + (scenario.score_attribute is not None)) + 1
+            # Where the best are kept, the newest stays beside them, and the one from which the trial goes on; one more
+            # is just being added. A member of a class has one beside them that only Shoal wanted.
+            beside = 2 * (scenario.score_attribute is not None) + scenario.of_class
+            assert result.peak_checkpoints <= scenario.members * (kept + beside) + 1
 
     # -------------------------------------------------------------------------------------------------------- the story
 
@@ -347,6 +361,19 @@ class Invariants:
         assert event.waiting
         (self.arrived if self.scenario.synch else self.evaluated)[trial_id] = value
         return trial_id
+
+    def _fails(self, trial_id: str, population: Population, commands: list[Command]) -> None:
+        """Take in that a trial has failed; for good, where it now ends, copies or waits for that."""
+        ends = any(isinstance(command, Stop) and command.trial_id == trial_id for command in commands)
+        copies = any(isinstance(command, Exploit) and command.trial_id == trial_id for command in commands)
+        scenario = self.scenario
+        can_copy = scenario.pbt and scenario.replace_failed and scenario.quantile != "0"
+        if not can_copy or scenario.fail_fast or population.stopping is not None:
+            assert not copies
+        elif ends or copies or population.trials[trial_id].failed is not None:
+            self.failed.add(trial_id)
+            (self.arrived if scenario.synch else self.evaluated)[trial_id] = -math.inf
+            self.retries.pop(trial_id, None)
 
     def _saved(self, step: Reported, number: int) -> None:
         """A checkpoint of a step has come."""
@@ -382,6 +409,10 @@ class Invariants:
         standing: list[str] = []
         for trial_id in population.trials:
             if trial_id in self.ended or trial_id in event.dropped:
+                self.failed.discard(trial_id)
+                continue
+            if trial_id in self.failed:
+                self.arrived[trial_id] = -math.inf  # only at the barrier does anybody wait for a donor
                 continue
             step = self.last.get(trial_id)
             if step is not self.newest.get(trial_id):
@@ -450,8 +481,12 @@ class Invariants:
         assert targets <= set(decided), "only a member at its boundary copies"
         if judged:
             for trial_id in decided:
-                if trial_id not in targets:
-                    assert not self._must_copy(trial_id, count), f"{trial_id} is among the worst, yet copies nobody"
+                if trial_id in targets:
+                    continue
+                assert not self._must_copy(trial_id, count), f"{trial_id} is among the worst, yet copies nobody"
+                if trial_id in self.failed:
+                    told = [command for command in commands if isinstance(command, Stop)]
+                    assert any(command.trial_id == trial_id and command.status is Status.ERROR for command in told)
             for command in exploits:
                 self._exploit(population, command, count, targets)
         for command in exploits:
@@ -477,10 +512,11 @@ class Invariants:
         assert math.isfinite(self._value(step))
         assert self._value(step) >= self.evaluated[target], "the donor is worse"
         better = sum(other > self.own[donor] for other in self.own.values())
-        assert better < count, "the donor is not in the top quantile"
+        assert better < max(count, bool(self.failed)), "the donor is not in the top quantile"
         assert self._leads_on(target, record.time), "it was there before, too often"
+        assert (command.failed is not None) == (target in self.failed)
         worse = sum(other < self.evaluated[target] for other in self.evaluated.values())
-        assert worse < count, "the target is not in the bottom quantile"
+        assert worse < count or target in self.failed, "the target is not in the bottom quantile"
         assert command.donor_config == population.trials[donor].config
         assert command.new_config["seed"] == command.old_config["seed"]
         assert 0.0 <= command.new_config["h"] <= 1.0
@@ -488,8 +524,9 @@ class Invariants:
     def _must_copy(self, trial_id: str, count: int) -> bool:
         """Whether the trial is in the bottom quantile and has a donor, however ties are broken."""
         value = self.evaluated[trial_id]
-        if sum(other <= value for other in self.evaluated.values()) - 1 >= count:
+        if sum(other <= value for other in self.evaluated.values()) - 1 >= count and trial_id not in self.failed:
             return False
+        count = max(count, bool(self.failed))
         for donor, worth in self.own.items():
             may_be_low = self.scenario.synch and sum(x < self.evaluated[donor] for x in self.evaluated.values()) < count
             on_top = sum(other >= worth for other in self.own.values()) - 1 < count

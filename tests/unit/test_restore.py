@@ -268,7 +268,7 @@ def test_a_journal_that_tells_another_story_is_refused_and_left_as_it_is(tmp_pat
     longer = RunConfig(stop={"training_iteration": 9})
     before = records(folder)
     scheduler = pbt(perturbation_interval=2)
-    scheduler.fixed = ()  # somebody's own, which does not tell
+    scheduler.settled = ()  # somebody's own, which does not tell
     scheduler.perturbation_interval = 3.0
     with pytest.raises(JournalError, match=r"cannot be followed: record \d+ .*or the scheduler is another"):
         restore(folder, run_config=longer, tune_config=TuneConfig(scheduler=scheduler))

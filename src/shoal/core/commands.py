@@ -140,6 +140,8 @@ class Exploit:
     donor_config: Config
     old_config: Config
     new_config: Config
+    failed: str | None = None
+    """Why the trial failed for good, where it copies in place of ending; None where its score was too low."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,8 @@ class Limits:
     save_at_end: bool = False
     """Whether a trial that ends with a report is asked for a checkpoint first, where none came with it. Only members
     that can save at any time, those of a class, understand."""
+    replace_failed: bool = False
+    """Whether a trial that has failed for good takes over a donor, where the scheduler knows one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from typing import Protocol, TypeAlias
 from .commands import CheckpointRecord
 from .events import Config
 
-__all__ = ["Change", "Copy", "Decision", "Explored", "Policy", "Proceed"]
+__all__ = ["Change", "Copy", "Decision", "Explored", "GiveUp", "Policy", "Proceed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,14 @@ class Change:
     new_config: Config
 
 
-Decision: TypeAlias = Proceed | Copy | Change
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """The member has failed for good, and there is nobody whom it could copy instead."""
+
+    trial_id: str
+
+
+Decision: TypeAlias = Proceed | Copy | Change | GiveUp
 
 Explored: TypeAlias = Mapping[tuple[str, int], Config]
 """The new configs of earlier exploits, by (trial id, generation)."""
@@ -76,6 +83,14 @@ class Policy(Protocol):
         """A trial that waits at its boundary will come there again, perhaps at once: forget that it was there.
 
         It lost its process and steps; or the experiment is opened again.
+        """
+        ...
+
+    def reseed(self, trial_id: str) -> list[Decision] | None:
+        """A trial has failed for good: have it take over a donor instead, with a ``Copy`` for it.
+
+        Return None where it cannot. Where it has to wait for others, a list without it: then a later call names it,
+        with a ``Copy`` or ``GiveUp``.
         """
         ...
 

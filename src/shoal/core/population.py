@@ -48,7 +48,7 @@ from .events import (
     Undecided,
 )
 from .limits import Limits, RetentionRules
-from .policy import Change, Copy, Decision, Policy
+from .policy import Change, Copy, Decision, GiveUp, Policy
 from .reports import AUTOMATIC, number, value_of
 from .retention import Retention
 from .slots import SlotQueue
@@ -169,7 +169,9 @@ class Population:
         decisions: list[Decision] = []
         for trial in held:
             until = self.policy.until(trial.trial_id)
-            if until is None or trial.time < until:
+            if trial.failed is not None:
+                decisions += self._reseeded(trial) if not mute else []
+            elif until is None or trial.time < until:
                 self._queue.add(trial)
             elif not mute:
                 decisions += self.policy.decide(trial.trial_id, trial.time, trial.score)
@@ -208,6 +210,7 @@ class Population:
         trial.story.append("begins anew" if anew else "goes on")
         trial.cut, trial.met = False, None
         trial.failures = trial.barren = 0
+        trial.failed = None
         trial.status = Status.PAUSED if trial.launch and not anew else Status.PENDING
         # Whether all that it has ever reported is in its checkpoint, so that it stands where it ended.
         whole = not anew and trial.restore is not None and trial.restore.iteration == trial.iteration
@@ -413,6 +416,9 @@ class Population:
                 self._exploit(trial, decision)
             elif isinstance(decision, Change):
                 self._reconfigure(trial, decision)
+            elif isinstance(decision, GiveUp):
+                self._end(trial, Status.ERROR, trial.failed or "it has failed for good")
+                continue
             if trial is not at_boundary:
                 self._queue.add(trial)
         if at_boundary is not None and at_boundary.trial_id in named:
@@ -436,11 +442,16 @@ class Population:
                 donor_config=copy.donor_config,
                 old_config=trial.config,
                 new_config=copy.new_config,
+                failed=trial.failed,
             )
         )
+        if trial.failed is not None:
+            trial.failed = None
+            trial.failures = trial.barren = 0
         trial.config = copy.new_config
         trial.story.append(f"exploits {copy.checkpoint.id}")
         self._restore_from(trial, copy.checkpoint)
+        self._delete(self.retention.gave_up(trial.trial_id))
         self._rewind(trial)
 
     def _reconfigure(self, trial: Trial, change: Change) -> None:
@@ -506,17 +517,35 @@ class Population:
             # Its process, where it has one, has left the function; the next launch enters it anew.
             self._queue.add(trial)
             return
+        self._failed_for_good(trial, error)
+
+    def _failed_for_good(self, trial: Trial, error: str) -> None:
         if self.limits.fail_fast:
             self.stopping = f"fail_fast: trial {trial.trial_id} failed"
-        self._end(trial, Status.ERROR, error)
-        if self.stopping is not None:
+            self._end(trial, Status.ERROR, error)
             self._stop_all(self.stopping)
+            return
+        if not self.limits.replace_failed:
+            self._end(trial, Status.ERROR, error)
+            return
+        trial.failed = error
+        trial.waiting = False
+        trial.queued = 0
+        self._release(trial)
+        trial.status = Status.PAUSED
+        if not self._mute:
+            self._decide(self._reseeded(trial), at_boundary=None)
+
+    def _reseeded(self, trial: Trial) -> list[Decision]:
+        """Return what is decided where a trial that has failed for good is to copy another."""
+        decisions = self.policy.reseed(trial.trial_id) if self.limits.replace_failed else None
+        return [GiveUp(trial.trial_id)] if decisions is None else decisions
 
     def _end(self, trial: Trial, status: Status, reason: str, *, donates: bool = False) -> None:
         self._release(trial)
         trial.queued = 0
         trial.waiting = False
-        trial.ending = None
+        trial.ending = trial.failed = None
         trial.status = status
         self._live -= 1
         self._leave(trial)

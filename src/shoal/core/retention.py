@@ -33,15 +33,30 @@ class Retention:
         kept = self._kept.setdefault(record.trial_id, [])
         kept.append(record)
         limit = self.rules.num_to_keep
-        if limit is None or len(kept) <= limit:
-            return []
         # The best stay, and the newest beside them: a user expects to find it, and it is what the trial goes on from.
+        return [] if limit is None else self._trim(kept, limit, spare=record)
+
+    def gave_up(self, trial_id: str) -> list[CheckpointRecord]:
+        """A trial goes on from a donor's checkpoint, and has given up its own weights. Return what can be deleted now.
+
+        The donor's checkpoint counts as one of those that it keeps: otherwise a population would need room for nearly
+        twice as many. Only the best by a score stay all the same.
+        """
+        limit = self.rules.num_to_keep
+        if limit is None or self.rules.score_attribute is not None:
+            return []
+        return self._trim(self._kept.get(trial_id, []), limit - 1)
+
+    def _trim(
+        self, kept: list[CheckpointRecord], limit: int, spare: CheckpointRecord | None = None
+    ) -> list[CheckpointRecord]:
+        """Keep no more than ``limit`` of a trial's own, those that are worth most, and ``spare``."""
         kept.sort(key=self._worth)
-        surplus = [entry for entry in kept[: len(kept) - limit] if entry.id != record.id]
         gone: list[CheckpointRecord] = []
-        for entry in surplus:
-            kept.remove(entry)
-            gone.extend(self._if_free(entry))
+        for entry in kept[: max(0, len(kept) - limit)]:
+            if entry is not spare:
+                kept.remove(entry)
+                gone.extend(self._if_free(entry))
         return gone
 
     def pin(self, record: CheckpointRecord) -> None:

@@ -48,6 +48,8 @@ class Trial:
     failures: int = 0
     barren: int = 0
     """How often it has failed since its last report."""
+    failed: str | None = None
+    """Why it has failed for good, while it waits at the barrier for a donor; else None."""
     reported: bool = False
     restore: CheckpointRecord | None = None
     """From where it goes on after a crash: its newest checkpoint, or the donor's until it has saved one of its own."""

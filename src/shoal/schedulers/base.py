@@ -34,7 +34,7 @@ class TrialScheduler(ABC):
         needs_metric: whether it cannot work without a metric.
         needs_checkpoints: whether it decides nothing without checkpoints.
         replays: whether it repeats the schedule of an earlier run.
-        fixed: settings that past decisions follow from, so that they stay when an experiment goes on.
+        settled: settings that past decisions follow from, so that they stay when an experiment goes on.
         logs_policies: whether exploits are written to ``pbt_global.txt`` and ``pbt_policy_*.txt``.
     """
 
@@ -47,7 +47,7 @@ class TrialScheduler(ABC):
     logs_policies: bool = False
     replays: bool = False
     seed: int | None = None
-    fixed: tuple[str, ...] = ()
+    settled: tuple[str, ...] = ()
 
     @abstractmethod
     def policy(self, *, mode: str, seed: int) -> Policy:

@@ -38,6 +38,9 @@ class _FIFO:
     def withdraw(self, trial_id: str) -> None:
         pass
 
+    def reseed(self, trial_id: str) -> list[Decision] | None:
+        return None
+
     def gone(self, trial_id: str, donates: bool = False) -> None:
         pass
 

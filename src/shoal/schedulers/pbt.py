@@ -14,11 +14,12 @@ from typing import Any
 from ..arguments import check_arguments
 from ..core.commands import CheckpointRecord
 from ..core.events import Config
-from ..core.policy import Copy, Decision, Explored, Proceed
-from ..core.reports import flatten
+from ..core.policy import Copy, Decision, Explored, GiveUp, Proceed
+from ..core.reports import flatten, lookup
 from ..core.rng import stream, uniform_key
 from ..core.trial import replaced
-from ..errors import ConfigError, did_you_mean, similar_name
+from ..errors import ConfigError, SpaceError, did_you_mean, similar_name
+from ..space import same
 from .base import TrialScheduler, check_mode
 from .explore import Mutations, explore, fill, parse_mutations
 
@@ -66,6 +67,8 @@ class PopulationBasedTraining(TrialScheduler):
             leave.
         keep: config keys that stay with the member when it copies a donor's config, for example random seeds. Nested
             keys are written ``a/b``.
+        fixed: config keys that weights depend on, such as the number of layers: a donor whose values of them differ
+            from the member's is never copied. Nested keys are written ``a/b``. They cannot mutate.
 
     Raises:
         ConfigError: an argument is out of its range; the message tells which.
@@ -73,7 +76,14 @@ class PopulationBasedTraining(TrialScheduler):
 
     needs_metric = True
     needs_checkpoints = True
-    fixed: tuple[str, ...] = ("perturbation_interval", "burn_in_period", "quantile_fraction", "synch", "seed")
+    settled: tuple[str, ...] = (
+        "perturbation_interval",
+        "burn_in_period",
+        "quantile_fraction",
+        "synch",
+        "seed",
+        "fixed",
+    )
 
     def __init__(
         self,
@@ -94,6 +104,7 @@ class PopulationBasedTraining(TrialScheduler):
         seed: int | None = None,
         keep_in_bounds: bool = True,
         keep: Sequence[str] = KEPT,
+        fixed: Sequence[str] = (),
     ) -> None:
         _check_text("time_attr", time_attr)
         if metric is not None:
@@ -114,8 +125,9 @@ class PopulationBasedTraining(TrialScheduler):
                 raise ConfigError(f"PopulationBasedTraining: {name} must be True or False, but is {flag!r}.")
         if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
             raise ConfigError(f"PopulationBasedTraining: seed must be an int or None, but is {seed!r}.")
-        if not isinstance(keep, (list, tuple)) or not all(isinstance(key, str) for key in keep):
-            raise ConfigError(f"PopulationBasedTraining: keep must be a list of config keys, but is {keep!r}.")
+        for name, keys in (("keep", keep), ("fixed", fixed)):
+            if not isinstance(keys, (list, tuple)) or not all(isinstance(key, str) and key for key in keys):
+                raise ConfigError(f"PopulationBasedTraining: {name} must be a list of config keys, but is {keys!r}.")
         if custom_explore_fn is not None and not callable(custom_explore_fn):
             raise ConfigError(
                 f"PopulationBasedTraining: custom_explore_fn must be a function config -> config, "
@@ -147,7 +159,9 @@ class PopulationBasedTraining(TrialScheduler):
         self.seed = seed
         self.keep_in_bounds = keep_in_bounds
         self.keep = tuple(keep)
+        self.fixed = tuple(fixed)
         self._mutations: Mutations = parse_mutations(self.hyperparam_mutations)
+        self._check_fixed()
 
     def describe(self) -> str:
         """Return the name that the status shows."""
@@ -157,12 +171,23 @@ class PopulationBasedTraining(TrialScheduler):
         """Raise ConfigError where a key looks like a misspelling of a key of the search space."""
         _check_keys(self.hyperparam_mutations, param_space, "")
         known = {**self.hyperparam_mutations, **param_space}
-        for path in self.keep:
-            head = path.partition("/")[0]
-            if head not in known and path not in KEPT:
+        for name in ("keep", "fixed"):
+            for path in getattr(self, name):
+                head = path.partition("/")[0]
+                if head not in known and path not in KEPT:
+                    raise ConfigError(
+                        f"PopulationBasedTraining: {name} names {path!r}, but no trial's config has a key {head!r}."
+                        f"{did_you_mean(head, known)} Config keys: {', '.join(map(repr, known)) or 'none'}."
+                    )
+
+    def _check_fixed(self) -> None:
+        for path in self.fixed:
+            touched = [key for key in self.mutated() if key == path or f"{key}/".startswith(f"{path}/")]
+            touched += [key for key in self.mutated() if path.startswith(f"{key}/")]
+            if touched:
                 raise ConfigError(
-                    f"PopulationBasedTraining: keep names {path!r}, but no trial's config has a key {head!r}."
-                    f"{did_you_mean(head, known)} Config keys: {', '.join(map(repr, known)) or 'none'}."
+                    f"PopulationBasedTraining: {path!r} is in fixed, but {touched[0]!r} is in hyperparam_mutations. A "
+                    f"key that weights depend on cannot mutate; take it out of one of the two."
                 )
 
     def rehearse(self, config: Config, seed: int) -> None:
@@ -183,9 +208,8 @@ class PopulationBasedTraining(TrialScheduler):
 
     def explored(self, donor: Config, own: Config, index: int, generation: int, seed: int) -> Config:
         """Return the config of a member that copies a donor: the donor's, with what it keeps, mutated."""
-        config = _with_kept(donor, own, self.keep)
-        return explore(
-            config,
+        config = explore(
+            _with_kept(donor, own, self.keep),
             self._mutations,
             resample_probability=self.resample_probability,
             perturbation_factors=self.perturbation_factors,
@@ -193,6 +217,14 @@ class PopulationBasedTraining(TrialScheduler):
             rng=stream(seed, "explore", index, generation),
             keep_in_bounds=self.keep_in_bounds,
         )
+        for path in self.fixed:
+            if not same(lookup(config, path), lookup(donor, path)):
+                raise SpaceError(
+                    f"custom_explore_fn has changed {path!r} from {lookup(donor, path)!r} to {lookup(config, path)!r}, "
+                    f"but it is in PopulationBasedTraining(fixed=...): the donor's weights do not fit then. Leave it "
+                    f"as it is, or take it out of fixed."
+                )
+        return config
 
 
 @dataclass(slots=True)
@@ -243,6 +275,8 @@ class PBTPolicy:
     _ranking: list[_Rank] = field(default_factory=list)
     _donors: list[_Rank] = field(default_factory=list)
     _arrived: dict[str, tuple[float, float | None]] = field(default_factory=dict)
+    _failed: set[str] = field(default_factory=set)
+    """Those at the barrier that have failed for good, and wait for a donor."""
     _barrier: float = 0.0
     _notice: tuple[str, str] | None = None
     _explored: Explored = field(default_factory=dict)
@@ -286,9 +320,29 @@ class PBTPolicy:
         member.boundary = self._next(start)
         return [decision or Proceed(trial_id)]
 
+    def reseed(self, trial_id: str) -> list[Decision] | None:
+        """Have a member that has failed for good copy a member of the top quantile; with ``synch`` at the barrier.
+
+        At the barrier, so that a seeded run does not depend on who was how far when it failed.
+        """
+        if not self.settings.quantile_fraction:
+            return None
+        if self.settings.synch:
+            self._arrived[trial_id] = (-math.inf, None)
+            self._failed.add(trial_id)
+            return self._decide_barrier()
+        member = self._members[trial_id]
+        self._evaluate(member, None)
+        decision = self._exploit(member, self._top_donors(least=1))
+        if decision is None:
+            return None
+        member.boundary = self._next(decision.checkpoint.time)
+        return [decision]
+
     def withdraw(self, trial_id: str) -> None:
         """A member that waited at the barrier goes back to an earlier step."""
         self._arrived.pop(trial_id, None)
+        self._failed.discard(trial_id)
 
     def gone(self, trial_id: str, donates: bool = False) -> None:
         """A trial ended: nobody waits for it, and it no longer ranks, unless it can still be copied."""
@@ -301,7 +355,7 @@ class PBTPolicy:
         else:
             self._take_out(self._donors, member.donor_rank)
             del self._by_index[member.index]
-        self._arrived.pop(trial_id, None)
+        self.withdraw(trial_id)
         self._ended[trial_id] = member
 
     def settle(self) -> list[Decision]:
@@ -345,6 +399,7 @@ class PBTPolicy:
         if not self._arrived or len(self._arrived) < len(self._members):
             return []
         arrived, self._arrived = self._arrived, {}
+        failed, self._failed = self._failed, set()
         members = sorted((self._members[trial_id] for trial_id in arrived), key=lambda member: member.index)
         for member in members:
             self._evaluate(member, arrived[member.trial_id][1])
@@ -353,13 +408,15 @@ class PBTPolicy:
         if latest >= self._barrier:
             # A time_attr that grows in leaps has passed the next boundary too.
             self._barrier = self._next(latest)
-        low = {member.index for member in members if self._is_low(member)}
+        low = {member.index for member in members if member.trial_id in failed or self._is_low(member)}
         # All donors are as they were at the barrier: a member that copies in this round is nobody's donor in it.
-        donors = [entry for entry in self._top_donors() if entry[2] not in low]
-        return [
-            (self._exploit(member, donors) if member.index in low else None) or Proceed(member.trial_id)
-            for member in members
-        ]
+        donors = [entry for entry in self._top_donors(least=len(failed) and 1) if entry[2] not in low]
+        decisions: list[Decision] = []
+        for member in members:
+            copy = self._exploit(member, donors) if member.index in low else None
+            otherwise = GiveUp if member.trial_id in failed else Proceed
+            decisions.append(copy or otherwise(member.trial_id))
+        return decisions
 
     def _evaluate(self, member: _Member, score: float | None) -> None:
         self._take_out(self._ranking, member.rank)
@@ -376,8 +433,8 @@ class PBTPolicy:
     def _is_low(self, member: _Member) -> bool:
         return member.rank is not None and bisect_left(self._ranking, member.rank) < self._quantile()
 
-    def _top_donors(self) -> list[_Rank]:
-        count = self._quantile()
+    def _top_donors(self, *, least: int = 0) -> list[_Rank]:
+        count = max(least, self._quantile())
         return self._donors[-count:] if count else []
 
     def _exploit(self, member: _Member, donors: list[_Rank] | None = None) -> Copy | None:
@@ -425,7 +482,10 @@ class PBTPolicy:
 
     def _fits(self, entry: _Rank, member: _Member) -> bool:
         assert member.rank is not None
-        return entry[2] != member.index and entry[0] >= member.rank[0] and self._leads_on(entry, member)
+        if entry[2] == member.index or entry[0] < member.rank[0] or not self._leads_on(entry, member):
+            return False
+        donor = self._by_index[entry[2]]
+        return all(same(lookup(donor.config, path), lookup(member.config, path)) for path in self.settings.fixed)
 
     def _leads_on(self, entry: _Rank, member: _Member) -> bool:
         """Whether a donor's checkpoint is later than all that the member has copied, or the member has a chance left.

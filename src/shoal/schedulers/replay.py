@@ -116,6 +116,10 @@ class ReplayPolicy:
     def withdraw(self, trial_id: str) -> None:
         """Nobody waits for others in a replay."""
 
+    def reseed(self, trial_id: str) -> list[Decision] | None:
+        """Return None: there is nobody to copy."""
+        return None
+
     def gone(self, trial_id: str, donates: bool = False) -> None:
         """The trial ended."""
 

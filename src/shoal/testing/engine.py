@@ -319,7 +319,8 @@ class SimulatedEngine:
         self._goes_on_from[command.trial_id] = self._stored[command.checkpoint.id]
         process = self._processes.get(command.trial_id)
         if process is not None:
-            _check(process.phase == "waiting" and process.launch == command.launch, command, f"but it is {process}")
+            expected = "waiting" if command.failed is None else "idle"
+            _check(process.phase == expected and process.launch == command.launch, command, f"but it is {process}")
             process.phase = "idle"
 
     @execute.register

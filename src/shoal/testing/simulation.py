@@ -118,7 +118,7 @@ class Simulation:
         metric, mode: used where the scheduler names none.
         seed: of the scheduler's decisions.
         slots: how many members train at the same time. Or give ``devices``, one entry a slot.
-        residents, max_failures, fail_fast: as in ``Limits``.
+        residents, max_failures, fail_fast, replace_failed: as in ``Limits``.
         stop: a trial ends with the first report in which one of these keys is at least the given value.
         num_to_keep, score_attribute, score_order: as in ``CheckpointConfig``.
         always_wait, stopper: every report waits for ``stopper``, which returns why the trial should end, or None.
@@ -144,6 +144,7 @@ class Simulation:
         residents: int | None = None,
         max_failures: int = 0,
         fail_fast: bool = False,
+        replace_failed: bool = False,
         stop: Mapping[str, float] | None = None,
         num_to_keep: int | None = None,
         score_attribute: str | None = None,
@@ -164,7 +165,9 @@ class Simulation:
         self.metric = self.scheduler.metric or metric
         self.mode = self.scheduler.mode or mode
         self.seed = seed
-        self.limits = Limits(tuple(devices or [""] * slots), residents, max_failures, fail_fast, checkpoint_at_end)
+        self.limits = Limits(
+            tuple(devices or [""] * slots), residents, max_failures, fail_fast, checkpoint_at_end, replace_failed
+        )
         self.retention = RetentionRules(num_to_keep, score_attribute, score_order)
         self.rules = ReportRules(
             metric=self.metric,
