@@ -10,8 +10,19 @@ from fractions import Fraction
 from typing import Any
 
 from shoal import space
-from shoal.core.commands import Command, Continue, DeleteCheckpoint, Exploit, Launch, Park, Retry, Status, Stop
-from shoal.core.events import Config, Event, Failed, Lost, Metrics, Opened, Reported, Saved
+from shoal.core.commands import (
+    Command,
+    Continue,
+    DeleteCheckpoint,
+    Exploit,
+    FallBack,
+    Launch,
+    Park,
+    Retry,
+    Status,
+    Stop,
+)
+from shoal.core.events import Config, Damaged, Event, Failed, Lost, Metrics, Opened, Reported, Saved
 from shoal.core.population import Population
 from shoal.schedulers import FIFOScheduler, PopulationBasedTraining, TrialScheduler
 from shoal.schedulers.pbt import SECOND_CHANCES
@@ -183,7 +194,10 @@ def drawn_scenario(seed: int, largest: int, **fixed: Any) -> Scenario:
         devices = tuple(rng.choice(("0", "1", "2")) for _ in range(slots))
     faults: list[tuple[Fault, float]] = []
     if rng.random() < 0.5:
-        faults = [(fault, rng.choice((0.0, 0.01, 0.05))) for fault in Fault]
+        faults = [(fault, rng.choice((0.0, 0.01, 0.05))) for fault in Fault if fault is not Fault.DAMAGE]
+    apart = random.Random(f"{seed}/damage")
+    if apart.random() < 0.3:
+        faults.append((Fault.DAMAGE, apart.choice((0.02, 0.1, 0.5))))
     drawn = Scenario(
         seed=seed,
         members=members,
@@ -238,6 +252,8 @@ class Invariants:
     own: dict[str, float] = field(default_factory=dict[str, float])
     """What live members' newest checkpoints are worth, made since they last copied; finite ones only."""
     own_time: dict[str, float] = field(default_factory=dict[str, float])
+    own_name: dict[str, str] = field(default_factory=dict[str, str])
+    """The newest checkpoint that each has saved."""
     copied: dict[str, float] = field(default_factory=dict[str, float])
     """The latest ``time_attr`` of the checkpoints that a member has copied."""
     chances: dict[str, int] = field(default_factory=dict[str, int])
@@ -270,6 +286,10 @@ class Invariants:
             if isinstance(event, Failed) or any(isinstance(command, Retry | Stop) for command in commands):
                 self.arrived.pop(event.trial_id, None)
             del self.launch[event.trial_id]
+            self._fails(event.trial_id, population, commands)
+        elif isinstance(event, Damaged) and self.launch.get(event.trial_id) == event.launch:
+            del self.launch[event.trial_id]
+            self._spoiled(event.checkpoint_id)
             self._fails(event.trial_id, population, commands)
         elif isinstance(event, Saved) and self.launch.get(event.trial_id) == event.launch:
             self._saved(self.last[event.trial_id], event.checkpoint.number)
@@ -328,7 +348,9 @@ class Invariants:
             assert not self.retries
             assert set(self.ended.values()) == {Status.TERMINATED}
             assert all(trial.failures == 0 for trial in result.trials.values())
-        if scenario.max_failures == -1 and not any(fault is Fault.RETURN for fault, _ in scenario.faults):
+        if scenario.max_failures == -1 and not any(
+            fault in (Fault.RETURN, Fault.DAMAGE) for fault, _ in scenario.faults
+        ):
             assert set(self.ended.values()) == {Status.TERMINATED}
         if not scenario.returns:
             assert all(trial.iteration <= scenario.length for trial in result.trials.values())
@@ -375,10 +397,19 @@ class Invariants:
             (self.arrived if scenario.synch else self.evaluated)[trial_id] = -math.inf
             self.retries.pop(trial_id, None)
 
+    def _spoiled(self, name: str) -> None:
+        """A checkpoint is damaged, and can no longer be copied."""
+        owner = name.partition("/")[0]
+        if self.own_name.get(owner) == name:
+            self.own.pop(owner, None)
+            if owner in self.at_its_end:
+                self.at_its_end[owner] = (None, self.at_its_end[owner][1])
+
     def _saved(self, step: Reported, number: int) -> None:
         """A checkpoint of a step has come."""
         trial_id, value = step.trial_id, self._value(step)
-        self.committed[f"{trial_id}/checkpoint_{number:06d}"] = self.newest[trial_id] = step
+        name = self.own_name[trial_id] = f"{trial_id}/checkpoint_{number:06d}"
+        self.committed[name] = self.newest[trial_id] = step
         self.own.pop(trial_id, None)
         self.own_time[trial_id] = self.scenario.time_of(step)
         if math.isfinite(value):
@@ -468,6 +499,10 @@ class Invariants:
             self._go_back(command.trial_id)
             self.retries[command.trial_id] = self.retries.get(command.trial_id, 0) + 1
             assert self.scenario.max_failures < 0 or self.retries[command.trial_id] <= self.scenario.max_failures
+        elif isinstance(command, FallBack):
+            step, before = self.committed[command.checkpoint.id], self.committed[command.damaged]
+            assert step.iteration < before.iteration, "that is not the one before"
+            self.last[command.trial_id] = self.newest[command.trial_id] = step
         elif isinstance(command, DeleteCheckpoint):
             self.deleted.add(f"{command.trial_id}/checkpoint_{command.number:06d}")
 

@@ -68,7 +68,7 @@ def test_every_promise_holds_after_each_event_of_larger_experiments(block: int) 
 @pytest.mark.parametrize("slots", [1, 7, 32])
 @pytest.mark.parametrize("synch", [False, True])
 def test_every_promise_holds_after_each_event_with_300_members(slots: int, synch: bool) -> None:
-    faults = tuple((fault, 0.005) for fault in Fault if fault is not Fault.RETURN)
+    faults = tuple((fault, 0.005) for fault in Fault if fault not in (Fault.RETURN, Fault.DAMAGE))
     scenario = Scenario(
         seed=slots, members=300, slots=slots, residents=slots + 5, synch=synch, interval=2.0, length=7, not_finite=0.05,
         num_to_keep=1, max_failures=-1, faults=faults,
@@ -169,7 +169,7 @@ def test_the_lineage_of_a_synchronous_run_depends_neither_on_slots_nor_on_timing
 
 def test_the_lineage_of_a_synchronous_run_survives_crashes_of_members_that_saved_at_the_barrier() -> None:
     base = Scenario(seed=4, members=10, slots=3, synch=True, interval=3.0, checkpoint_every=1, length=13, num_to_keep=1)
-    faults = tuple((fault, 0.03) for fault in Fault if fault is not Fault.RETURN)
+    faults = tuple((fault, 0.03) for fault in Fault if fault not in (Fault.RETURN, Fault.DAMAGE))
     crashed = replace(base, max_failures=-1, faults=faults).run()
     assert crashed.of_kind(Retry)
     assert [entry[:4] for entry in crashed.lineage] == [entry[:4] for entry in base.run().lineage]

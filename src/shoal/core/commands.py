@@ -18,6 +18,7 @@ __all__ = [
     "DeleteCheckpoint",
     "Evict",
     "Exploit",
+    "FallBack",
     "Launch",
     "Notice",
     "Park",
@@ -188,6 +189,20 @@ class Retry:
 
 
 @dataclass(frozen=True, slots=True)
+class FallBack:
+    """The checkpoint of a trial is damaged: it goes on from the one before. A ``Launch`` follows when it has a slot."""
+
+    trial_id: str
+    launch: int
+    """The launch that this ends; it never entered the function."""
+    damaged: str
+    """Id of the damaged checkpoint."""
+    checkpoint: CheckpointRecord
+    """The one before."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """End the trial for good. Every trial gets exactly one."""
 
@@ -214,5 +229,16 @@ class Notice:
 
 
 Command: TypeAlias = (
-    Launch | Continue | Park | Exploit | Reconfigure | Save | Evict | Retry | Stop | DeleteCheckpoint | Notice
+    Launch
+    | Continue
+    | Park
+    | Exploit
+    | Reconfigure
+    | Save
+    | Evict
+    | Retry
+    | FallBack
+    | Stop
+    | DeleteCheckpoint
+    | Notice
 )

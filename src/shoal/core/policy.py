@@ -75,6 +75,10 @@ class Policy(Protocol):
         """A trial reported; ``checkpoint`` came with the report and is committed."""
         ...
 
+    def spoiled(self, checkpoint: CheckpointRecord) -> None:
+        """A checkpoint turned out to be damaged: nobody may copy it any more."""
+        ...
+
     def decide(self, trial_id: str, time: float, score: float | None) -> list[Decision]:
         """A trial waits at its boundary, with the score that it just reported."""
         ...

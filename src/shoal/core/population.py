@@ -11,7 +11,6 @@ when there may be no more residents does one leave, through a checkpoint.
 from __future__ import annotations
 
 import heapq
-import math
 from functools import singledispatchmethod
 
 from ..errors import InvalidTransition
@@ -22,6 +21,7 @@ from .commands import (
     DeleteCheckpoint,
     Evict,
     Exploit,
+    FallBack,
     Launch,
     Notice,
     Park,
@@ -30,9 +30,9 @@ from .commands import (
     Save,
     Status,
     Stop,
-    checkpoint_id,
 )
 from .events import (
+    Damaged,
     Drifted,
     Event,
     Failed,
@@ -49,7 +49,7 @@ from .events import (
 )
 from .limits import Limits, RetentionRules
 from .policy import Change, Copy, Decision, GiveUp, Policy
-from .reports import AUTOMATIC, number, value_of
+from .reports import AUTOMATIC
 from .retention import Retention
 from .slots import SlotQueue
 from .trial import Trial
@@ -57,6 +57,9 @@ from .trial import Trial
 __all__ = ["BARREN_AT_MOST", "Limits", "Population", "Trial"]
 
 _RESERVED = frozenset(AUTOMATIC)
+
+_FALLBACKS = 8
+"""How many older checkpoints of a trial are remembered, for the case that a newer one is damaged."""
 
 BARREN_AT_MOST = 20
 """A trial that fails so often without one report in between has failed for good, whatever ``max_failures`` says."""
@@ -194,7 +197,7 @@ class Population:
         if undecided:
             self.policy.withdraw(trial.trial_id)
         held = undecided and trial.lossless
-        self._rewind(trial)
+        trial.rewind()
         if trial.launch:
             trial.status = Status.PAUSED
         if not held:
@@ -216,11 +219,12 @@ class Population:
         whole = not anew and trial.restore is not None and trial.restore.iteration == trial.iteration
         if anew:
             trial.config, trial.score, trial.reported = trial.first_config, None, False
+            trial.older = ()
             if trial.restore is not None:
                 old, trial.restore = trial.restore, None
                 self._delete(self.retention.unpin(old))
         self.policy.back(trial.trial_id, trial.first_config if anew else None)
-        self._rewind(trial)
+        trial.rewind()
         if not whole:
             self._queue.add(trial)
         return whole
@@ -230,6 +234,15 @@ class Population:
         trial = self._speaking(event.trial_id, event.launch)
         if trial is not None:
             trial.story.append(f"started, pid {event.pid}")
+
+    @_on.register
+    def _(self, event: Damaged) -> None:
+        trial = self._speaking(event.trial_id, event.launch)
+        if trial is None:
+            return
+        if trial.restore is None or trial.restore.id != event.checkpoint_id:
+            raise self._invalid(trial, event, "was not launched from that checkpoint")
+        self._fall_back(trial, trial.restore, event.reason)
 
     @_on.register
     def _(self, event: Drifted) -> None:
@@ -244,21 +257,11 @@ class Population:
             raise self._invalid(trial, event, "reports without a slot")
         if event.iteration != trial.iteration + 1:
             raise self._invalid(trial, event, f"reports iteration {event.iteration} after {trial.iteration}")
-        score = None if self.metric is None else number(value_of(event, self.metric))
-        time = self._time(event)
-        trial.iteration = event.iteration
-        trial.time = time
-        trial.score = score
-        trial.time_total_s = event.time_total_s
-        trial.reported = True
-        trial.barren = 0
-        trial.waiting = event.waiting
-        trial.story.append(f"report {event.iteration}{' waits' if event.waiting else ''}")
+        rank = self.retention.rules.score_attribute
+        trial.take(event, metric=self.metric, time_attr=self.time_attr, rank=rank)
         self._say_reserved(event)
-        rank_by = self.retention.rules.score_attribute
-        trial.rank = None if rank_by is None else number(value_of(event, rank_by))
         saved = event.checkpoint
-        self.policy.observe(event.trial_id, score, None if saved is None else self._committed(trial, saved))
+        self.policy.observe(event.trial_id, trial.score, None if saved is None else self._committed(trial, saved))
         if event.stop is not None:
             if self.limits.save_at_end and event.waiting and (saved is None or saved.transient):
                 trial.ending = event.stop
@@ -268,9 +271,9 @@ class Population:
                 self._end(trial, Status.TERMINATED, event.stop, donates=saved is None)
         elif event.waiting:
             until = self.policy.until(event.trial_id)
-            if until is not None and time >= until:
+            if until is not None and trial.time >= until:
                 if not self._mute:
-                    self._decide(self.policy.decide(event.trial_id, time, score), at_boundary=trial)
+                    self._decide(self.policy.decide(event.trial_id, trial.time, trial.score), at_boundary=trial)
             else:
                 self._continue(trial, trial.slot)
 
@@ -351,12 +354,6 @@ class Population:
         over = trial is not None and trial.slot is None and not trial.waiting
         return None if over else trial
 
-    def _time(self, event: Reported) -> float:
-        """The scheduler's ``time_attr`` of a report."""
-        value = number(value_of(event, self.time_attr))
-        # Only without require_attrs can it be missing, or be no number to count with.
-        return value if value is not None and math.isfinite(value) else float(event.iteration)
-
     def _say_reserved(self, event: Reported) -> None:
         if _RESERVED.isdisjoint(event.metrics) or "reserved" in self._noticed:
             return
@@ -374,21 +371,11 @@ class Population:
             self._out.append(Notice(key, text))
 
     def _committed(self, trial: Trial, saved: SavedCheckpoint) -> CheckpointRecord:
-        """A checkpoint of the trial's newest report."""
-        record = CheckpointRecord(
-            id=checkpoint_id(trial.trial_id, saved.number),
-            trial_id=trial.trial_id,
-            number=saved.number,
-            digest=saved.digest,
-            size=saved.size,
-            iteration=trial.iteration,
-            time=trial.time,
-            time_total_s=trial.time_total_s,
-            score=trial.score,
-            rank=trial.rank,
-            transient=saved.transient,
-        )
+        """A trial has saved a checkpoint of its newest report, and goes on from there if it has to."""
+        record = trial.record_of(saved)
         trial.next_checkpoint = saved.number + 1
+        if trial.restore is not None:
+            trial.older = (*trial.older, trial.restore)[-_FALLBACKS:]
         self._restore_from(trial, record)
         self._delete(self.retention.add(record))
         return record
@@ -450,9 +437,11 @@ class Population:
             trial.failures = trial.barren = 0
         trial.config = copy.new_config
         trial.story.append(f"exploits {copy.checkpoint.id}")
+        whole = donor.restore is not None and donor.restore.id == copy.checkpoint.id
+        trial.older = donor.older if whole else ()
         self._restore_from(trial, copy.checkpoint)
         self._delete(self.retention.gave_up(trial.trial_id))
-        self._rewind(trial)
+        trial.rewind()
 
     def _reconfigure(self, trial: Trial, change: Change) -> None:
         if trial.restore is None or trial.restore.iteration != trial.iteration:
@@ -471,16 +460,7 @@ class Population:
         )
         trial.config = change.new_config
         trial.story.append(f"changes its config at {trial.iteration}")
-        self._rewind(trial)
-
-    def _rewind(self, trial: Trial) -> None:
-        """Set the trial back to where it will be launched from."""
-        trial.waiting = False
-        trial.ending = None
-        restore = trial.restore
-        trial.iteration = 0 if restore is None else restore.iteration
-        trial.time = 0.0 if restore is None else restore.time
-        trial.time_total_s = 0.0 if restore is None else restore.time_total_s
+        trial.rewind()
 
     def _keep_or_yield(self, trial: Trial) -> None:
         """At a boundary, pass the slot to a waiting trial that has trained less."""
@@ -510,7 +490,7 @@ class Population:
         elif self.limits.max_failures < 0 or trial.failures <= self.limits.max_failures:
             if held:
                 self.policy.withdraw(trial.trial_id)
-            self._rewind(trial)
+            trial.rewind()
             self._out.append(Retry(trial.trial_id, trial.failures, trial.iteration, error))
             self._release(trial)
             trial.status = Status.PAUSED
@@ -518,6 +498,27 @@ class Population:
             self._queue.add(trial)
             return
         self._failed_for_good(trial, error)
+
+    def _fall_back(self, trial: Trial, damaged: CheckpointRecord, reason: str) -> None:
+        """Let a trial go on from the checkpoint before one that cannot be loaded. Nobody begins anew in silence."""
+        older = [record for record in trial.older if self.retention.exists(record)]
+        self.policy.spoiled(damaged)
+        self._delete(self.retention.spoil(damaged))
+        trial.story.append(f"{damaged.id} is damaged")
+        if not older:
+            self._failed_for_good(
+                trial,
+                f"the checkpoint {damaged.id}, from which it was to go on, is damaged ({reason}), and there is "
+                f"none before it. With CheckpointConfig(num_to_keep=2) or more there is.",
+            )
+            return
+        trial.older = tuple(older[:-1])
+        self._out.append(FallBack(trial.trial_id, trial.launch, damaged.id, older[-1], reason))
+        self._restore_from(trial, older[-1])
+        trial.rewind()
+        self._release(trial)
+        trial.status = Status.PAUSED
+        self._queue.add(trial)
 
     def _failed_for_good(self, trial: Trial, error: str) -> None:
         if self.limits.fail_fast:
@@ -627,7 +628,7 @@ class Population:
         trial.slot = slot
         trial.status = Status.RUNNING
         trial.launch += 1
-        self._rewind(trial)
+        trial.rewind()
         trial.story.append(
             f"launch {trial.launch} in slot {slot} from {trial.restore.id if trial.restore else 'scratch'}"
         )

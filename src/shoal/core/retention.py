@@ -24,6 +24,8 @@ class Retention:
     _kept: dict[str, list[CheckpointRecord]] = field(default_factory=dict)
     _pins: dict[str, int] = field(default_factory=dict)
     _existing: set[str] = field(default_factory=set)
+    _spoiled: set[str] = field(default_factory=set)
+    """Those that are damaged."""
 
     def add(self, record: CheckpointRecord) -> list[CheckpointRecord]:
         """A trial has committed a checkpoint. Return those that can be deleted now."""
@@ -59,6 +61,13 @@ class Retention:
                 gone.extend(self._if_free(entry))
         return gone
 
+    def spoil(self, record: CheckpointRecord) -> list[CheckpointRecord]:
+        """A checkpoint turned out to be damaged: nothing keeps it. Return it if it can be deleted now."""
+        self._spoiled.add(record.id)
+        kept = self._kept.get(record.trial_id, [])
+        kept[:] = [entry for entry in kept if entry.id != record.id]
+        return self._if_free(record)
+
     def pin(self, record: CheckpointRecord) -> None:
         """Somebody would go on from this checkpoint."""
         self._pins[record.id] = self._pins.get(record.id, 0) + 1
@@ -90,7 +99,7 @@ class Retention:
             raise InvalidTransition(f"checkpoints {sorted(missing)} were deleted although they are needed")
 
     def _if_free(self, record: CheckpointRecord) -> list[CheckpointRecord]:
-        if self.rules.num_to_keep is None and not record.transient:
+        if self.rules.num_to_keep is None and not record.transient and record.id not in self._spoiled:
             return []
         kept = self._kept.get(record.trial_id, [])
         if record.id in self._pins or record.id not in self._existing or any(entry.id == record.id for entry in kept):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
-from .commands import CheckpointRecord, Status
-from .events import Config
+from .commands import CheckpointRecord, Status, checkpoint_id
+from .events import Config, Reported, SavedCheckpoint
+from .reports import number, value_of
 
 __all__ = ["Trial", "replaced"]
 
@@ -53,6 +55,9 @@ class Trial:
     reported: bool = False
     restore: CheckpointRecord | None = None
     """From where it goes on after a crash: its newest checkpoint, or the donor's until it has saved one of its own."""
+    older: tuple[CheckpointRecord, ...] = ()
+    """Checkpoints from before ``restore`` that led to it, oldest first: what it falls back to where that is damaged.
+    Some of them may be deleted by now."""
     next_checkpoint: int = 0
     queued: int = 0
     """Number of its valid entry in the queue for slots; 0 where it is not queued."""
@@ -80,6 +85,52 @@ class Trial:
     def lossless(self) -> bool:
         """True where ending the process would lose nothing: all is in a checkpoint, or it is to be launched anew."""
         return not self.waiting or (self.restore is not None and self.restore.iteration == self.iteration)
+
+    def take(self, report: Reported, *, metric: str | None, time_attr: str, rank: str | None) -> None:
+        """Take in what a report says.
+
+        Args:
+            report: its next one.
+            metric: the key that is compared, or None.
+            time_attr: the key that measures progress.
+            rank: ``checkpoint_score_attribute``, or None.
+        """
+        time = number(value_of(report, time_attr))
+        self.iteration = report.iteration
+        # Only without require_attrs can it be missing, or be no number to count with.
+        self.time = time if time is not None and math.isfinite(time) else float(report.iteration)
+        self.time_total_s = report.time_total_s
+        self.score = None if metric is None else number(value_of(report, metric))
+        self.rank = None if rank is None else number(value_of(report, rank))
+        self.reported = True
+        self.barren = 0
+        self.waiting = report.waiting
+        self.story.append(f"report {report.iteration}{' waits' if report.waiting else ''}")
+
+    def record_of(self, saved: SavedCheckpoint) -> CheckpointRecord:
+        """Return a checkpoint of its newest report, with what that said."""
+        return CheckpointRecord(
+            id=checkpoint_id(self.trial_id, saved.number),
+            trial_id=self.trial_id,
+            number=saved.number,
+            digest=saved.digest,
+            size=saved.size,
+            iteration=self.iteration,
+            time=self.time,
+            time_total_s=self.time_total_s,
+            score=self.score,
+            rank=self.rank,
+            transient=saved.transient,
+        )
+
+    def rewind(self) -> None:
+        """Set it back to where it will be launched from."""
+        self.waiting = False
+        self.ending = None
+        restore = self.restore
+        self.iteration = 0 if restore is None else restore.iteration
+        self.time = 0.0 if restore is None else restore.time
+        self.time_total_s = 0.0 if restore is None else restore.time_total_s
 
     def reopen(self, values: Config) -> None:
         """Set it to what it is without a process, with other values in its configs."""

@@ -32,6 +32,9 @@ class _FIFO:
     def observe(self, trial_id: str, score: float | None, checkpoint: CheckpointRecord | None) -> None:
         pass
 
+    def spoiled(self, checkpoint: CheckpointRecord) -> None:
+        pass
+
     def decide(self, trial_id: str, time: float, score: float | None) -> list[Decision]:
         return [Proceed(trial_id)]
 

@@ -308,6 +308,14 @@ class PBTPolicy:
             member.donor_rank = (value, self._tie(member.index, member.evaluations + 1), member.index)
             insort(self._donors, member.donor_rank)
 
+    def spoiled(self, checkpoint: CheckpointRecord) -> None:
+        """Take a damaged checkpoint out of what can be copied; its member donates again when it has saved the next."""
+        member = self._members.get(checkpoint.trial_id) or self._ended[checkpoint.trial_id]
+        if member.checkpoint is not None and member.checkpoint.id == checkpoint.id:
+            if self._by_index.get(member.index) is member:
+                self._take_out(self._donors, member.donor_rank)
+            member.donor_rank = member.checkpoint = None
+
     def decide(self, trial_id: str, time: float, score: float | None) -> list[Decision]:
         """Decide for a member at its boundary; with ``synch`` for all, once the last has arrived."""
         if self.settings.synch:

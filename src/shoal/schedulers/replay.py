@@ -95,6 +95,9 @@ class ReplayPolicy:
         """Remember whether the newest report came with a checkpoint."""
         self._saved = checkpoint is not None
 
+    def spoiled(self, checkpoint: CheckpointRecord) -> None:
+        """Nobody copies here."""
+
     def decide(self, trial_id: str, time: float, score: float | None) -> list[Decision]:
         """Change the config, where the step has come and a checkpoint is there."""
         due = self._done

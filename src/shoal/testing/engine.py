@@ -17,6 +17,7 @@ from ..core.commands import (
     DeleteCheckpoint,
     Evict,
     Exploit,
+    FallBack,
     Launch,
     Notice,
     Park,
@@ -29,6 +30,7 @@ from ..core.commands import (
 )
 from ..core.events import (
     Config,
+    Damaged,
     Event,
     Failed,
     Finished,
@@ -67,6 +69,7 @@ class Fault(str, Enum):
     RAISE = "its function raises"
     RAISE_AND_CRASH = "its function raises, and its process dies soon after, perhaps when it was entered again"
     RETURN = "its function returns"
+    DAMAGE = "the checkpoint that comes with this report is damaged later, which is found out when it is to be loaded"
 
 
 Faults: TypeAlias = Callable[[int, int, int], "Fault | None"]
@@ -130,6 +133,8 @@ class _Process:
     """Grows with each launch and each continuation; what was planned for an earlier turn does not happen."""
     doomed: bool = False
     """It dies as soon as it is parked."""
+    damaged: str | None = None
+    """Id of the damaged checkpoint that it is to load."""
     config: Config = field(default_factory=dict[str, Any])
     state: Any = None
     until: float | None = None
@@ -204,6 +209,7 @@ class SimulatedEngine:
         self._slots: list[str | None] = [None] * len(self._devices)
         self._stored: dict[str, _Stored] = {}
         self._deleted: set[str] = set()
+        self._damaged: set[str] = set()
         self._unknown: set[str] = set()
         """Checkpoints that came with a late report, of which the core never heard."""
         self._goes_on_from: dict[str, _Stored] = {}
@@ -236,6 +242,7 @@ class SimulatedEngine:
         self.clock.now = before.clock.now
         self._indices = dict(before._indices)
         self._stored = {name: stored for name, stored in before._stored.items() if core.retention.knows(name)}
+        self._damaged = set(before._damaged)
         self._deleted = before._deleted | (before.checkpoints - set(self._stored))
         for trial_id, trial in core.trials.items():
             newest = None if trial_id in opened.anew else before._goes_on_from.get(trial_id)
@@ -281,6 +288,8 @@ class SimulatedEngine:
         process.doomed = False
         process.turn += 1
         process.config = command.config
+        source = command.checkpoint
+        process.damaged = source.id if source is not None and source.id in self._damaged else None
         process.state = state
         process.until = command.until
         process.iteration = process.start_iteration = iteration
@@ -361,6 +370,17 @@ class SimulatedEngine:
         self._went_at.pop(command.trial_id, None)
 
     @execute.register
+    def _(self, command: FallBack) -> None:
+        process = self._processes.get(command.trial_id)
+        _check(process is None or process.phase == "idle", command, f"but it is {process}")
+        _check(command.damaged in self._damaged, command, f"{command.damaged} is whole")
+        stored = self._stored.get(command.checkpoint.id)
+        if stored is None:
+            raise BrokenContract(f"{command!r}: {command.checkpoint.id} does not exist")
+        self._went_at.pop(command.trial_id, None)
+        self._goes_on_from[command.trial_id] = stored
+
+    @execute.register
     def _(self, command: Stop) -> None:
         _check(command.trial_id not in self.stopped, command, "it was stopped before")
         _check(command.status.ended, command, "that is no end")
@@ -389,6 +409,10 @@ class SimulatedEngine:
     def _enter(self, process: _Process, turn: int) -> Event | None:
         if process.turn != turn or not process.alive:
             return None
+        if process.damaged is not None:
+            process.phase = "idle"
+            self._free_slot(process)
+            return Damaged(process.trial_id, process.launch, process.damaged, "its bytes have changed (simulated)")
         self._begin_step(process)
         return Started(process.trial_id, process.launch, pid=1000 + process.index, hostname="simulated")
 
@@ -425,6 +449,8 @@ class SimulatedEngine:
             return self._returned(process)
         if event.waiting:
             process.phase = "waiting"
+        if fault is Fault.DAMAGE and event.checkpoint is not None:
+            self._damaged.add(checkpoint_id(process.trial_id, event.checkpoint.number))
         process.doomed = fault is Fault.CRASH_PARKED
         if fault is Fault.CRASH_AFTER_REPORT:
             process.alive = False
@@ -538,6 +564,7 @@ class SimulatedEngine:
         known = name in self._deleted or (name in self._stored and name not in self._unknown)
         if known:
             raise BrokenContract(f"{name} was used before: two checkpoints would have the same name")
+        self._damaged.discard(name)
         digest = f"{name}@{process.launch}/{process.iteration}"
         stored = _Stored(process.state, process.iteration, process.time_total_s, digest)
         self._stored[name] = stored

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from ..core.commands import Command, Exploit, Notice, Status
+from ..core.commands import Command, Exploit, FallBack, Notice, Status
 from ..core.events import Config, Event, Opened, Reported, StopAsked, TrialAdded
 from ..core.limits import Limits, RetentionRules
 from ..core.population import Population
@@ -347,7 +347,8 @@ class _Run:
             self.population.validate()
         killed = len(self.events) == kill_after
         for command in commands:
-            if not killed or isinstance(command, Exploit):  # whoever has copied has done so with the decision
+            # From where somebody goes on is settled with the decision.
+            if not killed or isinstance(command, Exploit | FallBack):
                 self.engine.execute(command)
         if self.simulation.watch is not None:
             self.simulation.watch(self.population, event, commands)
