@@ -59,6 +59,7 @@ class Scenario:
     """``stop={"score": target}``, too."""
     stopper: bool = False
     stop_asked_at: float | None = None
+    gently: bool = False
     checkpoint_every: int = 1
     of_class: bool = False
     """Whether members can save at any time, and do so at each boundary."""
@@ -125,6 +126,7 @@ class Scenario:
             score_order=self.score_order,
             stopper=self._stopper if self.stopper else None,
             stop_asked_at=self.stop_asked_at,
+            gently=self.gently,
             duration=self._duration if self.uneven else 1.0,
             start_time=self.start_time,
             checkpoint_every=self.checkpoint_every,
@@ -224,6 +226,7 @@ def drawn_scenario(seed: int, largest: int, **fixed: Any) -> Scenario:
         score_order=rng.choice(("max", "min")),
         max_failures=rng.choice((0, 1, 3, -1)),
         fail_fast=rng.random() < 0.1,
+        gently=random.Random(f"{seed}/gently").random() < 0.5,
         replace_failed=random.Random(f"{seed}/replace_failed").random() < 0.5,
         faults=tuple(faults),
         uneven=rng.random() < 0.7,

@@ -27,6 +27,7 @@ __all__ = [
     "Save",
     "Status",
     "Stop",
+    "WindUp",
     "checkpoint_id",
     "checkpoint_name",
 ]
@@ -178,6 +179,14 @@ class Evict:
 
 
 @dataclass(frozen=True, slots=True)
+class WindUp:
+    """The member leaves its function with its next report, which still counts. ``Lost`` follows where none comes."""
+
+    trial_id: str
+    launch: int
+
+
+@dataclass(frozen=True, slots=True)
 class Retry:
     """The trial failed and will be launched again from its last checkpoint. A ``Launch`` follows."""
 
@@ -236,6 +245,7 @@ Command: TypeAlias = (
     | Reconfigure
     | Save
     | Evict
+    | WindUp
     | Retry
     | FallBack
     | Stop

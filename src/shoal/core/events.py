@@ -203,6 +203,8 @@ class StopAsked:
     reason: str
     met: str | None = None
     """The user's condition that is met, ``stop`` or ``time_budget_s``: what ends by it has finished. None: cut off."""
+    gently: bool = False
+    """Whether members that train may come to their next report first, which still counts."""
 
 
 Event: TypeAlias = (

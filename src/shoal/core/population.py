@@ -2,34 +2,27 @@
 
 ``apply(event)`` returns commands. It is the one place where things are decided: who trains, who waits, who copies whom,
 which checkpoint goes. It reads no clock, does no I/O and draws no random number of its own; the scheduler's policy
-answers its questions. The same events give the same commands, always.
-
-A *slot* is a permit to run. A trial that has none waits inside ``tune.report``, in its own process (a *resident*). Only
-when there may be no more residents does one leave, through a checkpoint.
+answers its questions. The same events give the same commands, always. Who runs where is told in
+:mod:`shoal.core.slots`.
 """
 
 from __future__ import annotations
 
-import heapq
 from functools import singledispatchmethod
 
 from ..errors import InvalidTransition
 from .commands import (
     CheckpointRecord,
     Command,
-    Continue,
     DeleteCheckpoint,
-    Evict,
     Exploit,
     FallBack,
-    Launch,
-    Notice,
-    Park,
     Reconfigure,
     Retry,
     Save,
     Status,
     Stop,
+    WindUp,
 )
 from .events import (
     Damaged,
@@ -51,7 +44,7 @@ from .limits import Limits, RetentionRules
 from .policy import Change, Copy, Decision, GiveUp, Policy
 from .reports import AUTOMATIC
 from .retention import Retention
-from .slots import SlotQueue
+from .slots import Slots
 from .trial import Trial
 
 __all__ = ["BARREN_AT_MOST", "Limits", "Population", "Trial"]
@@ -65,7 +58,7 @@ BARREN_AT_MOST = 20
 """A trial that fails so often without one report in between has failed for good, whatever ``max_failures`` says."""
 
 
-class Population:
+class Population(Slots):
     """Trials, slots and checkpoints of one experiment.
 
     Args:
@@ -85,35 +78,20 @@ class Population:
         limits: Limits | None = None,
         retention: RetentionRules | None = None,
     ) -> None:
-        self.policy = policy
+        super().__init__(policy, limits or Limits())
         self.metric = metric
         self.time_attr = time_attr
-        self.limits = limits or Limits()
         self.retention = Retention(retention or RetentionRules())
-        self.trials: dict[str, Trial] = {}
-        self.stopping: str | None = None
         self._met: str | None = None
         """The user's condition by which all end, or None."""
-        self._free: list[int] = list(range(len(self.limits.devices)))
-        self._queue = SlotQueue(self.trials)
-        self._residents = 0
         self._live = 0
-        self._noticed: set[str] = set()
-        self._out: list[Command] = []
         self._mute = False
         """The scheduler is not asked about the next event."""
-
-    # ---------------------------------------------------------------------------------------------------- reading it
 
     @property
     def ended(self) -> bool:
         """True where every trial has ended (also where there is none)."""
         return self._live == 0
-
-    @property
-    def running(self) -> list[Trial]:
-        """The trials that hold a slot."""
-        return [trial for trial in self.trials.values() if trial.slot is not None]
 
     # -------------------------------------------------------------------------------------------------------- apply
 
@@ -151,17 +129,14 @@ class Population:
         self.policy.add(event.trial_id, event.index, event.config)
         trial.story.append("added")
         if self.stopping is not None:
-            self._close(trial, self.stopping)
+            self._close(trial)
             return
         self._queue.add(trial)
 
     @_on.register
     def _(self, event: Opened) -> None:
-        self.limits, self.retention.rules, self.stopping = event.limits, event.retention, None
-        self._free = list(range(len(self.limits.devices)))
-        self._queue.clear()
-        self._residents = 0
-        self._noticed.clear()
+        self.retention.rules, self.stopping = event.retention, None
+        self._begin_anew(event.limits)
         if event.config:
             self.policy.replace(event.config)
         # First all are there, then they are decided about: whom a trial may copy depends on who is there.
@@ -262,7 +237,12 @@ class Population:
         self._say_reserved(event)
         saved = event.checkpoint
         self.policy.observe(event.trial_id, trial.score, None if saved is None else self._committed(trial, saved))
-        if event.stop is not None:
+        if trial.leaving:
+            if event.stop is not None:
+                self._end(trial, Status.TERMINATED, event.stop, donates=saved is None)
+            else:
+                self._close(trial)
+        elif event.stop is not None:
             if self.limits.save_at_end and event.waiting and (saved is None or saved.transient):
                 trial.ending = event.stop
                 trial.story.append("asked to save before it ends")
@@ -305,7 +285,15 @@ class Population:
     @_on.register
     def _(self, event: Failed) -> None:
         trial = self._speaking(event.trial_id, event.launch)
-        if trial is not None:
+        if trial is None:
+            return
+        if event.no_room and not trial.leaving:
+            # It would fail again at once, and so would the others. Everything can go on when there is room.
+            trial.story.append(f"no room: {event.error}")
+            self.stopping, self._met = f"there is no room on the disk: {event.error}", None
+            self._close(trial)
+            self._stop_all(self.stopping, gently=True)
+        else:
             self._failed(trial, event.error)
 
     @_on.register
@@ -332,7 +320,7 @@ class Population:
 
     @_on.register
     def _(self, event: StopAsked) -> None:
-        self._stop_all(event.reason, met=event.met)
+        self._stop_all(event.reason, met=event.met, gently=event.gently)
 
     # --------------------------------------------------------------------------------------------------- transitions
 
@@ -363,12 +351,6 @@ class Population:
             f"The trainable reports {reserved}, which Shoal fills itself: in the results its own values stand under "
             f"these names. Report yours under others.",
         )
-
-    def _notice(self, key: str, text: str) -> None:
-        """Tell the user something, once for each key and driver."""
-        if key not in self._noticed:
-            self._noticed.add(key)
-            self._out.append(Notice(key, text))
 
     def _committed(self, trial: Trial, saved: SavedCheckpoint) -> CheckpointRecord:
         """A trial has saved a checkpoint of its newest report, and goes on from there if it has to."""
@@ -474,13 +456,10 @@ class Population:
         else:
             self._run(trial, slot)
 
-    def _park(self, trial: Trial) -> None:
-        self._release(trial)
-        trial.status = Status.PAUSED
-        trial.story.append("parked")
-        self._out.append(Park(trial.trial_id, trial.launch))
-
     def _failed(self, trial: Trial, error: str) -> None:
+        if trial.leaving:
+            self._close(trial)
+            return
         trial.failures += 1
         trial.barren += 1
         trial.story.append(f"failed: {error}")
@@ -501,6 +480,9 @@ class Population:
 
     def _fall_back(self, trial: Trial, damaged: CheckpointRecord, reason: str) -> None:
         """Let a trial go on from the checkpoint before one that cannot be loaded. Nobody begins anew in silence."""
+        if trial.leaving:
+            self._close(trial)
+            return
         older = [record for record in trial.older if self.retention.exists(record)]
         self.policy.spoiled(damaged)
         self._delete(self.retention.spoil(damaged))
@@ -547,6 +529,7 @@ class Population:
         trial.queued = 0
         trial.waiting = False
         trial.ending = trial.failed = None
+        trial.leaving = False
         trial.status = status
         self._live -= 1
         self._leave(trial)
@@ -556,14 +539,22 @@ class Population:
         if self.stopping is None and not self._mute:
             self._decide(self.policy.settle(), at_boundary=None)
 
-    def _stop_all(self, reason: str, *, met: str | None = None) -> None:
+    def _stop_all(self, reason: str, *, met: str | None = None, gently: bool = False) -> None:
         self.stopping, self._met = reason, met
         for trial in self.trials.values():
-            if not trial.status.ended:
-                self._close(trial, reason)
+            if trial.status.ended:
+                continue
+            if not gently or trial.slot is None or (trial.waiting and trial.ending is None):
+                self._close(trial)
+            elif not trial.waiting and not trial.leaving:
+                trial.leaving = True
+                trial.story.append("asked to leave with its next report")
+                self._out.append(WindUp(trial.trial_id, trial.launch))
 
-    def _close(self, trial: Trial, reason: str) -> None:
+    def _close(self, trial: Trial) -> None:
         """End a trial because all end."""
+        assert self.stopping is not None
+        reason = self.stopping
         if trial.ending is not None and trial.lossless:
             # It was asked to save at its end, and has all that it has in a checkpoint: it is at its end.
             reason = trial.ending
@@ -571,114 +562,7 @@ class Population:
             trial.met, trial.cut = self._met, self._met is None
         self._end(trial, Status.TERMINATED, reason)
 
-    # --------------------------------------------------------------------------------------------------------- slots
-
-    def _release(self, trial: Trial) -> None:
-        if trial.slot is not None:
-            heapq.heappush(self._free, trial.slot)
-            trial.slot = None
-
-    def _leave(self, trial: Trial) -> None:
-        """The trial's process is gone, or about to be."""
-        if trial.resident:
-            trial.device = None
-            self._residents -= 1
-
-    def _assign(self) -> None:
-        """Give free slots to the trials that have trained least."""
-        if self.stopping is not None:
-            return
-        passed: list[int] = []
-        while self._free:
-            slot = heapq.heappop(self._free)
-            trial = self._queue.least_trained(self.limits.devices[slot])
-            if trial is None:
-                passed.append(slot)
-                if self.limits.devices[slot] == "":
-                    break
-                continue
-            self._run(trial, slot)
-        for slot in passed:
-            heapq.heappush(self._free, slot)
-
-    def _run(self, trial: Trial, slot: int) -> None:
-        """Let the trial run in the slot: continue it where it waits, or launch it."""
-        trial.queued = 0
-        if trial.waiting and trial.device == self.limits.devices[slot]:
-            self._continue(trial, slot)
-        else:
-            self._launch(trial, slot)
-
-    def _continue(self, trial: Trial, slot: int) -> None:
-        trial.slot = slot
-        trial.waiting = False
-        trial.status = Status.RUNNING
-        trial.story.append(f"continues in slot {slot}")
-        self._out.append(Continue(trial.trial_id, trial.launch, slot, self.policy.until(trial.trial_id)))
-
-    def _launch(self, trial: Trial, slot: int) -> None:
-        device = self.limits.devices[slot]
-        if trial.resident and trial.device != device:
-            self._evict(trial)
-        fresh = not trial.resident
-        if fresh:
-            self._make_room()
-            self._residents += 1
-        trial.device = device
-        trial.slot = slot
-        trial.status = Status.RUNNING
-        trial.launch += 1
-        trial.rewind()
-        trial.story.append(
-            f"launch {trial.launch} in slot {slot} from {trial.restore.id if trial.restore else 'scratch'}"
-        )
-        self._out.append(
-            Launch(
-                trial_id=trial.trial_id,
-                launch=trial.launch,
-                slot=slot,
-                config=trial.config,
-                checkpoint=trial.restore,
-                iteration=trial.iteration,
-                time_total_s=trial.time_total_s,
-                next_checkpoint=trial.next_checkpoint,
-                until=self.policy.until(trial.trial_id),
-                fresh=fresh,
-                generation=trial.generation,
-            )
-        )
-
-    def _make_room(self) -> None:
-        """Evict parked trials, the most trained first, until one more process is allowed."""
-        limit = self.limits.residents
-        if limit is None or self._residents < limit:
-            return
-        parked = [trial for trial in self.trials.values() if trial.resident and trial.slot is None]
-        leaving = sorted((trial for trial in parked if trial.lossless), key=lambda trial: (-trial.time, -trial.index))
-        for trial in leaving[: self._residents - limit + 1]:
-            self._evict(trial)
-        if self._residents >= limit:
-            self._notice(
-                "residents",
-                f"More than {limit} members keep a process, because those that wait have no checkpoint at their step "
-                "and would lose work. Save one at every perturbation_interval to keep memory in its limit.",
-            )
-
-    def _evict(self, trial: Trial) -> None:
-        self._leave(trial)
-        trial.waiting = False
-        trial.story.append("evicted")
-        self._out.append(Evict(trial.trial_id, trial.launch))
-        if trial.queued:
-            self._queue.add(trial)
-
     # -------------------------------------------------------------------------------------------------------- checks
-
-    def _invalid(self, trial: Trial, event: Event | None, what: str) -> InvalidTransition:
-        lines = "\n  ".join(trial.story)
-        return InvalidTransition(
-            f"trial {trial.trial_id} ({trial.status.value}) {what}: {event!r}\nIts story:\n  {lines}"
-        )
 
     def validate(self) -> None:
         """Check every invariant; for tests and simulations.
@@ -686,26 +570,15 @@ class Population:
         Raises:
             InvalidTransition: an invariant does not hold.
         """
-        taken = [trial.slot for trial in self.trials.values() if trial.slot is not None]
-        if sorted([*taken, *self._free]) != list(range(len(self.limits.devices))):
-            raise InvalidTransition(
-                f"slots {sorted(taken)} taken and {sorted(self._free)} free are not all slots, each once"
-            )
+        self._validate_slots()
         for trial in self.trials.values():
             wrong = trial.wrong()
             if trial.restore is not None and not self.retention.exists(trial.restore):
                 wrong = f"would restore from {trial.restore.id}, which was deleted"
             if wrong is not None:
                 raise self._invalid(trial, None, wrong)
-        if self._residents != sum(trial.resident for trial in self.trials.values()):
-            raise InvalidTransition(f"{self._residents} residents are counted")
         if self._live != sum(not trial.status.ended for trial in self.trials.values()):
             raise InvalidTransition(f"{self._live} live trials are counted")
-        queued = [trial for trial in self.trials.values() if trial.queued]
-        if self._live and not taken and self.stopping is None:
-            raise InvalidTransition(
-                f"nobody runs, {len(queued)} are queued, {self._live} live: everyone would wait for ever"
-            )
-        if queued and self._free and len(set(self.limits.devices)) == 1:
-            raise InvalidTransition("a slot is free although a trial waits for one")
+        if self._live and not self.running and self.stopping is None:
+            raise InvalidTransition(f"nobody runs, and {self._live} live: everyone would wait for ever")
         self.retention.validate([trial.restore for trial in self.trials.values() if trial.restore is not None])

@@ -41,6 +41,8 @@ class Trial:
     """How often it was reconfigured."""
     ending: str | None = None
     """Why it ends, as soon as it has saved the checkpoint that it was asked for; None where it was not."""
+    leaving: bool = False
+    """It ends with its next report, because the whole experiment is to end."""
     cut: bool = False
     """It ended because the whole experiment was cut off."""
     met: str | None = None
@@ -136,6 +138,7 @@ class Trial:
         """Set it to what it is without a process, with other values in its configs."""
         self.story.append("the experiment was opened again")
         self.slot = self.device = None
+        self.leaving = False
         self.queued = 0
         self.config, self.first_config = replaced(self.config, values), replaced(self.first_config, values)
 

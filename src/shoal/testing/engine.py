@@ -26,6 +26,7 @@ from ..core.commands import (
     Save,
     Status,
     Stop,
+    WindUp,
     checkpoint_id,
 )
 from ..core.events import (
@@ -133,6 +134,8 @@ class _Process:
     """Grows with each launch and each continuation; what was planned for an earlier turn does not happen."""
     doomed: bool = False
     """It dies as soon as it is parked."""
+    leaving: bool = False
+    """It leaves its function with its next report."""
     damaged: str | None = None
     """Id of the damaged checkpoint that it is to load."""
     config: Config = field(default_factory=dict[str, Any])
@@ -364,6 +367,12 @@ class SimulatedEngine:
         del self._processes[command.trial_id]
 
     @execute.register
+    def _(self, command: WindUp) -> None:
+        process = self._resident(command)
+        _check(process.phase != "waiting" and process.slot is not None, command, f"but it is {process}")
+        process.leaving = True
+
+    @execute.register
     def _(self, command: Retry) -> None:
         process = self._processes.get(command.trial_id)
         _check(process is None or process.phase == "idle", command, f"but it is {process}")
@@ -447,7 +456,7 @@ class SimulatedEngine:
             return self._failed(process, f"{type(error).__name__}: {error}")
         if event is None:
             return self._returned(process)
-        if event.waiting:
+        if event.waiting or process.leaving:
             process.phase = "waiting"
         if fault is Fault.DAMAGE and event.checkpoint is not None:
             self._damaged.add(checkpoint_id(process.trial_id, event.checkpoint.number))
@@ -459,7 +468,7 @@ class SimulatedEngine:
             process.alive = False
             self.clock.after(self._lag(process), lambda: event)
             return self._tell_of_death(process)
-        elif not event.waiting:
+        elif not event.waiting and not process.leaving:
             self._begin_step(process)
         return event
 
@@ -480,7 +489,8 @@ class SimulatedEngine:
         transient = False
         if self._saves_when_needed and not saves:
             saves = stop is not None and self._rules.save_at_end
-            transient = stop is None and at_boundary(self._rules, process.until, metrics, automatic)
+            needed = process.leaving or at_boundary(self._rules, process.until, metrics, automatic)
+            transient = stop is None and needed
         check_report(self._rules, metrics, automatic, saves or transient)
         process.state = state
         process.iteration = iteration

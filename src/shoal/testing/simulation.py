@@ -123,6 +123,7 @@ class Simulation:
         num_to_keep, score_attribute, score_order: as in ``CheckpointConfig``.
         always_wait, stopper: every report waits for ``stopper``, which returns why the trial should end, or None.
         stop_asked_at: virtual time at which the whole experiment is asked to end.
+        gently: whether members may come to their next report then.
         checkpoint_at_end: as in ``CheckpointConfig``; needs ``saves_when_needed``.
         duration, start_time, checkpoint_every, saves_when_needed, faults: see :class:`SimulatedEngine`.
         validate: check every invariant of the population after each event.
@@ -151,6 +152,7 @@ class Simulation:
         score_order: str = "max",
         stopper: Callable[[Reported], str | None] | None = None,
         stop_asked_at: float | None = None,
+        gently: bool = False,
         duration: float | Callable[[int, int, Config], float] = 1.0,
         start_time: float = 0.0,
         checkpoint_every: int | Callable[[int, int], bool] = 1,
@@ -181,6 +183,7 @@ class Simulation:
         self.configs = [self.scheduler.prepare(dict(config), index, seed) for index, config in enumerate(configs)]
         self._stopper = stopper
         self.stop_asked_at = stop_asked_at
+        self.gently = gently
         self.validate = validate
         self.watch = watch
         self.max_events = max_events
@@ -319,7 +322,8 @@ class _Run:
         if any(self._take(event, kill_after) for event in begin):
             return self._result(clock.now)
         if settings.stop_asked_at is not None:
-            clock.after(settings.stop_asked_at, lambda: StopAsked("the time budget is spent"))
+            asked = StopAsked("the time budget is spent", gently=settings.gently)
+            clock.after(settings.stop_asked_at, lambda: asked)
         while not self.population.ended:
             event = self.engine.wait()
             if event is None:
