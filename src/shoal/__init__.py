@@ -4,6 +4,7 @@
 
 - ``tune``: the public names, re-exported. ``tuner``, ``config``, ``runtime``, ``resources``: what a user sets, checked.
   ``trainable``: the class API. ``objects``, ``parameters``: large objects, stored once and mapped by all members.
+  ``torch``: saves and loads what is trained with torch. ``applied``: what is checked of that.
 - ``plan``, ``wiring``, ``restore``: from the settings, or from a journal, to a run.
 - ``driver``: the loop that waits for events, journals, applies, executes.
 - ``core``, ``schedulers``, ``space``: PURE. All that is decided is decided there.

@@ -425,6 +425,8 @@ class CallbackReader:
         elif isinstance(item, Started):
             self._started(item)
         elif isinstance(item, Exploit):
+            if item.failed is not None:
+                self._about("on_trial_recover", item.trial_id)
             self._exploited(item)
         elif isinstance(item, Reconfigure):
             self._reconfigured(item)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .applied import CheckApplied
 from .arguments import check_arguments
 from .errors import ConfigError, did_you_mean
 from .schedulers.base import TrialScheduler, check_mode
@@ -34,6 +35,17 @@ def _check_int(owner: object, name: str, allowed: str, *, least: int, none: bool
 def _check_bool(owner: object, name: str) -> None:
     if not isinstance(getattr(owner, name), bool):
         raise _fail(owner, name, "True or False")
+
+
+def _seconds(owner: object, name: str) -> float | None:
+    """Return a number of seconds, which may be given as a timedelta, or None."""
+    given = getattr(owner, name)
+    seconds = given.total_seconds() if isinstance(given, datetime.timedelta) else given
+    if seconds is None:
+        return None
+    if not isinstance(seconds, (int, float)) or isinstance(seconds, bool) or not seconds > 0:
+        raise _fail(owner, name, "a number of seconds greater than 0, or None")
+    return seconds
 
 
 def _check_text(owner: object, name: str) -> None:
@@ -91,14 +103,19 @@ class FailureConfig:
             score does, and goes on, so that the population keeps its size. Needs a scheduler that copies
             (PopulationBasedTraining) and a donor with a checkpoint; else the trial ends with its error. A trial that
             fails again and again without getting further than before ends, too. Default True.
+        report_timeout_s: a member that trains and reports nothing for so many seconds (or a timedelta) has failed: its
+            process is killed. It has to hold for the longest time between two reports, and for what comes before the
+            first. Default: no limit.
     """
 
     max_failures: int = 0
     fail_fast: bool | str = False
     replace_failed: bool = True
+    report_timeout_s: float | datetime.timedelta | None = None
 
     def __post_init__(self) -> None:
         _check_bool(self, "replace_failed")
+        self.report_timeout_s = _seconds(self, "report_timeout_s")
         _check_int(self, "max_failures", "a whole number, -1 for no limit", least=-1)
         if self.fail_fast not in (True, False, "raise") or isinstance(self.fail_fast, (int, float)) != isinstance(
             self.fail_fast, bool
@@ -217,6 +234,9 @@ class TuneConfig:
         max_residents: how many members may keep a process at a time, running or parked. Those beyond leave through a
             checkpoint. Default: as many as fit in half of the free memory.
         reuse_actors: accepted as in Ray Tune, without effect: a member's process is always used again.
+        check_applied: whether members check, after an exploit, that their torch optimizers step with the config's
+            values, and say so where one has drifted. Default True; False: not at all; a
+            :class:`shoal.tune.CheckApplied` says how keys are called, and whether a drift is an error.
     """
 
     metric: str | None = None
@@ -229,6 +249,7 @@ class TuneConfig:
     engine: str | None = None
     max_residents: int | None = None
     reuse_actors: bool | None = None
+    check_applied: bool | CheckApplied = True
 
     def __post_init__(self) -> None:
         _check_text(self, "metric")
@@ -238,13 +259,11 @@ class TuneConfig:
         _check_int(self, "num_samples", "a whole number of 1 or more", least=1)
         _check_int(self, "max_concurrent_trials", "a whole number of 1 or more, or None", least=1, none=True)
         _check_int(self, "max_residents", "a whole number of 1 or more, or None", least=1, none=True)
-        if isinstance(self.time_budget_s, datetime.timedelta):
-            self.time_budget_s = self.time_budget_s.total_seconds()
-        budget = self.time_budget_s
-        if budget is not None and (not isinstance(budget, (int, float)) or isinstance(budget, bool) or not budget > 0):
-            raise _fail(self, "time_budget_s", "a number of seconds greater than 0, or None")
+        self.time_budget_s = _seconds(self, "time_budget_s")
         if self.seed is not None:
             _check_int(self, "seed", "a whole number or None", least=-(2**63))
+        if not isinstance(self.check_applied, (bool, CheckApplied)):
+            raise _fail(self, "check_applied", "True, False or a tune.CheckApplied(...)")
         if self.engine is not None and self.engine not in ENGINES:
             raise ConfigError(
                 f"TuneConfig: engine must be one of {', '.join(map(repr, ENGINES))}, but is {self.engine!r}."

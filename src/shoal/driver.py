@@ -7,28 +7,27 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import signal
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any, Protocol
 
-from .checkpoints.store import delete
-from .core.commands import Continue, DeleteCheckpoint, Evict, Launch, Save, Stop, checkpoint_name
-from .core.events import Event, Reported, StopAsked, TrialAdded, Undecided
+from .checkpoints.store import delete, is_full
+from .core.commands import Continue, DeleteCheckpoint, Evict, Launch, Save, Stop, WindUp, checkpoint_name
+from .core.events import Event, Failed, Reported, StopAsked, TrialAdded, Undecided
 from .core.population import Population
 from .display import Status
-from .engines import Engine
-from .errors import InvalidTransition, stopper_failed
+from .engines import Engine, EngineCommand, grace_s
+from .errors import InvalidTransition, StorageError, stopper_failed
 from .experiment import ExperimentInfo, Reader
 from .history import History, Row, full_row
+from .interruption import RESUME_EXIT_CODE, Interruption
 from .journal import Item, Journal
+from .watchdog import Watchdog
 from .worker.main import one_line
 from .worker.wire import MemberInfo
 
@@ -64,6 +63,7 @@ class Driver:
         status: shows what goes on, and hears what members print.
         readers: told of every committed record, in this order, after the status.
         stopper: looks at every result; None where only a dict of stop conditions was given.
+        watchdog: notices members that hang; None where they may.
         clock: seconds since the epoch.
     """
 
@@ -75,12 +75,15 @@ class Driver:
     status: Status
     readers: Sequence[Reader] = ()
     stopper: Stopper | None = None
+    watchdog: Watchdog | None = None
     clock: Callable[[], float] = time.time
     history: History = field(default_factory=lambda: History(keep_rows=False))
     _readers: list[Reader] = field(default_factory=list)
     _in_step: bool = False
     _ahead: bool = False
     """The core knows of something that is not in the journal."""
+    _no_room: str | None = None
+    """What there was no room on the disk for; that ends the run."""
     _next_tick: float = 0.0
     _began: float = field(default_factory=time.monotonic)
 
@@ -93,6 +96,8 @@ class Driver:
 
         Raises:
             KeyboardInterrupt: the user interrupted; everything reported so far is committed.
+            SystemExit: a signal ended the run, likewise.
+            StorageError: there was no room on the disk, likewise.
             BaseException: a function of the user that is called here raised, or called ``sys.exit``; the trials were
                 ended first.
         """
@@ -109,8 +114,10 @@ class Driver:
                 while not self.population.ended:
                     self._step(self.engine.poll(self._patience()))
                     self._tick()
-                    if interruption.asked and not self.population.ended:
-                        self._step([StopAsked("interrupted by the user")])
+                    if interruption.asked is not None and self.population.stopping is None:
+                        self._end_gently(interruption.reason)
+                    if self._no_room is not None and self.population.stopping is None:
+                        self._end_gently(f"there is no room on the disk: {self._no_room}")
             except KeyboardInterrupt:
                 # The second Ctrl-C, at an arbitrary place. Between two steps the core is whole, and can still be told.
                 if not self._in_step:
@@ -122,16 +129,38 @@ class Driver:
                 raise
             finally:
                 self._wind_up(interruption)
-            if interruption.asked:
-                raise KeyboardInterrupt
+            if interruption.asked is not None:
+                interruption.leave()
+            if self._no_room is not None:
+                raise StorageError(
+                    f"There was no room on the disk: {self._no_room}. The run has ended, and what was reported so far "
+                    f"is kept. Make room, then go on: {self._how_to_go_on()}"
+                )
+
+    def _end_gently(self, reason: str) -> None:
+        """Have members come to their next report, which still counts, and end."""
+        self._step([StopAsked(reason, gently=True)])
+        if not self.population.ended:
+            text = (
+                f"The run ends ({reason}). Members that train come to their next report first, in {grace_s():g} s at "
+                f"most (SHOAL_GRACE_S). Ctrl-C ends them at once."
+            )
+            self._guarded(self.status, partial(self.status.note, text))
+
+    def _how_to_go_on(self) -> str:
+        return f"tune.Tuner.restore({str(self.folder)!r}, {self.info.trainable}).fit()"
 
     def _wind_up(self, interruption: Interruption) -> None:
         """Let the members go, hear what they still have to say, and close the readers."""
         try:
             self.engine.close()
         finally:
-            if interruption.asked:
-                text = f"Interrupted. Everything reported so far is in {self.folder}."
+            if interruption.asked is not None:
+                how = (
+                    "" if interruption.by_user else f" by {interruption.asked.name}, with exit code {RESUME_EXIT_CODE}"
+                )
+                there = f"Everything reported so far is in {self.folder}."
+                text = f"Interrupted{how}. {there} To go on: {self._how_to_go_on()}"
                 self._guarded(self.status, partial(self.status.note, text))
             for reader in list(self._readers):
                 self._guarded(reader, reader.close)
@@ -168,10 +197,15 @@ class Driver:
         if now >= self._next_tick:
             self._next_tick = now + _TICK_S
             self._guarded(self.status, partial(self.status.tick, now))
-            if self.stopper is not None and not self.population.ended and self._asks_to_stop_all(self.stopper):
+            if self.stopper is not None and self.population.stopping is None and self._asks_to_stop_all(self.stopper):
                 self._step([StopAsked(STOPPED_ALL, met="stop")])
+        if self.watchdog is not None:
+            training = [trial.trial_id for trial in self.population.running if not trial.waiting]
+            for trial_id in self.watchdog.overdue(training, self._elapsed()):
+                waited = f"{self.watchdog.timeout_s:g} s"
+                self.engine.kill(trial_id, f"it reported nothing for {waited}, the report_timeout_s, and was killed")
         limit = self.info.time_budget_s
-        if limit is not None and self._elapsed() >= limit and not self.population.ended:
+        if limit is not None and self._elapsed() >= limit and self.population.stopping is None:
             self._step([StopAsked(f"the time budget of {limit:g} s is spent", met="time_budget_s")])
 
     # ------------------------------------------------------------------------------------------------------- one step
@@ -184,6 +218,8 @@ class Driver:
         self._in_step = True
         try:
             for event in events:
+                if isinstance(event, Failed) and event.no_room:
+                    self._no_room = event.error
                 if self.stopper is not None and isinstance(event, Reported):
                     # The stopper is shown facts, so what happened before has to be one.
                     # Taken out first: a second Ctrl-C on the way must not have them committed again below.
@@ -216,8 +252,12 @@ class Driver:
             self._ahead = True
             raise
         for item in items:
-            if isinstance(item, Launch | Continue | Save | Evict | Stop | DeleteCheckpoint):
+            if isinstance(item, DeleteCheckpoint):
+                delete(self._trial_folder(item.trial_id), item.number)
+            elif isinstance(item, Launch | Continue | Save | WindUp | Evict | Stop):
                 self._execute(item)
+            if self.watchdog is not None and isinstance(item, Reported | Launch | Continue):
+                self.watchdog.hear(item.trial_id, self._elapsed())
         for record in records:
             self.history.add(record)
             for reader in list(self._readers):
@@ -240,7 +280,7 @@ class Driver:
         except Exception as error:
             asked = f"about iteration {event.iteration} of trial {event.trial_id}"
             raise stopper_failed(self.stopper, error, asked) from error
-        if self._asks_to_stop_all(self.stopper):
+        if self.population.stopping is None and self._asks_to_stop_all(self.stopper):
             judged.append(StopAsked(STOPPED_ALL, met="stop"))
         return judged
 
@@ -250,10 +290,7 @@ class Driver:
         except Exception as error:
             raise stopper_failed(stopper, error, "whether all should end") from error
 
-    def _execute(self, command: Launch | Continue | Save | Evict | Stop | DeleteCheckpoint) -> None:
-        if isinstance(command, DeleteCheckpoint):
-            delete(self._trial_folder(command.trial_id), command.number)
-            return
+    def _execute(self, command: EngineCommand) -> None:
         checkpoint = command.checkpoint if isinstance(command, Launch) else None
         path = None
         if checkpoint is not None:
@@ -269,8 +306,12 @@ class Driver:
             return
         try:
             call()
-        except Exception:
+        except Exception as error:
             self._readers.remove(reader)
+            if is_full(error):
+                # What it lacks now is written when the run goes on, from the journal.
+                self._no_room = f"{type(reader).__name__}: {one_line(error)}"
+                return
             text = f"{type(reader).__name__} failed and is switched off:\n{traceback.format_exc()}"
             if reader is not self.status:
                 self._guarded(self.status, partial(self.status.note, text))
@@ -278,33 +319,3 @@ class Driver:
                 # Its terminal or pipe is gone, most likely; the run is not.
                 with contextlib.suppress(Exception):
                     sys.stderr.write(f"shoal: {text}")
-
-
-class Interruption:
-    """Turns Ctrl-C into a question that the driver asks itself between two steps, so that no step is cut in half.
-
-    The second Ctrl-C is the ordinary one. Outside of the main thread, which gets no signals, nothing changes.
-    """
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._before: Any = None
-
-    def __enter__(self) -> Interruption:
-        if threading.current_thread() is threading.main_thread():
-            before = signal.getsignal(signal.SIGINT)
-            if before not in (signal.SIG_IGN, None):
-                self._before = before
-                signal.signal(signal.SIGINT, self._ask)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
-            signal.signal(signal.SIGINT, self._before)
-            if callable(self._before):
-                self._before(number, frame)
-        self.asked = True

@@ -2,13 +2,19 @@
 
 A :class:`History` is a fold over the journal's records. The live status, the log files, the results and the plots all
 read one; none of them decides anything.
+
+A trial that fails goes on from a checkpoint and trains the steps after it again. The results that it had of them count
+no longer: their weights are gone, and each would be there twice. Only the journal has them. So (trial, generation,
+training_iteration) is unique among the results that count. Which ones are undone is told by each ``Launch``, by the
+checkpoint that it goes on from: those of the trial's present generation that did not make these weights. Results from
+before an exploit are another generation's and stay. Where a trial begins anew, none stays.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -18,6 +24,7 @@ from .core.commands import (
     DeleteCheckpoint,
     Evict,
     Exploit,
+    FallBack,
     Launch,
     Notice,
     Park,
@@ -46,6 +53,7 @@ from .core.events import (
 from .core.reports import number, value_of
 from .core.trial import replaced
 from .journal.codec import Record
+from .space import same
 
 __all__ = ["Ancestry", "CheckpointEntry", "History", "Replaced", "Row", "TrialHistory", "full_row"]
 
@@ -93,6 +101,23 @@ class Row:
     hostname: str
     ancestry: Ancestry | None = field(default=None, compare=False, repr=False)
     """What made the weights that it is of."""
+    number: int = 0
+    """Its place among the trial's results that count, from 1."""
+    ordinal: int = 0
+    """Its place among all that the trial has ever reported, from 1."""
+    before: Row | None = field(default=None, compare=False, repr=False)
+    """The result of the step before, of the same weights, whoever trained them; also where that trial has gone back
+    since and counts it no longer. None for the first, and where the history does not keep its rows."""
+
+    def steps(self) -> list[Row]:
+        """Return the results of all steps that made its weights, oldest first, itself the last."""
+        chain: list[Row] = []
+        row: Row | None = self
+        while row is not None:
+            chain.append(row)
+            row = row.before
+        chain.reverse()
+        return chain
 
     def value(self, key: str) -> Any:
         """Return a reported or automatic value, nested keys written ``a/b``; None where there is none."""
@@ -128,9 +153,15 @@ class TrialHistory:
     over: bool = False
     """Its newest launch has failed: a report of it that comes now was overtaken by that news, and does not count."""
     last: Row | None = None
-    """Its newest result."""
+    """Its newest result that counts."""
     rows: list[Row] = field(default_factory=list[Row])
-    """All results, where the history keeps them."""
+    """All results that count, where the history keeps them."""
+    reported: int = 0
+    """How many results it has ever reported, those included that no longer count."""
+    settled: Row | None = field(default=None, repr=False)
+    """Its newest result from before its newest exploit: it stays, and so do those before."""
+    origin: Row | None = field(default=None, compare=False, repr=False)
+    """The result that came with its weights, its own or a donor's: the one that its next result follows."""
     checkpoints: dict[int, CheckpointEntry] = field(default_factory=dict[int, CheckpointEntry])
     """Those of its own checkpoints that have not been deleted, by number."""
     first_checkpoint: int = 0
@@ -157,6 +188,11 @@ class TrialHistory:
         """``training_iteration`` of its newest result; 0 before the first."""
         return 0 if self.last is None else self.last.report.iteration
 
+    @property
+    def counted(self) -> int:
+        """How many of its results count."""
+        return 0 if self.last is None else self.last.number
+
     def value(self, key: str) -> Any:
         """Return a value of its newest result, nested keys written ``a/b``; None where there is none."""
         return None if self.last is None else self.last.value(key)
@@ -173,7 +209,7 @@ class History:
         self.trials: dict[str, TrialHistory] = {}
         self.keep_rows = keep_rows
         self.results = 0
-        """Number of results reported."""
+        """Number of results that count."""
         self.checkpoints = 0
         """Number of checkpoints saved."""
         self.exploits: list[Exploit] = []
@@ -197,6 +233,12 @@ class History:
         self.keep_rows = False
         for trial in self.trials.values():
             trial.rows.clear()
+            # A row holds all those before it.
+            trial.origin = None
+            trial.last, trial.settled = _alone(trial.last), _alone(trial.settled)
+            trial.checkpoints = {
+                place: replace(entry, row=replace(entry.row, before=None)) for place, entry in trial.checkpoints.items()
+            }
 
     @property
     def perturbations(self) -> int:
@@ -240,11 +282,16 @@ class History:
         trial = self.trials[report.trial_id]
         if report.launch != trial.launches or trial.over or trial.status.ended:
             return  # late: the core has ignored it too
-        row = Row(report, trial.config, len(trial.exploits), trial.pid, trial.hostname, trial.ancestry)
         self.results += 1
+        trial.reported += 1
+        row = Row(
+            report, trial.config, len(trial.exploits), trial.pid, trial.hostname, trial.ancestry,
+            trial.counted + 1, trial.reported, trial.origin,
+        )  # fmt: skip
         trial.last = row
         if self.keep_rows:
             trial.rows.append(row)
+            trial.origin = row
         if report.checkpoint is not None:
             self._saved(trial, report.checkpoint, row)
 
@@ -267,27 +314,29 @@ class History:
                 trial.error, trial.traceback, trial.raised, trial.reason = None, "", None, ""
             if anew:
                 trial.first_checkpoint = max(trial.checkpoints, default=-1) + 1
-                trial.config, trial.restore, trial.ancestry, trial.last = trial.initial_config, None, None, None
-                trial.trained_with = None
+                trial.config, trial.restore, trial.ancestry, trial.origin = trial.initial_config, None, None, None
+                trial.trained_with = trial.settled = None
+                self._undo(trial, None)
 
     def _changed(self, trial: TrialHistory, item: Any) -> None:
         if isinstance(item, Started | Saved | Failed | Lost) and (item.launch != trial.launches or trial.status.ended):
             return  # late: the core has ignored it too
-        trial.over = trial.over or isinstance(item, Failed | Lost)
+        if isinstance(item, Failed | Lost):
+            trial.over = True
+            trial.slot, trial.status = None, Status.PAUSED  # until a command says otherwise
         if isinstance(item, Started):
             trial.pid, trial.hostname = item.pid, item.hostname
         elif isinstance(item, Launch):
             trial.launches, trial.slot, trial.status = item.launch, item.slot, Status.RUNNING
             trial.over = False
-            if trial.trained_with is not None and item.checkpoint is not None:
-                link = trial.ancestry
-                if link is None or link.change.checkpoint.id != item.checkpoint.id:  # else nothing was trained between
-                    self._change(trial, Replaced(item.checkpoint))
-            trial.trained_with = None
+            self._goes_on_from(trial, item.checkpoint)
         elif isinstance(item, Continue):
             trial.slot, trial.status = item.slot, Status.RUNNING
         elif isinstance(item, Park | Evict | Retry):
             trial.slot, trial.status = None, Status.PAUSED
+        elif isinstance(item, FallBack):
+            trial.slot, trial.status = None, Status.PAUSED
+            trial.config = trial.config if item.config is None else item.config
         elif isinstance(item, Exploit):
             self._exploited(trial, item)
         elif isinstance(item, Reconfigure):
@@ -308,6 +357,47 @@ class History:
         elif isinstance(item, DeleteCheckpoint):
             trial.checkpoints.pop(item.number, None)
 
+    def _goes_on_from(self, trial: TrialHistory, checkpoint: CheckpointRecord | None) -> None:
+        """Take in that a trial is launched: from a checkpoint, or from scratch."""
+        if checkpoint is None:
+            trial.restore, trial.ancestry, trial.origin, trial.trained_with = None, None, None, None
+            self._undo(trial, trial.settled)
+            return
+        own = checkpoint.trial_id == trial.trial_id
+        entry = self.trials[checkpoint.trial_id].checkpoints.get(checkpoint.number)
+        row = None if entry is None else entry.row
+        trial.restore = None if own else checkpoint
+        trial.origin = row if self.keep_rows else None
+        mine = own and row is not None and row.generation == len(trial.exploits) and row.number <= trial.counted
+        # Not each checkpoint of its own is: where newer ones are damaged, it may be one from before its exploit.
+        self._undo(trial, row if mine else trial.settled)
+        link = trial.ancestry
+        if link is None or link.change.checkpoint.id != checkpoint.id:  # else nothing was trained since that change
+            config = trial.config if trial.trained_with is None else trial.trained_with
+            if row is not None and (row.ancestry is not link or row.config is not config):
+                self._fell_back(trial, row, checkpoint)
+            elif trial.trained_with is not None:
+                self._change(trial, Replaced(checkpoint))
+        trial.trained_with = None
+
+    def _fell_back(self, trial: TrialHistory, row: Row, checkpoint: CheckpointRecord) -> None:
+        """Take in that a trial goes on from older weights than those that its newest change of config was about."""
+        if checkpoint.trial_id == trial.trial_id and same(row.config, trial.config):
+            trial.ancestry = row.ancestry
+            return
+        change: Exploit | Replaced = Replaced(checkpoint)
+        if checkpoint.trial_id != trial.trial_id and trial.exploits:
+            donor = checkpoint.trial_id  # perhaps the donor's own donor
+            change = replace(trial.exploits[-1], donor_id=donor, checkpoint=checkpoint, donor_config=row.config)
+        trial.ancestry = Ancestry(change, row.ancestry, row.config)
+
+    def _undo(self, trial: TrialHistory, newest: Row | None) -> None:
+        """Let the results that a trial has reported after its ``newest`` that stays count no longer."""
+        count = 0 if newest is None else newest.number
+        self.results -= trial.counted - count
+        del trial.rows[count:]
+        trial.last = newest
+
     def _change(self, trial: TrialHistory, change: Reconfigure | Replaced) -> None:
         """Take in that a trial trains its own weights on with another config."""
         before = trial.config if trial.trained_with is None else trial.trained_with
@@ -317,6 +407,9 @@ class History:
     def _exploited(self, trial: TrialHistory, exploit: Exploit) -> None:
         self.exploits.append(exploit)
         trial.exploits.append(exploit)
+        if exploit.failed is not None:
+            trial.slot, trial.status = None, Status.PAUSED
+        trial.settled = trial.last
         trial.config = exploit.new_config
         trial.restore = exploit.checkpoint
         donor = self.trials[exploit.donor_id]
@@ -326,6 +419,11 @@ class History:
             trial.ancestry = Ancestry(exploit, donor.ancestry, exploit.donor_config)
         else:
             trial.ancestry = Ancestry(exploit, copied.row.ancestry, copied.row.config)
+
+
+def _alone(row: Row | None) -> Row | None:
+    """Return a row without those before it."""
+    return None if row is None else replace(row, before=None)
 
 
 def full_row(trial: TrialHistory, row: Row) -> Metrics:

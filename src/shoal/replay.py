@@ -194,12 +194,32 @@ def _parsed(line: str, where: str, *, last: bool) -> _Line:
                 f"{step!r:.60}. {_EXPECTED}"
             )
     for field in (4, 5):
+        if _is_deep(values[field]):
+            raise ConfigError(
+                f"PopulationBasedTrainingReplay: {where}: the {_FIELDS[field]} is nested more than {_DEEPEST} levels "
+                f"deep. {_EXPECTED}"
+            )
         if not isinstance(values[field], dict):
             raise ConfigError(
                 f"PopulationBasedTrainingReplay: {where}: the {_FIELDS[field]} must be an object such as "
                 f'{{"lr": 0.1}}, but is {_excerpt(json.dumps(values[field]))}. {_EXPECTED}'
             )
     return _Line(str(values[0]), str(values[1]), int(values[3]), values[4], values[5])
+
+
+_DEEPEST = 100
+
+
+def _is_deep(value: Any) -> bool:
+    """Whether a JSON value is nested so deeply that functions which follow it would come to the end of the stack."""
+    level = [value]
+    for _ in range(_DEEPEST):
+        level = [part for each in level if isinstance(each, (dict, list)) for part in _inside(each)]
+    return bool(level)
+
+
+def _inside(value: dict[str, Any] | list[Any]) -> list[Any]:
+    return list(value.values()) if isinstance(value, dict) else value
 
 
 def _excerpt(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from .driver import Stopper
     from .journal.sqlite import SQLiteJournal
 
-__all__ = ["Again", "can_restore", "restored_plan"]
+__all__ = ["Again", "can_restore", "holds_experiment", "restored_plan"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,18 +64,44 @@ class Again:
 
 def can_restore(path: Path) -> bool:
     """Return whether there is an experiment in the folder that can go on."""
-    from .journal.sqlite import SQLiteJournal
-
     try:
-        journal = SQLiteJournal.open_for_reading(path)
+        return holds_experiment(path)
     except (JournalError, OSError):
         return False
-    with contextlib.closing(journal):
-        try:
-            first = next(journal.read(), None)
-            return first is not None and isinstance(first.item, Opened) and "settings_tune" in journal.meta()
-        except JournalError:
+
+
+def holds_experiment(path: Path) -> bool:
+    """Return whether there is an experiment in the folder that can go on; False where nothing has begun there.
+
+    Raises:
+        JournalError: there is one, or what is left of one, that cannot go on.
+    """
+    from .journal import JOURNAL_NAME
+    from .journal.lock import check_free
+    from .journal.sqlite import SQLiteJournal
+
+    if not any(os.path.isfile(path / name) for name in (JOURNAL_NAME, f"{JOURNAL_NAME}-wal")):
+        return False
+    with contextlib.closing(SQLiteJournal.open_for_reading(path)) as journal:
+        first = next(journal.read(), None)
+        has_settings = "settings_tune" in journal.meta()
+    if first is None:
+        check_free(path)  # one that is just starting
+        beside = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("journal."))
+        if not beside:
             return False
+        raise JournalError(
+            f"The journal in {path} holds no record, but there are other files ({', '.join(beside[:5])}): its records "
+            f"are lost, or it was ended before it began. Nothing was changed. Give another name, or move the folder "
+            f"away."
+        )
+    if not isinstance(first.item, Opened):
+        raise JournalError(
+            f"The journal in {path} does not begin with the start of an experiment, but with {first.item!r:.100}."
+        )
+    if not has_settings:
+        raise JournalError(f"{path} has no settings to go on with: it was not started by tune.Tuner.fit().")
+    return True
 
 
 def restored_plan(

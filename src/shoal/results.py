@@ -167,18 +167,39 @@ class Result:
 
     @property
     def metrics_dataframe(self) -> pd.DataFrame | None:
-        """All results, oldest first, or None if there is none.
+        """All results of the trial, oldest first, or None if there is none.
 
         Nested metrics are in columns such as ``val/acc``, the config of each result in columns such as ``config/lr``.
-        ``training_iteration`` repeats where a trial went back to a checkpoint, its own or a donor's: keep the last row
-        of each, ``df.drop_duplicates(subset="training_iteration", keep="last")``.
+        ``generation`` says how many exploits the trial had done; with ``training_iteration``, it is unique. Steps that
+        were trained again after a failure are there once, as they made the weights. An exploit may lead to a step that
+        the trial has passed: then ``training_iteration`` goes back, and a new generation begins. For one curve without
+        such breaks, see :meth:`learning_curve`.
+
+        A metric that is itself called ``generation`` stays as it was reported; the number is then in
+        ``trial/generation``.
 
         Raises:
             ImportError: pandas is not installed.
         """
         if not self._trial.rows:
             return None
-        return data_frame(_flat(self._trial, row) for row in self._trial.rows)
+        return data_frame(_told_apart([(self._trial, row) for row in self._trial.rows], ("generation",)))
+
+    def learning_curve(self) -> pd.DataFrame:
+        """Return the true learning curve of the weights that the last result is of: the result of each of their steps.
+
+        ``training_iteration`` goes from 1 to the last, each once. Where the weights were copied, the rows up to there
+        are the donors': ``trial_id``, ``trial`` (the number of the member) and ``generation`` say whose step it was,
+        and columns such as ``config/lr`` with what it was trained. Everything else is as in ``metrics_dataframe``. A
+        metric that has one of these names stays; the number is then in ``trial/trial`` or ``trial/generation``.
+        Empty where the trial has reported nothing.
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        last, trials = self._trial.last, self._history.trials
+        steps = [] if last is None else last.steps()
+        return data_frame(_told_apart([(trials[row.report.trial_id], row) for row in steps], ("trial", "generation")))
 
     def lineage(self) -> Lineage:
         """Return the exact ancestry of the weights that the last result is of.
@@ -497,6 +518,16 @@ def _no_metric(
 def _flat(trial: TrialHistory, row: Row) -> Metrics:
     """Return a result with nested keys written ``val/acc`` and ``config/lr``."""
     return {key: value for key, value in flatten(full_row(trial, row)) if type(value) is not dict}
+
+
+def _told_apart(told: Sequence[tuple[TrialHistory, Row]], names: Sequence[str]) -> list[Metrics]:
+    """Return results with columns that tell whose they are: the trial's number, the generation."""
+    flat = [_flat(trial, row) for trial, row in told]
+    columns = {name: f"trial/{name}" if any(name in values for values in flat) else name for name in names}
+    for (trial, row), values in zip(told, flat, strict=True):
+        known = {"trial": trial.index, "generation": row.generation}
+        values.update({column: known[name] for name, column in columns.items()})
+    return flat
 
 
 def _unpickled(raised: bytes | None) -> BaseException | None:

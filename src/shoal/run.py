@@ -245,7 +245,14 @@ def _parse_resume(resume: bool | str | None) -> _Resume | None:
 
 
 def _restored(resume: _Resume | None, trainable: Callable[..., Any], settings: dict[str, Any]) -> Tuner | None:
-    """Return a tuner that goes on with the experiment, or None to begin anew."""
+    """Return a tuner that goes on with the experiment, or None to begin anew.
+
+    Raises:
+        ConfigError: there must be an experiment, and there is none; or no name was given to find it by.
+        JournalError: there is one that cannot go on. It is not to be taken for none.
+    """
+    from .restore import holds_experiment
+
     if resume is None:
         return None
     run_config: RunConfig = settings["run_config"]
@@ -254,8 +261,8 @@ def _restored(resume: _Resume | None, trainable: Callable[..., Any], settings: d
             "tune.run: resume needs the name of the experiment, tune.run(..., name='pbt_test', resume=...), because a "
             "name made of the time is never the same again."
         )
-    folder = (storage_folder(run_config) / run_config.name).expanduser()
-    if not Tuner.can_restore(folder):
+    folder = Path(os.path.abspath((storage_folder(run_config) / run_config.name).expanduser()))
+    if not holds_experiment(folder):
         if not resume.must_exist:
             return None
         raise ConfigError(

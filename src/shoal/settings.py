@@ -119,12 +119,12 @@ def _gives(part: str, run: RunConfig | None, tune: TuneConfig | None) -> bool:
 
 
 def _loaded(entry: Mapping[str, str], part: str, folder: Path, *, given: bool) -> Any:
-    reason = entry.get("reason")
-    if reason is None:
-        try:
+    try:
+        reason = entry.get("reason")
+        if reason is None:
             return pickle.loads(base64.b64decode(entry["pickle"]))
-        except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
     if given:
         return None
     where = {

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .display import Status
     from .engines import Engine, EngineSetup
     from .journal.sqlite import SQLiteJournal
+    from .watchdog import Watchdog
 
 __all__ = ["execute", "make_folder"]
 
@@ -73,6 +74,7 @@ def execute(plan: Plan, folder: Path, run: RunConfig, tune: TuneConfig, journal:
                 *([CallbackReader(run.callbacks, status.note)] if run.callbacks else []),
             ],
             stopper=plan.stopper,
+            watchdog=_watchdog(run),
             history=plan.history,
         )
         if not new:
@@ -80,7 +82,7 @@ def execute(plan: Plan, folder: Path, run: RunConfig, tune: TuneConfig, journal:
         if any(name in sys.modules for name in _SLOW_TO_LOAD):
             with contextlib.suppress(OSError):  # a terminal that is gone ends no run
                 status.opening(f"{plan.info.name}: loading {plan.info.trainable} and what it imports ...")
-        engine.start(_engine_setup(plan, run, driver.output))
+        engine.start(_engine_setup(plan, run, tune, driver.output))
         if not new:
             # Only now, because settings with which nothing could be started are not those of the experiment.
             journal.set_meta(**facts)
@@ -101,9 +103,11 @@ def execute(plan: Plan, folder: Path, run: RunConfig, tune: TuneConfig, journal:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def _engine_setup(plan: Plan, run: RunConfig, output: Callable[[str, str], None]) -> EngineSetup:
+def _engine_setup(plan: Plan, run: RunConfig, tune: TuneConfig, output: Callable[[str, str], None]) -> EngineSetup:
+    from .applied import CheckApplied
     from .engines import EngineSetup
 
+    check = tune.check_applied
     return EngineSetup(
         trainable=plan.trainable,
         rules=plan.rules,
@@ -114,7 +118,15 @@ def _engine_setup(plan: Plan, run: RunConfig, output: Callable[[str, str], None]
         devices=plan.info.devices,
         output=output,
         log_to_file=run.log_to_file,
+        applied=check if isinstance(check, CheckApplied) else CheckApplied() if check else None,
     )
+
+
+def _watchdog(run: RunConfig) -> Watchdog | None:
+    from .watchdog import Watchdog
+
+    timeout = None if run.failure_config is None else run.failure_config.report_timeout_s
+    return None if timeout is None else Watchdog(timeout)  # type: ignore[arg-type]
 
 
 def _sweep(plan: Plan, folder: Path) -> None:

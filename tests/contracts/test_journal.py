@@ -265,13 +265,13 @@ class TestFilesThatAreNoJournal:
 
     def test_an_empty_file(self, tmp_path: Path, open_it: Callable[[Path], SQLiteJournal]) -> None:
         (tmp_path / JOURNAL_NAME).touch()
-        with pytest.raises(JournalError, match=r"has format 0; this Shoal reads format 1. It is no journal"):
+        with pytest.raises(JournalError, match=r"has format 0; this Shoal reads formats 1 to 2. It is no journal"):
             open_it(tmp_path)
 
     def test_a_newer_format(self, tmp_path: Path, open_it: Callable[[Path], SQLiteJournal]) -> None:
         SQLiteJournal.create(tmp_path).close()
         change(tmp_path, f"PRAGMA user_version={SCHEMA_VERSION + 1}")
-        with pytest.raises(JournalError, match=r"has format 2; this Shoal reads format 1. Update Shoal to read it"):
+        with pytest.raises(JournalError, match=r"has format 3; this Shoal reads formats 1 to 2. Update Shoal"):
             open_it(tmp_path)
 
     def test_a_lost_table(self, tmp_path: Path, open_it: Callable[[Path], SQLiteJournal]) -> None:
@@ -343,6 +343,32 @@ def test_a_second_writer_is_turned_away_and_told_who_writes(
     writer.append([StopAsked("still writable")], 1.0)
     writer.close()
     SQLiteJournal.open_for_writing(tmp_path).close()
+
+
+def test_a_transaction_that_fails_halfway_leaves_nothing_and_can_be_written_again(tmp_path: Path) -> None:
+    journal = SQLiteJournal.create(tmp_path)
+    change(tmp_path, "INSERT INTO journal VALUES (2, 0.0, 'in', 'the way', 0)")
+    with pytest.raises(JournalError, match="cannot be written: UNIQUE constraint failed"):
+        journal.append(ONE_OF_EACH, 1.0)
+    change(tmp_path, "DELETE FROM journal WHERE seq = 2")
+    assert list(journal.read()) == []
+    records = journal.append(ONE_OF_EACH, 1.0)
+    assert records[0].seq == 1
+    assert list(journal.read()) == records
+    journal.close()
+    with pytest.raises(JournalError, match="is closed, or was opened for reading"):
+        journal.append(ONE_OF_EACH, 1.0)
+
+
+def test_a_result_of_five_metrics_takes_two_hundred_bytes(tmp_path: Path) -> None:
+    journal = SQLiteJournal.create(tmp_path)
+    for step in range(2000):
+        metrics = {name: round((step + 1) / 7919 % 1, 4) for name in ("acc", "loss", "val_loss", "norm", "lr")}
+        journal.append(
+            [Reported(f"ab12c_{step % 50:05d}", 1, step // 50, metrics, False, timestamp=1.7e9 + step)], 1.7e9
+        )
+    journal.close()
+    assert (tmp_path / JOURNAL_NAME).stat().st_size <= 200 * 2000
 
 
 def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:

@@ -484,8 +484,7 @@ def test_an_experiment_that_is_extended_goes_on_from_its_newest_checkpoint(lab: 
     grid = lab.fit(stop={"training_iteration": 5}, checkpoint=config)
     more = tune.RunConfig(stop={"training_iteration": 8})
     again = tune.Tuner.restore(grid.experiment_path, Climber, run_config=more).fit()
-    repeated = [] if at_end else [5.0]
-    assert scores(again) == [1.0, 2.0, 3.0, 4.0, 5.0, *repeated, 6.0, 7.0, 8.0]
+    assert scores(again) == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]
     assert lab.calls()[-8 if at_end else -9 :][:2] == ["setup", "load 5" if at_end else "load 4"]
 
 
@@ -514,7 +513,7 @@ def test_a_member_whose_process_is_killed_is_made_anew_from_its_last_checkpoint(
             return super().step()
 
     grid = lab.fit(Mortal, engine="processes", failures=1, checkpoint=tune.CheckpointConfig(checkpoint_frequency=2))
-    assert scores(grid) == [1.0, 2.0, 3.0, 3.0, 4.0, 5.0]
+    assert scores(grid) == [1.0, 2.0, 3.0, 4.0, 5.0]
     assert lab.calls() == [
         *("setup", "step 1", "step 2", "save 2", "step 3"),
         *("setup", "load 2", "step 3", "step 4", "save 4", "step 5", "cleanup"),

@@ -17,10 +17,11 @@ from typing import Any
 
 import psutil
 import pytest
-from tests.helpers import climb, fit, pbt, run_script, story
+from tests.helpers import climb, fit, items, pbt, run_script, story
 
 from shoal import tune
 from shoal.core.commands import Status
+from shoal.core.events import Reported
 from shoal.errors import ConfigError, ExperimentExists, SpaceError
 from shoal.history import History
 from shoal.journal.sqlite import SQLiteJournal
@@ -498,7 +499,8 @@ def test_a_time_attr_begins_anew_when_the_function_is_entered_anew(tmp_path: Pat
         run={"failure_config": tune.FailureConfig(max_failures=1)},
     )  # fmt: skip
     assert grid.num_errors == 0
-    assert [row.report.metrics["steps"] for row in story(grid).in_order()[0].rows] == [*range(1, 5), *range(1, 8)]
+    assert [report.metrics["steps"] for report in items(grid, Reported)] == [*range(1, 5), *range(1, 8)]
+    assert [row.report.metrics["steps"] for row in story(grid).in_order()[0].rows] == [*range(1, 8)]
 
 
 def test_reserved_keys_are_noted_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

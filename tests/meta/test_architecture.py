@@ -116,9 +116,10 @@ def test_the_public_names_are_those_that_the_guide_uses_and_no_others() -> None:
         "ObjectRef", "__version__", "get", "init", "is_initialized", "put", "shutdown", "tune",
     }  # fmt: skip
     assert set(tune.__all__) == {
-        "CLIReporter", "Callback", "Checkpoint", "CheckpointConfig", "ExperimentAnalysis", "FailureConfig",
-        "JupyterNotebookReporter", "PlacementGroupFactory", "Result", "ResultGrid", "RunConfig", "Stopper", "Trainable",
-        "TuneConfig", "TuneError", "Tuner", "callback", "choice", "create_scheduler", "get_checkpoint", "get_context",
+        "CLIReporter", "Callback", "CheckApplied", "Checkpoint", "CheckpointConfig", "ExperimentAnalysis",
+        "FailureConfig", "JupyterNotebookReporter", "PlacementGroupFactory", "Result", "ResultGrid", "RunConfig",
+        "Stopper", "Trainable", "TuneConfig", "TuneError", "Tuner", "callback", "choice", "create_scheduler",
+        "get_checkpoint", "get_context",
         "grid_search", "logger", "lograndint", "loguniform", "qlograndint", "qloguniform", "qrandint", "qrandn",
         "quniform", "randint", "randn", "register_trainable", "report", "run", "sample_from", "schedulers", "stopper",
         "uniform", "with_parameters", "with_resources",

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from shoal.core.commands import CheckpointRecord, Evict, Exploit, Launch, Park, Retry, Status, Stop
-from shoal.core.events import Failed, Lost, Reported, Started
+from shoal.core.events import Failed, Lost, Opened, Reported, SavedCheckpoint, Started
+from shoal.core.limits import Limits, RetentionRules
 from shoal.history import History, full_row
 
 from .stories import NOON, Story
@@ -102,6 +103,105 @@ def test_every_row_carries_the_id_of_its_own_trial_also_after_it_copied_another(
     story.report(0, {"mean_accuracy": 0.6, "trial_id": "nor this"}, iteration=2)
     trial = story.history.trials[story.name(0)]
     assert [full_row(trial, row)["trial_id"] for row in trial.rows] == [story.name(0)] * 2
+
+
+# -------------------------------------------------------------------------------------------------- what counts no more
+
+
+def steps(story: Story, index: int) -> list[tuple[int, int]]:
+    trial = story.history.trials[story.name(index)]
+    found = [(row.generation, row.report.iteration) for row in trial.rows]
+    assert trial.counted == len(found)
+    assert trial.last == (trial.rows[-1] if trial.rows else None)
+    return found
+
+
+def test_steps_that_are_trained_again_count_once(story: Story) -> None:
+    story.report(0, save=True)
+    story.report(0)
+    story.report(0)
+    error = story.failed(0, ValueError("x"))
+    story.tell(error, Retry(error.trial_id, 1, 1, error.error))
+    assert steps(story, 0) == [(0, 1), (0, 2), (0, 3)], "they count until it is launched"
+    story.launch(0, 1, story.saved[story.name(0)])
+    assert steps(story, 0) == [(0, 1)]
+    assert story.history.results == 1
+    again = story.report(0)
+    assert steps(story, 0) == [(0, 1), (0, 2)]
+    assert story.history.trials[story.name(0)].rows[-1].report == again
+    assert story.history.trials[story.name(0)].reported == 4
+
+
+def test_without_a_checkpoint_nothing_is_left(story: Story) -> None:
+    story.report(0)
+    story.report(1)
+    story.fail_and_retry(0, ValueError("x"))
+    assert steps(story, 0) == []
+    assert story.history.trials[story.name(0)].iteration == 0
+    assert steps(story, 1) == [(0, 1)]
+    assert story.history.results == 1
+
+
+def test_results_from_before_an_exploit_stay_and_those_after_it_go_with_their_weights(story: Story) -> None:
+    story.report(1, save=True)
+    for _ in range(3):
+        story.report(0, save=True)
+    copied = story.saved[story.name(1)]
+    story.exploit(0, 1)
+    assert steps(story, 0) == [(0, 1), (0, 2), (0, 3)]
+    for step in (2, 3):
+        story.report(0, iteration=step)
+    story.launch(0, 1, copied)
+    assert steps(story, 0) == [(0, 1), (0, 2), (0, 3)]
+    story.report(0, iteration=2, save=True)
+    story.report(0, iteration=3)
+    story.launch(0, 2, story.saved[story.name(0)])
+    assert steps(story, 0) == [(0, 1), (0, 2), (0, 3), (1, 2)]
+    assert story.history.results == 5
+
+
+def test_a_trial_that_is_launched_where_it_stands_loses_nothing(story: Story) -> None:
+    """It was evicted, its process was lost while it was parked, or its config was changed."""
+    story.report(0, save=True)
+    story.report(0, save=True)
+    story.park(0)
+    story.tell(Evict(story.name(0), 1))
+    story.launch(0, 2, story.saved[story.name(0)])
+    assert steps(story, 0) == [(0, 1), (0, 2)]
+
+
+def test_a_trial_that_begins_anew_has_only_its_new_life(story: Story) -> None:
+    story.report(1, save=True)
+    story.report(0)
+    story.exploit(0, 1)
+    story.report(0, iteration=2, save=True)
+    story.fail(0, ValueError("x"))
+    story.tell(Opened(Limits(), RetentionRules(), anew=(story.name(0),)))
+    assert steps(story, 0) == []
+    story.launch(0)
+    story.report(0)
+    assert steps(story, 0) == [(1, 1)]
+    assert story.history.results == 2
+
+
+def test_a_history_without_rows_counts_the_same_ones(tmp_path: Path) -> None:
+    whole, short = Story(tmp_path), Story(tmp_path, keep_rows=False)
+    for story in (whole, short):
+        story.add_usual(2)
+        story.report(1, save=True, checkpoint=SavedCheckpoint(0, "d1935", 1))
+        story.report(0)
+        story.exploit(0, 1)
+        for step in (2, 3):
+            story.report(0, iteration=step)
+        story.launch(0, 1, story.saved[story.name(1)])
+        story.launch(1, 1, story.saved[story.name(1)])
+        story.report(1)
+    assert short.history.results == whole.history.results == 3
+    for one, other in zip(short.history.in_order(), whole.history.in_order(), strict=True):
+        assert (one.last, one.counted, one.reported) == (other.last, other.counted, other.reported)
+        assert one.rows == []
+        assert one.last is not None
+        assert one.last.before is None
 
 
 # -------------------------------------------------------------------------------------------------------- late records

@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 from tests.simulation.scenarios import Scenario, drawn_scenario
 
-from shoal.core.commands import Reconfigure, Retry
+from shoal.core.commands import Reconfigure, Retry, Status
 from shoal.core.events import Config, Opened
 from shoal.core.limits import Limits, RetentionRules
 from shoal.errors import ConfigError, ResultError
@@ -163,8 +163,9 @@ def test_steps_that_a_retry_repeats_count_once(story: Story) -> None:
     train(story, 0, 3, 4)
     error = story.failed(0, RuntimeError("twice"))
     story.tell(error, Retry(error.trial_id, 2, 2, error.error))
-    story.launch(0, 2, story.saved[story.name(1)])
     assert parts(story, 0)[-1] == (0, 3, 4, 0.5, "1/1", "1")
+    story.launch(0, 2, story.saved[story.name(1)])
+    assert parts(story, 0) == [(0, 1, 3, 0.1, None, None)], "its last result is from before it copied"
     story.report(0, iteration=3)
     assert parts(story, 0) == [(1, 1, 2, 0.2, None, None), (0, 3, 3, 0.5, "1/1", "1")]
 
@@ -177,7 +178,7 @@ def test_a_report_that_the_news_of_a_crash_has_overtaken_counts_for_nothing(stor
     trial = story.history.trials[story.name(0)]
     assert [row.report.iteration for row in trial.rows] == [1]
     assert list(trial.checkpoints) == [0]
-    story.launch(0, 1)
+    story.launch(0, 1, replace(story.saved[trial.trial_id], id=f"{trial.trial_id}/checkpoint_000000", number=0))
     story.report(0, iteration=2)
     assert [row.report.iteration for row in trial.rows] == [1, 2]
 
@@ -257,6 +258,53 @@ def test_a_trial_that_was_copied_can_change_its_config_too(story: Story) -> None
         (1, 2, 0.5, None),
         (0, 3, 0.6, "1"),
     ]
+
+
+# ------------------------------------------------------------------------------------- back to an older checkpoint
+
+
+def test_a_trial_that_goes_on_from_an_older_checkpoint_than_its_change_is_told_from_there(story: Story) -> None:
+    """The newer ones are damaged."""
+    train(story, 0, 1, 2)
+    older = story.saved[story.name(0)]
+    train(story, 0, 3)
+    reconfigure(story, 0, lr=0.5)
+    train(story, 0, 4)
+    story.lose(0)
+    story.launch(0, 2, older)
+    story.report(0, iteration=3)
+    assert parts(story, 0) == [(0, 1, 2, 0.1, None, None), (0, 3, 3, 0.5, "0/1", None)]
+    assert lrs(result(story, 0).schedule()) == [(0, 0.1), (2, 0.5)]
+
+
+def test_a_trial_that_goes_on_from_an_older_checkpoint_of_its_donor_is_told_from_there(story: Story) -> None:
+    train(story, 1, 1, 2)
+    older = story.saved[story.name(1)]
+    train(story, 1, 3)
+    story.exploit(0, 1, lr=0.5)
+    story.report(0, iteration=4)
+    story.launch(0, 2, older)
+    train(story, 0, 3)
+    assert parts(story, 0) == [(1, 1, 2, 0.2, None, None), (0, 3, 3, 0.5, "1/1", "1")]
+    story.exploit(2, 0, lr=0.6)
+    story.report(2, iteration=4)
+    assert [part[:3] for part in parts(story, 2)] == [(1, 1, 2), (0, 3, 3), (2, 4, 4)]
+
+
+def test_a_trial_that_goes_on_from_before_it_copied_has_no_donor(story: Story) -> None:
+    train(story, 0, 1, 2)
+    own = story.saved[story.name(0)]
+    train(story, 1, 1)
+    story.exploit(0, 1, lr=0.5)
+    train(story, 0, 2, 3)
+    story.launch(0, 2, own)
+    story.report(0, iteration=3)
+    assert parts(story, 0) == [(0, 1, 2, 0.1, None, None), (0, 3, 3, 0.5, "0/1", None)]
+    trial = story.history.trials[story.name(0)]
+    assert [(row.generation, row.report.iteration) for row in trial.rows] == [(0, 1), (0, 2), (1, 3)]
+    story.launch(0)
+    story.report(0, iteration=1)
+    assert parts(story, 0) == [(0, 1, 1, 0.5, None, None)]
 
 
 # ----------------------------------------------------------------------------------------------------------- as tables
@@ -420,7 +468,8 @@ def check_ancestors(scenario: Scenario, history: History) -> None:
             assert before.last_step + 1 == after.first_step
             assert after.checkpoint is not None
             assert after.checkpoint.startswith(before.trial_id)
-            assert after.donor_id == before.trial_id
+            # Where what it copied is damaged, it may have gone back to a checkpoint of its own from before.
+            assert after.donor_id == (None if before.trial_id == after.trial_id else before.trial_id)
         configs = [segment.config for segment in lineage for _ in range(segment.steps)]
         schedule = schedule_of(lineage)
         assert len(configs) == row.report.iteration
@@ -462,6 +511,9 @@ def check_replay(scenario: Scenario, trial: TrialHistory, history: History) -> N
         faults=faults_of(scenario),
     ).run()
     (replayed,) = history_of(again).in_order()
+    if replayed.status is Status.ERROR:
+        assert "is damaged" in replayed.reason  # and there was none before it
+        return
     assert replayed.last is not None
     assert repr(replayed.last.report.metrics) == repr(trial.last.report.metrics)
     assert replayed.iteration == trial.iteration

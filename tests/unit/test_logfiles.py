@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import os
@@ -14,10 +15,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from shoal.core.commands import Status, Stop
+from shoal.core.commands import Launch, Status, Stop
+from shoal.core.events import Opened
+from shoal.core.limits import Limits, RetentionRules
 from shoal.history import History
-from shoal.sinks import LogFiles
+from shoal.sinks import LogFiles, files
 
 from .stories import Story
 
@@ -194,6 +199,109 @@ def test_the_order_of_keys_may_change_between_results(story: Story) -> None:
     story.report(0, {"a": 1, "b": 2})
     story.report(0, {"b": 4, "a": 3})
     assert [row[:2] for row in table(story)] == [["a", "b"], ["1", "2"], ["3", "4"]]
+
+
+# ----------------------------------------------------------------------------------------------- a trial that goes back
+
+
+def test_steps_that_are_trained_again_are_there_once(story: Story) -> None:
+    story.report(0, {"mean_accuracy": 0.1}, save=True)
+    for score in (0.2, 0.3):
+        story.report(0, {"mean_accuracy": score})
+    story.launch(0, 1, story.saved[story.name(0)])
+    assert [line["mean_accuracy"] for line in results(story)] == [0.1]
+    assert len(table(story)) == 2
+    story.report(0, {"mean_accuracy": 0.25})
+    assert [line["mean_accuracy"] for line in results(story)] == [0.1, 0.25]
+    assert [row[0] for row in table(story)] == ["mean_accuracy", "0.1", "0.25"]
+
+
+def test_what_goes_and_what_comes_in_one_batch_is_told_apart(story: Story) -> None:
+    story.report(0, {"mean_accuracy": 0.1}, save=True)
+    story.report(0, {"mean_accuracy": 0.2})
+    saved = story.saved[story.name(0)]
+    late = story.reported(0, {"mean_accuracy": 0.3}, iteration=3)
+    again = story.reported(0, {"mean_accuracy": 0.25, "new": 1}, iteration=2, launch=2)
+    story.tell(late, Launch(story.name(0), 2, 0, {}, saved, 1, 1.0, 1, None, True), again)
+    assert [line["mean_accuracy"] for line in results(story)] == [0.1, 0.25]
+    header, *rows = table(story)
+    assert [(row[0], row[header.index("new")]) for row in rows] == [("0.1", ""), ("0.25", "1")]
+
+
+def test_without_a_checkpoint_the_files_are_left_with_nothing_but_a_header(story: Story) -> None:
+    for _ in range(3):
+        story.report(0, USUAL)
+    story.fail_and_retry(0, ValueError("x"))
+    assert results(story) == []
+    assert (folder_of(story) / "progress.csv").read_text() == HEADER + "\n"
+    before = (folder_of(story) / "progress.csv").stat()
+    story.report(0, USUAL)
+    assert (folder_of(story) / "progress.csv").stat().st_ino == before.st_ino, "whoever reads along goes on reading"
+    assert len(results(story)) == len(table(story)) - 1 == 1
+
+
+def test_a_result_that_goes_in_the_batch_in_which_it_came_leaves_the_files_of_a_trial_that_reported(
+    story: Story,
+) -> None:
+    story.tell(story.reported(0, USUAL), Launch(story.name(0), 2, 0, {}, None, 0, 0.0, 0, None, True))
+    assert results(story) == []
+    assert (folder_of(story) / "progress.csv").read_text() == HEADER + "\n"
+
+
+def test_a_trial_that_begins_anew_has_the_results_of_its_new_life(story: Story) -> None:
+    story.report(0, USUAL, save=True)
+    story.fail(0, ValueError("x"))
+    story.tell(Opened(Limits(), RetentionRules(), anew=(story.name(0),)))
+    assert results(story) == []
+    story.launch(0)
+    story.report(0, {"mean_accuracy": 0.5})
+    assert [line["mean_accuracy"] for line in results(story)] == [0.5]
+
+
+def test_after_a_crash_no_result_that_was_undone_is_left(story: Story) -> None:
+    story.report(0, USUAL)
+    story.fail_and_retry(0, ValueError("x"))
+    story.close()
+    (folder_of(story) / "result.json").write_text('{"mean_accuracy": 0.0861}\n{"torn')
+    (folder_of(story) / "progress.csv").write_text(HEADER + "\n0.5,")
+    again = LogFiles()
+    again.start(story.info, story.folder, History.of(story.journal.read()))
+    again.close()
+    assert results(story) == []
+    assert (folder_of(story) / "progress.csv").read_text() == HEADER + "\n"
+
+
+@given(
+    rows=st.lists(st.lists(st.text('ab",\n\r ü', max_size=5), min_size=2, max_size=2), max_size=30),
+    count=st.integers(0, 31),
+    block=st.integers(1, 20),
+)
+def test_the_last_rows_of_a_table_are_cut_wherever_lines_break(
+    rows: list[list[str]], count: int, block: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    def text(some: list[list[str]]) -> str:
+        lines = io.StringIO()
+        csv.writer(lines, lineterminator="\n").writerows(some)
+        return lines.getvalue()
+
+    path = tmp_path_factory.mktemp("table") / "progress.csv"
+    path.write_text(text(rows), encoding="utf-8", newline="")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "_BLOCK", block)
+        files.cut_rows(path, count, quoted=True)
+    assert path.read_bytes().decode() == text(rows[: max(0, len(rows) - count)])
+
+
+def test_the_last_lines_are_cut_in_blocks_and_a_file_that_is_not_there_stays_away(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    files.cut_rows(path, 3)
+    assert not path.exists()
+    lines = [json.dumps({"text": 'a "quoted"\n' * 1000, "step": step}) + "\n" for step in range(100)]
+    path.write_text("".join(lines))
+    files.cut_rows(path, 60)
+    assert path.read_text() == "".join(lines[:40])
+    files.cut_rows(path, 60)
+    assert path.read_text() == ""
 
 
 # ----------------------------------------------------------------------------------------------------------- error.txt

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tests.helpers import climb, fit, pbt
 
 import shoal
-from shoal.core.commands import CheckpointRecord, Command, Exploit, Launch, Notice, Reconfigure, Status
+from shoal.core.commands import CheckpointRecord, Command, Exploit, FallBack, Launch, Notice, Reconfigure, Status
 from shoal.core.events import Config
 from shoal.core.policy import Change, Proceed
 from shoal.core.population import Population
@@ -530,7 +530,7 @@ def test_a_change_at_the_last_step_or_after_it_never_comes() -> None:
     assert not changes(result)
 
 
-@pytest.mark.parametrize("fault", [fault for fault in Fault if fault is not Fault.RETURN])
+@pytest.mark.parametrize("fault", [fault for fault in Fault if fault not in (Fault.RETURN, Fault.DAMAGE)])
 @pytest.mark.parametrize("saves", [{"checkpoint_every": 1}, {"checkpoint_every": 0, "saves_when_needed": True}])
 def test_whatever_fails_on_the_way_the_outcome_is_the_same(fault: Fault, saves: dict[str, Any]) -> None:
     struck = 0
@@ -541,6 +541,21 @@ def test_whatever_fails_on_the_way_the_outcome_is_the_same(fault: Fault, saves: 
         assert [change.iteration for change in changes(result)] == [2, 5, 11]
         struck += len(result.of_kind(Launch)) > 4
     assert struck > 10 or fault is Fault.CRASH_PARKED  # it has the machine for itself, so it is never parked
+
+
+def test_a_replay_that_falls_back_behind_a_change_does_not_change_too_early() -> None:
+    fell = failed = 0
+    for seed in range(60):
+        faults = random_faults(seed, {Fault.DAMAGE: 0.4})
+        result = replayed(2, 5, 11, max_failures=-1, faults=faults, seed=seed, checkpoint_every=1)
+        fell += len(result.of_kind(FallBack))
+        if set(result.statuses.values()) == {Status.ERROR}:
+            failed += 1  # there was no older checkpoint that was whole
+            continue
+        assert trained(result) == [0] * 2 + [1] * 3 + [2] * 6 + [3]
+        assert sorted({change.iteration for change in changes(result)}) in ([2, 5, 11], [2, 11], [5, 11], [11])
+    assert fell > 30
+    assert failed < 30
 
 
 def test_the_engine_refuses_a_change_that_would_lose_work() -> None:

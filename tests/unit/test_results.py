@@ -395,6 +395,48 @@ def test_a_dataframe_has_every_result_with_nested_keys_and_configs_flattened(sto
     assert frame["val/loss"].isna().tolist() == [False, True]
     assert frame["trial_id"].unique().tolist() == ["40bd6_00000"]
     assert not [name for name in frame.columns if name in ("config", "val")]
+    assert frame["generation"].tolist() == [0, 1]
+
+
+def test_a_dataframe_needs_no_deduplication(story: Story) -> None:
+    story.report(1, {"mean_accuracy": 0.8}, save=True)
+    for score in (0.1, 0.2, 0.3):
+        story.report(0, {"mean_accuracy": score}, save=score == 0.1)
+    story.launch(0, 1, story.saved[story.name(0)])  # it was killed, and trains two steps again
+    for score in (0.25, 0.35):
+        story.report(0, {"mean_accuracy": score})
+    story.exploit(0, 1)
+    story.report(0, {"mean_accuracy": 0.9}, iteration=2)
+    grid = grid_of(story)
+    frame = grid[0].metrics_dataframe
+    assert frame is not None
+    told = frame[["generation", "training_iteration", "mean_accuracy"]].values.tolist()
+    assert told == [[0, 1, 0.1], [0, 2, 0.25], [0, 3, 0.35], [1, 2, 0.9]]
+    assert not frame.duplicated(["generation", "training_iteration"]).any()
+    assert grid[0].learning_curve()["mean_accuracy"].tolist() == [0.8, 0.9]
+
+
+def test_what_was_undone_is_nobodys_best(story: Story) -> None:
+    for score in (0.1, 0.9):
+        story.report(0, {"mean_accuracy": score}, save=score == 0.1)
+    story.report(1, {"mean_accuracy": 0.5})
+    story.launch(0, 1, story.saved[story.name(0)])
+    story.report(0, {"mean_accuracy": 0.3})
+    grid = grid_of(story)
+    assert grid.get_best_result(scope="all").trial_id == story.name(1)
+    assert grid.get_best_result(mode="min", scope="avg").trial_id == story.name(0)
+    assert grid.get_dataframe("mean_accuracy")["mean_accuracy"].tolist() == [0.3, 0.5]
+
+
+def test_a_metric_keeps_its_name_where_a_column_of_the_tables_is_called_like_it(story: Story) -> None:
+    story.report(0, {"mean_accuracy": 0.1, "generation": 7})
+    story.report(0, {"mean_accuracy": 0.2, "trial": "x"})
+    frame, curve = grid_of(story)[0].metrics_dataframe, grid_of(story)[0].learning_curve()
+    assert frame is not None
+    assert frame["trial/generation"].tolist() == curve["trial/generation"].tolist() == [0, 0]
+    assert frame["generation"].tolist()[0] == curve["generation"].tolist()[0] == 7
+    assert curve["trial/trial"].tolist() == [0, 0]
+    assert curve["trial"].tolist()[1] == "x"
 
 
 def test_no_row_is_lost_between_reports_and_dataframe(story: Story) -> None:
@@ -419,6 +461,7 @@ def test_the_guides_plotting_code_works(story: Story) -> None:
     df = results_grid[1].metrics_dataframe
     assert df is not None
     assert len(df) == 7
+    assert not df.duplicated(["generation", "training_iteration"]).any()
     df = df.drop_duplicates(subset="training_iteration", keep="last")
     assert df["mean_accuracy"].tolist()[-1] == 0.5
     assert len(df) == 6
@@ -468,6 +511,8 @@ def test_without_pandas_the_error_says_what_to_install(story: Story, monkeypatch
     monkeypatch.setattr(builtins, "__import__", without_pandas)
     with pytest.raises(ImportError, match=r"pip install 'shoal\[pandas\]'"):
         _ = grid[0].metrics_dataframe
+    with pytest.raises(ImportError, match=r"pip install 'shoal\[pandas\]'"):
+        grid[0].learning_curve()
     assert grid.get_best_result().metrics["mean_accuracy"] == 0.5
 
 

@@ -394,12 +394,12 @@ def test_after_a_crash_the_file_is_completed(story: Story) -> None:
 
 
 def test_a_trial_that_ended_and_goes_on_is_told_on(story: Story) -> None:
-    story.report(0)
+    story.report(0, save=True)
     story.finish(0)
     story.close()
     again = restored(story)
     again.history.trials[again.name(0)].status = TrialStatus.PAUSED
-    again.launch(0)
+    again.launch(0, 1, again.saved[again.name(0)])
     again.report(0)
     again.finish(0)
     again.close()

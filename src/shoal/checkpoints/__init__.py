@@ -134,7 +134,7 @@ class Checkpoint:
             return {}
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"Checkpoint.get_metadata: {path} is no JSON: {error}.") from error
         if not isinstance(found, dict):
             raise ConfigError(f"Checkpoint.get_metadata: {path} must hold a JSON object, but holds {found!r:.100}.")

@@ -8,6 +8,7 @@ linked, so overwriting them later changes nothing.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
@@ -18,7 +19,7 @@ from ..core.commands import checkpoint_name
 from ..core.events import SavedCheckpoint
 from ..errors import ReportError, StorageError
 
-__all__ = ["checkpoint_name", "commit", "delete", "digest_of", "measure", "write"]
+__all__ = ["checkpoint_name", "commit", "damage", "delete", "digest_of", "is_full", "measure", "write"]
 
 _CHUNK = 1 << 20
 
@@ -83,9 +84,35 @@ def write(make: Callable[[Path], tuple[str, int]], trial_folder: Path, number: i
     return SavedCheckpoint(number=number, digest=digest, size=size)
 
 
+def is_full(error: BaseException) -> bool:
+    """Return whether an error, or what led to it, says that there is no room on a disk."""
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        # torch.save loses the number of the error that it meets on its way.
+        if isinstance(cause, RuntimeError) and "PytorchStreamWriter failed writing file" in str(cause):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
+
+
 def measure(folder: Path) -> tuple[str, int]:
     """Return the digest of a folder's files and their size in bytes."""
     return digest_of(folder), sum(path.stat().st_size for _, path in _files(folder) if path.is_file())
+
+
+def damage(folder: Path, digest: str) -> str | None:
+    """Return what is wrong with a committed checkpoint, in words; None where its files have the digest."""
+    if not folder.is_dir():
+        return f"{folder} is gone"
+    try:
+        found = digest_of(folder)
+    except (OSError, ReportError) as error:
+        return f"its files cannot be read: {error}"
+    return None if found == digest else f"its files have the digest {found[:12]}... instead of {digest[:12]}..."
 
 
 def delete(trial_folder: Path, number: int) -> None:

@@ -209,6 +209,8 @@ class FallBack:
     checkpoint: CheckpointRecord
     """The one before."""
     reason: str
+    config: Config | None = None
+    """The config that the trial goes on with; None: the one that it has."""
 
 
 @dataclass(frozen=True, slots=True)

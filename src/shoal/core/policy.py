@@ -79,6 +79,13 @@ class Policy(Protocol):
         """A checkpoint turned out to be damaged: nobody may copy it any more."""
         ...
 
+    def fell_back(self, trial_id: str, checkpoint: CheckpointRecord) -> Config | None:
+        """A trial goes on from an older checkpoint, because a newer one is damaged.
+
+        Return the config that it goes on with, or None to leave it as it is.
+        """
+        ...
+
     def decide(self, trial_id: str, time: float, score: float | None) -> list[Decision]:
         """A trial waits at its boundary, with the score that it just reported."""
         ...

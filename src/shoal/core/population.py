@@ -495,7 +495,9 @@ class Population(Slots):
             )
             return
         trial.older = tuple(older[:-1])
-        self._out.append(FallBack(trial.trial_id, trial.launch, damaged.id, older[-1], reason))
+        config = self.policy.fell_back(trial.trial_id, older[-1])
+        self._out.append(FallBack(trial.trial_id, trial.launch, damaged.id, older[-1], reason, config))
+        trial.config = trial.config if config is None else config
         self._restore_from(trial, older[-1])
         trial.rewind()
         self._release(trial)
@@ -577,6 +579,8 @@ class Population(Slots):
                 wrong = f"would restore from {trial.restore.id}, which was deleted"
             if wrong is not None:
                 raise self._invalid(trial, None, wrong)
+        if self._residents != sum(trial.resident for trial in self.trials.values()):
+            raise InvalidTransition(f"{self._residents} residents are counted")
         if self._live != sum(not trial.status.ended for trial in self.trials.values()):
             raise InvalidTransition(f"{self._live} live trials are counted")
         if self._live and not self.running and self.stopping is None:

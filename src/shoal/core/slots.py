@@ -233,8 +233,6 @@ class Slots:
             raise InvalidTransition(
                 f"slots {sorted(taken)} taken and {sorted(self._free)} free are not all slots, each once"
             )
-        if self._residents != sum(trial.resident for trial in self.trials.values()):
-            raise InvalidTransition(f"{self._residents} residents are counted")
         queued = [trial for trial in self.trials.values() if trial.queued]
         if queued and self._free and len(set(self.limits.devices)) == 1 and self.stopping is None:
             raise InvalidTransition("a slot is free although a trial waits for one")

@@ -6,7 +6,7 @@ import time
 from abc import ABC, abstractmethod
 from pathlib import Path
 
-from ..core.commands import Exploit, Notice, Reconfigure, Retry, Stop
+from ..core.commands import Exploit, FallBack, Notice, Reconfigure, Retry, Stop
 from ..core.commands import Status as TrialStatus
 from ..core.events import Reported
 from ..experiment import ExperimentInfo
@@ -93,6 +93,10 @@ class StatusBase(ABC):
         if isinstance(item, Reported):
             if self.verbose >= RESULTS:
                 self._result(item)
+        elif isinstance(item, Exploit) and item.failed is not None:
+            text = _sentence(failure_line(self.history.trials[item.trial_id]))
+            donor = self.history.trials[item.donor_id]
+            self.say(f"{text} It goes on as a copy of {donor.name}, iteration {item.checkpoint.iteration}.", "error")
         elif isinstance(item, Exploit):
             self.exploited(item)
         elif isinstance(item, Reconfigure):
@@ -104,6 +108,12 @@ class StatusBase(ABC):
             text = _sentence(failure_line(self.history.trials[item.trial_id]))
             again = f"from iteration {item.iteration}" if item.iteration else "from the start"
             self.say(f"{text} Failure {item.failures}; it is tried again {again}.", "error")
+        elif isinstance(item, FallBack):
+            name = self.history.trials[item.trial_id].name
+            self.note(
+                f"{name} was to go on from {item.damaged}, which is damaged: {item.reason}. It goes on from "
+                f"{item.checkpoint.id}, iteration {item.checkpoint.iteration}."
+            )
         elif isinstance(item, Stop) and item.status is TrialStatus.ERROR:
             self._failed(self.history.trials[item.trial_id])
 

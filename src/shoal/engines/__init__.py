@@ -1,23 +1,27 @@
 """Engines carry out what the core has decided, and tell what happens. The seam: :class:`Engine`.
 
 ``processes`` runs members in processes of this machine (the default), ``inline`` one at a time in the driver's own
-process, for debugging. A third-party engine implements the same five methods.
+process, for debugging. A third-party engine implements the same methods.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from ..core.commands import Continue, Evict, Launch, Save, Stop
+from ..applied import CheckApplied
+from ..core.commands import Continue, Evict, Launch, Save, Stop, WindUp
 from ..core.events import Event
 from ..core.reports import ReportRules
 from ..worker.wire import MemberInfo
 
-__all__ = ["Engine", "EngineCommand", "EngineSetup"]
+__all__ = ["Engine", "EngineCommand", "EngineSetup", "grace_s"]
 
-EngineCommand = Launch | Continue | Save | Evict | Stop
+_DEFAULT_GRACE_S = 20.0
+
+EngineCommand = Launch | Continue | Save | WindUp | Evict | Stop
 """The commands that an engine carries out; the others are bookkeeping."""
 
 
@@ -37,6 +41,20 @@ class EngineSetup:
     """Called with a member's name and a line that it printed."""
     log_to_file: bool = True
     """Whether what a member prints is also written to ``output.log`` in its folder."""
+    applied: CheckApplied | None = field(default_factory=CheckApplied)
+    """How members check that optimizers use the config's values; None: not at all."""
+
+
+def grace_s() -> float:
+    """Return how many seconds a member has to come to its next report, where the run is interrupted.
+
+    From the environment variable ``SHOAL_GRACE_S``; 20 where it is not set, or no number.
+    """
+    try:
+        given = float(os.environ.get("SHOAL_GRACE_S", ""))
+    except ValueError:
+        return _DEFAULT_GRACE_S
+    return given if given >= 0 else _DEFAULT_GRACE_S
 
 
 class Engine(Protocol):
@@ -62,6 +80,10 @@ class Engine(Protocol):
             command: what to do.
             checkpoint: for a ``Launch``, the path of the checkpoint's folder, or None.
         """
+        ...
+
+    def kill(self, trial_id: str, reason: str) -> None:
+        """End the process of a trial at once, for a reason that its ``Lost`` tells. One that has none is no error."""
         ...
 
     def poll(self, timeout: float) -> list[Event]:

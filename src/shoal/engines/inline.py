@@ -12,12 +12,12 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from ..core.commands import Continue, Launch, Save
+from ..core.commands import Continue, Launch, Save, WindUp
 from ..core.events import Event, Failed, Lost, StopAsked
 from ..worker.main import run_member
 from ..worker.session import SWALLOWED, Session, set_current_session
 from ..worker.wire import Enter, Go, Leave, MemberInfo, SaveNow
-from . import EngineCommand, EngineSetup
+from . import EngineCommand, EngineSetup, grace_s
 
 __all__ = ["InlineEngine"]
 
@@ -31,6 +31,8 @@ class _Port:
     events: queue.SimpleQueue[Event]
     trial_id: str
     inbox: queue.SimpleQueue[Any] = field(default_factory=queue.SimpleQueue)
+    winds_up: Lost | None = None
+    """What is told when it has left, where it was asked to leave with its next report."""
 
     def send(self, message: Any) -> None:
         self.events.put(message)
@@ -55,6 +57,7 @@ class _Port:
 class _Member:
     port: _Port
     thread: threading.Thread
+    launch: int = 0
 
 
 class InlineEngine:
@@ -65,6 +68,8 @@ class InlineEngine:
         self._infos: dict[str, MemberInfo] = {}
         self._members: dict[str, _Member] = {}
         self._left: list[threading.Thread] = []
+        self._winding_up: list[tuple[float, Lost]] = []
+        """When members that were asked to leave with their next report are waited for no longer."""
         self._setup: EngineSetup | None = None
         self._outer: Session | None = None
 
@@ -83,20 +88,39 @@ class InlineEngine:
         if isinstance(command, Launch):
             if command.fresh:
                 self._members[command.trial_id] = self._start(self._infos[command.trial_id])
+            self._members[command.trial_id].launch = command.launch
             self._members[command.trial_id].port.inbox.put(Enter(command, checkpoint))
         elif isinstance(command, Continue):
             self._members[command.trial_id].port.inbox.put(Go(command.until))
         elif isinstance(command, Save):
             self._members[command.trial_id].port.inbox.put(SaveNow())
+        elif isinstance(command, WindUp):
+            lost = Lost(command.trial_id, command.launch, "it did not come to its next report")
+            self._winding_up.append((time.monotonic() + grace_s(), lost))
+            port = self._members[command.trial_id].port
+            port.winds_up = lost
+            port.inbox.put(Leave(counts=True))
         else:
             member = self._members.pop(command.trial_id, None)
             if member is not None:
                 member.port.inbox.put(Leave())
                 self._left.append(member.thread)
 
+    def kill(self, trial_id: str, reason: str) -> None:
+        """Have a trial no longer be waited for: a thread cannot be killed, and leaves with its next report."""
+        member = self._members.pop(trial_id, None)
+        if member is not None:
+            member.port.inbox.put(Leave())
+            self._left.append(member.thread)
+            self._events.put(Lost(trial_id, member.launch, reason))
+
     def poll(self, timeout: float) -> list[Event]:
         """Return what has happened; wait at most ``timeout`` seconds for the first event."""
         events: list[Event] = []
+        now = time.monotonic()
+        for entry in [entry for entry in self._winding_up if entry[0] <= now]:
+            self._winding_up.remove(entry)
+            self._events.put(entry[1])
         try:
             events.append(self._events.get(timeout=timeout))
             while True:
@@ -122,9 +146,13 @@ class InlineEngine:
         setup = self._setup
         assert setup is not None
         port = _Port(self._events, info.trial_id)
-        session = Session(port, info, setup.rules, setup.experiment, setup.cpus, setup.gpus)
-        thread = threading.Thread(
-            target=run_member, args=(port, session, setup.trainable, None), name=f"shoal-{info.name}", daemon=True
-        )
+        session = Session(port, info, setup.rules, setup.experiment, setup.cpus, setup.gpus, setup.applied)
+
+        def live() -> None:
+            run_member(port, session, setup.trainable, None)
+            if port.winds_up is not None:
+                self._events.put(port.winds_up)
+
+        thread = threading.Thread(target=live, name=f"shoal-{info.name}", daemon=True)
         thread.start()
         return _Member(port, thread)

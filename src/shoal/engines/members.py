@@ -67,6 +67,8 @@ class MemberProcess:
     """It was told to leave; what it says is of no interest any more."""
     deadline: float = math.inf
     """When it is killed if it is still there, by ``time.monotonic()``."""
+    killed_for: str | None = None
+    """Why the driver had it killed, or None."""
     closed: bool = False
     outbox: bytearray = field(default_factory=bytearray)
     _frames: FrameReader = field(default_factory=FrameReader)

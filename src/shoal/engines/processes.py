@@ -24,7 +24,7 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
-from ..core.commands import Continue, Launch, Save
+from ..core.commands import Continue, Launch, Save, WindUp
 from ..core.events import Event, Failed, Lost
 from ..errors import EngineError
 from ..worker.nursery import THREAD_VARIABLES, Exited, Forked, LoadFailed, Ready
@@ -41,8 +41,9 @@ from ..worker.wire import (
     frame,
     heavy_frame,
 )
-from . import EngineCommand, EngineSetup
+from . import EngineCommand, EngineSetup, grace_s
 from .members import MemberProcess
+from .memory import OutOfMemory
 from .pickling import pickle_config, pickle_trainable
 
 __all__ = ["ProcessEngine"]
@@ -76,6 +77,7 @@ class ProcessEngine:
         """Requests to the warm parent that it has not taken yet, with the file descriptors that go along."""
         self._postponed: list[tuple[Launch, str | None]] = []
         """Launches into a slot that a process has still to leave."""
+        self._memory = OutOfMemory()
         self._ready: deque[Event] = deque()
         """Events that did not come from a poll."""
 
@@ -172,6 +174,8 @@ class ProcessEngine:
             self._tell(command.trial_id, command.launch, command.slot, frame(Go(command.until)))
         elif isinstance(command, Save):
             self._tell(command.trial_id, command.launch, None, frame(SaveNow()))
+        elif isinstance(command, WindUp):
+            self._wind_up(command)
         else:
             self._postponed = [entry for entry in self._postponed if entry[0].trial_id != command.trial_id]
             member = self._members.pop(command.trial_id, None)
@@ -263,6 +267,25 @@ class ProcessEngine:
             if self._selector.get_key(member.sock).events != wanted:
                 self._selector.modify(member.sock, wanted, member)
 
+    def _wind_up(self, command: WindUp) -> None:
+        """Have a member leave with its next report. What it still says is listened to, and how it ended is an event."""
+        waiting = [launch for launch, _ in self._postponed if launch.trial_id == command.trial_id]
+        self._postponed = [entry for entry in self._postponed if entry[0].trial_id != command.trial_id]
+        if waiting:
+            self._ready.append(Lost(command.trial_id, command.launch, "it had not been started yet"))
+            return
+        self._tell(command.trial_id, command.launch, None, frame(Leave(counts=True)))
+        if (member := self._members.get(command.trial_id)) is not None:
+            member.deadline = time.monotonic() + grace_s()
+
+    def kill(self, trial_id: str, reason: str) -> None:
+        """End the process of a trial at once."""
+        member = self._members.get(trial_id)
+        if member is not None and not member.leaving:
+            member.killed_for = reason
+            member.deadline = 0.0  # also where its number is not known yet
+            self._kill_overdue()
+
     def _dismiss(self, member: MemberProcess) -> None:
         member.leaving = True
         member.deadline = time.monotonic() + _GRACE_S
@@ -314,9 +337,20 @@ class ProcessEngine:
                 member.pid = message.pid
             elif isinstance(message, Exited):
                 self._drain(member, events)
-                self._gone(member, message.reason or _how_it_ended(message.status))
+                reason = member.killed_for or message.reason or self._how_it_ended(message.status)
+                self._gone(member, reason)
                 events.extend(self._ready)
                 self._ready.clear()
+
+    def _how_it_ended(self, status: int) -> str:
+        code = os.waitstatus_to_exitcode(status)
+        if code == CANNOT_LEAVE:
+            return "it catches BaseException around tune.report and could not be stopped otherwise; catch Exception"
+        if code >= 0:
+            return f"its process exited with code {code}; its output.log may tell why"
+        name = signal.Signals(-code).name if -code in signal.Signals.__members__.values() else f"signal {-code}"
+        hint = f"; {self._memory.hint()}" if -code == signal.SIGKILL else ""
+        return f"its process was killed by {name}{hint}"
 
     def _drain(self, member: MemberProcess, events: list[Event]) -> None:
         """Read what a dead member had still sent and printed."""
@@ -424,17 +458,6 @@ def _is_open(fd: int) -> bool:
     except OSError:
         return False
     return True
-
-
-def _how_it_ended(status: int) -> str:
-    code = os.waitstatus_to_exitcode(status)
-    if code == CANNOT_LEAVE:
-        return "it catches BaseException around tune.report and could not be stopped otherwise; catch Exception instead"
-    if code >= 0:
-        return f"its process exited with code {code}; its output.log may tell why"
-    name = signal.Signals(-code).name if -code in signal.Signals.__members__.values() else f"signal {-code}"
-    hint = "; possibly the machine was out of memory" if -code == signal.SIGKILL else ""
-    return f"its process was killed by {name}{hint}"
 
 
 def _kill_group(pid: int | None) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import importlib.util
+import math
 import os
 import zlib
 from functools import lru_cache
@@ -167,8 +168,6 @@ def _read_pair(folder: Path, part: str) -> tuple[Images, Labels]:
             f"{images_path.name} holds {len(images):,} images, but {labels_path.name} holds {len(labels):,} labels: "
             f"there must be one for each. Take both files of {folder} from the same copy of MNIST."
         )
-    if len(images) == 0:
-        raise ValueError(f"{images_path} holds no image.")
     return images, labels
 
 
@@ -187,7 +186,7 @@ def _find(folder: Path, stem: str, kind: str) -> Path:
 
 def _read_idx(path: Path, dimensions: int) -> Images:
     """Read an IDX file of bytes: a magic number, the length of each dimension, all 4 bytes big-endian, the values."""
-    data = _bytes_of(path)
+    data = _bytes_of(path, dimensions)
     magic = 0x0800 + dimensions
     header = 4 + 4 * dimensions
     what = "images" if dimensions == 3 else "labels"
@@ -208,15 +207,24 @@ def _read_idx(path: Path, dimensions: int) -> Images:
             f"{path} is {'cut short' if len(data) < size else 'too long'}: it has {len(data):,} bytes, but its header "
             f"promises {shape[0]:,} {what}, which makes {size:,} bytes. {_GET_IT_AGAIN}"
         )
+    if size == header and dimensions == 3:
+        raise ValueError(f"{path} holds no image.")  # whatever size it says that they have
     return np.frombuffer(data, dtype=np.uint8, offset=header).reshape(shape)
 
 
-def _bytes_of(path: Path) -> bytes:
+def _bytes_of(path: Path, dimensions: int) -> bytes:
+    """Return what an IDX file holds; of a .gz, which may unpack to anything, at most a byte more than it promises."""
     if path.suffix != ".gz":
         return path.read_bytes()
     try:
         with gzip.open(path) as file:
-            return file.read()
+            data = bytearray(file.read(4 + 4 * dimensions))
+            shape = [int.from_bytes(data[place : place + 4], "big") for place in range(4, len(data), 4)]
+            left = math.prod(shape) + 1 if bytes(data[:4]) == bytes((0, 0, 8, dimensions)) else 0
+            while left > 0 and (part := file.read(min(left, 1 << 20))):
+                data += part
+                left -= len(part)
+            return bytes(data)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ValueError(f"{path} cannot be unpacked: {error}. {_GET_IT_AGAIN}") from error
 

@@ -12,8 +12,9 @@ import base64
 import dataclasses
 import json
 import pickle
+import types
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, Union, get_args, get_origin, get_type_hints
 
 from ..core import commands, events
 from ..core.commands import CheckpointRecord, Command, Status
@@ -21,7 +22,7 @@ from ..core.events import Event, SavedCheckpoint
 from ..core.limits import Limits, RetentionRules
 from ..errors import JournalError
 
-__all__ = ["Item", "Record", "Unloadable", "decode", "encode", "pack", "unpack"]
+__all__ = ["Item", "Record", "Unloadable", "decode", "encode", "is_known", "pack", "unpack"]
 
 Item: TypeAlias = Event | Command
 
@@ -59,7 +60,9 @@ _KINDS: dict[str, type[Any]] = {
         commands.Reconfigure,
         commands.Save,
         commands.Evict,
+        commands.WindUp,
         commands.Retry,
+        commands.FallBack,
         commands.Stop,
         commands.DeleteCheckpoint,
         commands.Notice,
@@ -75,6 +78,7 @@ _SPECIAL: dict[str, list[tuple[int, str]]] = {
     kind: [(place, name) for place, name in enumerate(names) if name in _CONVERTED] for kind, names in _FIELDS.items()
 }
 """Places and names of the fields that are written in another form; all others JSON writes as they are."""
+_NESTED = (SavedCheckpoint, CheckpointRecord, Limits, RetentionRules, Status, type(None))
 _JSON = json.JSONEncoder(separators=(",", ":"))
 # ASCII only: half a surrogate pair, as in a file name that is no UTF-8, cannot be stored in any other way.
 
@@ -96,15 +100,74 @@ def decode(kind: str, body: str) -> Item:
     """
     cls = _KINDS.get(kind)
     if cls is None:
-        raise ValueError(f"unknown kind of record {kind!r}")
-    values: Any = json.loads(body)
-    if type(values) is not list or len(values) > len(_FIELDS[kind]):
-        raise ValueError(f"a record of kind {kind} has {body!r} instead of {len(_FIELDS[kind])} fields")
-    for place, name in _SPECIAL[kind]:
-        if place < len(values):
-            values[place] = _from_json(kind, name, values[place])
-    item: Item = cls(*values)
+        raise ValueError(f"unknown kind of record {kind!r}; a newer Shoal may have written it")
+    try:
+        values: Any = json.loads(body)
+        if type(values) is not list:
+            raise ValueError(f"it is no list: {body:.100}")
+        for place, name in _SPECIAL[kind]:
+            if place < len(values):
+                values[place] = _from_json(kind, name, values[place])
+        item: Item = _made(cls, values)
+    except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
+        raise ValueError(f"a record of kind {kind} cannot be read: {error}") from error
     return item
+
+
+def is_known(kind: str) -> bool:
+    """Return whether there are records of this kind."""
+    return kind in _KINDS
+
+
+def _made(cls: type[Any], values: list[Any]) -> Any:
+    """Return an object of a dataclass with values for its first fields, or all.
+
+    Raises:
+        ValueError: a value is of another type than the field's.
+        TypeError: a field without a default has no value.
+    """
+    found = tuple(map(type, values))
+    if (cls, found) not in _fitting:
+        _check_types(cls, values)
+        if not _LISTS.intersection(found):
+            _fitting.add((cls, found))
+    return cls(*values)
+
+
+_fitting: set[tuple[type[Any], tuple[type[Any], ...]]] = set()
+"""Types of fields that were found to fit, because most records are like one before."""
+_LISTS = frozenset({list, tuple})
+
+
+def _check_types(cls: type[Any], values: list[Any]) -> None:
+    allowed = _allowed(cls)
+    if len(values) > len(allowed):
+        raise ValueError(f"it has {len(values)} fields instead of {len(allowed)}; a newer Shoal may have written it")
+    for field, value, fits in zip(dataclasses.fields(cls), values, allowed, strict=False):
+        a_config = dict in fits and isinstance(value, (dict, Unloadable))
+        texts = not isinstance(value, (list, tuple)) or all(type(entry) is str for entry in value)
+        if not texts or not (type(value) in fits or a_config):
+            raise ValueError(f"its field {field.name} is {value!r:.100}")
+
+
+def _allowed(cls: type[Any]) -> tuple[frozenset[type[Any]], ...]:
+    """Return for each field of a dataclass which types its values may have; lists are lists of texts."""
+    if cls not in _allowed_of:
+        hints = get_type_hints(cls)
+        _allowed_of[cls] = tuple(_types_in(hints[field.name]) for field in dataclasses.fields(cls))
+    return _allowed_of[cls]
+
+
+_allowed_of: dict[type[Any], tuple[frozenset[type[Any]], ...]] = {}
+
+
+def _types_in(hint: Any) -> frozenset[type[Any]]:
+    if isinstance(hint, types.UnionType) or get_origin(hint) is Union:
+        return frozenset().union(*map(_types_in, get_args(hint)))
+    if hint is float:
+        return frozenset({float, int, bool})  # metrics and steps, as users gave them
+    found: type[Any] = get_origin(hint) or hint
+    return frozenset({found}) if found in (str, int, bool, bytes, dict, tuple, *_NESTED) else _LISTS
 
 
 def _to_json(name: str, value: Any) -> Any:
@@ -122,13 +185,17 @@ def _from_json(kind: str, name: str, value: Any) -> Any:
         return unpack(value)
     if value is None:
         return None
-    if name == "checkpoint":
-        return SavedCheckpoint(*value) if kind in ("Reported", "Saved") else CheckpointRecord(*value)
+    if name == "status":
+        return Status(value)
+    if name == "raised":
+        return base64.b64decode(value)
+    if type(value) is not list:
+        raise ValueError(f"its field {name} is {value!r:.100}")
     if name in _TRIALS:
         return tuple(value)
-    if name in ("limits", "retention"):
-        return (Limits if name == "limits" else RetentionRules)(*value)
-    return Status(value) if name == "status" else base64.b64decode(value)
+    if name == "checkpoint":
+        return _made(SavedCheckpoint if kind in ("Reported", "Saved") else CheckpointRecord, value)
+    return _made(Limits if name == "limits" else RetentionRules, value)
 
 
 def pack(value: Any) -> Any:
@@ -169,7 +236,7 @@ class Unloadable:
     """
 
     def __init__(self, text: str, reason: str) -> None:
-        self._text = text
+        self._text = str(text)
         self._reason = reason
 
     def __repr__(self) -> str:

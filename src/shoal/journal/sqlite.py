@@ -2,6 +2,10 @@
 
 A batch of records is one transaction. ``synchronous=NORMAL`` in WAL mode means: a killed process loses nothing that was
 committed; a power cut loses at most the last moments, never consistency.
+
+What a disk gives back is not believed but checked: each record and the facts have a checksum, numbers have no gaps,
+the last record is the last of its transaction, and there are not fewer than at the last closing. So a file whose pages
+are lost, old or garbage is told apart from one that is whole, and what is read is what was written, or an error.
 """
 
 from __future__ import annotations
@@ -9,23 +13,40 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
+import shutil
 import sqlite3
-from collections.abc import Iterator, Sequence
+import tempfile
+import zlib
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import JournalError
 from . import JOURNAL_NAME
-from .codec import Item, Record, decode, encode
+from .codec import Item, Record, decode, encode, is_known
+from .lock import lock as take_lock
+from .lock import unlock
 
 __all__ = ["SCHEMA_VERSION", "SQLiteJournal"]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+_WITHOUT_CHECKSUMS = 1
+"""The format before: it is read, and brought up to date when it is opened for writing."""
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE journal (seq INTEGER PRIMARY KEY, at REAL NOT NULL, kind TEXT NOT NULL, body TEXT NOT NULL);
+CREATE TABLE journal (
+    seq INTEGER PRIMARY KEY, at REAL NOT NULL, kind TEXT NOT NULL, body TEXT NOT NULL, crc INTEGER NOT NULL
+);
 """
+_COLUMNS = {1: ("seq", "at", "kind", "body"), 2: ("seq", "at", "kind", "body", "crc")}
+_SEAL = "$crc"
+"""Key of the checksum of all other facts."""
+_COUNT = "$records"
+"""Key of the number of records at the last closing: there can be more, and never fewer."""
+_WHAT_IS_LEFT = (
+    "Nothing was changed. The trials' folders still have their results (result.json, progress.csv) and their "
+    f"checkpoints. To go on with the experiment, put back a copy of {JOURNAL_NAME} and of what lay beside it."
+)
 
 
 class SQLiteJournal:
@@ -35,6 +56,8 @@ class SQLiteJournal:
         self._connection = connection
         self._path = path
         self._lock = lock
+        self._process = os.getpid()
+        self._version: int = connection.execute("PRAGMA user_version").fetchone()[0]
         row = connection.execute("SELECT max(seq) FROM journal").fetchone()
         self._last: int = row[0] or 0
 
@@ -46,101 +69,251 @@ class SQLiteJournal:
             JournalError: the folder has a journal already, or cannot be written.
         """
         path = folder / JOURNAL_NAME
-        lock = _lock(folder)
+        lock = take_lock(folder)
         connection: sqlite3.Connection | None = None
         try:
             if path.exists():
                 raise JournalError(f"{path} exists already; a new experiment needs a folder of its own.")
             connection = _connect(path, "rwc")
-            connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
+            seal = f"INSERT INTO meta VALUES ('{_SEAL}', '{_seal_of({})}');"
+            connection.executescript(f"BEGIN; {_SCHEMA} {seal} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
             return cls(connection, path, lock)
         except BaseException as error:
             if connection is not None:
                 connection.close()
-            _unlock(lock)
+            unlock(lock)
             if isinstance(error, sqlite3.Error):
                 raise JournalError(f"The journal {path} cannot be created: {error}.") from error
             raise
 
     @classmethod
     def open_for_writing(cls, folder: Path) -> SQLiteJournal:
-        """Go on with the journal of an experiment.
+        """Go on with the journal of an experiment, after all of it was checked; one that is damaged is left as it is.
 
         Raises:
             JournalError: there is none, it is damaged or newer than this Shoal, or another driver writes it.
         """
-        lock = _lock(folder)
+        path = folder / JOURNAL_NAME
+        lock = take_lock(folder)
         try:
-            return cls(_open(folder, "rw"), folder / JOURNAL_NAME, lock)
+            with contextlib.closing(cls.open_for_reading(folder)) as reader:
+                reader._check_all()
+            # Only now, because closing what can be written also tidies up, and nothing is to change in a damaged file.
+            journal = cls(_open_again(path), path, lock)
+            try:
+                if journal._version == _WITHOUT_CHECKSUMS:
+                    journal._bring_up_to_date()
+            except BaseException:
+                journal._connection.close()
+                raise
+            return journal
         except BaseException:
-            _unlock(lock)
+            unlock(lock)
             raise
 
     @classmethod
     def open_for_reading(cls, folder: Path) -> SQLiteJournal:
-        """Read the journal of an experiment, running or ended.
+        """Read the journal of an experiment, running or ended, also where nothing can be written.
 
         Raises:
             JournalError: there is none, or it is damaged or newer than this Shoal.
         """
-        return cls(_open(folder, "ro"), folder / JOURNAL_NAME, None)
+        return cls(_open(folder), folder / JOURNAL_NAME, None)
 
     def append(self, items: Sequence[Item], at: float) -> list[Record]:
-        """Write the items in order, in one transaction. Return their records."""
+        """Write the items in order, in one transaction. Return their records.
+
+        Raises:
+            JournalError: they could not be written, all of them; the same call may succeed later.
+        """
+        at = float(at)
         records = [Record(self._last + place, at, item) for place, item in enumerate(items, start=1)]
-        rows = [(record.seq, at, *encode(record.item)) for record in records]
-        try:
-            with self._connection:
-                self._connection.executemany("INSERT INTO journal VALUES (?, ?, ?, ?)", rows)
-        except sqlite3.Error as error:
-            raise JournalError(f"The journal {self._path} cannot be written: {error}.") from error
-        self._last += len(records)
+        end = self._last + len(records)
+        rows: list[tuple[int, float, str, str, int]] = []
+        for record in records:
+            kind, body = encode(record.item)
+            rows.append((record.seq, at, kind, body, _stamp(record.seq, at, kind, body, last=record.seq == end)))
+        with self._transaction() as connection:
+            connection.executemany("INSERT INTO journal VALUES (?, ?, ?, ?, ?)", rows)
+        self._last = end
         return records
 
     def set_meta(self, **values: Any) -> None:
         """Remember facts about the whole experiment (JSON values)."""
-        try:
-            with self._connection:
-                self._connection.executemany(
-                    "INSERT OR REPLACE INTO meta VALUES (?, ?)",
-                    [(key, json.dumps(value)) for key, value in values.items()],
-                )
-        except sqlite3.Error as error:
-            raise JournalError(f"The journal {self._path} cannot be written: {error}.") from error
+        texts = {key: json.dumps(value) for key, value in values.items()}
+        with self._transaction() as connection:
+            _store(connection, texts)
 
     def meta(self) -> dict[str, Any]:
-        """Return the facts about the whole experiment."""
+        """Return the facts about the whole experiment.
+
+        Raises:
+            JournalError: they are not what was written.
+        """
         try:
-            return {key: json.loads(value) for key, value in self._connection.execute("SELECT key, value FROM meta")}
-        except (sqlite3.Error, ValueError, TypeError) as error:
-            raise JournalError(f"The journal {self._path} is damaged: {error}.") from error
+            return {key: json.loads(value) for key, value in self._facts().items() if key not in (_SEAL, _COUNT)}
+        except (ValueError, TypeError, RecursionError) as error:
+            raise self._damaged(f"the facts about the experiment are {error}") from error
 
     def read(self, after: int = 0) -> Iterator[Record]:
-        """Yield the committed records whose number is greater than ``after``, in order."""
-        try:
-            query = "SELECT seq, at, kind, body FROM journal WHERE seq > ? ORDER BY seq"
-            for seq, at, kind, body in self._connection.execute(query, (after,)):
-                yield Record(seq, at, decode(kind, body))
-        except (sqlite3.Error, ValueError, TypeError) as error:
-            raise JournalError(f"The journal {self._path} is damaged: {error}.") from error
+        """Yield the committed records whose number is greater than ``after``, in order.
+
+        Raises:
+            JournalError: a record is not what was written, or is missing. Those that came before are right.
+        """
+        for seq, at, kind, body in self._rows(after):
+            try:
+                item = decode(kind, body)
+            except ValueError as error:
+                raise self._damaged(f"record {seq}: {error}") from error
+            yield Record(seq, at, item)
 
     def close(self) -> None:
-        """Write everything into the one file and let go of it. Closing again does nothing."""
+        """Write everything into the one file and let go of it. Closing again, or in a fork, does nothing."""
+        if os.getpid() != self._process:
+            return
         lock, self._lock = self._lock, None
         try:
             if lock is not None:
-                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-                # Back to a single file, which needs no companions and can be read where nothing can be written. A
-                # reader that is at work right now keeps it from that, which does no harm.
-                with contextlib.suppress(sqlite3.OperationalError):
-                    self._connection.execute("PRAGMA busy_timeout=200")
-                    self._connection.execute("PRAGMA journal_mode=DELETE")
+                self._tidy_up()
         except sqlite3.Error as error:
-            raise JournalError(f"The journal {self._path} cannot be written: {error}.") from error
+            # On a full disk all of it stays in the -wal file, where the next one to open the journal finds it.
+            if "full" not in str(error):
+                raise JournalError(f"The journal {self._path} cannot be written: {error}.") from error
         finally:
             self._connection.close()
             if lock is not None:
-                _unlock(lock)
+                unlock(lock)
+
+    # -------------------------------------------------------------------------------------------------------- checking
+
+    def _rows(self, after: int) -> Iterator[tuple[int, float, str, str]]:
+        """Yield (seq, at, kind, body) of the records after a number, checked but not decoded."""
+        has_checksums = self._version > _WITHOUT_CHECKSUMS
+        last, whole = after, True
+        query = f"SELECT {', '.join(_COLUMNS[self._version])} FROM journal WHERE seq > ? ORDER BY seq"
+        facts = self._facts()
+        count = facts.get(_COUNT, "0") if has_checksums else "0"
+        try:
+            for seq, at, kind, body, *stamp in self._connection.execute(query, (after,)):
+                if seq != last + 1:
+                    raise self._damaged(f"records {last + 1} to {seq - 1} are missing")
+                last = seq
+                if has_checksums:
+                    whole = stamp[0] != _stamp(seq, at, kind, body, last=False)
+                    if whole and stamp[0] != _stamp(seq, at, kind, body, last=True):
+                        raise self._damaged(f"record {seq} is not what was written, by its checksum")
+                yield seq, at, kind, body
+        except sqlite3.Error as error:
+            raise self._damaged(f"after record {last}: {error}") from error
+        if not whole:
+            raise self._damaged(f"records are missing after record {last}, which was not written as the last one")
+        if last < int(count):
+            raise self._damaged(f"records {last + 1} to {count} are missing")
+
+    def _facts(self) -> Mapping[str, str]:
+        """Return the table of facts, checked."""
+        try:
+            facts: dict[str, str] = dict(self._connection.execute("SELECT key, value FROM meta"))
+            sealed = self._version == _WITHOUT_CHECKSUMS or facts.get(_SEAL) == _seal_of(facts)
+        except (sqlite3.Error, TypeError, AttributeError) as error:
+            raise self._damaged(f"the facts about the experiment: {error}") from error
+        if not sealed:
+            raise self._damaged("the facts about the experiment are not what was written, by their checksum")
+        return facts
+
+    def _check_all(self) -> None:
+        """Raise JournalError where anything is not as it was written, or cannot be read by this Shoal."""
+        try:
+            found: str = self._connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        except sqlite3.Error as error:
+            raise self._damaged(str(error)) from error
+        if found != "ok":
+            raise self._damaged(" ".join(found.split()))
+        self.meta()
+        if self._version == _WITHOUT_CHECKSUMS:
+            for _ in self.read():
+                pass
+        for seq, _, kind, _ in self._rows(0):
+            if not is_known(kind):
+                raise self._damaged(f"record {seq} is of the unknown kind {kind!r}")
+
+    def _damaged(self, what: str) -> JournalError:
+        return JournalError(f"The journal {self._path} is damaged: {what}. {_WHAT_IS_LEFT}")
+
+    # --------------------------------------------------------------------------------------------------------- writing
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Generator[sqlite3.Connection]:
+        """Commit what is written inside, or nothing of it."""
+        if os.getpid() != self._process:
+            raise JournalError(
+                f"The journal {self._path} belongs to process {self._process}; a fork of it, such as this process, "
+                f"must not write it."
+            )
+        if self._lock is None:
+            raise JournalError(f"The journal {self._path} is closed, or was opened for reading.")
+        try:
+            try:
+                yield self._connection
+                self._connection.commit()
+            except BaseException:
+                with contextlib.suppress(sqlite3.Error):
+                    self._connection.rollback()
+                raise
+        except sqlite3.Error as error:
+            raise JournalError(f"The journal {self._path} cannot be written: {error}.") from error
+
+    def _bring_up_to_date(self) -> None:
+        """Give a journal of the format before its checksums. It was checked, so what is there is what was written."""
+        stamps = [(_stamp(*row, last=row[0] == self._last), row[0]) for row in self._rows(0)]
+        with self._transaction() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("ALTER TABLE journal ADD COLUMN crc INTEGER NOT NULL DEFAULT 0")
+            connection.executemany("UPDATE journal SET crc = ? WHERE seq = ?", stamps)
+            _store(connection, {_COUNT: str(self._last)})
+            connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        self._version = SCHEMA_VERSION
+
+    def _tidy_up(self) -> None:
+        """Write down how many records there are, and make it a single file."""
+        connection = self._connection
+        found = connection.execute("SELECT value FROM meta WHERE key = ?", (_COUNT,)).fetchone()
+        if found != (str(self._last),):
+            with connection:
+                _store(connection, {_COUNT: str(self._last)})
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        # A single file needs no companions and can be read where nothing can be written. A reader that is at work right
+        # now keeps it from that, which does no harm.
+        with contextlib.suppress(sqlite3.OperationalError):
+            connection.execute("PRAGMA busy_timeout=200")
+            connection.execute("PRAGMA journal_mode=DELETE")
+
+
+def _stamp(seq: int, at: float, kind: str, body: str, *, last: bool) -> int:
+    """Return the checksum of a record, in 31 bits; negative where the record is the last of its transaction."""
+    crc = zlib.crc32(f"{seq} {at!r} {kind} {body}".encode()) & 0x7FFFFFFF
+    return ~crc if last else crc
+
+
+def _seal_of(facts: Mapping[str, str]) -> str:
+    """Return the checksum of all facts but itself."""
+    crc = 0
+    for key in sorted(facts.keys() - {_SEAL}):
+        for part in (key.encode(), facts[key].encode()):
+            crc = zlib.crc32(b"%d " % len(part) + part, crc)
+    return str(crc)
+
+
+def _store(connection: sqlite3.Connection, texts: Mapping[str, str]) -> None:
+    """Put facts in place of older ones of the same names, and seal all of them."""
+    statement = "INSERT OR REPLACE INTO meta VALUES (?, ?)"
+    connection.executemany(statement, list(texts.items()))
+    facts = dict(connection.execute("SELECT key, value FROM meta"))
+    connection.execute(statement, (_SEAL, _seal_of(facts)))
+
+
+# ----------------------------------------------------------------------------------------------------- opening the file
 
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
@@ -156,59 +329,73 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
     return connection
 
 
-def _open(folder: Path, mode: str) -> sqlite3.Connection:
+def _open(folder: Path) -> sqlite3.Connection:
+    """Open the journal in a folder for reading."""
     path = folder / JOURNAL_NAME
-    if not path.is_file():
+    try:
+        there = path.is_file()
+        only_wal = not there and _wal(path).is_file()
+    except OSError as error:
+        raise JournalError(f"The journal {path} cannot be read: {error}.") from error
+    if only_wal:
+        raise JournalError(f"The journal {path} is gone, and only {_wal(path).name} is left. {_WHAT_IS_LEFT}")
+    if not there:
         raise JournalError(f"{folder} holds no experiment of Shoal: there is no file {JOURNAL_NAME}.")
     try:
-        return _checked(path, mode)
+        return _checked(_connect(path, "ro"), path)
     except sqlite3.Error as error:
-        wal = path.with_name(f"{path.name}-wal")
-        if mode == "ro" and not os.access(folder, os.W_OK) and not (wal.exists() and wal.stat().st_size):
-            # In a folder that cannot be written, SQLite may not make the index of a -wal file; here it needs none.
-            with contextlib.suppress(sqlite3.Error):
-                return _checked(path, "ro&immutable=1")
-        raise JournalError(f"The journal {path} cannot be read: {error}.") from error
+        if not os.access(folder, os.W_OK):
+            # SQLite makes files beside a journal whose driver was killed, or fails.
+            with contextlib.suppress(sqlite3.Error, OSError):
+                return _checked(_copied(path), path)
+        raise JournalError(f"The journal {path} cannot be read: {error}. {_WHAT_IS_LEFT}") from error
 
 
-def _checked(path: Path, mode: str) -> sqlite3.Connection:
-    """Open the file and make sure that it is a journal that this Shoal understands."""
-    connection = _connect(path, mode)
+def _open_again(path: Path) -> sqlite3.Connection:
+    """Open a journal for writing that could be read."""
+    try:
+        return _connect(path, "rw")
+    except sqlite3.Error as error:
+        raise JournalError(f"The journal {path} cannot be written: {error}.") from error
+
+
+def _copied(path: Path) -> sqlite3.Connection:
+    """Return the journal as a database in memory."""
+    memory = sqlite3.connect(":memory:", check_same_thread=False)
+    try:
+        with tempfile.TemporaryDirectory(prefix="shoal_") as aside:
+            copy = Path(shutil.copyfile(path, Path(aside, path.name)))
+            if _wal(path).exists():
+                shutil.copyfile(_wal(path), _wal(copy))
+            with contextlib.closing(sqlite3.connect(copy)) as connection:
+                connection.execute("PRAGMA journal_mode=DELETE")
+                connection.backup(memory)
+    except BaseException:
+        memory.close()
+        raise
+    return memory
+
+
+def _wal(path: Path) -> Path:
+    return path.with_name(f"{path.name}-wal")
+
+
+def _checked(connection: sqlite3.Connection, path: Path) -> sqlite3.Connection:
+    """Make sure that it is a journal that this Shoal understands; close it where not."""
     try:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version != SCHEMA_VERSION:
+        if version not in _COLUMNS:
             raise JournalError(
-                f"The journal {path} has format {version}; this Shoal reads format {SCHEMA_VERSION}. "
+                f"The journal {path} has format {version}; this Shoal reads formats 1 to {SCHEMA_VERSION}. "
                 + ("Update Shoal to read it." if version > SCHEMA_VERSION else "It is no journal, or damaged.")
             )
         connection.execute("SELECT max(seq) FROM journal").fetchone()
+        columns = tuple(row[1] for row in connection.execute("PRAGMA table_info(journal)"))
+        if columns != _COLUMNS[version]:
+            raise JournalError(
+                f"The journal {path} is damaged: records have {columns} instead of {_COLUMNS[version]}. {_WHAT_IS_LEFT}"
+            )
     except BaseException:
         connection.close()
         raise
     return connection
-
-
-def _lock(folder: Path) -> int:
-    """Take the experiment's lock, which the kernel frees when the process ends, however it ends."""
-    import fcntl
-
-    path = folder / "journal.lock"
-    try:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise JournalError(f"The experiment's folder cannot be written: {error}.") from error
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        owner = os.read(handle, 200).decode(errors="replace").strip() or "another process"
-        os.close(handle)
-        raise JournalError(
-            f"The experiment {folder} is being run by {owner}. Wait for it, or stop it first."
-        ) from error
-    os.ftruncate(handle, 0)
-    os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
-    return handle
-
-
-def _unlock(handle: int) -> None:
-    os.close(handle)

@@ -35,6 +35,9 @@ class _FIFO:
     def spoiled(self, checkpoint: CheckpointRecord) -> None:
         pass
 
+    def fell_back(self, trial_id: str, checkpoint: CheckpointRecord) -> Config | None:
+        return None
+
     def decide(self, trial_id: str, time: float, score: float | None) -> list[Decision]:
         return [Proceed(trial_id)]
 

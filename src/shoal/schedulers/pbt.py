@@ -316,6 +316,10 @@ class PBTPolicy:
                 self._take_out(self._donors, member.donor_rank)
             member.donor_rank = member.checkpoint = None
 
+    def fell_back(self, trial_id: str, checkpoint: CheckpointRecord) -> Config | None:
+        """Return None: who has copied keeps the config that it was given."""
+        return None
+
     def decide(self, trial_id: str, time: float, score: float | None) -> list[Decision]:
         """Decide for a member at its boundary; with ``synch`` for all, once the last has arrived."""
         if self.settings.synch:

@@ -98,6 +98,14 @@ class ReplayPolicy:
     def spoiled(self, checkpoint: CheckpointRecord) -> None:
         """Nobody copies here."""
 
+    def fell_back(self, trial_id: str, checkpoint: CheckpointRecord) -> Config | None:
+        """Return the schedule's config at that step; the changes behind it come again."""
+        done = sum(step <= checkpoint.time for step, _ in self.changes[: self._done])
+        if done == self._done:
+            return None
+        self._done = done
+        return completed(self.changes[done - 1][1] if done else self.initial, self._given, self.mutated)
+
     def decide(self, trial_id: str, time: float, score: float | None) -> list[Decision]:
         """Change the config, where the step has come and a checkpoint is there."""
         due = self._done

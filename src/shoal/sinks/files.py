@@ -10,9 +10,11 @@ import os
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-__all__ = ["GrowingFiles", "replace_text", "to_json"]
+__all__ = ["GrowingFiles", "cut_rows", "replace_text", "to_json"]
+
+_BLOCK = 1 << 16
 
 
 def _storable(value: Any) -> Any:
@@ -62,6 +64,44 @@ def replace_text(path: Path, text: str) -> None:
     aside = path.with_name(f".{path.name}.new")
     aside.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
     os.replace(aside, path)
+
+
+def cut_rows(path: Path, count: int, *, quoted: bool = False) -> None:
+    """Take the last rows off a file, reading no more of it than these; a file that grows may stay open meanwhile.
+
+    Args:
+        path: it ends with a whole row. One that is missing, or has fewer rows, is left empty or as it is.
+        count: how many rows.
+        quoted: whether rows may have line breaks between double quotes, as in CSV; else each line is a row.
+    """
+    try:
+        file = path.open("r+b")
+    except FileNotFoundError:
+        return
+    with file:
+        file.truncate(_end_without(file, count, quoted))
+
+
+def _end_without(file: BinaryIO, count: int, quoted: bool) -> int:
+    """Return where a file ends when its last rows are gone."""
+    begin = file.seek(0, os.SEEK_END)
+    left, inside = count + 1, False  # the last row's own line break comes first
+    while begin > 0:
+        size = min(_BLOCK, begin)
+        begin -= size
+        file.seek(begin)
+        block = file.read(size)
+        end = size
+        while (place := block.rfind(b"\n", 0, end)) >= 0:
+            # Behind the end of a row, there is an even number of quotes: they come in pairs, also inside of quotes.
+            inside ^= quoted and block.count(b'"', place, end) % 2 == 1
+            end = place
+            if not inside:
+                left -= 1
+                if left == 0:
+                    return begin + place + 1
+        inside ^= quoted and block.count(b'"', 0, end) % 2 == 1
+    return 0
 
 
 class GrowingFiles:

@@ -1,7 +1,7 @@
 """The files in a trial's folder: ``params.json``, ``result.json``, ``progress.csv`` and ``error.txt``.
 
 Results are collected in :meth:`LogFiles.take` and written in :meth:`LogFiles.flush`, one write a file, however many
-results a batch has.
+results a batch has. Where a trial goes back, the results that no longer count are taken off the end of the files.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..core.commands import Exploit, Reconfigure, Retry, Status, Stop
+from ..core.commands import Exploit, Launch, Reconfigure, Retry, Status, Stop
 from ..core.events import Config, Metrics, Opened, Reported, TrialAdded
 from ..core.reports import flatten
 from ..experiment import ExperimentInfo
 from ..history import History, Row, TrialHistory, full_row
 from ..journal.codec import Record
-from .files import GrowingFiles, replace_text, to_json
+from .files import GrowingFiles, cut_rows, replace_text, to_json
 
 __all__ = ["LogFiles"]
 
@@ -28,6 +28,9 @@ _NOT_IN_CSV = ("config", "should_checkpoint")
 
 class LogFiles:
     """Writes each trial's log files; a :class:`shoal.experiment.Reader`.
+
+    ``result.json`` and ``progress.csv`` hold the results that count, as the history has them: each step of a generation
+    once. Of a trial without any they hold nothing, but for a header.
 
     When an experiment goes on after a restore, ``result.json`` and ``progress.csv`` are written anew from the history,
     so a run that was killed leaves neither lost nor torn lines. That needs a history that keeps its rows.
@@ -49,7 +52,7 @@ class LogFiles:
         self._history = history
         for trial in history.in_order():
             files = self._add(trial)
-            files.rewrite(trial.rows)
+            files.rewrite(trial.rows if history.keep_rows else None)
             files.write(self._files)
 
     def take(self, record: Record) -> None:
@@ -61,9 +64,14 @@ class LogFiles:
             if row is not None and row.report is item:
                 self._changed[item.trial_id] = files
                 files.add_row(row)
+        elif isinstance(item, Launch):
+            files = self._trials[item.trial_id]
+            if files.go_back():
+                self._changed[item.trial_id] = files
         elif isinstance(item, Opened):
             if item.config or item.anew:
                 for identity, files in self._trials.items():
+                    files.go_back()
                     files.params_changed = True
                     self._changed[identity] = files
         elif isinstance(item, TrialAdded):
@@ -72,6 +80,8 @@ class LogFiles:
             files = self._trials[item.trial_id]
             if isinstance(item, Exploit | Reconfigure):
                 files.params_changed = True
+                if isinstance(item, Exploit) and item.failed is not None:
+                    files.add_failure(f" and goes on as a copy of {item.donor_id}")
             elif isinstance(item, Retry):
                 files.add_failure(" and is tried again")
             elif item.status is Status.ERROR:
@@ -105,6 +115,11 @@ class _TrialFiles:
         self._folder = folder
         self._result_path = folder / "result.json"
         self._results: list[str] = []
+        self._written = trial.counted
+        """How many results the files hold, or will hold with those that are collected."""
+        self._surplus = 0
+        """How many at the end of ``result.json`` no longer count."""
+        self._went_back = False
         self._progress = _Progress(folder / "progress.csv")
         self._failures: list[str] = []
         self._config: Config | None = None
@@ -124,6 +139,18 @@ class _TrialFiles:
         if row.config is not self._config:
             self._config, self._config_text = row.config, to_json(row.config)
         self._results.append(f'{to_json(values)[:-1]}, "config": {self._config_text}}}\n')
+        self._written += 1
+
+    def go_back(self) -> bool:
+        """Drop the results that no longer count, and return whether there are any."""
+        surplus = self._written - self.trial.counted
+        if surplus <= 0:
+            return False
+        self._went_back = True
+        self._written -= surplus
+        self._surplus += _drop(self._results, surplus)
+        self._progress.drop(surplus)
+        return True
 
     def add_failure(self, then: str) -> None:
         """Collect why the trial failed, from its history."""
@@ -133,9 +160,13 @@ class _TrialFiles:
 
     def write(self, files: GrowingFiles) -> None:
         """Write what was collected."""
-        if self._results:
+        if self._surplus:
+            cut_rows(self._result_path, self._surplus)
+            self._surplus = 0
+        if self._results or self._went_back:
             files.append(self._result_path, "".join(self._results))
             self._results.clear()
+            self._went_back = False
         self._progress.write(files)
         if self.params_changed:
             self._write_params()
@@ -144,10 +175,15 @@ class _TrialFiles:
                 file.writelines(self._failures)
             self._failures.clear()
 
-    def rewrite(self, rows: Sequence[Row]) -> None:
-        """Put all results of a trial that ran before in place of what its files hold; :meth:`write` completes it."""
-        if rows:
-            self._progress.clear()
+    def rewrite(self, rows: Sequence[Row] | None) -> None:
+        """Put all results of a trial that ran before in place of what its files hold; :meth:`write` completes it.
+
+        Args:
+            rows: the results; None: they are not known, and the files stay as they are.
+        """
+        if rows is not None and (rows or self._result_path.exists()):
+            self._progress.clear(keep_header=not rows)
+            self._written = 0
             for row in rows:
                 self.add_row(row)
             replace_text(self._result_path, "".join(self._results))
@@ -170,6 +206,9 @@ class _Progress:
         self._stale = not old
         """Whether the file's header is not ``_columns``."""
         self._lines: list[str] = []
+        """Rows that are collected, each one entry."""
+        self._surplus = 0
+        """How many rows at the end of the file no longer count."""
         self._row = csv.writer(_Lines(self._lines), lineterminator="\n").writerow
 
     def add(self, values: Metrics) -> None:
@@ -186,9 +225,16 @@ class _Progress:
             self._stale = True
         self._row([values.get(key) for key in self._columns])
 
+    def drop(self, count: int) -> None:
+        """Drop the last rows, collected or written."""
+        self._surplus += _drop(self._lines, count)
+
     def write(self, files: GrowingFiles) -> None:
         """Append what was collected; where a column is new, write the file anew with it."""
-        if not self._lines:
+        if self._surplus:
+            cut_rows(self._path, self._surplus, quoted=True)
+            self._surplus = 0
+        if not self._lines and not (self._stale and self._columns):
             return
         text = "".join(self._lines)
         self._lines.clear()
@@ -204,11 +250,19 @@ class _Progress:
         replace_text(self._path, table.getvalue())
         self._stale = False
 
-    def clear(self) -> None:
-        """Forget the file, which is then written from its start."""
+    def clear(self, *, keep_header: bool) -> None:
+        """Forget the file, which is then written from its start: with its columns of now, or with those to come."""
         self._path.unlink(missing_ok=True)
-        self._columns = []
+        if not keep_header:
+            self._columns = []
         self._stale = True
+
+
+def _drop(lines: list[str], count: int) -> int:
+    """Take entries off the end, and return how many there were too few."""
+    kept = len(lines) - count
+    del lines[max(kept, 0) :]
+    return max(-kept, 0)
 
 
 class _Lines:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..core.commands import Exploit
+from ..core.commands import Exploit, FallBack, Launch
 from ..core.events import Opened
 from ..experiment import ExperimentInfo
 from ..history import History, TrialHistory
@@ -32,7 +32,9 @@ class PolicyFiles:
         self._history = History()
         self._lines: list[str] = []
         self._targets: dict[str, TrialHistory] = {}
-        self._texts: dict[tuple[str, int], str] = {}
+        self._fallen: set[str] = set()
+        """Trials that go on from older weights, perhaps of another member, as soon as they are launched."""
+        self._texts: dict[tuple[str, int, str], str] = {}
         """Every line so far, because each is needed again for every descendant of the weights."""
 
     def start(self, info: ExperimentInfo, folder: Path, history: History) -> None:
@@ -52,6 +54,11 @@ class PolicyFiles:
             for trial_id in item.anew:
                 # It has nothing of the weights that the file tells of.
                 (self._folder / f"pbt_policy_{trial_id}.txt").unlink(missing_ok=True)
+        if self._wanted and isinstance(item, FallBack):
+            self._fallen.add(item.trial_id)
+        if self._wanted and isinstance(item, Launch) and item.trial_id in self._fallen:
+            self._fallen.discard(item.trial_id)
+            self._targets[item.trial_id] = self._history.trials[item.trial_id]
         if self._wanted and isinstance(item, Exploit):
             self._lines.append(self._line(item))
             self._targets[item.trial_id] = self._history.trials[item.trial_id]
@@ -80,7 +87,7 @@ class PolicyFiles:
         return self._folder / "pbt_global.txt"
 
     def _line(self, exploit: Exploit) -> str:
-        key = (exploit.trial_id, exploit.generation)
+        key = (exploit.trial_id, exploit.generation, exploit.checkpoint.id)
         if key not in self._texts:
             trials = self._history.trials
             fields = [

@@ -10,13 +10,14 @@ A run of TensorBoard is a trial. Its scalars, by ``training_iteration``:
   result, so that their lines are as long as the scores'. The HPARAMS tab can show one value only for a run: the first.
 
 Where ``training_iteration`` goes back, after an exploit or to try again, TensorBoard is told to drop what was written
-from there on, so each step has one value: that of the weights which the trial went on with. All results are in
-``result.json``.
+from there on, so each step has one value: that of the weights which the trial went on with. Nothing is taken off the
+file for that: a TensorBoard that is running would lose its place. All results that count are in ``result.json``.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -147,7 +148,7 @@ class _TrialEvents:
         there = end_of_whole = 0
         for record in records(data):
             if record.kind is Kind.SCALARS:
-                if rows is not None and there == len(rows):
+                if rows is not None and there == self.trial.reported:
                     break  # a power cut took more from the journal than from this file
                 there += 1
             if record.kind is not Kind.RESTART:  # which is written again, with the row that follows
@@ -161,10 +162,24 @@ class _TrialEvents:
         if rows is None:
             self._step = self.trial.iteration
             return
-        self._step = rows[there - 1].report.iteration if there else 0
-        for row in rows[there:]:
+        known = next((row for row in reversed(rows) if row.ordinal <= there), None)
+        # The newest scalars may be of a result that no longer counts: then the next one has to drop whatever was there.
+        self._step = sys.maxsize if there else 0
+        if known is not None and known.ordinal == there:
+            self._step = known.report.iteration
+        at = rows[0].report.timestamp if rows else 0.0
+        for row in rows[known.number if known is not None else 0 :]:
+            self._skip(row.ordinal - there - 1, at)
             self.add_row(row)
+            there, at = row.ordinal, row.report.timestamp
+        self._skip(self.trial.reported - there, at)
         self.write()
+
+    def _skip(self, count: int, at: float) -> None:
+        """Write empty scalars for results that the file lacks and that no longer count: each result has its place."""
+        if count > 0 and not self._begun:
+            self._begin(at)
+        self._records += [scalars(at, 1, b"")] * count
 
     def _begin(self, at: float) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)

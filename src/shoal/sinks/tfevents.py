@@ -109,9 +109,9 @@ def _kind(payload: bytes) -> Kind:
     if payload[9:10] != b"\x10":  # no step: the beginning of a file, or metadata
         return Kind.SESSION_END if _text(_END_TAG) in payload else Kind.OTHER
     place = 10
-    while payload[place] > 127:
+    while payload[place : place + 1] > b"\x7f":
         place += 1
-    return Kind.SCALARS if payload[place + 1] == 0x2A else Kind.RESTART
+    return Kind.SCALARS if payload[place + 1 : place + 2] == b"\x2a" else Kind.RESTART
 
 
 # ------------------------------------------------------------------------------------------------------------- messages

@@ -543,7 +543,7 @@ class SimulatedEngine:
 
     # -------------------------------------------------------------------------------------------- slots, checkpoints
 
-    def _resident(self, command: Continue | Park | Save | Evict) -> _Process:
+    def _resident(self, command: Continue | Park | Save | WindUp | Evict) -> _Process:
         process = self._processes.get(command.trial_id)
         if process is None:
             raise BrokenContract(f"{command!r}: it has no process")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ..applied import CheckApplied
 from ..checkpoints import Checkpoint
 from ..config import CheckpointConfig, FailureConfig, RunConfig, TuneConfig
 from ..errors import TuneError
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CLIReporter",
     "Callback",
+    "CheckApplied",
     "Checkpoint",
     "CheckpointConfig",
     "ExperimentAnalysis",

@@ -11,9 +11,11 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
-from ..core.events import Failed, Finished, Started
+from ..checkpoints.store import damage, is_full
+from ..core.events import Damaged, Failed, Finished, Started
 from ..core.rng import stream
 from .classes import ClassRunner
 from .session import Port, Session, Unwind, set_current_session
@@ -51,13 +53,20 @@ def run_member(port: Port, session: Session, trainable: Trainable, seed: int | N
 
 def _run_once(
     port: Port, session: Session, trainable: Callable[[dict[str, Any]], Any], message: Enter
-) -> Finished | Failed | None:
+) -> Finished | Failed | Damaged | None:
     """Run the function once. Return how it ended, or None where it was unwound."""
     launch = message.launch
+    source = launch.checkpoint
     outcome: Finished | Failed = Finished(launch.trial_id, launch.launch)
     try:
+        if source is not None and message.checkpoint is not None:
+            # Before every load: what has changed on the disk since, or was never whole, must not become weights.
+            wrong = damage(Path(message.checkpoint), source.digest)
+            if wrong is not None:
+                return Damaged(launch.trial_id, launch.launch, source.id, wrong)
         session.begin(message)
-        port.send(Started(launch.trial_id, launch.launch, os.getpid(), socket.gethostname()))
+        digest = None if source is None else source.digest
+        port.send(Started(launch.trial_id, launch.launch, os.getpid(), socket.gethostname(), digest))
         config = launch.config if message.config is None else pickle.loads(message.config)
         returned = trainable(_own_copy(config))
         _only_the_member(session, 0)
@@ -95,7 +104,7 @@ def _failure(trial_id: str, launch: int, error: BaseException) -> Failed:
     hint = ""
     if type(error).__name__ == "BdbQuit" or (isinstance(error, EOFError) and "reading a line" in str(error)):
         hint = " (breakpoint() and input() work with TuneConfig(engine='inline') or SHOAL_ENGINE=inline)"
-    return Failed(trial_id, launch, one_line(error) + hint, text + hint, _pickled(error))
+    return Failed(trial_id, launch, one_line(error) + hint, text + hint, _pickled(error), is_full(error))
 
 
 def one_line(error: BaseException) -> str:

@@ -29,6 +29,7 @@ __all__ = ["THREAD_VARIABLES", "Exited", "Forked", "LoadFailed", "Ready", "main"
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 """What tells numeric libraries, when they are loaded, how many threads to use."""
 _PR_SET_PDEATHSIG = 1
+_THE_DRIVERS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,8 @@ def main(fd: int, path: list[str]) -> None:
     that a module of the user's that is called like one of the standard library cannot get in the way.
     """
     sys.path[:] = path
+    leave_to_the_driver()
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
     with socket.socket(fileno=fd) as control:
         try:
             setup = Channel(control).receive()
@@ -198,9 +201,12 @@ class Nursery:
         for text in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):
                 text.flush()  # or every member would print it again
+        # Until a member knows that these are none of its business, they must not reach it.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _THE_DRIVERS)
         try:
             pid = os.fork()
         except OSError as error:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             os.close(sock)
             os.close(output)
             reason = f"its process cannot be started: {error}"
@@ -209,11 +215,14 @@ class Nursery:
         if pid == 0:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            leave_to_the_driver()
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             mine[2].close()
             for fd in (mine[0], mine[1]):
                 os.close(fd)
             self._control.close()
             self._be_member(request, sock, output, parent)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.close(sock)
         os.close(output)
         self._keys[pid] = request.key
@@ -237,7 +246,9 @@ class Nursery:
                 os.chdir(request.info.folder)
             use_threads(setup.threads)
             channel = Channel(socket.socket(fileno=sock))
-            session = Session(channel, request.info, setup.rules, setup.experiment, setup.cpus, setup.gpus)
+            session = Session(
+                channel, request.info, setup.rules, setup.experiment, setup.cpus, setup.gpus, setup.applied
+            )
             run_member(channel, session, self._trainable, setup.seed)
             code = 0
         except DriverGone:
@@ -267,6 +278,38 @@ class Nursery:
             _kill_group(pid)  # what the member has left running, DataLoader workers for example
             with contextlib.suppress(OSError):
                 self._control.sendall(frame(Exited(key, status)))
+
+
+def leave_to_the_driver() -> None:
+    """Let signals by which a cluster ends a whole job not end this process: the driver gets them too, and decides.
+
+    They are not simply ignored, because that would be inherited: a DataLoader ends its workers with one of them.
+    """
+    for number in _THE_DRIVERS:
+        signal.signal(number, _ignore)
+
+
+def _ignore(number: int, frame: object) -> None:
+    pass
+
+
+_masks: list[set[signal.Signals]] = []
+
+
+def _before_fork() -> None:
+    # Python forgets what arrives while it forks, so nothing may arrive then.
+    _masks.append(signal.pthread_sigmask(signal.SIG_BLOCK, _THE_DRIVERS))  # type: ignore[arg-type]
+
+
+def _after_fork_in_parent() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _masks.pop())
+
+
+def _after_fork_in_child() -> None:
+    for number in _THE_DRIVERS:
+        if signal.getsignal(number) is _ignore:
+            signal.signal(number, signal.SIG_DFL)
+    _after_fork_in_parent()
 
 
 def _watch_parent(selector: selectors.BaseSelector) -> int | None:

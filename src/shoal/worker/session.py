@@ -18,12 +18,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
+from ..applied import CheckApplied
 from ..checkpoints import Checkpoint
 from ..checkpoints.store import commit, measure, write
 from ..core.commands import Launch
-from ..core.events import Metrics, Reported, Saved, SavedCheckpoint
+from ..core.events import Drifted, Metrics, Reported, Saved, SavedCheckpoint
 from ..core.reports import DONE, ReportRules, at_boundary, check_report, progress, stop_reason, waits
 from ..errors import ReportError
+from .applied import Watch
 from .wire import Enter, Go, Leave, MemberInfo, SaveNow
 
 __all__ = ["SWALLOWED", "Keeper", "Port", "Session", "TrialContext", "Unwind", "current_session", "set_current_session"]
@@ -130,10 +132,18 @@ class Session:
         rules: what a report must hold.
         experiment: the experiment's name.
         cpus, gpus: what the member was given.
+        applied: how to check that optimizers use the config's values; None: not at all.
     """
 
     def __init__(
-        self, port: Port, info: MemberInfo, rules: ReportRules, experiment: str, cpus: float, gpus: float
+        self,
+        port: Port,
+        info: MemberInfo,
+        rules: ReportRules,
+        experiment: str,
+        cpus: float,
+        gpus: float,
+        applied: CheckApplied | None = None,
     ) -> None:
         self._port = port
         self._info = info
@@ -153,6 +163,8 @@ class Session:
         self._turn = threading.RLock()
         self._next: Enter | Leave | None = None
         self._keeper: Keeper | None = None
+        self._applied = applied
+        self._watch = Watch(applied, lambda: _session_here() is self)
         self.class_name: str | None = None
         """Of a class trainable, which returns its results instead of reporting them."""
         self.context = TrialContext(info.trial_id, info.name, info.folder, experiment, cpus, gpus, info.index, self)
@@ -173,6 +185,7 @@ class Session:
         self._next_checkpoint = launch.next_checkpoint
         self._swallowed = 0
         self._next = None
+        self._watch.begin(enter)
         self._entered = time.perf_counter()
 
     def next_message(self) -> Enter | Leave:
@@ -198,6 +211,12 @@ class Session:
     def iteration(self) -> int:
         """Reports that made these weights, donors' included."""
         return self._iteration
+
+    def goes_on_with(self, path: str) -> bool:
+        """Return whether the checkpoint at a path is the one to go on from and the member's own, not a donor's."""
+        record = None if self._launch is None else self._launch.checkpoint
+        given = self._checkpoint is not None and os.path.realpath(path) == os.path.realpath(self._checkpoint.path)
+        return given and record is not None and record.trial_id == self._info.trial_id
 
     @property
     def leaving(self) -> bool:
@@ -236,6 +255,7 @@ class Session:
         if self._next is not None:
             self._unwind()
         launch = self._check_caller()
+        self._check_applied(launch)
         spent = now - self._entered
         timestamp = time.time()
         plain = _plain_metrics(metrics)
@@ -250,6 +270,7 @@ class Session:
         }
         done = bool(plain.pop("done", False))
         stop = stop_reason(self._rules, plain, automatic) or (DONE if done else None)
+        self._hear_early(keeper)
         wanted = keeper is not None and keeper.wants(self._iteration + 1, ends=stop is not None)
         check_report(self._rules, plain, automatic, checkpoint is not None or wanted)
         self._check_growth(progress(self._rules, plain, automatic))
@@ -258,7 +279,8 @@ class Session:
         if keeper is None:
             saved = None if checkpoint is None else self._committed(checkpoint)
         else:
-            needed = stop is None and at_boundary(self._rules, self._until, plain, automatic)
+            at_its_boundary = at_boundary(self._rules, self._until, plain, automatic)
+            needed = stop is None and (at_its_boundary or self._next is not None)
             saved = self._saved(keeper, transient=not wanted) if wanted or needed else None
         self._iteration += 1
         self._since_restore += 1
@@ -280,9 +302,26 @@ class Session:
                 iterations_since_restore=self._since_restore,
             )
         )
+        if self._next is not None:
+            self._unwind()
         if waiting or self._port.pending():
             self._answer(waiting)
         self._entered = time.perf_counter()
+
+    def _check_applied(self, launch: Launch) -> None:
+        """Tell the driver, or where the user wants it the trial, which hyperparameters have drifted."""
+        for key, text in self._watch.drifts():
+            if self._applied is not None and self._applied.strict:
+                raise ReportError(text)
+            self._port.send(Drifted(launch.trial_id, launch.launch, key, text))
+
+    def _hear_early(self, keeper: Keeper | None) -> None:
+        """Find out before a report whether it is the last: who can save at any time then does, and loses nothing."""
+        if keeper is not None and self._port.pending():
+            # A member that was not asked to wait is told nothing but to leave.
+            self._next = message = self._port.receive()
+            if not (isinstance(message, Leave) and message.counts):
+                self._unwind()
 
     def _committed(self, checkpoint: Checkpoint) -> SavedCheckpoint:
         """Take the user's checkpoint over."""
@@ -359,13 +398,19 @@ def set_current_session(session: Session | None) -> Session | None:
     return before
 
 
+def _session_here() -> Session | None:
+    """Return the session that the calling thread belongs to, or None."""
+    session: Session | None = getattr(_of_thread, "session", None) or _current
+    return session
+
+
 def current_session(caller: str) -> Session:
     """Return the session of the member that runs here.
 
     Raises:
         ReportError: no member runs in this process.
     """
-    session: Session | None = getattr(_of_thread, "session", None) or _current
+    session = _session_here()
     if session is None:
         raise ReportError(
             f"{caller} was called outside of a trial. It works inside a function that tune.Tuner(function, ...).fit() "

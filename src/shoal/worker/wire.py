@@ -9,9 +9,10 @@ import socket
 import struct
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
+from ..applied import CheckApplied
 from ..core.commands import Launch
 from ..core.reports import ReportRules
 
@@ -49,6 +50,8 @@ class Setup:
     gpus: float
     threads: int
     """Threads that numeric libraries use in a member."""
+    applied: CheckApplied | None = field(default_factory=CheckApplied)
+    """How members check that optimizers use the config's values; None: not at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,9 @@ class SaveNow:
 @dataclass(frozen=True, slots=True)
 class Leave:
     """Driver to a member: leave the function and end the process."""
+
+    counts: bool = False
+    """Whether the next report still counts."""
 
 
 def frame(message: object) -> bytes:

@@ -1,0 +1,156 @@
+"""Members that hang, or that the kernel kills for lack of memory."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.helpers import fit, items, load_state, pbt, report_state, story
+
+from shoal import tune
+from shoal.core.commands import Exploit, Retry
+from shoal.engines.memory import OutOfMemory
+from shoal.errors import ConfigError
+from shoal.watchdog import Watchdog
+
+ENGINES = ("inline", "processes")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_member_that_hangs_is_killed_and_tried_again_from_its_checkpoint(engine: str, tmp_path: Path) -> None:
+    def train(config: dict[str, Any]) -> None:
+        step, score = load_state() or (0, 0.0)
+        fresh = step == 0
+        while True:
+            step += 1
+            score += config["lr"]
+            if fresh and step == 8 and tune.get_context().index == 1:
+                while not (tmp_path / "over").exists():  # for ever
+                    time.sleep(0.01)
+                return
+            report_state(step, score, {"score": score, "step": step}, save=step % 5 == 0)
+
+    try:
+        grid = fit(
+            train, tmp_path, engine=engine, num_samples=2,
+            run={"failure_config": tune.FailureConfig(max_failures=1, report_timeout_s=1.0)},
+        )  # fmt: skip
+    finally:
+        (tmp_path / "over").touch()
+    assert [result.error for result in grid] == [None, None]
+    (retry,) = items(grid, Retry)
+    assert retry.trial_id == story(grid).in_order()[1].trial_id
+    assert "it reported nothing for 1 s, the report_timeout_s, and was killed" in retry.error
+    assert retry.iteration == 5
+    assert [row.report.metrics["step"] for row in story(grid).in_order()[1].rows] == list(range(1, 21))
+
+
+def test_a_member_that_is_stopped_by_a_signal_or_does_not_even_start_is_noticed(tmp_path: Path) -> None:
+    def train(config: dict[str, Any]) -> None:
+        if tune.get_context().index == 0:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        tune.report({"score": 1.0})
+        if tune.get_context().index == 1:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        tune.report({"score": 1.0})
+
+    failures = tune.FailureConfig(report_timeout_s=1.0)
+    grid = fit(train, tmp_path, engine="processes", num_samples=3, run={"failure_config": failures})
+    assert ["reported nothing for 1 s" in str(result.error) for result in grid] == [True, True, False]
+    assert [len(trial.rows) for trial in story(grid).in_order()] == [0, 1, 2]
+
+
+def test_members_that_wait_for_others_or_for_a_slot_do_not_hang(tmp_path: Path) -> None:
+    def train(config: dict[str, Any]) -> None:
+        step, score = load_state() or (0, 0.0)
+        while True:
+            step += 1
+            if step == 3 and tune.get_context().index == 0:
+                time.sleep(1.5)  # longer than the others may be silent, of whom it is waited for
+            report_state(step, score, {"score": score, "step": step}, save=True)
+
+    grid = fit(
+        train, tmp_path, engine="processes", num_samples=4, max_concurrent_trials=1, stop={"training_iteration": 6},
+        scheduler=pbt(perturbation_interval=3, synch=True),
+        run={"failure_config": tune.FailureConfig(report_timeout_s=2.5)},
+    )  # fmt: skip
+    assert grid.num_errors == 0
+    assert not items(grid, Retry)
+
+
+def test_one_that_hangs_at_its_first_report_again_and_again_is_replaced_where_pbt_is_on(tmp_path: Path) -> None:
+    def train(config: dict[str, Any]) -> None:
+        step, score = load_state() or (0, 0.0)
+        if step == 0 and tune.get_context().index == 1:
+            time.sleep(3600)
+        while True:
+            step += 1
+            score += config["lr"]
+            report_state(step, score, {"score": score, "step": step}, save=step % 5 == 0)
+
+    failures = tune.FailureConfig(report_timeout_s=1.0, max_failures=1)
+    grid = fit(
+        train, tmp_path, engine="processes", num_samples=2, scheduler=pbt(), stop={"training_iteration": 32},
+        run={"failure_config": failures},
+    )  # fmt: skip
+    assert grid.num_errors == 0
+    replaced = [exploit for exploit in items(grid, Exploit) if exploit.failed is not None]
+    assert len(replaced) == 1
+    assert "reported nothing" in replaced[0].failed
+
+
+@pytest.mark.parametrize("timeout", [0, -1, "1", True, float("nan")])
+def test_a_timeout_is_a_number_of_seconds(timeout: Any) -> None:
+    with pytest.raises(ConfigError, match="report_timeout_s must be a number of seconds greater than 0"):
+        tune.FailureConfig(report_timeout_s=timeout)
+
+
+def test_the_watchdog_names_only_who_was_silent_twice() -> None:
+    watchdog = Watchdog(10.0)
+    watchdog.hear("a", 0.0)
+    watchdog.hear("b", 0.0)
+    assert watchdog.overdue(["a", "b"], 9.0) == []
+    assert watchdog.overdue(["a", "b"], 10.0) == []  # what they sent may wait to be read
+    watchdog.hear("b", 10.0)
+    assert watchdog.overdue(["a", "b"], 10.1) == ["a"]
+    assert watchdog.overdue(["a", "b"], 10.2) == []  # once
+    assert watchdog.overdue(["b"], 25.0) == []
+    assert watchdog.overdue([], 26.0) == []  # it waits meanwhile
+    assert watchdog.overdue(["b"], 27.0) == []
+    assert watchdog.overdue(["b"], 28.0) == ["b"]
+
+
+# ---- Out of memory ---------------------------------------------------------------------------------------------------
+
+
+def test_what_the_kernel_counts_tells_whether_memory_was_the_reason(tmp_path: Path) -> None:
+    system, group = tmp_path / "vmstat", tmp_path / "memory.events"
+
+    def count(in_system: int, in_group: int) -> None:
+        system.write_text(f"pgpgin 1\noom_kill {in_system}\n")
+        group.write_text(f"low 0\noom 7\noom_kill {in_group}\noom_group_kill 0\n")
+
+    count(3, 1)
+    memory = OutOfMemory(system, group)
+    assert "somebody else has" in memory.hint()
+    count(4, 2)
+    assert "memory limit of this job or container" in memory.hint()
+    assert "somebody else has" in memory.hint()  # what was counted then says nothing of the next one
+    count(5, 2)
+    assert "the machine was out of memory" in memory.hint()
+    system.unlink()
+    group.write_text("nothing that it knows")
+    assert memory.hint() == "possibly the machine was out of memory"
+
+
+def test_where_the_kernel_says_nothing_memory_is_only_possible(tmp_path: Path) -> None:
+    memory = OutOfMemory(tmp_path / "absent", tmp_path / "neither")
+    assert memory.hint() == "possibly the machine was out of memory"
+
+
+def test_the_counters_of_this_machine_can_be_read() -> None:
+    assert OutOfMemory().hint()

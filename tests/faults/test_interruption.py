@@ -1,0 +1,240 @@
+"""Ctrl-C, SIGTERM, SIGUSR1: members come to their next report, the script says how to go on, and nothing is left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from tests.faults.test_driver import line_of, running, told
+
+from shoal import tune
+from shoal.core.commands import Status
+from shoal.interruption import RESUME_EXIT_CODE
+
+SLOW = """
+import json, sys, tempfile, time
+from pathlib import Path
+from shoal import tune
+from shoal.tune.schedulers import PopulationBasedTraining
+
+def train(config):
+    step = 0
+    checkpoint = tune.get_checkpoint()
+    if checkpoint:
+        step = int(Path(checkpoint.path, "step").read_text())
+    while True:
+        step += 1
+        if step > 3:
+            print("in the middle of a step", flush=True)
+            while not Path(GATE).exists():
+                time.sleep(0.01)
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder, "step").write_text(str(step))
+            tune.report({"score": config["lr"]}, checkpoint=tune.Checkpoint.from_directory(folder))
+
+GATE = "gate"
+
+if __name__ == "__main__":
+    tune.Tuner(
+        train,
+        param_space={"lr": tune.uniform(0, 1)},
+        tune_config=tune.TuneConfig(
+            metric="score", mode="max", num_samples=2, seed=1, max_concurrent_trials=2,
+            scheduler=PopulationBasedTraining(
+                time_attr="training_iteration", perturbation_interval=100, hyperparam_mutations={"lr": [0.1, 0.2]}
+            ),
+        ),
+        run_config=tune.RunConfig(name="run", verbose=3),
+    ).fit()
+    print("the fit ended by itself")
+"""
+
+
+def steps(folder: Path) -> list[int]:
+    """Return for each trial how many results count."""
+    return [len(trial.rows) for trial in told(folder).in_order()]
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (signal.SIGINT, -signal.SIGINT),
+        (signal.SIGTERM, RESUME_EXIT_CODE),
+        (signal.SIGUSR1, RESUME_EXIT_CODE),
+    ],
+)
+@pytest.mark.parametrize("engine", ["processes", "inline"])
+def test_members_come_to_their_report_and_it_counts(
+    number: signal.Signals, code: int, engine: str, tmp_path: Path
+) -> None:
+    at_work = 2 if engine == "processes" else 1
+    with running(SLOW, tmp_path, SHOAL_ENGINE=engine, SHOAL_GRACE_S="60") as driver:
+        for _ in range(at_work):
+            line_of(driver, lambda line: "in the middle of a step" in line)
+        family = psutil.Process(driver.pid).children(recursive=True)
+        driver.send_signal(number)
+        line_of(driver, lambda line: "The run ends" in line and "in 60 s at most" in line)
+        (tmp_path / "gate").touch()
+        assert driver.stdout is not None
+        rest = driver.stdout.read()
+        driver.wait(60)
+    assert driver.returncode == code
+    assert "ended by itself" not in rest
+    how = f"tune.Tuner.restore({str(tmp_path / 'run')!r}, train).fit()"
+    last = [line for line in rest.splitlines() if "To go on" in line]
+    assert len(last) == 1
+    assert how in last[0]
+    assert (f"by {number.name}, with exit code 75" in last[0]) == (number is not signal.SIGINT)
+    assert psutil.wait_procs(family, timeout=30)[1] == []
+    # The step that each was in the middle of has been reported, and nobody has begun another.
+    assert steps(tmp_path / "run") == ([4, 4] if engine == "processes" else [4, 0])
+    for trial in told(tmp_path / "run").in_order():
+        assert trial.status is Status.TERMINATED
+        assert {path.name for path in (tmp_path / "run" / trial.folder).glob("*checkpoint_*")} == {
+            f"checkpoint_{number:06d}" for number in trial.checkpoints
+        }
+
+
+def test_a_member_that_does_not_come_to_its_report_in_time_is_ended_and_goes_on_from_its_checkpoint(
+    tmp_path: Path,
+) -> None:
+    with running(SLOW, tmp_path, SHOAL_GRACE_S="0.2") as driver:
+        for _ in range(2):
+            line_of(driver, lambda line: "in the middle of a step" in line)
+        driver.send_signal(signal.SIGTERM)
+        driver.communicate(timeout=60)
+    assert driver.returncode == RESUME_EXIT_CODE
+    assert steps(tmp_path / "run") == [3, 3]
+    source = SLOW[: SLOW.index('if __name__ == "__main__":')].replace('"gate"', '"/"')
+    source += "tune.Tuner.restore('run', train, run_config=tune.RunConfig(stop={'training_iteration': 6})).fit()"
+    (tmp_path / "again.py").write_text(source)
+    subprocess.run([sys.executable, "again.py"], cwd=tmp_path, check=True, capture_output=True, timeout=90)
+    assert steps(tmp_path / "run") == [6, 6]
+
+
+def test_signals_that_a_cluster_sends_to_all_processes_are_the_drivers_business(tmp_path: Path) -> None:
+    """SLURM's ``--signal=USR1@60`` without ``B:`` reaches members and their parent too, and often more than once."""
+    with running(SLOW, tmp_path, SHOAL_GRACE_S="60") as driver:
+        for _ in range(2):
+            line_of(driver, lambda line: "in the middle of a step" in line)
+        family = psutil.Process(driver.pid).children(recursive=True)
+        assert len(family) == 3
+        for _ in range(2):
+            for process in family:
+                process.send_signal(signal.SIGUSR1)
+            driver.send_signal(signal.SIGUSR1)
+        line_of(driver, lambda line: "The run ends" in line)
+        (tmp_path / "gate").touch()
+        driver.communicate(timeout=60)
+    assert driver.returncode == RESUME_EXIT_CODE
+    assert steps(tmp_path / "run") == [4, 4]
+
+
+def test_workers_that_a_member_starts_are_ended_by_its_signals_as_ever(tmp_path: Path) -> None:
+    """``torch.utils.data.DataLoader`` and ``multiprocessing.Pool`` end their workers with SIGTERM."""
+    from tests.helpers import fit
+
+    def train(config: dict[str, object]) -> None:
+        import multiprocessing
+        import time
+
+        codes = []
+        for kind in ("fork", "spawn"):
+            worker = multiprocessing.get_context(kind).Process(target=time.sleep, args=(600,))
+            worker.start()
+            worker.terminate()
+            worker.join(60)
+            codes.append(worker.exitcode)
+        tune.report({"score": 1.0, "codes": codes})
+
+    grid = fit(train, tmp_path, num_samples=1, engine="processes")
+    assert grid[0].metrics["codes"] == [-signal.SIGTERM, -signal.SIGTERM]
+
+
+def test_a_handler_of_the_scripts_own_stays(tmp_path: Path) -> None:
+    source = SLOW.replace(
+        'if __name__ == "__main__":', "import signal\nsignal.signal(signal.SIGTERM, lambda *_: print('mine'))\nif True:"
+    )
+    with running(source, tmp_path) as driver:
+        line_of(driver, lambda line: "in the middle of a step" in line)
+        driver.send_signal(signal.SIGTERM)
+        line_of(driver, lambda line: "mine" in line)
+        driver.send_signal(signal.SIGINT)
+        (tmp_path / "gate").touch()
+        driver.communicate(timeout=60)
+    assert driver.returncode == -signal.SIGINT
+
+
+OF_CLASS = """
+import time
+from pathlib import Path
+from shoal import tune
+
+class Train(tune.Trainable):
+    def setup(self, config):
+        self.steps = 0
+    def step(self):
+        self.steps += 1
+        if self.steps > 3:
+            print("in the middle of a step", flush=True)
+            while not Path("gate").exists():
+                time.sleep(0.01)
+        return {"score": float(self.steps)}
+    def save_checkpoint(self, folder):
+        Path(folder, "steps").write_text(str(self.steps))
+    def load_checkpoint(self, folder):
+        self.steps = int(Path(folder, "steps").read_text())
+
+if __name__ == "__main__":
+    tune.Tuner(Train, tune_config=tune.TuneConfig(num_samples=2, max_concurrent_trials=2, seed=1),
+               run_config=tune.RunConfig(name="run", verbose=3)).fit()
+"""
+
+
+def test_a_member_of_a_class_saves_before_it_leaves_and_loses_nothing(tmp_path: Path) -> None:
+    with running(OF_CLASS, tmp_path, SHOAL_GRACE_S="60") as driver:
+        for _ in range(2):
+            line_of(driver, lambda line: "in the middle of a step" in line)
+        driver.send_signal(signal.SIGTERM)
+        line_of(driver, lambda line: "The run ends" in line)
+        (tmp_path / "gate").touch()
+        driver.communicate(timeout=60)
+    assert driver.returncode == RESUME_EXIT_CODE
+    for trial in told(tmp_path / "run").in_order():
+        assert [entry.row.report.iteration for entry in trial.checkpoints.values()] == [4]
+        folder = tmp_path / "run" / trial.folder / "checkpoint_000000"
+        assert (folder / "steps").read_text() == "4"
+    sys.path.insert(0, str(tmp_path))
+    try:
+        source = OF_CLASS[: OF_CLASS.index("if __name__")]
+        again = source + "tune.Tuner.restore('run', Train, run_config=tune.RunConfig(stop={'score': 6})).fit()"
+        (tmp_path / "again.py").write_text(again)
+        subprocess.run([sys.executable, "again.py"], cwd=tmp_path, check=True, capture_output=True, timeout=90)
+    finally:
+        sys.path.remove(str(tmp_path))
+    for trial in told(tmp_path / "run").in_order():
+        assert [row.report.metrics["score"] for row in trial.rows] == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+        assert trial.launches == 2
+
+
+def test_what_was_interrupted_twice_and_killed_once_has_no_step_twice(tmp_path: Path) -> None:
+    """A script that is started again after each end, as a job that is requeued."""
+    resumed = "    if tune.Tuner.can_restore('run'):\n        tuner = tune.Tuner.restore('run', train)\n    tuner.fit()"
+    source = SLOW.replace("if step > 3:", "if False:").replace("    ).fit()", f"    )\n{resumed}")
+    source = source.replace("    tune.Tuner(\n", "    tuner = tune.Tuner(\n")
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL):
+        with running(source, tmp_path) as driver:
+            count = iter(range(1, 30))
+            line_of(driver, lambda line, count=count: "iteration" in line and next(count) == 20)
+            driver.send_signal(number)
+            driver.communicate(timeout=60)
+    for trial in told(tmp_path / "run").in_order():
+        assert [row.report.iteration for row in trial.rows] == list(range(1, len(trial.rows) + 1))
+        assert trial.launches == 3
+    assert sum(steps(tmp_path / "run")) >= 50
+    assert os.path.isdir(tmp_path / "run")
