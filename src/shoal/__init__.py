@@ -41,4 +41,8 @@ def __getattr__(name: str) -> Any:
         from . import objects
 
         return getattr(objects, name)
+    if name == "torch":
+        import importlib
+
+        return importlib.import_module(".torch", __name__)
     raise AttributeError(f"module 'shoal' has no attribute {name!r}")

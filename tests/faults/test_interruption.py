@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -53,6 +55,10 @@ if __name__ == "__main__":
     ).fit()
     print("the fit ended by itself")
 """
+
+
+def _is_the_twentieth(count: Iterator[int], line: str) -> bool:
+    return "iteration" in line and next(count) == 20
 
 
 def steps(folder: Path) -> list[int]:
@@ -142,10 +148,12 @@ def test_workers_that_a_member_starts_are_ended_by_its_signals_as_ever(tmp_path:
     def train(config: dict[str, object]) -> None:
         import multiprocessing
         import time
+        from typing import Any
 
         codes = []
         for kind in ("fork", "spawn"):
-            worker = multiprocessing.get_context(kind).Process(target=time.sleep, args=(600,))
+            context: Any = multiprocessing.get_context(kind)
+            worker = context.Process(target=time.sleep, args=(600,))
             worker.start()
             worker.terminate()
             worker.join(60)
@@ -230,7 +238,7 @@ def test_what_was_interrupted_twice_and_killed_once_has_no_step_twice(tmp_path: 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL):
         with running(source, tmp_path) as driver:
             count = iter(range(1, 30))
-            line_of(driver, lambda line, count=count: "iteration" in line and next(count) == 20)
+            line_of(driver, partial(_is_the_twentieth, count))
             driver.send_signal(number)
             driver.communicate(timeout=60)
     for trial in told(tmp_path / "run").in_order():

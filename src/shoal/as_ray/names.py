@@ -20,7 +20,7 @@ def _from(module: str, *names: str) -> dict[str, str]:
 
 _CHECKPOINT = _from("shoal.checkpoints", "Checkpoint")
 _RUN_CONFIGS = {**_from(_SETTINGS, "RunConfig"), **_from("shoal.config", "CheckpointConfig", "FailureConfig")}
-_TUNE_CONFIG = _from(_SETTINGS, "TuneConfig")
+_TUNE_CONFIG = {**_from(_SETTINGS, "TuneConfig"), **_from("shoal.applied", "CheckApplied")}
 _TUNER = _from("shoal.tuner", "Tuner")
 _ERRORS = _from("shoal.errors", "TuneError")
 _RUNS = _from("shoal.as_ray.running", "run")

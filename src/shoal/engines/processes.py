@@ -129,6 +129,7 @@ class ProcessEngine:
             cpus=setup.cpus,
             gpus=setup.gpus,
             threads=max(1, math.ceil(setup.cpus)),
+            applied=setup.applied,
         )
         with contextlib.suppress(OSError):  # that it has ended is noticed next
             ours.sendall(heavy_frame(message))
