@@ -81,13 +81,19 @@ def test_every_promise_holds_after_each_event_with_300_members(slots: int, synch
 @pytest.mark.parametrize("burn_in", [0.0, 5.0, 100.0])
 @pytest.mark.parametrize("slots", [1, 3, 8])
 @pytest.mark.parametrize("fault", [None, *Fault])
-def test_nobody_waits_for_ever(synch: bool, burn_in: float, slots: int, fault: Fault | None) -> None:
+@pytest.mark.parametrize("replace_failed", [False, True])
+def test_nobody_waits_for_ever(
+    synch: bool, burn_in: float, slots: int, fault: Fault | None, replace_failed: bool
+) -> None:
+    """Also where members return at different steps, with more members than slots, and killed at the barrier."""
     for max_failures in (0, 2, -1):
-        scenario = Scenario(
-            seed=slots, members=8, slots=slots, synch=synch, burn_in=burn_in, returns=True, max_failures=max_failures,
-            faults=() if fault is None else ((fault, 0.1),),
-        )  # fmt: skip
-        assert all(status.ended for status in scenario.run().statuses.values())
+        for returns in (True, False):
+            scenario = Scenario(
+                seed=slots, members=8, slots=slots, synch=synch, burn_in=burn_in, returns=returns,
+                max_failures=max_failures, replace_failed=replace_failed,
+                faults=() if fault is None else ((fault, 0.1),),
+            )  # fmt: skip
+            assert all(status.ended for status in scenario.run().statuses.values())
 
 
 @pytest.mark.parametrize("slots", [1, 2, 8])

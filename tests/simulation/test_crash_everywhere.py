@@ -1,0 +1,101 @@
+"""Killed after every single event of hundreds of experiments: nothing is lost, nothing counts twice, nobody waits."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from shoal.core.commands import Status
+from shoal.history import History
+from shoal.journal.codec import Record, decode, encode
+from shoal.testing import SimulationResult
+
+from .scenarios import Scenario, drawn_scenario, run_through
+
+
+def small(seed: int, **fixed: Any) -> Scenario:
+    """Draw an experiment of a few dozen events."""
+    drawn = drawn_scenario(seed, 5)
+    short = {"members": min(drawn.members, 4), "length": min(drawn.length, 6), "interval": min(drawn.interval, 3.0)}
+    return replace(drawn, **{"slots": min(drawn.slots, 3), "devices": None, "burn_in": 0.0, **short, **fixed})
+
+
+def history_of(result: SimulationResult) -> History:
+    """Return what is read from the journal of an experiment, written and read back."""
+    return History.of(Record(place, 0.0, decode(*encode(item))) for place, item in enumerate(result.journal, start=1))
+
+
+def check_results(result: SimulationResult) -> None:
+    """No result counts twice, and each trial has one for each of its steps."""
+    for trial in history_of(result).in_order():
+        counts = Counter((row.generation, row.report.iteration) for row in trial.rows)
+        assert max(counts.values(), default=1) == 1
+        if trial.last is not None:
+            assert [row.report.iteration for row in trial.last.steps()] == list(range(1, trial.iteration + 1))
+
+
+@pytest.mark.parametrize("block", range(8))
+def test_after_every_event_of_hundreds_of_experiments(block: int) -> None:
+    for seed in range(900_000 + block * 30, 900_000 + block * 30 + 30):
+        scenario = small(seed)
+        ends = replace(scenario, stop_asked_at=None)
+        for count in range(scenario.members, len(scenario.simulation(validate=False).run().events) + 1):
+            check_results(run_through((scenario, count), (ends, None)))
+
+
+@pytest.mark.parametrize("block", range(4))
+def test_a_seeded_synchronous_run_is_the_same_to_the_last_bit_after_every_event(block: int) -> None:
+    """Lineage, schedules, and every result that counts, equal those of the run that nobody killed."""
+    for seed in range(910_000 + block * 30, 910_000 + block * 30 + 30):
+        every = 1 + seed % 2
+        scenario = small(
+            seed, members=4, pbt=True, synch=True, interval=float(every * 2), checkpoint_every=every, length=7,
+            time_attr="training_iteration", faults=(), target=None, stopper=False, stop_asked_at=None, fail_fast=False,
+            returns=False, of_class=seed % 3 == 0,
+        )  # fmt: skip
+        whole = scenario.run()
+        expected = told(whole)
+        for count in range(scenario.members, len(whole.events) + 1):
+            assert told(run_through((scenario, count), (scenario, None))) == expected
+
+
+def told(result: SimulationResult) -> list[Any]:
+    """Return lineage, and each trial's schedule and results, as users read them."""
+    history = history_of(result)
+    rows = [
+        [
+            (row.generation, row.report.iteration, repr(row.report.metrics), sorted(row.config.items()))
+            for row in trial.last.steps()
+        ]
+        for trial in history.in_order()
+        if trial.last is not None
+    ]
+    ends = [(trial.trial_id, trial.status, trial.iteration) for trial in history.in_order()]
+    # Where members are asked to save before they leave, their checkpoints have other numbers.
+    lineage = [(*entry[:4], *entry[5:]) for entry in result.lineage]
+    return [lineage, rows, ends]
+
+
+@pytest.mark.parametrize("synch", [False, True])
+@pytest.mark.parametrize("of_class", [False, True])
+def test_a_run_that_is_interrupted_gently_after_every_event_goes_on_and_no_checkpointed_step_is_trained_again(
+    synch: bool, of_class: bool
+) -> None:
+    scenario = Scenario(
+        seed=11, members=4, slots=2, synch=synch, interval=2.0, length=6, num_to_keep=1, of_class=of_class,
+        checkpoint_every=0 if of_class else 1,
+    )  # fmt: skip
+    whole = scenario.run()
+    for tenth in range(int(whole.elapsed_s * 10) + 1):
+        asked = replace(scenario, stop_asked_at=tenth / 10, gently=True)
+        cut = asked.simulation().run()
+        assert all(trial.status is Status.TERMINATED for trial in cut.trials.values())
+        result = run_through((asked, None), (scenario, None))
+        check_results(result)
+        if synch:
+            assert told(result) == told(whole)
+            # Whoever was at work came to its report, which holds all that it had: no step is trained a second time.
+            assert len(result.reports) == len(whole.reports)
