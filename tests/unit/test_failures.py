@@ -56,7 +56,7 @@ def test_a_member_that_fails_for_good_copies_another_and_the_population_keeps_it
     assert len(result.of_kind(Retry)) == 1
     (copy,) = [exploit for exploit in result.exploits if exploit.failed is not None]
     assert copy.trial_id == "trial_00000"
-    assert "a simulated failure" in copy.failed
+    assert "a simulated failure" in str(copy.failed)
     assert copy.checkpoint.trial_id == copy.donor_id != copy.trial_id
     assert result.trials["trial_00000"].iteration == 9
 

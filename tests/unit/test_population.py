@@ -93,12 +93,12 @@ class Story:
     def __getitem__(self, trial: str) -> Any:
         return self.population.trials[trial]
 
-    def tell(self, event: Any) -> list[Command]:
+    def tell(self, event: Any) -> list[Any]:
         commands = self.population.apply(event)
         self.population.validate()
         return commands
 
-    def report(self, trial: str, *, save: bool = False, launch: int | None = None, **fields: Any) -> list[Command]:
+    def report(self, trial: str, *, save: bool = False, launch: int | None = None, **fields: Any) -> list[Any]:
         """The next report; it waits where a real member would."""
         state = self[trial]
         iteration = fields.pop("iteration", state.iteration + 1)
@@ -110,14 +110,14 @@ class Story:
         }
         return self.tell(Reported(trial, state.launch if launch is None else launch, iteration, **(defaults | fields)))
 
-    def reach_boundary(self, trial: str, *, save: bool = False) -> list[Command]:
+    def reach_boundary(self, trial: str, *, save: bool = False) -> list[Any]:
         self.report(trial)
         return self.report(trial, save=save)
 
-    def lose(self, trial: str, launch: int | None = None) -> list[Command]:
+    def lose(self, trial: str, launch: int | None = None) -> list[Any]:
         return self.tell(Lost(trial, self[trial].launch if launch is None else launch, "killed"))
 
-    def fail(self, trial: str, launch: int | None = None) -> list[Command]:
+    def fail(self, trial: str, launch: int | None = None) -> list[Any]:
         return self.tell(Failed(trial, self[trial].launch if launch is None else launch, "ValueError: no", "Traceback"))
 
     def copies(self, trial: str, donor: str) -> None:

@@ -325,7 +325,7 @@ def test_a_trial_that_fails_while_it_saves_is_tried_again(happens: str) -> None:
 
 def test_a_trial_whose_save_checkpoint_raises_has_failed_also_where_all_that_it_has_is_saved() -> None:
     story, _ = asked_to_save(transient=True)
-    assert story.fail("a")[0].status is Status.ERROR  # type: ignore[union-attr]
+    assert story.fail("a")[0].status is Status.ERROR
 
 
 def test_the_end_of_the_experiment_does_not_wait_for_a_trial_that_saves() -> None:
@@ -401,7 +401,7 @@ def test_a_change_of_the_config_launches_the_trial_from_its_own_checkpoint_in_it
     assert isinstance(change, Reconfigure)
     assert (change.launch, change.number, change.iteration, change.checkpoint.id) == (1, 1, 2, "a/checkpoint_000000")
     assert (change.old_config, change.new_config) == ({"lr": "a"}, {"lr": "other"})
-    assert (launch.config, launch.iteration, launch.fresh) == ({"lr": "other"}, 2, False)  # type: ignore[union-attr]
+    assert (launch.config, launch.iteration, launch.fresh) == ({"lr": "other"}, 2, False)
     assert story["a"].generation == 0
 
 
@@ -420,7 +420,7 @@ def test_a_trial_that_fails_after_a_change_goes_back_to_it_and_keeps_the_new_con
     story.policy.answers.clear()
     story.report("a")
     retry, launch = story.fail("a")
-    assert (retry.iteration, launch.iteration, launch.config) == (2, 2, {"lr": "other"})  # type: ignore[union-attr]
+    assert (retry.iteration, launch.iteration, launch.config) == (2, 2, {"lr": "other"})
 
 
 def test_a_late_report_of_the_launch_before_a_change_is_ignored() -> None:
