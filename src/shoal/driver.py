@@ -308,7 +308,7 @@ class Driver:
             call()
         except Exception as error:
             self._readers.remove(reader)
-            if is_full(error):
+            if is_full(error) and reader is not self.status:
                 # What it lacks now is written when the run goes on, from the journal.
                 self._no_room = f"{type(reader).__name__}: {one_line(error)}"
                 return
