@@ -22,7 +22,7 @@ from .core.events import Event, Failed, Reported, StopAsked, TrialAdded, Undecid
 from .core.population import Population
 from .display import Status
 from .engines import Engine, EngineCommand, grace_s
-from .errors import InvalidTransition, StorageError, stopper_failed
+from .errors import InvalidTransition, JournalError, StorageError, stopper_failed
 from .experiment import ExperimentInfo, Reader
 from .history import History, Row, full_row
 from .interruption import RESUME_EXIT_CODE, Interruption
@@ -130,11 +130,11 @@ class Driver:
             finally:
                 self._wind_up(interruption)
             if interruption.asked is not None:
-                interruption.leave()
+                interruption.leave(self._how_to_go_on())
             if self._no_room is not None:
                 raise StorageError(
-                    f"There was no room on the disk: {self._no_room}. The run has ended, and what was reported so far "
-                    f"is kept. Make room, then go on: {self._how_to_go_on()}"
+                    f"There was no room on the disk: {self._no_room.rstrip('.')}. The run has ended, and what was "
+                    f"reported so far is kept. Make room, then go on: {self._how_to_go_on()}"
                 )
 
     def _end_gently(self, reason: str) -> None:
@@ -155,15 +155,19 @@ class Driver:
         try:
             self.engine.close()
         finally:
-            if interruption.asked is not None:
-                how = (
-                    "" if interruption.by_user else f" by {interruption.asked.name}, with exit code {RESUME_EXIT_CODE}"
-                )
-                there = f"Everything reported so far is in {self.folder}."
-                text = f"Interrupted{how}. {there} To go on: {self._how_to_go_on()}"
-                self._guarded(self.status, partial(self.status.note, text))
             for reader in list(self._readers):
                 self._guarded(reader, reader.close)
+            if interruption.asked is not None:
+                self._say_how_to_go_on(interruption)
+
+    def _say_how_to_go_on(self, interruption: Interruption) -> None:
+        """The last line that is shown, below the final table."""
+        assert interruption.asked is not None
+        how = "" if interruption.by_user else f" by {interruption.asked.name}, with exit code {RESUME_EXIT_CODE}"
+        there = f"Everything reported so far is in {self.folder}."
+        text = f"Interrupted{how}. {there} To go on: {self._how_to_go_on()}"
+        self._guarded(self.status, partial(self.status.note, text))
+        self._guarded(self.status, self.status.close)
 
     @property
     def settled(self) -> bool:
@@ -219,7 +223,7 @@ class Driver:
         try:
             for event in events:
                 if isinstance(event, Failed) and event.no_room:
-                    self._no_room = event.error
+                    self._no_room = self._what_had_no_room(event)
                 if self.stopper is not None and isinstance(event, Reported):
                     # The stopper is shown facts, so what happened before has to be one.
                     # Taken out first: a second Ctrl-C on the way must not have them committed again below.
@@ -248,6 +252,9 @@ class Driver:
             return
         try:
             records = self.journal.append(items, self.clock())
+        except JournalError as error:
+            self._ahead = True
+            raise JournalError(f"{error} {self._after_a_lost_record(is_full(error))}") from error
         except BaseException:
             self._ahead = True
             raise
@@ -264,6 +271,22 @@ class Driver:
                 self._guarded(reader, partial(reader.take, record))
         for reader in list(self._readers):
             self._guarded(reader, reader.flush)
+
+    def _after_a_lost_record(self, full: bool) -> str:
+        """Say what to do where the journal could not be written."""
+        when = "Make room" if full else "When that is mended"
+        if self.history.started_at is None:
+            return f"Nothing had begun. {when}{', then' if full else ','} start the run again."
+        return (
+            f"The run has ended, and what is in the journal is kept; nothing was done that is not. "
+            f"{when}{', then' if full else ','} go on: {self._how_to_go_on()}"
+        )
+
+    def _what_had_no_room(self, event: Failed) -> str:
+        """Say what a member could not write: its checkpoint, which its error names, or something of its own."""
+        if event.error.startswith(StorageError.__name__):
+            return event.error
+        return f"what trial {self.history.trials[event.trial_id].name} writes by itself: {event.error}"
 
     def _judged(self, event: Event) -> list[Event]:
         """Ask the user's stopper about a result, so that its answer is part of what happened."""
@@ -311,6 +334,9 @@ class Driver:
             if is_full(error) and reader is not self.status:
                 # What it lacks now is written when the run goes on, from the journal.
                 self._no_room = f"{type(reader).__name__}: {one_line(error)}"
+                if reader is not self.status:
+                    with contextlib.suppress(Exception):
+                        reader.close()
                 return
             text = f"{type(reader).__name__} failed and is switched off:\n{traceback.format_exc()}"
             if reader is not self.status:

@@ -54,10 +54,13 @@ class Interruption:
         assert self.asked is not None
         return "interrupted by the user" if self.by_user else f"ended by {self.asked.name}"
 
-    def leave(self) -> NoReturn:
-        """Leave ``fit()`` as the signal asks: by KeyboardInterrupt, or with the exit code that says 'resume me'."""
+    def leave(self, how_to_go_on: str) -> NoReturn:
+        """Leave ``fit()`` as the signal asks: by KeyboardInterrupt, or with the exit code that says 'resume me'.
+
+        A traceback follows the former, so its last line tells, too.
+        """
         if self.by_user:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(f"to go on: {how_to_go_on}")
         raise SystemExit(RESUME_EXIT_CODE)
 
     def _take(self, number: signal.Signals, before: Any) -> None:

@@ -14,22 +14,22 @@ read-only mapping would end the process with a segmentation fault; here it chang
 
 The process that puts an object owns its file: in a private folder in ``/dev/shm``, or in the folder for temporary
 files. It deletes it on :func:`free_all` and when it exits. A process that was killed leaves its folder behind; the lock
-on the folder is gone then, and the next process of the same user that puts something removes it.
+on the folder is gone then, and the next run or the next process that puts something removes it, see
+:mod:`shoal.scratch`.
 """
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import os
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from .errors import ConfigError, StorageError
+from .scratch import OBJECT_SUFFIX, SHARED_MEMORY, Owner
 
 if TYPE_CHECKING:
     from pickle import PickleBuffer
@@ -46,8 +46,7 @@ _ENTRY = "<QQQ"
 """A buffer's offset and length, and 1 where whoever uses it must be able to write to it."""
 _ALIGNMENT = 64
 """What vector instructions and torch ask for at most."""
-_SUFFIX = ".object"
-_SHARED_MEMORY = Path("/dev/shm")
+_SHARED_MEMORY = SHARED_MEMORY
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -95,7 +94,7 @@ def put(obj: T) -> ObjectRef[T]:
     if isinstance(obj, ObjectRef):
         raise ConfigError(f"put: the object is a reference already, {obj!r}. Pass it on as it is.")
     pickled = _pickle(obj)
-    ref: ObjectRef[T] = _owner.store(pickled)
+    ref: ObjectRef[T] = _store(pickled)
     return ref
 
 
@@ -361,80 +360,28 @@ def _map(ref: ObjectRef[Any]) -> memoryview:
         raise StorageError(f"get: the file of {ref!r} cannot be read: {error}. Put the object again.") from error
 
 
-# Who owns and deletes files
+# Where files lie
 
 
-@dataclass(frozen=True, slots=True)
-class _Folder:
-    """A folder of this process alone."""
-
-    path: Path
-    lock: int
-    """A file descriptor of the folder. While it is open, the folder is locked."""
+_owner = Owner("objects")
 
 
-class _Owner:
-    """The files that this process has written, and must delete."""
-
-    def __init__(self) -> None:
-        self._pid = os.getpid()
-        self._lock = threading.Lock()
-        self._folders: dict[Path, _Folder] = {}
-        """By the folders that they lie in."""
-
-    def store(self, pickled: _Pickled) -> ObjectRef[Any]:
-        """Write an object to a file of its own."""
-        name = os.urandom(12).hex()
-        reasons: list[str] = []
-        for base in _places_for(pickled.size):
-            try:
-                path = self._folder(base) / (name + _SUFFIX)
-                _write(path, pickled)
-            except OSError as error:
-                reasons.append(f"{base} ({_size_text(_free_space(base))} free): {error.strerror or error}")
-            else:
-                return ObjectRef(name, pickled.size, str(path))
-        raise StorageError(
-            f"put: there is no room for an object of {_size_text(pickled.size)}. {'; '.join(reasons)}. Make room "
-            f"there, or set the environment variable TMPDIR to a folder that has enough."
-        )
-
-    def free(self) -> None:
-        """Delete all files, in the process that has written them and in no other."""
-        if self._pid != os.getpid():
-            return
-        with self._lock:
-            for base, folder in self._folders.items():
-                _delete(folder)
-                _sweep(base)
-            self._folders.clear()
-
-    def leave(self) -> None:
-        """Let go of the locks, in a fork of the process that owns the files."""
-        for folder in self._folders.values():
-            with contextlib.suppress(OSError):
-                os.close(folder.lock)
-
-    def _folder(self, base: Path) -> Path:
-        with self._lock:
-            if base not in self._folders:
-                if not self._folders:
-                    atexit.unregister(free_all)
-                    atexit.register(free_all)
-                _sweep(base)
-                self._folders[base] = _make_folder(base)
-            return self._folders[base].path
-
-
-def _be_no_owner() -> None:
-    """Begin anew in a fork: the files belong to the parent, and its lock may have been held by a thread."""
-    global _owner
-    _owner.leave()
-    _owner = _Owner()
-
-
-_owner = _Owner()
-os.register_at_fork(after_in_child=_be_no_owner)
+def _store(pickled: _Pickled) -> ObjectRef[Any]:
+    """Write an object to a file of its own."""
+    name = os.urandom(12).hex()
+    reasons: list[str] = []
+    for base in _places_for(pickled.size):
+        try:
+            path = _owner.folder(base) / (name + OBJECT_SUFFIX)
+            _write(path, pickled)
+        except OSError as error:
+            reasons.append(f"{base} ({_size_text(_free_space(base))} free): {error.strerror or error}")
+        else:
+            return ObjectRef(name, pickled.size, str(path))
+    raise StorageError(
+        f"put: there is no room for an object of {_size_text(pickled.size)}. {'; '.join(reasons)}. Make room "
+        f"there, or set the environment variable TMPDIR to a folder that has enough."
+    )
 
 
 def _places_for(size: int) -> Iterator[Path]:
@@ -469,100 +416,6 @@ def _memory_left_in_container() -> float:
         return int(limit) - int(Path("/sys/fs/cgroup/memory.current").read_text())
     except (OSError, ValueError):
         return float("inf")  # no such limit here
-
-
-def _machine() -> str:
-    """Return what only processes under the same running kernel have in common: only they see each other's locks."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip().replace("-", "")
-    except OSError:
-        import platform
-
-        return "".join(letter for letter in platform.node() if letter.isalnum())
-
-
-def _prefix() -> str:
-    return f"shoal-objects-{os.geteuid()}-{_machine()}-"
-
-
-def _make_folder(base: Path) -> _Folder:
-    """Return a new folder that only this user can enter and that is locked while this process, or a fork, lives."""
-    import fcntl
-    import tempfile
-
-    while True:
-        path = Path(tempfile.mkdtemp(prefix=f"{_prefix()}{os.getpid()}-", dir=base))
-        lock = os.open(path, os.O_RDONLY)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_at(lock, path):
-                return _Folder(path, lock)
-        except BlockingIOError:
-            pass
-        except OSError:
-            # A file system without locks. Nobody can lock the folder then, so nobody sweeps it.
-            return _Folder(path, lock)
-        # Someone who sweeps was faster, and removes it.
-        os.close(lock)
-
-
-def _sweep(base: Path) -> None:
-    """Remove the folders of processes of this user that were killed."""
-    prefix = _prefix()
-    with contextlib.suppress(OSError), os.scandir(base) as entries:
-        for entry in entries:
-            if entry.name.startswith(prefix):
-                with contextlib.suppress(OSError):
-                    _sweep_folder(Path(entry.path), entry.name.removeprefix(prefix).partition("-")[0])
-
-
-def _sweep_folder(path: Path, pid: str) -> None:
-    """Remove a folder if its process is gone. The lock tells best, as it knows no other process of the same number and
-    sees into other containers. The number still counts, for a process that has closed all files that it did not know.
-    """
-    import fcntl
-
-    if pid != str(os.getpid()) and _is_alive(pid):
-        return
-    lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        mine = os.fstat(lock).st_uid == os.geteuid() and _is_at(lock, path)
-    except OSError:
-        mine = False
-    if mine:
-        _delete(_Folder(path, lock))
-    else:
-        os.close(lock)
-
-
-def _is_alive(pid: str) -> bool:
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, ValueError, OverflowError):
-        return True
-    return True
-
-
-def _is_at(fd: int, path: Path) -> bool:
-    """Return whether an open folder is still the one of this path."""
-    try:
-        return os.path.samestat(os.fstat(fd), os.stat(path, follow_symlinks=False))
-    except FileNotFoundError:
-        return False
-
-
-def _delete(folder: _Folder) -> None:
-    """Delete a folder's objects, the folder and its lock. What somebody else has put there stays."""
-    with contextlib.suppress(OSError):
-        for name in os.listdir(folder.lock):
-            if name.endswith(_SUFFIX):
-                os.unlink(name, dir_fd=folder.lock)
-        os.rmdir(folder.path)
-    with contextlib.suppress(OSError):
-        os.close(folder.lock)
 
 
 def _size_text(size: float) -> str:

@@ -92,10 +92,11 @@ def test_members_come_to_their_report_and_it_counts(
     assert driver.returncode == code
     assert "ended by itself" not in rest
     how = f"tune.Tuner.restore({str(tmp_path / 'run')!r}, train).fit()"
-    last = [line for line in rest.splitlines() if "To go on" in line]
-    assert len(last) == 1
-    assert how in last[0]
-    assert (f"by {number.name}, with exit code 75" in last[0]) == (number is not signal.SIGINT)
+    assert how in rest.splitlines()[-1]
+    said = [line for line in rest.splitlines() if "To go on" in line]
+    assert len(said) == 1
+    assert how in said[0]
+    assert (f"by {number.name}, with exit code 75" in said[0]) == (number is not signal.SIGINT)
     assert psutil.wait_procs(family, timeout=30)[1] == []
     # The step that each was in the middle of has been reported, and nobody has begun another.
     assert steps(tmp_path / "run") == ([4, 4] if engine == "processes" else [4, 0])

@@ -60,18 +60,19 @@ class Checkpoint:
     def from_dict(cls, data: Mapping[str, Any]) -> Checkpoint:
         """Return a checkpoint that holds a dict of things that can be pickled; :meth:`to_dict` gives it back.
 
-        It lies in a temporary folder, which goes with the object; copies and pickles of the object do not keep it.
+        It lies in a temporary folder, which goes with the object, and with this process; copies and pickles of the
+        object do not keep it.
 
         Raises:
             ConfigError: ``data`` is no dict, or cannot be pickled.
         """
-        import tempfile
+        from ..scratch import make_temporary
 
         if not isinstance(data, Mapping):
             raise ConfigError(
                 f"Checkpoint.from_dict: data must be a dict, but is {data!r:.200} ({type(data).__name__})."
             )
-        folder = tempfile.mkdtemp(prefix="checkpoint_")
+        folder = make_temporary("checkpoint_")
         try:
             write_dict(Path(folder), dict(data))
         except Exception as error:

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,14 @@ from ..errors import ReportError, StorageError
 __all__ = ["checkpoint_name", "commit", "damage", "delete", "digest_of", "is_full", "measure", "write"]
 
 _CHUNK = 1 << 20
+_NOTES = ".metadata.json"
+"""Of ``Checkpoint.set_metadata``, which may write it at any time: no part of what the digest is of."""
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_SAYS_FULL = re.compile(
+    # What libraries say that lose the number of the error: many, torch.save, NumPy, SQLite.
+    f"{'|'.join(re.escape(os.strerror(number)) for number in _FULL)}|PytorchStreamWriter failed writing file"
+    r"|\d+ requested and \d+ written|database or disk is full"
+)
 
 
 def commit(source: Path, trial_folder: Path, number: int) -> SavedCheckpoint:
@@ -90,11 +99,11 @@ def is_full(error: BaseException) -> bool:
     cause: BaseException | None = error
     while cause is not None and id(cause) not in seen:
         seen.add(id(cause))
-        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+        if isinstance(cause, OSError) and cause.errno in _FULL:
             return True
-        # torch.save loses the number of the error that it meets on its way.
-        if isinstance(cause, RuntimeError) and "PytorchStreamWriter failed writing file" in str(cause):
-            return True
+        with contextlib.suppress(Exception):  # the text of an exception of the user's is code of the user's
+            if _SAYS_FULL.search(str(cause)):
+                return True
         cause = cause.__cause__ or cause.__context__
     return False
 
@@ -106,9 +115,9 @@ def measure(folder: Path) -> tuple[str, int]:
 
 def damage(folder: Path, digest: str) -> str | None:
     """Return what is wrong with a committed checkpoint, in words; None where its files have the digest."""
-    if not folder.is_dir():
-        return f"{folder} is gone"
     try:
+        if not folder.is_dir():
+            return f"{folder} is gone"
         found = digest_of(folder)
     except (OSError, ReportError) as error:
         return f"its files cannot be read: {error}"
@@ -125,10 +134,10 @@ def delete(trial_folder: Path, number: int) -> None:
 
 
 def digest_of(folder: Path) -> str:
-    """Return the digest of a folder's files: their relative names, sizes and bytes."""
+    """Return the digest of a folder's files: their relative names, sizes and bytes. Notes do not count."""
     digest = hashlib.sha256()
     for name, path in _files(folder):
-        if path.is_dir():
+        if path.is_dir() or _is_notes(name):
             continue
         _begin(digest.update, name, path.stat().st_size)
         with path.open("rb", buffering=0) as file:
@@ -149,10 +158,11 @@ def _copy(source: Path, target: Path) -> tuple[str, int]:
             continue
         with path.open("rb", buffering=0) as reading, copy.open("wb", buffering=0) as writing:
             size = os.fstat(reading.fileno()).st_size
-            _begin(digest.update, name, size)
+            update = _ignore if _is_notes(name) else digest.update
+            _begin(update, name, size)
             copied = 0
             while chunk := reading.read(_CHUNK):
-                digest.update(chunk)
+                update(chunk)
                 view = memoryview(chunk)
                 while view:
                     view = view[writing.write(view) :]
@@ -162,6 +172,15 @@ def _copy(source: Path, target: Path) -> tuple[str, int]:
         shutil.copymode(path, copy)
         total += size
     return digest.hexdigest(), total
+
+
+def _is_notes(name: str) -> bool:
+    """Whether a file is the notes about the checkpoint, or what a process left that died while it wrote them."""
+    return name == _NOTES or (name.startswith(f"{_NOTES}.") and name[len(_NOTES) + 1 :].isdigit())
+
+
+def _ignore(data: bytes) -> None:
+    pass
 
 
 def _begin(update: Callable[[bytes], None], name: str, size: int) -> None:

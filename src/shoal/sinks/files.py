@@ -5,6 +5,7 @@ Nothing here calls fsync: the journal is the record, and a restored experiment w
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections import OrderedDict
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-__all__ = ["GrowingFiles", "cut_rows", "replace_text", "to_json"]
+__all__ = ["GrowingFiles", "append_whole", "cut_rows", "replace_text", "to_json"]
 
 _BLOCK = 1 << 16
 
@@ -62,8 +63,30 @@ def to_json(value: Any, indent: int | None = None) -> str:
 def replace_text(path: Path, text: str) -> None:
     """Write a file so that a reader finds the old text or the new, whole."""
     aside = path.with_name(f".{path.name}.new")
-    aside.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
-    os.replace(aside, path)
+    try:
+        aside.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
+        os.replace(aside, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)  # on a full disk every page counts
+        raise
+
+
+def append_whole(handle: int, data: bytes) -> None:
+    """Write all of the data at the end of an open file, or nothing of it.
+
+    Raises:
+        OSError: it could not be written, for example because the disk is full.
+    """
+    rest = memoryview(data)
+    try:
+        while rest:
+            rest = rest[os.write(handle, rest) :]
+    except OSError:
+        if len(rest) < len(data):
+            with contextlib.suppress(OSError):
+                os.ftruncate(handle, os.fstat(handle).st_size - (len(data) - len(rest)))
+        raise
 
 
 def cut_rows(path: Path, count: int, *, quoted: bool = False) -> None:
@@ -116,7 +139,7 @@ class GrowingFiles:
         self._open: OrderedDict[Path, int] = OrderedDict()
 
     def append(self, path: Path, text: str) -> None:
-        """Write text at the end of a file, made if needed, and hand it to the operating system."""
+        """Write text at the end of a file, made if needed, and hand it to the system: all of it or nothing."""
         handle = self._open.get(path)
         if handle is None:
             while len(self._open) >= self._limit:
@@ -125,9 +148,7 @@ class GrowingFiles:
             self._open[path] = handle
         else:
             self._open.move_to_end(path)
-        data = memoryview(text.encode("utf-8", "backslashreplace"))
-        while data:
-            data = data[os.write(handle, data) :]
+        append_whole(handle, text.encode("utf-8", "backslashreplace"))
 
     def release(self, path: Path) -> None:
         """Close a file, because it is about to be replaced or will not grow any more."""

@@ -28,6 +28,7 @@ from ..core.reports import flatten, lookup, number
 from ..experiment import ExperimentInfo
 from ..history import History, Row, TrialHistory
 from ..journal.codec import Record
+from .files import append_whole
 from .tfevents import Kind, first, records, restart, scalar, scalars, session_end, session_start
 
 __all__ = ["TensorBoardFiles"]
@@ -224,8 +225,6 @@ def _append(path: Path, data: bytes) -> None:
     """Write whole records at the end of a file, made if needed."""
     handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        rest = memoryview(data)
-        while rest:
-            rest = rest[os.write(handle, rest) :]
+        append_whole(handle, data)
     finally:
         os.close(handle)

@@ -1,13 +1,13 @@
 """The warm parent: a process that has imported what the user's function needs, and forks a member when asked.
 
 It has one thread, holds no state of the run and never runs the user's function. When the driver goes away, however that
-happens, its socket closes here, and the nursery ends all members and itself.
+happens, its socket closes here, and the nursery ends all members and itself. On Linux the guardian, see
+:mod:`shoal.worker.guardian`, watches over both.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import importlib
 import json
 import os
@@ -20,6 +20,8 @@ import traceback
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from .. import scratch
+from .guardian import adopt_orphans, children, die_with_parent, guard, kill_orphans
 from .main import run_member
 from .session import Session
 from .wire import Channel, DriverGone, Fork, FrameReader, Setup, frame
@@ -28,7 +30,6 @@ __all__ = ["THREAD_VARIABLES", "Exited", "Forked", "LoadFailed", "Ready", "main"
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 """What tells numeric libraries, when they are loaded, how many threads to use."""
-_PR_SET_PDEATHSIG = 1
 _THE_DRIVERS = (signal.SIGTERM, signal.SIGUSR1)
 
 
@@ -75,6 +76,8 @@ def main(fd: int, path: list[str]) -> None:
     """
     sys.path[:] = path
     leave_to_the_driver()
+    guarded = guard(fd)
+    files = scratch.MemberFiles()
     os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
     with socket.socket(fileno=fd) as control:
         try:
@@ -85,9 +88,12 @@ def main(fd: int, path: list[str]) -> None:
                 control.sendall(frame(LoadFailed(traceback.format_exc())))
                 return
             control.sendall(frame(Ready()))
-            Nursery(control, setup, trainable).serve()
+            Nursery(control, setup, trainable, files, guarded).serve()
         except (DriverGone, OSError, KeyboardInterrupt):
             pass  # The driver is gone, or about to be.
+        finally:
+            if not guarded:
+                files.close()
 
 
 def load(setup: Setup) -> Any:
@@ -153,10 +159,19 @@ def _warm_up() -> None:
 class Nursery:
     """Forks members and tells the driver when they are gone."""
 
-    def __init__(self, control: socket.socket, setup: Setup, trainable: Any) -> None:
+    def __init__(
+        self, control: socket.socket, setup: Setup, trainable: Any, files: scratch.MemberFiles, guarded: bool
+    ) -> None:
         self._control = control
         self._setup = setup
         self._trainable = trainable
+        self._files = files
+        self._adopts = guarded and adopt_orphans()
+        """Whether what a member leaves running becomes a child of this process."""
+        self._mine = frozenset(children()) if self._adopts else frozenset[int]()
+        """What the user's modules have started when they were loaded."""
+        self._gone: list[int] = []
+        """Keys of members that are gone, while something that they have started is still there."""
         self._keys: dict[int, int] = {}
         """Process ids of members, with their keys."""
         self._fds: list[int] = []
@@ -173,7 +188,7 @@ class Nursery:
         with selectors.DefaultSelector() as selector:
             selector.register(self._control, selectors.EVENT_READ)
             selector.register(wake_read, selectors.EVENT_READ)
-            driver = _watch_parent(selector)
+            driver = None if self._adopts else _watch_parent(selector)
             while True:
                 ready = {key.fd for key, _ in selector.select()}
                 if driver in ready:
@@ -233,7 +248,10 @@ class Nursery:
         code = 1
         try:
             os.setsid()  # Ctrl-C in the terminal is the driver's business, and the group can be ended as a whole.
-            _die_with_parent(parent)
+            die_with_parent(parent)
+            # So that none of its own children can leave it: they all go when it does.
+            adopt_orphans()
+            self._files.enter(request.key, request.info.folder)
             os.dup2(output, 1)
             os.dup2(output, 2)
             os.close(output)
@@ -257,27 +275,35 @@ class Nursery:
             traceback.print_exc()
         finally:
             with contextlib.suppress(Exception):
-                if (objects := sys.modules.get("shoal.objects")) is not None:
-                    objects.free_all()  # what the member itself has stored
+                scratch.free_all()  # what the member itself has stored
+                self._files.leave(request.key)
                 sys.stdout.flush()
                 sys.stderr.flush()
             # No exit handlers: they belong to the nursery, of which this process is a copy.
             os._exit(code)
 
     def _reap(self) -> None:
-        while self._keys:
+        """Tell of members that are gone, and end what they have left running, DataLoader workers for example."""
+        while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
-                return
+                break
             if pid == 0:
-                return
+                break
             key = self._keys.pop(pid, None)
             if key is None:
                 continue
-            _kill_group(pid)  # what the member has left running, DataLoader workers for example
+            if not self._adopts:
+                _kill_group(pid)
+            self._gone.append(key)
             with contextlib.suppress(OSError):
                 self._control.sendall(frame(Exited(key, status)))
+        # Each that ends is a signal, which leads here again, so that the children of children go as well.
+        if self._gone and not (self._adopts and kill_orphans({*self._keys, *self._mine}, patient=True)):
+            self._files.delete(self._gone)
+            self._gone.clear()
+            scratch.sweep()
 
 
 def leave_to_the_driver() -> None:
@@ -343,15 +369,6 @@ def use_threads(count: int) -> None:
 def _kill_group(pid: int) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)
-
-
-def _die_with_parent(parent: int) -> None:
-    """Ask Linux to kill this process when the nursery dies; elsewhere the driver sees to it."""
-    if sys.platform == "linux":
-        with contextlib.suppress(Exception):
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)
 
 
 def run_from_command_line() -> None:
