@@ -49,6 +49,25 @@ CLAIMS = {
         "end_to_end/test_restore.py::"
         "test_a_run_that_is_killed_interrupted_and_killed_has_the_lineage_of_one_that_is_not",
     ],
+    "a step that is trained again": [
+        "contracts/test_engines.py::test_a_failed_member_is_launched_again_from_its_last_checkpoint",
+    ],
+    "a mutated learning rate, after the donor's optimizer is loaded": [
+        "end_to_end/test_applied.py::"
+        "test_a_function_that_keeps_the_donors_learning_rate_is_told_so_once_in_the_terminal",
+        "end_to_end/test_applied.py::test_strict_makes_it_the_trials_error_at_its_report",
+    ],
+    "a member that fails for good": [
+        "unit/test_failures.py::test_a_member_that_fails_for_good_copies_another_and_the_population_keeps_its_size",
+        "faults/test_hanging.py::"
+        "test_one_that_hangs_at_its_first_report_again_and_again_is_replaced_where_pbt_is_on",
+    ],
+    "a checkpoint whose files have changed": [
+        "unit/test_failures.py::test_a_member_goes_on_from_the_checkpoint_before_a_damaged_one",
+    ],
+    "donors of another architecture": [
+        "unit/test_failures.py::test_a_donor_whose_fixed_keys_differ_is_never_copied",
+    ],
 }
 
 
