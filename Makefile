@@ -3,6 +3,7 @@
 #   make PYTHON=python3.12 demo        another Python
 #   make test ARGS="-k pbt -x"         arguments for pytest
 #   make demo ARGS="--seed 1"          arguments for the example
+#   make faults ARGS="--kills 300"     more of it; --seed 7 for the same again, --minutes 30 for long
 
 PYTHON ?= python3
 ARGS ?=
@@ -14,7 +15,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint pictures clean
+XX pictures clean
 .NOTPARALLEL:
 
 help:

@@ -89,7 +89,7 @@ class Trial:
     @property
     def checkpoint(self) -> Checkpoint | None:
         """The newest of its own checkpoints that have not been deleted, or None."""
-        newest = max(self._history.checkpoints, default=None)
+        newest = max(self._history.whole, default=None)
         return None if newest is None else _checkpoint_in(Path(self.path), newest)
 
     @property

@@ -334,9 +334,8 @@ class Driver:
             if is_full(error) and reader is not self.status:
                 # What it lacks now is written when the run goes on, from the journal.
                 self._no_room = f"{type(reader).__name__}: {one_line(error)}"
-                if reader is not self.status:
-                    with contextlib.suppress(Exception):
-                        reader.close()
+                with contextlib.suppress(Exception):
+                    reader.close()
                 return
             text = f"{type(reader).__name__} failed and is switched off:\n{traceback.format_exc()}"
             if reader is not self.status:

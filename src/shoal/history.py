@@ -164,6 +164,9 @@ class TrialHistory:
     """The result that came with its weights, its own or a donor's: the one that its next result follows."""
     checkpoints: dict[int, CheckpointEntry] = field(default_factory=dict[int, CheckpointEntry])
     """Those of its own checkpoints that have not been deleted, by number."""
+    damaged: set[int] = field(default_factory=set[int])
+    """Numbers of those that were found to be damaged. They are kept while somebody would go on from them, for the user
+    to put back, and are handed to nobody."""
     first_checkpoint: int = 0
     """The number from which on its checkpoints are of its present life; others are from before it began anew."""
     restore: CheckpointRecord | None = None
@@ -187,6 +190,11 @@ class TrialHistory:
     def iteration(self) -> int:
         """``training_iteration`` of its newest result; 0 before the first."""
         return 0 if self.last is None else self.last.report.iteration
+
+    @property
+    def whole(self) -> dict[int, CheckpointEntry]:
+        """Its own checkpoints that are not known to be damaged."""
+        return {number: entry for number, entry in self.checkpoints.items() if number not in self.damaged}
 
     @property
     def counted(self) -> int:
@@ -271,7 +279,10 @@ class History:
             self.stopped = item.reason
         elif isinstance(item, Opened):
             self._opened(item)
-        elif isinstance(item, Undecided | Damaged | Drifted):
+        elif isinstance(item, Damaged):
+            owner, _, name = item.checkpoint_id.rpartition("/")
+            self.trials[owner].damaged.add(int(name.rpartition("_")[2]))
+        elif isinstance(item, Undecided | Drifted):
             pass  # what follows from them is told by commands
         elif isinstance(item, Notice):
             self.notices.append(item.text)

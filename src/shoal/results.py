@@ -108,7 +108,7 @@ class Result:
             ConfigError: its folder has been deleted or moved.
         """
         trial = self._trial
-        own = [number for number in trial.checkpoints if number >= trial.first_checkpoint]
+        own = [number for number in trial.whole if number >= trial.first_checkpoint]
         restore = trial.restore
         if restore is None:
             return self._checkpoint(trial, max(own)) if own else None
@@ -117,14 +117,15 @@ class Result:
             newest = next((checkpoint.number for checkpoint in saved if checkpoint is not None), None)
             if newest in own:
                 return self._checkpoint(trial, newest)
-        return self._checkpoint(self._history.trials[restore.trial_id], restore.number)
+        donor = self._history.trials[restore.trial_id]
+        return None if restore.number in donor.damaged else self._checkpoint(donor, restore.number)
 
     @property
     def best_checkpoints(self) -> list[tuple[Checkpoint, Metrics]]:
         """The trial's own checkpoints that ``CheckpointConfig`` has kept, oldest first, each with its result."""
         return [
             (self._checkpoint(self._trial, number), full_row(self._trial, entry.row))
-            for number, entry in sorted(self._trial.checkpoints.items())
+            for number, entry in sorted(self._trial.whole.items())
         ]
 
     def get_best_checkpoint(self, metric: str, mode: str) -> Checkpoint:
@@ -139,7 +140,7 @@ class Result:
             ResultError: there is no checkpoint, or none came with the metric.
         """
         sign = _sign(mode, "get_best_checkpoint")
-        entries = self._trial.checkpoints
+        entries = self._trial.whole
         if not entries:
             raise ResultError(
                 f"Trial {self._trial.name} has no checkpoint of its own. Save one with "

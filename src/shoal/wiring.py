@@ -6,7 +6,7 @@ import contextlib
 import re
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,11 @@ __all__ = ["execute", "make_folder"]
 _SLOW_TO_LOAD = ("torch", "tensorflow", "jax")
 """What the script has of these, members' parent process loads too, and that takes seconds."""
 
-_OF_THE_STORE = re.compile(r"\.?(deleted_)?checkpoint_\d{6,}(\.\d+)?")
+_COMMITTED = re.compile(r"checkpoint_(\d{6,})")
+_UNFINISHED = re.compile(r"\.checkpoint_\d{6,}\.\d+|\.deleted_checkpoint_\d{6,}")
+"""Names that only the store gives."""
+_PROBE = ".writable"
+"""Name of a file that is there for a moment, to see whether the folder can be written."""
 
 
 def execute(plan: Plan, folder: Path, run: RunConfig, tune: TuneConfig, journal: SQLiteJournal | None = None) -> None:
@@ -43,6 +47,7 @@ def execute(plan: Plan, folder: Path, run: RunConfig, tune: TuneConfig, journal:
     from .driver import Driver
     from .journal.sqlite import SQLiteJournal
     from .loggers import tensorboard_wanted
+    from .scratch import sweep
     from .settings import settings_to_meta
     from .sinks import LogFiles, PolicyFiles
     from .sinks.tensorboard import TensorBoardFiles
@@ -77,6 +82,7 @@ def execute(plan: Plan, folder: Path, run: RunConfig, tune: TuneConfig, journal:
             watchdog=_watchdog(run),
             history=plan.history,
         )
+        sweep()  # what processes that were killed have left elsewhere
         if not new:
             _sweep(plan, folder)  # what members of a killed driver have left
         if any(name in sys.modules for name in _SLOW_TO_LOAD):
@@ -98,7 +104,8 @@ def execute(plan: Plan, folder: Path, run: RunConfig, tune: TuneConfig, journal:
                 # Where the journal lacks something, it still needs checkpoints that the core thinks are gone.
                 if driver is not None and driver.settled:
                     _sweep(plan, folder)
-            elif new:
+                sweep()
+            elif new and journal is not None:
                 # Nothing has happened yet: leave nothing, so that the corrected script can use the same name.
                 shutil.rmtree(folder, ignore_errors=True)
 
@@ -130,14 +137,29 @@ def _watchdog(run: RunConfig) -> Watchdog | None:
 
 
 def _sweep(plan: Plan, folder: Path) -> None:
-    """Delete what members had written for a report that came too late to count."""
+    """Delete checkpoints that the store has written, and that count no more or whose report came too late to count."""
+    following = {trial_id: trial.next_checkpoint for trial_id, trial in plan.population.trials.items()}
     for trial in plan.trials:
+        committed: dict[int, Path] = {}
         for path in (folder / trial.folder).glob("*checkpoint_*"):
-            if _OF_THE_STORE.fullmatch(path.name) is None:
-                continue  # the user's own
-            known = not path.name.startswith(".") and plan.population.retention.knows(f"{trial.trial_id}/{path.name}")
-            if not known:
+            if _UNFINISHED.fullmatch(path.name):
                 shutil.rmtree(path, ignore_errors=True)
+            elif (name := _COMMITTED.fullmatch(path.name)) is not None:
+                committed[int(name[1])] = path
+        for number in _of_the_store(committed, following.get(trial.trial_id, 0)) if any(following.values()) else ():
+            if not plan.population.retention.knows(f"{trial.trial_id}/{committed[number].name}"):
+                shutil.rmtree(committed[number], ignore_errors=True)
+
+
+def _of_the_store(numbers: Collection[int], following: int) -> list[int]:
+    """Return which numbers of folders were given by the store; others are the user's own.
+
+    The store counts. So it has given all numbers below the one that follows, and from there on those without a gap:
+    checkpoints whose reports have not arrived. In an experiment that saves nothing through reports, all are the user's.
+    """
+    while following in numbers:
+        following += 1
+    return [number for number in numbers if number < following]
 
 
 def _make_engine(name: str) -> Engine:
@@ -152,20 +174,22 @@ def _make_engine(name: str) -> Engine:
 
 def make_folder(run: RunConfig, name: str) -> Path:
     """Make the folder of a new experiment."""
+    from .journal.lock import LOCK_NAME
+
     folder = storage_folder(run) / name
     try:
         folder = folder.expanduser().absolute()
         folder.mkdir(parents=True, exist_ok=True)
         _clear_false_start(folder)
-        if any(folder.iterdir()):
+        if any(path.name != LOCK_NAME for path in folder.iterdir()):
             raise ExperimentExists(
                 f"The folder {folder} already holds an experiment or other files, which Shoal will not mix with a new "
                 f"one. Give "
                 f"RunConfig another name (or none: then it has the time in it), or move the folder away."
             )
-        probe = folder / ".writable"
+        probe = folder / _PROBE
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)
     except (OSError, RuntimeError) as error:
         if isinstance(error, StorageError):
             raise
@@ -177,20 +201,24 @@ def make_folder(run: RunConfig, name: str) -> Path:
 
 
 def _clear_false_start(folder: Path) -> None:
-    """Delete an empty journal: its driver was killed before anything had begun, perhaps while it loaded the trainable.
+    """Delete what a driver has left that was killed before anything had begun, perhaps while it made the journal.
 
-    There is nothing in it to go on with, and it must not stand in the way of the same script, started again.
+    There is nothing in it to go on with, and it must not stand in the way of the same script, started again. The lock's
+    file stays: another driver may be about to lock it.
     """
     from .journal import JOURNAL_NAME
-    from .journal.sqlite import SQLiteJournal
+    from .journal.lock import LOCK_NAME, lock, unlock
+    from .journal.sqlite import never_began
 
-    parts = {JOURNAL_NAME, f"{JOURNAL_NAME}-wal", f"{JOURNAL_NAME}-shm", "journal.lock"}
-    there = {path.name for path in folder.iterdir()}
-    if JOURNAL_NAME not in there or not there <= parts:
+    parts = {f"{JOURNAL_NAME}{suffix}" for suffix in ("", "-journal", "-wal", "-shm")} | {_PROBE}
+    there = {path.name for path in folder.iterdir()} - {LOCK_NAME}
+    if not there or not there <= parts:
         return
     with contextlib.suppress(JournalError):  # it is being run, or no journal
-        with contextlib.closing(SQLiteJournal.open_for_writing(folder)) as journal:
-            empty = next(journal.read(), None) is None
-        if empty:
-            for name in parts:
-                (folder / name).unlink(missing_ok=True)
+        handle = lock(folder)
+        try:
+            if never_began(folder):
+                for name in parts:
+                    (folder / name).unlink(missing_ok=True)
+        finally:
+            unlock(handle)

@@ -59,8 +59,7 @@ CLAIMS = {
     ],
     "a member that fails for good": [
         "unit/test_failures.py::test_a_member_that_fails_for_good_copies_another_and_the_population_keeps_its_size",
-        "faults/test_hanging.py::"
-        "test_one_that_hangs_at_its_first_report_again_and_again_is_replaced_where_pbt_is_on",
+        "faults/test_hanging.py::test_one_that_hangs_at_its_first_report_again_and_again_is_replaced_where_pbt_is_on",
     ],
     "a checkpoint whose files have changed": [
         "unit/test_failures.py::test_a_member_goes_on_from_the_checkpoint_before_a_damaged_one",

@@ -20,7 +20,7 @@ import pytest
 import torch
 
 import shoal
-from shoal import objects
+from shoal import objects, scratch
 from shoal.errors import ConfigError, StorageError
 from shoal.objects import ObjectRef, free_all, get, put
 
@@ -350,7 +350,7 @@ def ended_pid() -> int:
 
 def left_behind(base: Path, pid: int, *, prefix: str | None = None) -> Path:
     """Make what a killed process leaves."""
-    folder = base / f"{objects._prefix() if prefix is None else prefix}{pid}-abc"
+    folder = base / f"{scratch._prefix('objects') if prefix is None else prefix}{pid}-abc"
     folder.mkdir(mode=0o700)
     (folder / "1.object").write_bytes(b"x")
     return folder
@@ -359,6 +359,16 @@ def left_behind(base: Path, pid: int, *, prefix: str | None = None) -> Path:
 def test_what_a_killed_process_left_is_swept_by_the_next_put(places: tuple[Path, Path]) -> None:
     folder = left_behind(places[0], ended_pid())
     put(1)
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_what_a_killed_process_left_is_swept_by_the_next_run_too(
+    place: int, places: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scratch, "SHARED_MEMORY", places[0])
+    folder = left_behind(places[place], ended_pid())
+    scratch.sweep()
     assert not folder.exists()
 
 
@@ -372,7 +382,7 @@ def test_what_is_not_surely_left_behind_stays(places: tuple[Path, Path]) -> None
     other_machine = left_behind(places[0], dead, prefix=f"shoal-objects-{os.geteuid()}-0123-")
     other_user = left_behind(places[0], dead, prefix=f"shoal-objects-{os.geteuid() + 1}-")
     elsewhere = left_behind(places[0], dead, prefix="elsewhere-")
-    link = places[0] / f"{objects._prefix()}{dead}-link"
+    link = places[0] / f"{scratch._prefix('objects')}{dead}-link"
     link.symlink_to(elsewhere)
     put(1)
     kept = [alive, locked, other_machine, other_user, elsewhere]
@@ -415,8 +425,67 @@ def test_a_folder_that_is_swept_while_it_is_made_is_made_again(
         return made[-1]
 
     monkeypatch.setattr(tempfile, "mkdtemp", make_and_lose)
-    monkeypatch.setattr(objects, "_sweep", lambda base: None)
+    monkeypatch.setattr(scratch, "_sweep_in", lambda base: None)
     ref = put(7)
     assert len(made) == 2
     assert Path(ref.path).parent == Path(made[1])
     assert get(ref) == 7
+
+
+# Files of members
+
+
+def dead_member(places: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> str:
+    """Have a process be a member of a warm parent, and both be killed; return how the names of its files begin."""
+    monkeypatch.setattr(scratch, "SHARED_MEMORY", places[0])
+    monkeypatch.setenv("TMPDIR", str(places[1]))
+    told, tell = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        files = scratch.MemberFiles()
+        files.enter(1)
+        os.write(tell, tempfile.template.encode())
+        os._exit(0)
+    os.waitpid(pid, 0)
+    os.close(tell)
+    with os.fdopen(told) as pipe:
+        return pipe.read()
+
+
+def test_of_a_member_that_was_killed_what_is_called_like_its_files_goes_and_no_more(
+    places: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prefix = dead_member(places, monkeypatch)
+    outside = places[1] / "mine"
+    outside.mkdir()
+    (outside / "keep").touch()
+    (places[1] / f"{prefix}link").symlink_to(outside)
+    (places[1] / f"{prefix}file").touch()
+    (places[1] / f"{prefix}folder" / "inner").mkdir(parents=True)
+    (places[1] / f"{prefix}folder" / "link").symlink_to(outside)
+    (places[1] / f"{prefix.removesuffix('-1-')}-12-other").touch()  # another member's, which ended in order
+    scratch.sweep()
+    assert {path.name for path in places[1].iterdir()} == {"mine", f"{prefix.removesuffix('-1-')}-12-other"}
+    assert (outside / "keep").exists()
+    (places[1] / f"{prefix.removesuffix('-1-')}-12-other").unlink()
+
+
+def test_what_belongs_to_another_user_stays(places: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    prefix = dead_member(places, monkeypatch)
+    theirs = places[1] / f"{prefix}theirs"
+    theirs.touch()
+    try:
+        os.chown(theirs, 12345, -1)
+    except PermissionError:
+        pytest.skip("only root can give a file away")
+    scratch.sweep()
+    assert theirs.exists()
+    theirs.unlink()
+
+
+def test_a_socket_of_a_member_has_a_path_that_is_short_enough(
+    places: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prefix = dead_member(places, monkeypatch)
+    scratch.sweep()
+    assert len(f"/tmp/{prefix}mp/listener-12345678") < 60

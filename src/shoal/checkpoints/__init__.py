@@ -75,6 +75,9 @@ class Checkpoint:
         folder = make_temporary("checkpoint_")
         try:
             write_dict(Path(folder), dict(data))
+        except OSError:
+            _remove(folder, os.getpid())  # no room, for example: that says enough
+            raise
         except Exception as error:
             _remove(folder, os.getpid())
             raise ConfigError(
@@ -191,10 +194,10 @@ class Checkpoint:
 
 def _remove(folder: str, owner: int) -> None:
     """Delete a temporary folder, in the process that made it: a forked child, too, has an object that goes."""
-    import shutil
+    from ..scratch import remove_temporary
 
     if os.getpid() == owner:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_temporary(folder)
 
 
 def write_dict(folder: Path, data: dict[str, Any]) -> None:

@@ -29,6 +29,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 _SAYS_FULL = re.compile(
     # What libraries say that lose the number of the error: many, torch.save, NumPy, SQLite.
     f"{'|'.join(re.escape(os.strerror(number)) for number in _FULL)}|PytorchStreamWriter failed writing file"
+    r"|inline_container\S* \. unexpected pos \d+ vs \d+|basic_ios::clear: iostream error"
     r"|\d+ requested and \d+ written|database or disk is full"
 )
 

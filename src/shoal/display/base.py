@@ -94,7 +94,7 @@ class StatusBase(ABC):
             if self.verbose >= RESULTS:
                 self._result(item)
         elif isinstance(item, Exploit) and item.failed is not None:
-            text = _sentence(failure_line(self.history.trials[item.trial_id]))
+            text = _sentence(failure_line(self.history.trials[item.trial_id], item.failed))
             donor = self.history.trials[item.donor_id]
             self.say(f"{text} It goes on as a copy of {donor.name}, iteration {item.checkpoint.iteration}.", "error")
         elif isinstance(item, Exploit):

@@ -301,9 +301,10 @@ def error_of(trial: TrialHistory) -> str:
     return one_line(trial.error or trial.reason or "unknown error")
 
 
-def failure_line(trial: TrialHistory) -> str:
-    """Return which trial failed, when, and why."""
-    return f"{trial.name} failed after iteration {trial.iteration}: {error_of(trial)}"
+def failure_line(trial: TrialHistory, why: str | None = None) -> str:
+    """Return which trial failed, when, and why; None: for the reason that its history has."""
+    reason = error_of(trial) if why is None else one_line(why)
+    return f"{trial.name} failed after iteration {trial.iteration}: {reason}"
 
 
 def result_line(trial: TrialHistory, row: Row, info: ExperimentInfo) -> str:

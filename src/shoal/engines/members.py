@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import socket
@@ -114,11 +113,18 @@ class MemberProcess:
             if not data:
                 return False
             if self.log is not None:
-                with contextlib.suppress(OSError), self.log.open("ab") as log:
-                    log.write(data)
+                self._write_log(self.log, data)
             for line in self._lines.feed(data):
                 self.show(self.info.name, line)
         return True
+
+    def _write_log(self, path: Path, data: bytes) -> None:
+        try:
+            with path.open("ab") as log:
+                log.write(data)
+        except OSError as error:
+            self.log = None  # the run goes on, and says once what is missing
+            self.show(self.info.name, f"(shoal: {path.name} cannot be written and ends here: {error})")
 
     def close(self) -> None:
         """Let go of its socket and its pipe."""

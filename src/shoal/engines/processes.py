@@ -346,7 +346,8 @@ class ProcessEngine:
     def _how_it_ended(self, status: int) -> str:
         code = os.waitstatus_to_exitcode(status)
         if code == CANNOT_LEAVE:
-            return "it catches BaseException around tune.report and could not be stopped otherwise; catch Exception"
+            why = "it catches BaseException around tune.report and could not be stopped otherwise"
+            return f"{why}; catch Exception instead"
         if code >= 0:
             return f"its process exited with code {code}; its output.log may tell why"
         name = signal.Signals(-code).name if -code in signal.Signals.__members__.values() else f"signal {-code}"
@@ -398,7 +399,7 @@ class ProcessEngine:
             _close_all(fds)
         self._requests.clear()
         if self._nursery is not None:
-            if not self._by_key:
+            if not self._by_key and sys.platform != "linux":
                 self._nursery.kill()  # it may be busy with importing, and nothing depends on it any more
             try:
                 self._nursery.wait(_GRACE_S)

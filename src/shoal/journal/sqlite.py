@@ -27,7 +27,7 @@ from .codec import Item, Record, decode, encode, is_known
 from .lock import lock as take_lock
 from .lock import unlock
 
-__all__ = ["SCHEMA_VERSION", "SQLiteJournal"]
+__all__ = ["SCHEMA_VERSION", "SQLiteJournal", "never_began"]
 
 SCHEMA_VERSION = 2
 _WITHOUT_CHECKSUMS = 1
@@ -81,9 +81,16 @@ class SQLiteJournal:
         except BaseException as error:
             if connection is not None:
                 connection.close()
+            if isinstance(error, sqlite3.Error):
+                # While it is locked: what there is of it is nobody's, and must not be taken for a damaged one.
+                for suffix in ("", "-journal", "-wal", "-shm"):
+                    _beside(path, suffix).unlink(missing_ok=True)
             unlock(lock)
             if isinstance(error, sqlite3.Error):
-                raise JournalError(f"The journal {path} cannot be created: {error}.") from error
+                raise JournalError(
+                    f"The journal {path} cannot be created: {error}. Make room, if the disk is full, or give another "
+                    f"storage_path; nothing has begun."
+                ) from error
             raise
 
     @classmethod
@@ -316,6 +323,29 @@ def _store(connection: sqlite3.Connection, texts: Mapping[str, str]) -> None:
 # ----------------------------------------------------------------------------------------------------- opening the file
 
 
+def never_began(folder: Path) -> bool:
+    """Return whether what there is of a journal holds no record and never did: its driver was killed in making it.
+
+    Raises:
+        JournalError: it is damaged, or none of this Shoal's.
+    """
+    path = folder / JOURNAL_NAME
+    try:
+        if not path.exists() or path.stat().st_size == 0:
+            return not _wal(path).exists() or _wal(path).stat().st_size == 0
+        if _beside(path, "-journal").exists():
+            _roll_back(path)
+        with contextlib.closing(_connect(path, "ro")) as connection:
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            if version == 0:
+                # Everything in it is made in one transaction. Until that is committed, there is nothing.
+                return bool(connection.execute("SELECT count(*) = 0 FROM sqlite_master").fetchone()[0])
+    except (OSError, sqlite3.Error) as error:
+        raise JournalError(f"The journal {path} cannot be read: {error}. {_WHAT_IS_LEFT}") from error
+    with contextlib.closing(SQLiteJournal.open_for_reading(folder)) as journal:
+        return next(journal.read(), None) is None
+
+
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
     uri = f"{path.absolute().as_uri()}?mode={mode}"
     connection = sqlite3.connect(uri, uri=True, timeout=10.0, check_same_thread=False)
@@ -344,10 +374,13 @@ def _open(folder: Path) -> sqlite3.Connection:
     try:
         return _checked(_connect(path, "ro"), path)
     except sqlite3.Error as error:
-        if not os.access(folder, os.W_OK):
-            # SQLite makes files beside a journal whose driver was killed, or fails.
-            with contextlib.suppress(sqlite3.Error, OSError):
+        with contextlib.suppress(sqlite3.Error, OSError):
+            if not os.access(folder, os.W_OK):
+                # SQLite makes files beside a journal whose driver was killed, or fails.
                 return _checked(_copied(path), path)
+            if _beside(path, "-journal").exists():
+                _roll_back(path)
+                return _checked(_connect(path, "ro"), path)
         raise JournalError(f"The journal {path} cannot be read: {error}. {_WHAT_IS_LEFT}") from error
 
 
@@ -365,8 +398,9 @@ def _copied(path: Path) -> sqlite3.Connection:
     try:
         with tempfile.TemporaryDirectory(prefix="shoal_") as aside:
             copy = Path(shutil.copyfile(path, Path(aside, path.name)))
-            if _wal(path).exists():
-                shutil.copyfile(_wal(path), _wal(copy))
+            for suffix in ("-wal", "-journal"):
+                if _beside(path, suffix).exists():
+                    shutil.copyfile(_beside(path, suffix), _beside(copy, suffix))
             with contextlib.closing(sqlite3.connect(copy)) as connection:
                 connection.execute("PRAGMA journal_mode=DELETE")
                 connection.backup(memory)
@@ -376,8 +410,23 @@ def _copied(path: Path) -> sqlite3.Connection:
     return memory
 
 
+def _roll_back(path: Path) -> None:
+    """Undo the transaction of a driver that was killed in it, as only who may write can.
+
+    There is none around records, which go by way of the -wal file; but making the journal is one, and so is making it a
+    single file at the end.
+    """
+    with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=10.0)) as writer:
+        writer.execute("SELECT count(*) FROM sqlite_master")
+
+
 def _wal(path: Path) -> Path:
-    return path.with_name(f"{path.name}-wal")
+    return _beside(path, "-wal")
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    """Return a file that SQLite keeps beside the journal."""
+    return path.with_name(f"{path.name}{suffix}")
 
 
 def _checked(connection: sqlite3.Connection, path: Path) -> sqlite3.Connection:

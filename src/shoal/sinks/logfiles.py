@@ -81,7 +81,7 @@ class LogFiles:
             if isinstance(item, Exploit | Reconfigure):
                 files.params_changed = True
                 if isinstance(item, Exploit) and item.failed is not None:
-                    files.add_failure(f" and goes on as a copy of {item.donor_id}")
+                    files.add_failure(f" and goes on as a copy of {item.donor_id}", item.failed)
             elif isinstance(item, Retry):
                 files.add_failure(" and is tried again")
             elif item.status is Status.ERROR:
@@ -152,10 +152,11 @@ class _TrialFiles:
         self._progress.drop(surplus)
         return True
 
-    def add_failure(self, then: str) -> None:
-        """Collect why the trial failed, from its history."""
+    def add_failure(self, then: str, why: str | None = None) -> None:
+        """Collect why the trial failed, from its history; ``why``: the reason, which may be no error of its own."""
         trial = self.trial
-        text = (trial.traceback or trial.error or "").rstrip("\n")
+        own = trial.traceback or trial.error or ""
+        text = (own if why is None or (trial.error or "?") in why else why).rstrip("\n")
         self._failures.append(f"{trial.name} failed after iteration {trial.iteration}{then}:\n{text}\n\n")
 
     def write(self, files: GrowingFiles) -> None:

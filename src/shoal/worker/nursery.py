@@ -16,6 +16,7 @@ import selectors
 import signal
 import socket
 import sys
+import time
 import traceback
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -30,6 +31,8 @@ __all__ = ["THREAD_VARIABLES", "Exited", "Forked", "LoadFailed", "Ready", "main"
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 """What tells numeric libraries, when they are loaded, how many threads to use."""
+_PATIENCE_S = 0.5
+"""Seconds that what a member has left running has to end, before the driver is told that the member is gone."""
 _THE_DRIVERS = (signal.SIGTERM, signal.SIGUSR1)
 
 
@@ -172,6 +175,8 @@ class Nursery:
         """What the user's modules have started when they were loaded."""
         self._gone: list[int] = []
         """Keys of members that are gone, while something that they have started is still there."""
+        self._dead: set[int] = set()
+        """Processes that are gone, members and others, since the last time that something was tidied up."""
         self._keys: dict[int, int] = {}
         """Process ids of members, with their keys."""
         self._fds: list[int] = []
@@ -268,6 +273,7 @@ class Nursery:
                 channel, request.info, setup.rules, setup.experiment, setup.cpus, setup.gpus, setup.applied
             )
             run_member(channel, session, self._trainable, setup.seed)
+            self._files.leave(request.key)
             code = 0
         except DriverGone:
             code = 0  # The driver is gone; there is nobody left to work for.
@@ -276,34 +282,50 @@ class Nursery:
         finally:
             with contextlib.suppress(Exception):
                 scratch.free_all()  # what the member itself has stored
-                self._files.leave(request.key)
                 sys.stdout.flush()
                 sys.stderr.flush()
             # No exit handlers: they belong to the nursery, of which this process is a copy.
             os._exit(code)
 
     def _reap(self) -> None:
-        """Tell of members that are gone, and end what they have left running, DataLoader workers for example."""
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                break
-            if pid == 0:
-                break
-            key = self._keys.pop(pid, None)
-            if key is None:
-                continue
-            if not self._adopts:
-                _kill_group(pid)
-            self._gone.append(key)
+        """Tell of members that are gone, once what they have left running is gone too: DataLoader workers, say."""
+        ended = self._wait()
+        last = time.monotonic() + _PATIENCE_S
+        while self._gone and self._adopts and kill_orphans({*self._keys, *self._mine}, patient=True):
+            if time.monotonic() > last:
+                break  # The signal of its end leads here again.
+            time.sleep(0.002)
+            ended += self._wait()
+        else:
+            self._tidy_up()
+        for message in ended:
             with contextlib.suppress(OSError):
-                self._control.sendall(frame(Exited(key, status)))
-        # Each that ends is a signal, which leads here again, so that the children of children go as well.
-        if self._gone and not (self._adopts and kill_orphans({*self._keys, *self._mine}, patient=True)):
+                self._control.sendall(frame(message))
+
+    def _wait(self) -> list[Exited]:
+        """Return which members have ended, without waiting for any."""
+        ended: list[Exited] = []
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if pid == 0:
+                    break
+                self._dead.add(pid)
+                if (key := self._keys.pop(pid, None)) is not None:
+                    ended.append(Exited(key, status))
+                    self._gone.append(key)
+                    if not self._adopts:
+                        _kill_group(pid)
+        return ended
+
+    def _tidy_up(self) -> None:
+        """Delete what members that were killed have left."""
+        if self._gone:
             self._files.delete(self._gone)
-            self._gone.clear()
             scratch.sweep()
+            scratch.delete_of_torch(self._dead)
+            self._gone.clear()
+            self._dead.clear()
 
 
 def leave_to_the_driver() -> None:
