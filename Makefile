@@ -15,12 +15,13 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-XX pictures clean
+.PHONY: help demo test faults lint pictures clean
 .NOTPARALLEL:
 
 help:
 	@echo "make demo      train a population of ConvNets on MNIST, in a minute or two"
 	@echo "make test      run the tests"
+	@echo "make faults    kill drivers and members more than a hundred times, and count what was lost"
 	@echo "make lint      run the linter, the formatter's check and the type checkers"
 	@echo "make pictures  run the code of docs/guide.md, and make its pictures and what it prints"
 	@echo "make clean     remove .venv and what tools left behind; results stay"
@@ -30,6 +31,9 @@ demo: $(VENV)/.installed-examples
 
 test: $(VENV)/.installed-dev
 	@$(BIN)/python -m pytest $(ARGS)
+
+faults: $(VENV)/.installed-dev
+	@$(BIN)/python -m tests.faults.storm $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	@failed=; \

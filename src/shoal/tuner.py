@@ -196,7 +196,7 @@ class Tuner:
         """Run an experiment on. Return its folder, and whether errors are raised."""
         from .journal.sqlite import SQLiteJournal
         from .restore import restored_plan
-        from .wiring import execute
+        from .wiring import complete_files, execute
 
         assert self._folder is not None
         journal = SQLiteJournal.open_for_writing(self._folder)
@@ -206,7 +206,8 @@ class Tuner:
             journal.close()
             raise
         if plan.idle:
-            journal.close()
+            with contextlib.closing(journal):
+                complete_files(plan, self._folder, self._run)
         else:
             execute(plan, self._folder, self._run, self._tune, journal)
         return self._folder, plan.raises

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .arguments import warn_user
 from .config import RunConfig, TuneConfig, storage_folder
 from .errors import ExperimentExists, JournalError, StorageError
 from .plan import Plan
@@ -18,10 +19,11 @@ from .resources import FILES_OF_A_RESIDENT, allow_open_files
 if TYPE_CHECKING:
     from .display import Status
     from .engines import Engine, EngineSetup
+    from .experiment import Reader
     from .journal.sqlite import SQLiteJournal
     from .watchdog import Watchdog
 
-__all__ = ["execute", "make_folder"]
+__all__ = ["complete_files", "execute", "make_folder"]
 
 _SLOW_TO_LOAD = ("torch", "tensorflow", "jax")
 """What the script has of these, members' parent process loads too, and that takes seconds."""
@@ -46,11 +48,8 @@ def execute(plan: Plan, folder: Path, run: RunConfig, tune: TuneConfig, journal:
     from .display import make_status
     from .driver import Driver
     from .journal.sqlite import SQLiteJournal
-    from .loggers import tensorboard_wanted
     from .scratch import sweep
     from .settings import settings_to_meta
-    from .sinks import LogFiles, PolicyFiles
-    from .sinks.tensorboard import TensorBoardFiles
 
     started = False
     status: Status = make_status(run.verbose, inline=plan.info.engine == "inline")
@@ -72,12 +71,7 @@ def execute(plan: Plan, folder: Path, run: RunConfig, tune: TuneConfig, journal:
             journal=journal,
             engine=engine,
             status=status,
-            readers=[
-                LogFiles(),
-                PolicyFiles(),
-                *([TensorBoardFiles()] if tensorboard_wanted(run.callbacks) else []),
-                *([CallbackReader(run.callbacks, status.note)] if run.callbacks else []),
-            ],
+            readers=[*_files(run), *([CallbackReader(run.callbacks, status.note)] if run.callbacks else [])],
             stopper=plan.stopper,
             watchdog=_watchdog(run),
             history=plan.history,
@@ -108,6 +102,32 @@ def execute(plan: Plan, folder: Path, run: RunConfig, tune: TuneConfig, journal:
             elif new and journal is not None:
                 # Nothing has happened yet: leave nothing, so that the corrected script can use the same name.
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def complete_files(plan: Plan, folder: Path, run: RunConfig) -> None:
+    """Write the files of an experiment of which nothing goes on: its driver may have been killed before it had.
+
+    Args:
+        plan: of a restore; its history keeps its rows.
+        folder: the experiment's folder.
+        run: the settings.
+    """
+    try:
+        for reader in _files(run):
+            reader.start(plan.info, folder, plan.history)
+            reader.close()
+    except OSError as error:
+        warn_user(f"Tuner.restore: the log files in {folder} cannot be written: {error}. Results are in the journal.")
+    _sweep(plan, folder)
+
+
+def _files(run: RunConfig) -> list[Reader]:
+    """Return what writes the files that are made from the journal."""
+    from .loggers import tensorboard_wanted
+    from .sinks import LogFiles, PolicyFiles
+    from .sinks.tensorboard import TensorBoardFiles
+
+    return [LogFiles(), PolicyFiles(), *([TensorBoardFiles()] if tensorboard_wanted(run.callbacks) else [])]
 
 
 def _engine_setup(plan: Plan, run: RunConfig, tune: TuneConfig, output: Callable[[str, str], None]) -> EngineSetup:
@@ -210,9 +230,10 @@ def _clear_false_start(folder: Path) -> None:
     from .journal.lock import LOCK_NAME, lock, unlock
     from .journal.sqlite import never_began
 
-    parts = {f"{JOURNAL_NAME}{suffix}" for suffix in ("", "-journal", "-wal", "-shm")} | {_PROBE}
+    # The file itself last: beside what else there is of it, it tells a driver that is killed in here what this was.
+    parts = [_PROBE, *(f"{JOURNAL_NAME}{suffix}" for suffix in ("-shm", "-wal", "-journal", ""))]
     there = {path.name for path in folder.iterdir()} - {LOCK_NAME}
-    if not there or not there <= parts:
+    if not there or not there <= set(parts):
         return
     with contextlib.suppress(JournalError):  # it is being run, or no journal
         handle = lock(folder)

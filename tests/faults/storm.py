@@ -551,15 +551,17 @@ def table(account: Account) -> Iterator[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a storm, and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults.storm", description="Kill, restore, compare.")
-    parser.add_argument("--kills", type=int, default=110, help="how many strikes (default: %(default)s)")
-    parser.add_argument("--minutes", type=float, help="how long, in place of a number of strikes")
+    parser.add_argument(
+        "--kills", type=int, default=110, help="how many kill -9; gentler ends come on top (%(default)s)"
+    )
+    parser.add_argument("--minutes", type=float, help="how long, in place of a number of kills")
     parser.add_argument("--seed", type=int, help="of what is struck and when (default: a new one)")
     parser.add_argument("--only", choices=EXPERIMENTS, help="one experiment only")
     given = parser.parse_args(arguments)
     seed = random.SystemRandom().randrange(10_000) if given.seed is None else given.seed
     place = Path(tempfile.mkdtemp(prefix="shoal_storm_"))
     began = time.monotonic()
-    wanted = f"{given.kills} strikes" if given.minutes is None else f"{given.minutes:g} minutes of strikes"
+    wanted = f"{given.kills} kills" if given.minutes is None else f"{given.minutes:g} minutes of strikes"
     print(f"A storm of {wanted}, seed {seed}, in {place}\n", flush=True)
     width = max(map(len, EXPERIMENTS))
     print(f"{'':5}  {'experiment':{width}}  {'struck':26}  {'when':38} records", flush=True)
@@ -567,8 +569,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def left() -> int:
         if given.minutes is not None:
-            return STRIKES_EACH if time.monotonic() - began < 60 * given.minutes else 0
-        return given.kills - len(storm.account.strikes)
+            return STRIKES_EACH if time.monotonic() - began < 60 * float(given.minutes) else 0
+        return int(given.kills) - sum(strike.what in KILLS for strike in storm.account.strikes)
 
     names = [given.only] if given.only else list(EXPERIMENTS)
     rounds = 0
@@ -586,7 +588,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"\nWhat is left of the experiments is in {place}.")
     else:
         shutil.rmtree(place)
-    print(f"\n{len(account.strikes)} strikes in {time.monotonic() - began:.0f} s, seed {seed}")
+    kills = sum(strike.what in KILLS for strike in account.strikes)
+    gentler = len(account.strikes) - kills
+    print(f"\n{kills} kill -9 and {gentler} gentler ends in {time.monotonic() - began:.0f} s, seed {seed}")
     print(f"lost: {account.lost}")
     return 1 if account.lost else 0
 

@@ -357,8 +357,8 @@ def _judge_snapshot(verdict: Verdict, taken: Snapshot, evidence: Evidence, membe
 def _judge_member(verdict: Verdict, member: Member, trial: _Trial, account: Account, experiment: Experiment) -> None:
     who = f"trial {member.index}"
     for kind, rows in (("metrics_dataframe", member.rows), ("result.json", member.logged)):
-        steps = Counter((row.get("generation"), row["training_iteration"], row["chain"]) for row in rows)
-        verdict.twice += [f"{who}: {step} is {count} times in {kind}" for step, count in steps.items() if count > 1]
+        seen = Counter((row.get("generation"), row["training_iteration"], row["chain"]) for row in rows)
+        verdict.twice += [f"{who}: {step} is {count} times in {kind}" for step, count in seen.items() if count > 1]
     steps = Counter((row["generation"], row["training_iteration"]) for row in member.rows)
     verdict.twice += [f"{who}: generation and step {step} {n} times" for step, n in steps.items() if n > 1]
     if len(member.rows) < len(trial.rows):
@@ -428,7 +428,7 @@ def _kin(member: Member) -> list[tuple[Any, ...]]:
     for segment in member.lineage:
         if segment["last_step"] < segment["first_step"]:
             continue
-        entry = (segment["trial"], segment["config"], segment["first_step"], segment["last_step"])
+        entry: tuple[Any, ...] = (segment["trial"], segment["config"], segment["first_step"], segment["last_step"])
         if kin and segment["donor_id"] is None and kin[-1][:2] == entry[:2]:
             entry = (*entry[:2], kin.pop()[2], entry[3])  # only a reference was replaced
         kin.append(entry)
