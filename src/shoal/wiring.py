@@ -194,14 +194,12 @@ def _make_engine(name: str) -> Engine:
 
 def make_folder(run: RunConfig, name: str) -> Path:
     """Make the folder of a new experiment."""
-    from .journal.lock import LOCK_NAME
-
     folder = storage_folder(run) / name
     try:
         folder = folder.expanduser().absolute()
         folder.mkdir(parents=True, exist_ok=True)
         _clear_false_start(folder)
-        if any(path.name != LOCK_NAME for path in folder.iterdir()):
+        if not all(map(_says_nothing, folder.iterdir())):
             raise ExperimentExists(
                 f"The folder {folder} already holds an experiment or other files, which Shoal will not mix with a new "
                 f"one. Give "
@@ -218,6 +216,15 @@ def make_folder(run: RunConfig, name: str) -> Path:
             f"can be."
         ) from error
     return folder
+
+
+def _says_nothing(path: Path) -> bool:
+    """Return whether a file is of no experiment: a lock, or what somebody made who read a journal while it was cleared."""
+    from .journal import JOURNAL_NAME
+    from .journal.lock import LOCK_NAME
+
+    empty_log = path.name == f"{JOURNAL_NAME}-wal" and path.stat().st_size == 0
+    return path.name in (LOCK_NAME, f"{JOURNAL_NAME}-shm") or empty_log
 
 
 def _clear_false_start(folder: Path) -> None:

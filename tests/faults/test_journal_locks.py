@@ -222,3 +222,14 @@ with tempfile.TemporaryDirectory() as made:
     done = run_script(script, tmp_path)
     assert done.returncode == 0, done.stderr
     assert f"journal.lock cannot be written: [Errno {errno.EACCES}]" in done.stdout
+
+
+def test_what_a_reader_has_made_while_a_false_start_was_cleared_is_in_nobodys_way(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "journal.sqlite-wal").touch()
+    (folder / "journal.sqlite-shm").write_bytes(bytes(32768))
+    (folder / "journal.lock").write_text("process 1 on somewhere")
+    grid = fit(climb, tmp_path, engine="inline", num_samples=1, run={"name": "run"})
+    assert grid.num_terminated == 1
+    assert tune.ResultGrid.read(folder).num_terminated == 1
