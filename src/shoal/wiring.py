@@ -219,7 +219,7 @@ def make_folder(run: RunConfig, name: str) -> Path:
 
 
 def _says_nothing(path: Path) -> bool:
-    """Return whether a file is of no experiment: a lock, or what somebody made who read a journal while it was cleared."""
+    """Return whether a file is of no experiment: a lock, or what a reader of a journal made while that was cleared."""
     from .journal import JOURNAL_NAME
     from .journal.lock import LOCK_NAME
 
