@@ -130,7 +130,7 @@ def test_signals_that_a_cluster_sends_to_all_processes_are_the_drivers_business(
         for _ in range(2):
             line_of(driver, lambda line: "in the middle of a step" in line)
         family = psutil.Process(driver.pid).children(recursive=True)
-        assert len(family) == 3
+        assert len(family) >= 3  # on Linux there is a guardian, too
         for _ in range(2):
             for process in family:
                 process.send_signal(signal.SIGUSR1)
