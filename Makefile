@@ -30,7 +30,7 @@ demo: $(VENV)/.installed-examples
 	@$(BIN)/python -m shoal.examples.pbt_mnist $(ARGS)
 
 test: $(VENV)/.installed-dev
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
 
 faults: $(VENV)/.installed-dev
 	@$(BIN)/python -m tests.faults.storm $(ARGS)
