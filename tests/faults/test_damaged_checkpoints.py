@@ -164,7 +164,7 @@ class Damages:
 
 def experiment(folder: Path, trainable: Any = train, stop: Any = None, **more: Any) -> tune.ResultGrid:
     """Run a synchronous experiment of four members with fixed learning rates: the last member is the best."""
-    run: dict[str, Any] = {"name": "run", "checkpoint_config": tune.CheckpointConfig(num_to_keep=3), **more}
+    run: dict[str, Any] = {"name": "run", **more}
     return fit(
         trainable, folder, space={"lr": tune.grid_search([0.1, 0.2, 0.3, 0.4])}, num_samples=1,
         scheduler=pbt(synch=True, perturbation_interval=3, quantile_fraction=0.25, resample_probability=0.0),
@@ -220,7 +220,7 @@ def test_a_donors_damaged_checkpoint_is_not_loaded_and_the_member_goes_on_from_t
     how: Callable[[Path], None], trainable: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     damages = Damages(how, lambda index, iteration: (index, iteration) == (3, 3), 9, tmp_path / "run")
-    keep = {"checkpoint_config": tune.CheckpointConfig(num_to_keep=3, **_every(trainable))}
+    keep = {"checkpoint_config": tune.CheckpointConfig(**_every(trainable))}
     grid = experiment(tmp_path, trainable, damages, **keep)
     assert len(damages.damaged) == 1
     found = items(grid, Damaged)

@@ -95,6 +95,10 @@ class Watch:
                 self._note(optimizer)
         self._look()
 
+    def end(self) -> None:
+        """The function has ended: whoever else steps in this process is none of it."""
+        self._rest()
+
     def drifts(self) -> list[tuple[str, str]]:
         """The function reports: return the keys that have drifted, each with what is used and what to do."""
         enter = self._enter

@@ -80,6 +80,8 @@ def _run_once(
         # All of them, SystemExit and asyncio's CancelledError too: the function has ended, and the member lives on.
         _only_the_member(session, 1)
         outcome = _failure(launch.trial_id, launch.launch, error)
+    finally:
+        session.end()
     return None if session.leaving else outcome
 
 

@@ -188,6 +188,10 @@ class Session:
         self._watch.begin(enter)
         self._entered = time.perf_counter()
 
+    def end(self) -> None:
+        """The run of the user's function that began last has ended, however it did."""
+        self._watch.end()
+
     def next_message(self) -> Enter | Leave:
         """Return what made the function unwind, or wait for what comes next."""
         message, self._next = self._next, None
