@@ -104,8 +104,8 @@ class FailureConfig:
             (PopulationBasedTraining) and a donor with a checkpoint; else the trial ends with its error. A trial that
             fails again and again without getting further than before ends, too. Default True.
         report_timeout_s: a member that trains and reports nothing for so many seconds (or a timedelta) has failed: its
-            process is killed. It has to hold for the longest time between two reports, and for what comes before the
-            first. Default: no limit.
+            process is killed. It has to hold for the longest time between two reports, saving included, and for what
+            comes before the first. Default: no limit.
     """
 
     max_failures: int = 0

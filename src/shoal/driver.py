@@ -204,7 +204,8 @@ class Driver:
             if self.stopper is not None and self.population.stopping is None and self._asks_to_stop_all(self.stopper):
                 self._step([StopAsked(STOPPED_ALL, met="stop")])
         if self.watchdog is not None:
-            training = [trial.trial_id for trial in self.population.running if not trial.waiting]
+            running = self.population.running
+            training = [trial.trial_id for trial in running if not trial.waiting or trial.ending is not None]
             for trial_id in self.watchdog.overdue(training, self._elapsed()):
                 waited = f"{self.watchdog.timeout_s:g} s"
                 self.engine.kill(trial_id, f"it reported nothing for {waited}, the report_timeout_s, and was killed")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -80,6 +82,58 @@ def test_members_that_wait_for_others_or_for_a_slot_do_not_hang(tmp_path: Path) 
     )  # fmt: skip
     assert grid.num_errors == 0
     assert not items(grid, Retry)
+
+
+def test_a_member_that_comes_back_after_it_was_given_up_saves_nothing_in_the_place_of_its_successor(
+    tmp_path: Path,
+) -> None:
+    """With ``inline`` a member that hangs cannot be killed: it lives on in its thread."""
+    hung, back = tmp_path / "hung", tmp_path / "back"
+
+    def train(config: dict[str, Any]) -> None:
+        step, score = load_state() or (0, 0.0)
+        while True:
+            step += 1
+            if step == 3 and not hung.exists():
+                hung.touch()
+                while not back.exists():
+                    time.sleep(0.01)
+                step = 1000
+            if step == 8:
+                back.touch()
+                name = threading.current_thread().name
+                while sum(thread.name == name for thread in threading.enumerate()) > 1:
+                    time.sleep(0.01)  # until the other has left
+            report_state(step, score, {"score": score, "step": step}, save=True)
+
+    failures = tune.FailureConfig(max_failures=1, report_timeout_s=1.0)
+    grid = fit(
+        train, tmp_path / "run", engine="inline", num_samples=1, stop={"training_iteration": 12},
+        run={"failure_config": failures},
+    )  # fmt: skip
+    assert grid.num_errors == 0
+    for checkpoint, metrics in grid[0].best_checkpoints:
+        assert json.loads(Path(checkpoint.path, "state.json").read_text())[0] == metrics["training_iteration"]
+
+
+def test_a_member_that_hangs_while_it_saves_for_its_end_is_noticed(tmp_path: Path) -> None:
+    class Slow(tune.Trainable):
+        def step(self) -> dict[str, float]:
+            return {"score": 1.0}
+
+        def save_checkpoint(self, checkpoint_dir: str) -> None:
+            time.sleep(3600)
+
+        def load_checkpoint(self, checkpoint: Any) -> None: ...
+
+    grid = fit(
+        Slow, tmp_path, engine="processes", num_samples=1, stop=lambda trial_id, result: True,
+        run={
+            "failure_config": tune.FailureConfig(report_timeout_s=1.0),
+            "checkpoint_config": tune.CheckpointConfig(checkpoint_at_end=True),
+        },
+    )  # fmt: skip
+    assert "reported nothing for 1 s" in str(grid[0].error)
 
 
 def test_one_that_hangs_at_its_first_report_again_and_again_is_replaced_where_pbt_is_on(tmp_path: Path) -> None:

@@ -477,6 +477,7 @@ class Invariants:
         trial_id = command.trial_id
         assert trial_id not in self.ended, "stopped twice"
         self.ended[trial_id] = command.status
+        self.failed.discard(trial_id)
         mine = isinstance(event, Reported) and event.trial_id == trial_id
         at_its_stop = mine and isinstance(event, Reported) and event.stop is not None and event.checkpoint is None
         if at_its_stop and trial_id in self.own and trial_id in self.evaluated:

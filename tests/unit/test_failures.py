@@ -9,7 +9,7 @@ from tests.unit.test_population import Story
 
 from shoal import space
 from shoal.core.commands import DeleteCheckpoint, Exploit, FallBack, Launch, Notice, Retry, Status, Stop, WindUp
-from shoal.core.events import Config, Damaged, Drifted, Failed, Lost, Metrics, Opened, StopAsked
+from shoal.core.events import Config, Damaged, Drifted, Failed, Lost, Metrics, Opened, Saved, SavedCheckpoint, StopAsked
 from shoal.core.limits import Limits, RetentionRules
 from shoal.errors import ConfigError, InvalidTransition, SpaceError
 from shoal.schedulers import FIFOScheduler, PopulationBasedTraining
@@ -187,6 +187,13 @@ def test_a_fixed_key_that_no_config_has_is_named() -> None:
         pbt(fixed=["layer"]).check({"layers": 3})
 
 
+def test_the_value_of_a_fixed_key_is_no_object_because_that_is_another_one_after_a_restore() -> None:
+    scheduler = pbt(fixed=["net"])
+    assert scheduler.prepare({"h": 0.5, "net": {"sizes": [3, (4, 5)], "kind": "wide", "bias": None}}, 0, 0)
+    with pytest.raises(ConfigError, match=r"'net' is in fixed, and its value must be made of numbers.*\(object\)"):
+        scheduler.prepare({"h": 0.5, "net": object()}, 0, 0)
+
+
 def test_a_function_that_changes_a_fixed_key_is_told() -> None:
     def explore(config: Config) -> Config:
         return {**config, "layers": config["layers"] + 1}
@@ -278,6 +285,14 @@ def test_a_report_that_meets_the_stop_condition_ends_its_trial_as_finished_also_
     story = Story("a", save_at_end=True)
     story.tell(StopAsked("interrupted", gently=True))
     (stop,) = story.report("a", waiting=True, stop="far enough")
+    assert (stop.reason, story["a"].cut) == ("far enough", False)
+
+
+def test_whoever_saves_for_its_end_is_waited_for_as_long_as_for_a_report() -> None:
+    story = Story("a", save_at_end=True)
+    assert kinds(story.report("a", waiting=True, stop="far enough")) == ["Save"]
+    assert kinds(story.tell(StopAsked("interrupted", gently=True))) == ["WindUp"]
+    (stop,) = story.tell(Saved("a", 1, SavedCheckpoint(0, "digest", 1)))
     assert (stop.reason, story["a"].cut) == ("far enough", False)
 
 

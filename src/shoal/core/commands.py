@@ -180,7 +180,10 @@ class Evict:
 
 @dataclass(frozen=True, slots=True)
 class WindUp:
-    """The member leaves its function with its next report, which still counts. ``Lost`` follows where none comes."""
+    """The member leaves its function with its next report, or with what it was asked to save, which still counts.
+
+    ``Lost`` follows where nothing comes.
+    """
 
     trial_id: str
     launch: int

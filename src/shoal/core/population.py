@@ -548,7 +548,7 @@ class Population(Slots):
                 continue
             if not gently or trial.slot is None or (trial.waiting and trial.ending is None):
                 self._close(trial)
-            elif not trial.waiting and not trial.leaving:
+            elif not trial.leaving:
                 trial.leaving = True
                 trial.story.append("asked to leave with its next report")
                 self._out.append(WindUp(trial.trial_id, trial.launch))

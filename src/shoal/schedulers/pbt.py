@@ -199,8 +199,21 @@ class PopulationBasedTraining(TrialScheduler):
         return [path for path, _ in flatten(self.hyperparam_mutations)]
 
     def prepare(self, config: Config, index: int, seed: int) -> Config:
-        """Fill keys of ``hyperparam_mutations`` that the config lacks."""
-        return fill(config, self._mutations, stream(seed, "fill", index))
+        """Fill keys of ``hyperparam_mutations`` that the config lacks.
+
+        Raises:
+            ConfigError: a value of ``fixed`` is an object.
+        """
+        filled = fill(config, self._mutations, stream(seed, "fill", index))
+        for path in self.fixed:
+            value = lookup(filled, path)
+            if not _is_plain(value):
+                raise ConfigError(
+                    f"PopulationBasedTraining: {path!r} is in fixed, and its value must be made of numbers, texts, "
+                    f"True, False and None, to be compared with another trial's also after a restore, but is "
+                    f"{value!r:.200} ({type(value).__name__}). Put a name or numbers there, and make the object from it."
+                )
+        return filled
 
     def policy(self, *, mode: str, seed: int) -> PBTPolicy:
         """Return the decisions for one experiment."""
@@ -530,6 +543,14 @@ class PBTPolicy:
     def _take_out(ranks: list[_Rank], entry: _Rank | None) -> None:
         if entry is not None:
             del ranks[bisect_left(ranks, entry)]
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(entry) for key, entry in value.items())
+    return value is None or type(value) in (bool, int, float, str)
 
 
 def _with_kept(donor: Config, own: Config, keep: tuple[str, ...]) -> Config:

@@ -369,7 +369,7 @@ class SimulatedEngine:
     @execute.register
     def _(self, command: WindUp) -> None:
         process = self._resident(command)
-        _check(process.phase != "waiting" and process.slot is not None, command, f"but it is {process}")
+        _check(process.phase != "idle" and process.slot is not None, command, f"but it is {process}")
         process.leaving = True
 
     @execute.register

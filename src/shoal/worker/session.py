@@ -274,7 +274,7 @@ class Session:
         }
         done = bool(plain.pop("done", False))
         stop = stop_reason(self._rules, plain, automatic) or (DONE if done else None)
-        self._hear_early(keeper)
+        self._hear_early()
         wanted = keeper is not None and keeper.wants(self._iteration + 1, ends=stop is not None)
         check_report(self._rules, plain, automatic, checkpoint is not None or wanted)
         self._check_growth(progress(self._rules, plain, automatic))
@@ -319,9 +319,12 @@ class Session:
                 raise ReportError(text)
             self._port.send(Drifted(launch.trial_id, launch.launch, key, text))
 
-    def _hear_early(self, keeper: Keeper | None) -> None:
-        """Find out before a report whether it is the last: who can save at any time then does, and loses nothing."""
-        if keeper is not None and self._port.pending():
+    def _hear_early(self) -> None:
+        """Find out before a report whether it is the last: who can save at any time then does, and loses nothing.
+
+        Whose report counts no more saves nothing: another may have taken its place, and the numbers of its checkpoints.
+        """
+        if self._port.pending():
             # A member that was not asked to wait is told nothing but to leave.
             self._next = message = self._port.receive()
             if not (isinstance(message, Leave) and message.counts):
