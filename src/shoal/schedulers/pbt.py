@@ -211,7 +211,7 @@ class PopulationBasedTraining(TrialScheduler):
                 raise ConfigError(
                     f"PopulationBasedTraining: {path!r} is in fixed, and its value must be made of numbers, texts, "
                     f"True, False and None, to be compared with another trial's also after a restore, but is "
-                    f"{value!r:.200} ({type(value).__name__}). Put a name or numbers there, and make the object from it."
+                    f"{value!r:.200} ({type(value).__name__}). Put a name or numbers there, and make it from these."
                 )
         return filled
 
