@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import importlib
 import json
 import os
 import stat
@@ -221,7 +222,7 @@ def _default_place() -> Path:
 
 
 def _sweep_in(base: Path) -> None:
-    prefixes = {kind: _prefix(kind) for kind in _KINDS}
+    prefixes: dict[Kind, str] = {kind: _prefix(kind) for kind in _KINDS}
     with contextlib.suppress(OSError), os.scandir(base) as entries:
         for entry in entries:
             if not entry.name.startswith("shoal-"):
@@ -322,8 +323,7 @@ class MemberFiles:
 
     def __init__(self) -> None:
         # Here, once, rather than in each member.
-        import multiprocessing.process  # noqa: F401
-
+        importlib.import_module("multiprocessing.process")
         self._folder: _Folder | None = None
         self._of_multiprocessing: str | None = None
         with contextlib.suppress(OSError):  # Where nothing can be written to, nothing can be left.

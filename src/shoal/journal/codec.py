@@ -195,7 +195,9 @@ def _from_json(kind: str, name: str, value: Any) -> Any:
         return tuple(value)
     if name == "checkpoint":
         return _made(SavedCheckpoint if kind in ("Reported", "Saved") else CheckpointRecord, value)
-    return _made(Limits if name == "limits" else RetentionRules, value)
+    if name == "limits":
+        return _made(Limits, value or [[""]])  # devices are a list here, also the default ones
+    return _made(RetentionRules, value)
 
 
 def pack(value: Any) -> Any:
