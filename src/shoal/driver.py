@@ -114,6 +114,7 @@ class Driver:
                 while not self.population.ended:
                     self._step(self.engine.poll(self._patience()))
                     self._tick()
+                    interruption.insist()
                     if interruption.asked is not None and self.population.stopping is None:
                         self._end_gently(interruption.reason)
                     if self._no_room is not None and self.population.stopping is None:
@@ -153,7 +154,7 @@ class Driver:
     def _wind_up(self, interruption: Interruption) -> None:
         """Let the members go, hear what they still have to say, and close the readers."""
         try:
-            self.engine.close()
+            self.engine.close(at_once=interruption.insisted)
         finally:
             for reader in list(self._readers):
                 self._guarded(reader, reader.close)

@@ -27,6 +27,8 @@ class Interruption:
     def __init__(self) -> None:
         self.asked: signal.Signals | None = None
         """The first signal that came."""
+        self.insisted = False
+        """Whether Ctrl-C came after that: nobody is to be waited for any more."""
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Interruption:
@@ -54,6 +56,11 @@ class Interruption:
         assert self.asked is not None
         return "interrupted by the user" if self.by_user else f"ended by {self.asked.name}"
 
+    def insist(self) -> None:
+        """Interrupt at once where Ctrl-C came again, and its exception was lost, as in a finalizer it is."""
+        if self.insisted:
+            raise KeyboardInterrupt
+
     def leave(self, how_to_go_on: str) -> NoReturn:
         """Leave ``fit()`` as the signal asks: by KeyboardInterrupt, or with the exit code that says 'resume me'.
 
@@ -71,7 +78,9 @@ class Interruption:
         if self.asked is None:
             self.asked = signal.Signals(number)
         elif number == signal.SIGINT:
+            self.insisted = True
             before = self._before[signal.SIGINT]
             signal.signal(signal.SIGINT, before)
             if callable(before):
                 before(number, frame)
+                self.insisted = False  # a handler of the script's, to which it was no reason to leave

@@ -170,17 +170,13 @@ class _Pickled:
 
 def _pickle(obj: Any) -> _Pickled:
     import io
-    from collections import ChainMap
 
-    import cloudpickle
+    from .pickles import pickler
 
     rules = _Rules()
-    # A class for each call, because pickle looks its table up in the class.
-    table: Any = ChainMap(rules.reducers(), cloudpickle.Pickler.dispatch_table)  # pyright: ignore[reportArgumentType]
-    pickler = type("ObjectPickler", (cloudpickle.Pickler,), {"dispatch_table": table})
     stream = io.BytesIO()
     try:
-        pickler(stream, protocol=5, buffer_callback=rules.take).dump(obj)
+        pickler(rules.reducers())(stream, protocol=5, buffer_callback=rules.take).dump(obj)
     except Exception as error:
         # Whatever the objects' own methods raise.
         raise ConfigError(

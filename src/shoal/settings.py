@@ -40,10 +40,10 @@ def settings_to_meta(tune: TuneConfig, run: RunConfig) -> dict[str, Any]:
 
 
 def _pickled(part: object) -> dict[str, str]:
-    import cloudpickle
+    from .pickles import dumps
 
     try:
-        data = cloudpickle.dumps(part)
+        data = dumps(part)
     except Exception as error:
         return {"reason": f"{type(error).__name__}: {error}"}
     if len(data) > _LARGEST:

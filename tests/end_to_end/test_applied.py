@@ -140,9 +140,10 @@ def test_with_restore_and_save_the_new_value_is_used_and_the_schedule_goes_on(tm
 
 
 def test_a_copy_draws_numbers_of_its_own(tmp_path: Path) -> None:
-    grid = run(train_in_two_lines, "", tmp_path)
+    # In step, because one that copies a donor ahead of it skips what lies between.
+    grid = run(train_in_two_lines, "", tmp_path, scheduler=pbt(synch=True))
     drawn = [number for result in grid for number in draws(result)]
-    assert len(drawn) == len(set(drawn)) >= 4 * 16
+    assert len(drawn) == len(set(drawn)) == 4 * 16
 
 
 def test_a_member_that_is_launched_again_draws_what_it_would_have_drawn(tmp_path: Path) -> None:

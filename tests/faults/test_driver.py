@@ -52,11 +52,11 @@ def results(history: History, folder: Path) -> list[tuple[int, int]]:
 
 
 @contextmanager
-def running(source: str, cwd: Path, **environment: str) -> Generator[subprocess.Popen[str]]:
+def running(source: str, cwd: Path, *arguments: str, **environment: str) -> Generator[subprocess.Popen[str]]:
     """Start a script; what it prints comes line by line."""
     (cwd / "script.py").write_text(source)
     with subprocess.Popen(
-        [sys.executable, "script.py"],
+        [sys.executable, "script.py", *arguments],
         cwd=cwd,
         env={**os.environ, "SHOAL_DIR": str(cwd), "PYTHONUNBUFFERED": "1", **environment},
         stdout=subprocess.PIPE,
@@ -147,16 +147,18 @@ def test_ctrl_c_at_any_moment_ends_all_trials_and_leaves_a_journal_and_no_proces
 
 
 STUBBORN = """
-import time
+import sys, time
 import shoal.engines.processes
 from shoal import tune
 
 shoal.engines.processes._GRACE_S = 3600.0  # only the second Ctrl-C can end this
 
 def train(config):
+    tune.report({"score": 1.0})
     try:
-        while True:
+        while len(sys.argv) == 1:
             tune.report({"score": 1.0})
+        time.sleep(3600)
     finally:
         print("leaving, which takes long")
         time.sleep(3600)
@@ -166,12 +168,18 @@ tune.Tuner(train, run_config=tune.RunConfig(name="run", verbose=3)).fit()
 """
 
 
-def test_a_second_ctrl_c_waits_for_nobody_and_leaves_nothing(tmp_path: Path) -> None:
-    with running(STUBBORN, tmp_path) as driver:
+@pytest.mark.parametrize(
+    "last_before",
+    ["leaving, which takes long", "Members that train come to their next report first"],
+    ids=["while they leave", "while they train"],
+)
+def test_a_second_ctrl_c_waits_for_nobody_and_leaves_nothing(last_before: str, tmp_path: Path) -> None:
+    reports = "leaving" in last_before
+    with running(STUBBORN, tmp_path, *([] if reports else ["never"]), SHOAL_GRACE_S="3600") as driver:
         line_of(driver, lambda line: "train" in line and "iteration" in line)
         family = psutil.Process(driver.pid).children(recursive=True)
         driver.send_signal(signal.SIGINT)
-        line_of(driver, lambda line: "leaving, which takes long" in line)
+        line_of(driver, lambda line: last_before in line)
         driver.send_signal(signal.SIGINT)
         driver.communicate(timeout=60)
     assert driver.returncode == -signal.SIGINT

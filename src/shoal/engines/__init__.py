@@ -90,6 +90,10 @@ class Engine(Protocol):
         """Return what has happened, in order; wait at most ``timeout`` seconds for the first event."""
         ...
 
-    def close(self) -> None:
-        """End all members and leave nothing running. Safe to call twice, and after a failed start."""
+    def close(self, *, at_once: bool = False) -> None:
+        """End all members and leave nothing running. Safe to call twice, and after a failed start.
+
+        Args:
+            at_once: do not give members time to leave their functions.
+        """
         ...

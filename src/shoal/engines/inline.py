@@ -128,13 +128,13 @@ class InlineEngine:
         except queue.Empty:
             return events
 
-    def close(self) -> None:
+    def close(self, *, at_once: bool = False) -> None:
         """End all members; a function that does not come back to Shoal within seconds is abandoned."""
         for member in self._members.values():
             member.port.inbox.put(Leave())
             self._left.append(member.thread)
         self._members.clear()
-        end = time.monotonic() + _GRACE_S
+        end = time.monotonic() + (0.0 if at_once else _GRACE_S)
         for thread in self._left:
             thread.join(max(0.0, end - time.monotonic()))
         self._left.clear()

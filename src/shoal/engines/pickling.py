@@ -17,10 +17,10 @@ def pickle_trainable(trainable: Callable[..., Any]) -> bytes:
     Raises:
         ConfigError: it refers to something that cannot be pickled; the message names it.
     """
-    import cloudpickle
+    from ..pickles import dumps
 
     try:
-        data: bytes = cloudpickle.dumps(trainable)
+        data = dumps(trainable)
     except Exception as error:
         name = getattr(trainable, "__qualname__", repr(trainable))
         culprits = [
@@ -40,10 +40,9 @@ def pickle_trainable(trainable: Callable[..., Any]) -> bytes:
 
 def pickle_config(config: Config) -> bytes:
     """Return a member's config as bytes."""
-    import cloudpickle
+    from ..pickles import dumps
 
-    data: bytes = cloudpickle.dumps(config)
-    return data
+    return dumps(config)
 
 
 def check_config(config: Config) -> None:
@@ -74,10 +73,10 @@ def _references(trainable: Callable[..., Any]) -> Iterator[tuple[str, str, Any]]
 
 
 def _fits(value: Any) -> bool:
-    import cloudpickle
+    from ..pickles import dumps
 
     try:
-        cloudpickle.dumps(value)
+        dumps(value)
     except Exception:
         return False
     return True

@@ -417,7 +417,7 @@ class ProcessEngine:
 
     # --------------------------------------------------------------------------------------------------------- closing
 
-    def close(self) -> None:
+    def close(self, *, at_once: bool = False) -> None:
         """Ask all members to leave, kill those that do not, and end the warm parent."""
         self._members.clear()
         self._postponed.clear()
@@ -427,7 +427,7 @@ class ProcessEngine:
                     self._dismiss(member)
             end = time.monotonic() + _GRACE_S + 1.0
             with contextlib.suppress(OSError, ValueError):
-                while self._by_key and self._control is not None and time.monotonic() < end:
+                while not at_once and self._by_key and self._control is not None and time.monotonic() < end:
                     self.poll(0.05)
         finally:
             # Also where the user cannot wait and interrupts again: nothing is left running.

@@ -211,9 +211,9 @@ def pack(value: Any) -> Any:
         return {"$tuple": [pack(entry) for entry in value]}
     if kind is dict and all(type(key) is str and not key.startswith("$") for key in value):
         return {key: pack(entry) for key, entry in value.items()}
-    import cloudpickle
+    from ..pickles import dumps
 
-    return {"$pickle": base64.b64encode(cloudpickle.dumps(value)).decode(), "$repr": repr(value)[:200]}
+    return {"$pickle": base64.b64encode(dumps(value)).decode(), "$repr": repr(value)[:200]}
 
 
 def unpack(value: Any) -> Any:

@@ -120,11 +120,11 @@ def one_line(error: BaseException) -> str:
 
 
 def _pickled(error: BaseException) -> bytes | None:
-    import cloudpickle
+    from ..pickles import dumps
 
     try:
-        data: bytes = cloudpickle.dumps(error.with_traceback(None))
-        cloudpickle.loads(data)
+        data = dumps(error.with_traceback(None))
+        pickle.loads(data)
     except Exception:
         # An exception that cannot travel is still told by its text.
         return None

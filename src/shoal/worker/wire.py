@@ -114,9 +114,9 @@ def frame(message: object) -> bytes:
 
 def heavy_frame(message: object) -> bytes:
     """Like :func:`frame`, for messages with the user's own objects, which may be defined in a script or a notebook."""
-    import cloudpickle
+    from ..pickles import dumps
 
-    body: bytes = cloudpickle.dumps(message)
+    body = dumps(message)
     return _HEADER.pack(len(body)) + body
 
 
