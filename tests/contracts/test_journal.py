@@ -110,9 +110,10 @@ def test_every_kind_of_record_comes_back_equal(item: Item) -> None:
 
 
 def test_an_older_record_without_the_newest_field_is_read_with_its_default() -> None:
-    kind, body = encode(Launch("a_00000", 2, 0, {}, None, 5, 1.0, 1, None, False, generation=3))
+    newest = Launch("a_00000", 2, 0, {}, None, 5, 1.0, 1, None, False, generation=3, changed=("lr",))
+    kind, body = encode(newest)
     older = decode(kind, body.rpartition(",")[0] + "]")
-    assert older == Launch("a_00000", 2, 0, {}, None, 5, 1.0, 1, None, False)
+    assert older == dataclasses.replace(newest, changed=())
 
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary()

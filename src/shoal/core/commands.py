@@ -103,6 +103,9 @@ class Launch:
     """True where the trial has no process yet."""
     generation: int = 0
     """How many exploits the trial has done."""
+    changed: tuple[str, ...] = ()
+    """The numbers of the config, ``a/b`` for nested ones, that are others than those that the checkpoint was made with:
+    mutated by an exploit, or replaced."""
 
 
 @dataclass(frozen=True, slots=True)

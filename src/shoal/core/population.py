@@ -45,7 +45,7 @@ from .policy import Change, Copy, Decision, GiveUp, Policy
 from .reports import AUTOMATIC
 from .retention import Retention
 from .slots import Slots
-from .trial import Trial
+from .trial import Trial, changed_numbers
 
 __all__ = ["BARREN_AT_MOST", "Limits", "Population", "Trial"]
 
@@ -418,6 +418,7 @@ class Population(Slots):
             trial.failed = None
             trial.failures = trial.barren = 0
         trial.config = copy.new_config
+        trial.mutated, trial.mutated_at = changed_numbers(copy.donor_config, copy.new_config), None
         trial.story.append(f"exploits {copy.checkpoint.id}")
         whole = donor.restore is not None and donor.restore.id == copy.checkpoint.id
         trial.older = donor.older if whole else ()
@@ -440,6 +441,7 @@ class Population(Slots):
                 new_config=change.new_config,
             )
         )
+        trial.mutated, trial.mutated_at = changed_numbers(trial.config, change.new_config), trial.restore.id
         trial.config = change.new_config
         trial.story.append(f"changes its config at {trial.iteration}")
         trial.rewind()

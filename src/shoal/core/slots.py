@@ -194,6 +194,7 @@ class Slots:
                 until=self.policy.until(trial.trial_id),
                 fresh=fresh,
                 generation=trial.generation,
+                changed=trial.changed,
             )
         )
 

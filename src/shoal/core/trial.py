@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +12,7 @@ from .commands import CheckpointRecord, Status, checkpoint_id
 from .events import Config, Reported, SavedCheckpoint
 from .reports import number, value_of
 
-__all__ = ["Trial", "replaced"]
+__all__ = ["Trial", "changed_numbers", "replaced"]
 
 
 @dataclass(slots=True)
@@ -61,6 +62,10 @@ class Trial:
     """Checkpoints from before ``restore`` that led to it, oldest first: what it falls back to where that is damaged.
     Some of them may be deleted by now."""
     next_checkpoint: int = 0
+    mutated: tuple[str, ...] = ()
+    """The numbers of its config that were changed last, by an exploit or otherwise."""
+    mutated_at: str | None = None
+    """The id of the checkpoint of its own from which it went on with them; None for an exploit, as that is a donor's."""
     queued: int = 0
     """Number of its valid entry in the queue for slots; 0 where it is not queued."""
     story: deque[str] = field(default_factory=lambda: deque(maxlen=24))
@@ -87,6 +92,14 @@ class Trial:
     def lossless(self) -> bool:
         """True where ending the process would lose nothing: all is in a checkpoint, or it is to be launched anew."""
         return not self.waiting or (self.restore is not None and self.restore.iteration == self.iteration)
+
+    @property
+    def changed(self) -> tuple[str, ...]:
+        """The numbers of its config that differ from those that the checkpoint was made with, from which it goes on."""
+        restore = self.restore
+        if restore is None or (restore.trial_id == self.trial_id and restore.id != self.mutated_at):
+            return ()
+        return self.mutated
 
     def take(self, report: Reported, *, metric: str | None, time_attr: str, rank: str | None) -> None:
         """Take in what a report says.
@@ -140,7 +153,11 @@ class Trial:
         self.slot = self.device = None
         self.leaving = False
         self.queued = 0
-        self.config, self.first_config = replaced(self.config, values), replaced(self.first_config, values)
+        old, self.config = self.config, replaced(self.config, values)
+        self.first_config = replaced(self.first_config, values)
+        if replacing := changed_numbers(old, self.config):
+            self.mutated = tuple(dict.fromkeys((*self.changed, *replacing)))
+            self.mutated_at = None if self.restore is None else self.restore.id
 
     def wrong(self) -> str | None:
         """Return which of the rules that hold at any time is broken, or None."""
@@ -153,6 +170,26 @@ class Trial:
         if self.waiting and not self.resident:
             return "waits without a process"
         return None
+
+
+def changed_numbers(before: Config, after: Config, prefix: str = "") -> tuple[str, ...]:
+    """Return the paths (``a/b`` for nested ones) of numbers, and of lists of numbers, that are others than before."""
+    found: list[str] = []
+    if not isinstance(before, dict) or not isinstance(after, dict):
+        return ()  # of a journal, and of a kind that cannot be loaded here
+    for key, value in after.items():
+        old = before.get(key)
+        if isinstance(value, dict):
+            found += changed_numbers(old if isinstance(old, dict) else {}, value, f"{prefix}{key}/")
+        elif _is_number(value) and not (_is_number(old) and old == value):
+            found.append(f"{prefix}{key}")
+    return tuple(found)
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return bool(value) and all(map(_is_number, value))
+    return isinstance(value, numbers.Real)
 
 
 def replaced(config: Config, values: Config) -> Config:

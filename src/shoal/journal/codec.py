@@ -72,8 +72,8 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     kind: tuple(field.name for field in dataclasses.fields(cls)) for kind, cls in _KINDS.items()
 }
 _CONFIGS = frozenset({"config", "donor_config", "old_config", "new_config"})
-_TRIALS = frozenset({"again", "anew", "dropped"})
-_CONVERTED = _CONFIGS | _TRIALS | {"checkpoint", "status", "raised", "limits", "retention"}
+_TEXTS = frozenset({"again", "anew", "dropped", "changed"})
+_CONVERTED = _CONFIGS | _TEXTS | {"checkpoint", "status", "raised", "limits", "retention"}
 _SPECIAL: dict[str, list[tuple[int, str]]] = {
     kind: [(place, name) for place, name in enumerate(names) if name in _CONVERTED] for kind, names in _FIELDS.items()
 }
@@ -173,7 +173,7 @@ def _types_in(hint: Any) -> frozenset[type[Any]]:
 def _to_json(name: str, value: Any) -> Any:
     if name in _CONFIGS:
         return pack(value)
-    if value is None or name == "status" or name in _TRIALS:
+    if value is None or name == "status" or name in _TEXTS:
         return value
     if name == "raised":
         return base64.b64encode(value).decode()
@@ -191,7 +191,7 @@ def _from_json(kind: str, name: str, value: Any) -> Any:
         return base64.b64decode(value)
     if type(value) is not list:
         raise ValueError(f"its field {name} is {value!r:.100}")
-    if name in _TRIALS:
+    if name in _TEXTS:
         return tuple(value)
     if name == "checkpoint":
         return _made(SavedCheckpoint if kind in ("Reported", "Saved") else CheckpointRecord, value)
