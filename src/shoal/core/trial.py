@@ -65,7 +65,7 @@ class Trial:
     mutated: tuple[str, ...] = ()
     """The numbers of its config that were changed last, by an exploit or otherwise."""
     mutated_at: str | None = None
-    """The id of the checkpoint of its own from which it went on with them; None for an exploit, as that is a donor's."""
+    """The id of the checkpoint of its own from which it went on with them; None for an exploit: that is a donor's."""
     queued: int = 0
     """Number of its valid entry in the queue for slots; 0 where it is not queued."""
     story: deque[str] = field(default_factory=lambda: deque(maxlen=24))
