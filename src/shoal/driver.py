@@ -201,6 +201,7 @@ class Driver:
         now = self.clock()
         if now >= self._next_tick:
             self._next_tick = now + _TICK_S
+            self._check_place()
             self._guarded(self.status, partial(self.status.tick, now))
             if self.stopper is not None and self.population.stopping is None and self._asks_to_stop_all(self.stopper):
                 self._step([StopAsked(STOPPED_ALL, met="stop")])
@@ -213,6 +214,14 @@ class Driver:
         limit = self.info.time_budget_s
         if limit is not None and self._elapsed() >= limit and self.population.stopping is None:
             self._step([StopAsked(f"the time budget of {limit:g} s is spent", met="time_budget_s")])
+
+    def _check_place(self) -> None:
+        """End the run where its folder is no longer the one of its path: nobody would find what it still writes."""
+        try:
+            self.journal.check_place()
+        except BaseException:
+            self._ahead = True  # and nothing more is written or swept there: another run may be in its place
+            raise
 
     # ------------------------------------------------------------------------------------------------------- one step
 

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 from .core.commands import (
     CheckpointRecord,
@@ -206,6 +206,9 @@ class TrialHistory:
         return None if self.last is None else self.last.value(key)
 
 
+_Link = TypeVar("_Link", Ancestry, Row)
+
+
 class History:
     """All trials of an experiment, as the journal tells them so far.
 
@@ -247,6 +250,17 @@ class History:
             trial.checkpoints = {
                 place: replace(entry, row=replace(entry.row, before=None)) for place, entry in trial.checkpoints.items()
             }
+
+    def __getstate__(self) -> tuple[list[Ancestry], list[Row], dict[str, Any]]:
+        """Have chains pickled and copied oldest first: each link holds the one before, deeper than recursion may go."""
+        trials = self.trials.values()
+        saved = [entry.row for trial in trials for entry in trial.checkpoints.values()]
+        ends = [row for trial in trials for row in (*trial.rows, trial.last, trial.settled, trial.origin)]
+        rows = _linked([*ends, *saved])
+        return _linked([*(row.ancestry for row in rows), *(trial.ancestry for trial in trials)]), rows, self.__dict__
+
+    def __setstate__(self, state: tuple[list[Ancestry], list[Row], dict[str, Any]]) -> None:
+        self.__dict__.update(state[2])
 
     @property
     def perturbations(self) -> int:
@@ -430,6 +444,19 @@ class History:
             trial.ancestry = Ancestry(exploit, donor.ancestry, exploit.donor_config)
         else:
             trial.ancestry = Ancestry(exploit, copied.row.ancestry, copied.row.config)
+
+
+def _linked(ends: Iterable[_Link | None]) -> list[_Link]:
+    """Return these links and all before them, each behind the one before it."""
+    found: dict[int, _Link] = {}
+    for end in ends:
+        chain: list[_Link] = []
+        link = end
+        while link is not None and id(link) not in found:
+            chain.append(link)
+            link = link.before
+        found.update((id(each), each) for each in reversed(chain))
+    return list(found.values())
 
 
 def _alone(row: Row | None) -> Row | None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from .arguments import warn_user
 from .config import FailureConfig, RunConfig, TuneConfig
-from .core.commands import Status, checkpoint_name
+from .core.commands import CheckpointRecord, Status, checkpoint_name
 from .core.events import Config, Opened, TrialAdded
 from .core.recall import choose, recall
 from .core.reports import DONE, stop_met
@@ -117,7 +117,7 @@ def restored_plan(
     Raises:
         ConfigError: the settings do not fit together.
         JournalError: the journal cannot be followed.
-        StorageError: a checkpoint that is needed is gone.
+        StorageError: the checkpoints are gone.
     """
     records = list(journal.read())
     if not records or not isinstance(records[0].item, Opened):
@@ -140,7 +140,7 @@ def restored_plan(
     population = new_population(info, scheduler)
     try:
         recall(population, (record.item for record in records))
-    except (InvalidTransition, KeyError) as error:
+    except (InvalidTransition, LookupError) as error:
         raise JournalError(
             f"The journal in {folder} cannot be followed: {error}. It was written by another version of Shoal, or "
             f"changed, or the scheduler is another."
@@ -368,14 +368,24 @@ def _going_on(population: Population, opened: Opened) -> Iterator[Trial]:
 
 
 def _check_checkpoints(population: Population, opened: Opened, history: History, folder: Path) -> None:
-    """Raise StorageError where a trial would go on from a checkpoint whose files are gone."""
-    for trial in _going_on(population, opened):
-        record = None if trial.trial_id in opened.anew else trial.restore
-        if record is None:
-            continue
-        path = folder / history.trials[record.trial_id].folder / checkpoint_name(record.number)
-        if not path.is_dir():
-            raise StorageError(
-                f"Trial {trial.trial_id} would go on from {path}, which is gone. Put it back; or let the trial begin "
-                f"anew, if it failed, with restart_errored=True."
-            )
+    """Raise StorageError where none of the checkpoints is there that trials would go on from.
+
+    The folder was copied without them, say, and they can be put back. Where only some are gone, as after a power cut,
+    the core decides: their trials go on from the ones before, copy others, or fail by themselves.
+    """
+
+    def path_of(record: CheckpointRecord) -> Path:
+        return folder / history.trials[record.trial_id].folder / checkpoint_name(record.number)
+
+    trials = [
+        trial
+        for trial in _going_on(population, opened)
+        if trial.restore is not None and trial.trial_id not in opened.anew
+    ]
+    newest = [trial.restore for trial in trials if trial.restore is not None]
+    older = (record for trial in trials for record in trial.older)
+    if newest and not any(path_of(record).is_dir() for record in (*newest, *older)):
+        raise StorageError(
+            f"Trial {trials[0].trial_id} would go on from {path_of(newest[0])}, which is gone, and so are the "
+            f"checkpoints of all others that go on. Put them back; nothing was changed."
+        )

@@ -36,8 +36,8 @@ class Result:
     """One trial's results. It follows the journal, so that it is there for a trial that failed or still runs, too."""
 
     def __init__(self, trial: TrialHistory, history: History, folder: Path) -> None:
+        self._history = history  # the first, because it knows how to be pickled
         self._trial = trial
-        self._history = history
         self._folder = folder
         self._error: TrialFailed | None = None
 

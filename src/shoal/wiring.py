@@ -200,6 +200,7 @@ def make_folder(run: RunConfig, name: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         _clear_false_start(folder)
         if not all(map(_says_nothing, folder.iterdir())):
+            _check_not_running(folder)
             raise ExperimentExists(
                 f"The folder {folder} already holds an experiment or other files, which Shoal will not mix with a new "
                 f"one. Give "
@@ -216,6 +217,15 @@ def make_folder(run: RunConfig, name: str) -> Path:
             f"can be."
         ) from error
     return folder
+
+
+def _check_not_running(folder: Path) -> None:
+    from .journal.lock import check_free
+
+    try:
+        check_free(folder)
+    except JournalError as error:
+        raise ExperimentExists(f"{error} To run another one beside it, give RunConfig another name.") from error
 
 
 def _says_nothing(path: Path) -> bool:

@@ -266,13 +266,19 @@ class TestFilesThatAreNoJournal:
 
     def test_an_empty_file(self, tmp_path: Path, open_it: Callable[[Path], SQLiteJournal]) -> None:
         (tmp_path / JOURNAL_NAME).touch()
-        with pytest.raises(JournalError, match=r"has format 0; this Shoal reads formats 1 to 2. It is no journal"):
+        with pytest.raises(JournalError, match=r"has format 0; this Shoal reads format 3. It is no journal"):
             open_it(tmp_path)
 
     def test_a_newer_format(self, tmp_path: Path, open_it: Callable[[Path], SQLiteJournal]) -> None:
         SQLiteJournal.create(tmp_path).close()
         change(tmp_path, f"PRAGMA user_version={SCHEMA_VERSION + 1}")
-        with pytest.raises(JournalError, match=r"has format 3; this Shoal reads formats 1 to 2. Update Shoal"):
+        with pytest.raises(JournalError, match=r"has format 4; this Shoal reads format 3. Update Shoal"):
+            open_it(tmp_path)
+
+    def test_an_older_format(self, tmp_path: Path, open_it: Callable[[Path], SQLiteJournal]) -> None:
+        SQLiteJournal.create(tmp_path).close()
+        change(tmp_path, "PRAGMA user_version=2")
+        with pytest.raises(JournalError, match=r"has format 2; this Shoal reads format 3. It was written by an earlier"):
             open_it(tmp_path)
 
     def test_a_lost_table(self, tmp_path: Path, open_it: Callable[[Path], SQLiteJournal]) -> None:

@@ -314,6 +314,20 @@ def test_a_replay_whose_driver_was_killed_goes_on_with_its_schedule(tmp_path: Pa
     assert list(dict(used(grid)).items()) == scheduled(best(run))
 
 
+def test_a_replay_that_has_begun_goes_on_with_no_other_schedule(tmp_path: Path) -> None:
+    run = original(climb, tmp_path)
+    grid = replay(climb, PopulationBasedTrainingReplay.from_result(best(run)), tmp_path, steps=7, name="cut")
+    lines = [json.loads(line) for line in policy_of(run).read_text().splitlines()]
+    lines[-1][5]["lr"] = 0.9
+    other = tmp_path / "pbt_policy_other.txt"
+    other.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    before = {path: path.read_bytes() for path in Path(grid.experiment_path).rglob("*") if path.is_file()}
+    again = tune.TuneConfig(scheduler=PopulationBasedTrainingReplay(other))
+    with pytest.raises(ConfigError, match=r"replay\(changes=.* cannot change when an experiment goes on"):
+        tune.Tuner.restore(grid.experiment_path, climb, tune_config=again).fit()
+    assert all(path.read_bytes() == content for path, content in before.items() if path.name != "journal.lock")
+
+
 # -------------------------------------------------------------------------------------------------- what users pass
 
 

@@ -276,10 +276,6 @@ def test_a_checkpoint_that_is_damaged_while_nothing_runs_is_found_when_the_exper
     folders = [Path(result.path, checkpoint_name(4)) for result in grid]
     how(folders[0])
     again = tune.Tuner.restore(tmp_path / "plain", train, run_config=tune.RunConfig(stop={"training_iteration": 8}))
-    if how is gone:
-        with pytest.raises(StorageError, match=r"checkpoint_000004, which is gone. Put it back"):
-            again.fit()
-        return
     grid = again.fit()
     assert [(fall.damaged[-17:], fall.checkpoint.iteration) for fall in items(grid, FallBack)] == [
         (checkpoint_name(4), 4)
@@ -287,6 +283,23 @@ def test_a_checkpoint_that_is_damaged_while_nothing_runs_is_found_when_the_exper
     assert [result.metrics["score"] for result in grid] == [2.0, 4.0]
     check_truth(grid)
     assert "checkpoint_000004, which is damaged" in "".join(capsys.readouterr())
+
+
+def test_a_folder_without_any_of_its_checkpoints_is_not_gone_on_with(tmp_path: Path) -> None:
+    """Copied without them, say: they can be put back, and then nothing is lost."""
+    space = {"lr": tune.grid_search([0.25, 0.5])}
+    grid = fit(train, tmp_path, space=space, num_samples=1, stop={"training_iteration": 5}, run={"name": "plain"})
+    there = [path for result in grid for path in Path(result.path).glob("checkpoint_*")]
+    for place, path in enumerate(there):
+        path.rename(tmp_path / f"aside{place}")
+    more = tune.RunConfig(stop={"training_iteration": 8})
+    with pytest.raises(StorageError, match=r"checkpoint_000004, which is gone, and so are .* of all .* Put them back"):
+        tune.Tuner.restore(tmp_path / "plain", train, run_config=more).fit()
+    for place, path in enumerate(there):
+        (tmp_path / f"aside{place}").rename(path)
+    grid = tune.Tuner.restore(tmp_path / "plain", train, run_config=more).fit()
+    assert [result.metrics["score"] for result in grid] == [2.0, 4.0]
+    assert items(grid, FallBack) == []
 
 
 @pytest.mark.parametrize("how", [how for how in DAMAGE if how is not gone])

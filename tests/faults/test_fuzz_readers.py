@@ -27,7 +27,7 @@ from shoal.checkpoints import Checkpoint
 from shoal.core import commands, events
 from shoal.errors import ConfigError, JournalError
 from shoal.examples import digits
-from shoal.journal import JOURNAL_NAME
+from shoal.journal import JOURNAL_NAME, sqlite
 from shoal.journal.codec import decode, encode
 from shoal.journal.sqlite import SQLiteJournal
 from shoal.replay import PopulationBasedTrainingReplay
@@ -155,16 +155,14 @@ def test_any_journal_is_read_or_refused_by_name(
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     with closing(sqlite3.connect(folder / JOURNAL_NAME)) as connection:
-        # Without checksums, as a file may be that somebody made on purpose.
-        connection.executescript(
-            "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;"
-            "CREATE TABLE journal (seq INTEGER PRIMARY KEY, at REAL NOT NULL, kind TEXT NOT NULL, body TEXT NOT NULL);"
-            "PRAGMA user_version=1;"
-        )
-        written = [(seq, 1.0, kind, json.dumps(values)) for seq, (kind, values) in enumerate(rows, start=1)]
-        connection.executemany("INSERT INTO journal VALUES (?, ?, ?, ?)", written)
+        # With checksums that are right, as in a file that somebody made on purpose.
+        connection.executescript(f"{sqlite._SCHEMA} PRAGMA user_version={sqlite.SCHEMA_VERSION};")
+        for seq, (kind, values) in enumerate(rows, start=1):
+            body = json.dumps(values)
+            stamp = sqlite._stamp(seq, 1.0, kind, body, last=seq == len(rows))
+            connection.execute("INSERT INTO journal VALUES (?, ?, ?, ?, ?)", (seq, 1.0, kind, body, stamp))
         facts = data.draw(st.dictionaries(st.sampled_from(["name", "metric", "settings_tune", "stop"]), json_values))
-        connection.executemany("INSERT INTO meta VALUES (?, ?)", [(k, json.dumps(v)) for k, v in facts.items()])
+        sqlite._store(connection, {key: json.dumps(value) for key, value in facts.items()})
         connection.commit()
     for attempt in (
         lambda: SQLiteJournal.open_for_writing(folder).close(),

@@ -403,63 +403,6 @@ def test_records_that_are_deleted_exchanged_or_changed_are_told_by_their_numbers
                 read_all(copy)
 
 
-# -------------------------------------------------------------------------------------------------------- older formats
-
-
-def make_old(folder: Path, killed: Killed, *, but: Callable[[sqlite3.Connection], object] | None = None) -> None:
-    """Write the journal as it was before records had checksums."""
-    folder.mkdir()
-    with closing(sqlite3.connect(folder / JOURNAL_NAME)) as connection:
-        connection.executescript(
-            "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;"
-            "CREATE TABLE journal (seq INTEGER PRIMARY KEY, at REAL NOT NULL, kind TEXT NOT NULL, body TEXT NOT NULL);"
-            "PRAGMA user_version=1;"
-        )
-        connection.execute("ATTACH ? AS new", (str(killed.closed / JOURNAL_NAME),))
-        connection.execute("INSERT INTO meta SELECT key, value FROM new.meta WHERE key NOT LIKE '$%'")
-        connection.execute("INSERT INTO journal SELECT seq, at, kind, body FROM new.journal")
-        if but is not None:
-            but(connection)
-        connection.commit()
-
-
-def test_a_journal_of_the_older_format_is_read_as_it_is_and_brought_up_to_date_when_it_goes_on(
-    killed: Killed, tmp_path: Path
-) -> None:
-    folder = tmp_path / "old"
-    make_old(folder, killed)
-    before = contents(folder)
-    _, meta = read_all(killed.closed)
-    assert read_all(folder) == (killed.records, meta)
-    assert tune.Tuner.can_restore(folder) is True
-    assert contents(folder) == before
-    with closing(SQLiteJournal.open_for_reading(folder)) as reader:
-        with closing(SQLiteJournal.open_for_writing(folder)) as journal:
-            assert list(journal.read()) == killed.records
-            more = journal.append([StopAsked("more")], 1.0)
-        assert list(reader.read()) == [*killed.records, *more], "it was opened when the format was the older one"
-    assert read_all(folder) == ([*killed.records, *more], meta)
-    with closing(sqlite3.connect(folder / JOURNAL_NAME)) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
-        connection.execute("UPDATE journal SET at = 2.0 WHERE seq = 3")
-        connection.commit()
-    with pytest.raises(JournalError, match="record 3 is not what was written"):
-        read_all(folder)
-
-
-@pytest.mark.parametrize(
-    "statement",
-    [
-        "DELETE FROM journal WHERE seq = 7",
-        "UPDATE journal SET body = '[' WHERE seq = 7",
-        "UPDATE meta SET value = '[' WHERE key = 'mode'",
-    ],
-)
-def test_a_damaged_journal_of_the_older_format_is_left_as_it_is(killed: Killed, tmp_path: Path, statement: str) -> None:
-    make_old(tmp_path / "old", killed, but=lambda connection: connection.execute(statement))
-    assert check(tmp_path / "old", killed) is None
-
-
 # ------------------------------------------------------------------------------------------------------- what users see
 
 

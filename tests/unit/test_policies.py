@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from shoal.core.commands import FallBack
 from shoal.history import History
 from shoal.sinks import PolicyFiles
 
@@ -165,3 +166,14 @@ def test_two_exploits_in_a_row_of_one_batch_are_both_there(story: Story) -> None
     sink.flush()
     assert [line[5]["lr"] for line in lines(story, "pbt_global.txt")] == [0.5, 0.6]
     sink.close()
+
+
+def test_a_member_that_falls_back_behind_all_of_its_exploits_has_no_policy_any_more(story: Story) -> None:
+    story.report(1, save=True)
+    own = story.saved[story.name(1)]
+    story.report(0, save=True)
+    story.exploit(1, 0, lr=0.6)
+    assert len(policy(story, 1)) == 1
+    story.tell(FallBack(story.name(1), 2, story.saved[story.name(0)].id, own, "its bytes have changed"))
+    story.launch(1, checkpoint=own)
+    assert names(story) == ["pbt_global.txt"]

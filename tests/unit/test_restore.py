@@ -309,7 +309,7 @@ def test_a_damaged_journal_is_told(tmp_path: Path) -> None:
     assert tune.Tuner.can_restore(folder) is False
 
 
-def test_a_checkpoint_that_is_gone_is_named_and_nothing_is_changed(tmp_path: Path) -> None:
+def test_checkpoints_that_are_gone_are_named_and_nothing_is_changed(tmp_path: Path) -> None:
     def train(config: dict[str, Any]) -> None:
         step, _ = load_state() or (0, 0.0)
         while step < 4:
@@ -319,18 +319,16 @@ def test_a_checkpoint_that_is_gone_is_named_and_nothing_is_changed(tmp_path: Pat
             raise RuntimeError("no")
 
     folder = run(tmp_path, trainable=train, num_samples=2, stop={"training_iteration": 9})
-    gone = sorted(folder.glob("train_*_00001_*/checkpoint_000003"))[0]
-    aside = gone.rename(tmp_path / "aside")
+    (tmp_path / "aside").mkdir()
+    for path in folder.glob("train_*/checkpoint_*"):
+        path.rename(tmp_path / "aside" / f"{path.parent.name}-{path.name}")
     before = records(folder)
-    with pytest.raises(StorageError, match=r"would go on from .*00001.*checkpoint_000003, which is gone\. Put it back"):
+    with pytest.raises(StorageError, match=r"would go on from .*00000.*checkpoint_000003, which is gone, .*Put them"):
         restore(folder, train, resume_errored=True)
     assert records(folder) == before
-    # Who does not go on from it needs no checkpoint.
+    # Who does not go on from them needs none.
     assert restore(folder, train).num_errors == 2
     assert restore(folder, train, restart_errored=True).num_errors == 2
-    gone = sorted(folder.glob("train_*_00001_*/checkpoint_000007"))[0]
-    shutil.rmtree(gone)
-    aside.rename(gone)
     assert restore(folder, train, resume_errored=True).num_errors == 2
 
 

@@ -17,6 +17,9 @@ from tests.unit.test_restore import restore, run, steps
 from shoal import tune
 from shoal.config import CheckpointConfig, FailureConfig, RunConfig, TuneConfig
 from shoal.errors import ConfigError, JournalError
+from shoal.schedulers.base import TrialScheduler
+from shoal.schedulers.fifo import FIFOScheduler
+from shoal.schedulers.replay import ReplayScheduler
 from shoal.settings import alike, settings_to_meta, stored_settings
 from shoal.tune.schedulers import PopulationBasedTraining
 
@@ -255,3 +258,14 @@ def test_objects_are_compared_by_what_they_consist_of() -> None:
     ):
         assert alike(one, same)
         assert not alike(one, different)
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [pbt(), FIFOScheduler(), ReplayScheduler({"lr": 0.1}, [(3, {"lr": 0.2})])],
+    ids=lambda it: it.describe(),
+)
+def test_what_past_decisions_follow_from_are_settings_that_schedulers_have(scheduler: TrialScheduler) -> None:
+    assert all(hasattr(scheduler, name) for name in scheduler.settled)
+    # Whoever decides about configs says what from.
+    assert bool(scheduler.settled) == bool(scheduler.mutated())

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import builtins
+import copy
 import math
+import pickle
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +49,30 @@ def make_checkpoints(story: Story) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------- as a sequence
+
+
+@pytest.mark.parametrize("again", [lambda it: pickle.loads(pickle.dumps(it)), copy.deepcopy], ids=["pickled", "copied"])
+@pytest.mark.parametrize("of", [lambda grid: grid, lambda grid: grid[0]], ids=["grid", "result"])
+def test_long_runs_can_be_pickled_and_copied(
+    story: Story, again: Callable[[Any], Any], of: Callable[[Any], Any]
+) -> None:
+    for step in range(1_500):
+        story.report(0, {"mean_accuracy": step}, save=True)
+        story.report(1, {"mean_accuracy": step}, save=True)
+        story.exploit(1, 0)  # and the next time the other way round: the chain of donors gets as long as the run
+        story.launch(1, checkpoint=story.saved[story.name(0)])
+        story.report(1, {"mean_accuracy": step}, save=True)
+        story.exploit(0, 1)
+        story.launch(0, checkpoint=story.saved[story.name(1)])
+    given = of(grid_of(story))
+    found = again(given)
+    results = [(given, found)] if isinstance(given, Result) else list(zip(given, found, strict=True))
+    for before, after in results:
+        assert after.metrics == before.metrics
+        assert len(after.lineage()) == len(before.lineage())
+        if before.metrics:
+            assert after.metrics_dataframe.equals(before.metrics_dataframe)
+            assert after.learning_curve().equals(before.learning_curve())
 
 
 def test_a_grid_has_one_result_for_each_trial_by_its_number(story: Story) -> None:

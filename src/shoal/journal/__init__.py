@@ -32,6 +32,14 @@ class Journal(Protocol):
         """Yield the committed records whose number is greater than ``after``, in order."""
         ...
 
+    def check_place(self) -> None:
+        """Make sure that what is written can still be found.
+
+        Raises:
+            JournalError: its files were deleted, moved or replaced.
+        """
+        ...
+
     def close(self) -> None:
         """Write out everything and let go of the file."""
         ...

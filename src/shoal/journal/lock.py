@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..errors import JournalError
 
-__all__ = ["LOCK_NAME", "check_free", "lock", "unlock"]
+__all__ = ["LOCK_NAME", "check_free", "is_at", "lock", "unlock"]
 
 LOCK_NAME = "journal.lock"
 """Name of the lock's file. It stays behind; only the kernel's lock on it counts, and its text says who has that."""
@@ -61,6 +61,14 @@ def unlock(handle: int) -> None:
         fcntl.flock(handle, fcntl.LOCK_UN)
         _held.remove(handle)
         os.close(handle)
+
+
+def is_at(handle: int, path: Path) -> bool:
+    """Return whether the file of a lock is still the one of this path."""
+    try:
+        return os.path.samestat(os.fstat(handle), os.stat(path))
+    except OSError:
+        return False
 
 
 def check_free(folder: Path) -> None:

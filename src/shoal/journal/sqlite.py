@@ -24,21 +24,20 @@ from typing import Any
 from ..errors import JournalError
 from . import JOURNAL_NAME
 from .codec import Item, Record, decode, encode, is_known
+from .lock import LOCK_NAME, is_at, unlock
 from .lock import lock as take_lock
-from .lock import unlock
 
 __all__ = ["SCHEMA_VERSION", "SQLiteJournal", "never_began"]
 
-SCHEMA_VERSION = 2
-_WITHOUT_CHECKSUMS = 1
-"""The format before: it is read, and brought up to date when it is opened for writing."""
+SCHEMA_VERSION = 3
+"""Grows with the form of the records, and with the rules by which decisions follow from them."""
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE journal (
     seq INTEGER PRIMARY KEY, at REAL NOT NULL, kind TEXT NOT NULL, body TEXT NOT NULL, crc INTEGER NOT NULL
 );
 """
-_COLUMNS = {1: ("seq", "at", "kind", "body"), 2: ("seq", "at", "kind", "body", "crc")}
+_COLUMNS = ("seq", "at", "kind", "body", "crc")
 _SEAL = "$crc"
 """Key of the checksum of all other facts."""
 _COUNT = "$records"
@@ -57,7 +56,8 @@ class SQLiteJournal:
         self._path = path
         self._lock = lock
         self._process = os.getpid()
-        self._version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+        self._gone = False
+        """The files are not where they were."""
         row = connection.execute("SELECT max(seq) FROM journal").fetchone()
         self._last: int = row[0] or 0
 
@@ -106,14 +106,7 @@ class SQLiteJournal:
             with contextlib.closing(cls.open_for_reading(folder)) as reader:
                 reader._check_all()
             # Only now, because closing what can be written also tidies up, and nothing is to change in a damaged file.
-            journal = cls(_open_again(path), path, lock)
-            try:
-                if journal._version == _WITHOUT_CHECKSUMS:
-                    journal._bring_up_to_date()
-            except BaseException:
-                journal._connection.close()
-                raise
-            return journal
+            return cls(_open_again(path), path, lock)
         except BaseException:
             unlock(lock)
             raise
@@ -175,13 +168,28 @@ class SQLiteJournal:
                 raise self._damaged(f"record {seq}: {error}") from error
             yield Record(seq, at, item)
 
+    def check_place(self) -> None:
+        """Make sure that the files are where they were: one that was deleted can be written to, and nobody finds it.
+
+        Raises:
+            JournalError: they were deleted, moved or replaced, or the folder was.
+        """
+        if self._lock is None or (is_at(self._lock, self._path.with_name(LOCK_NAME)) and self._path.exists()):
+            return
+        self._gone = True
+        raise JournalError(
+            f"The experiment's folder {self._path.parent} was deleted, moved or replaced while the experiment was "
+            f"being run, and what is written now would be lost. The run has ended. If you have moved it, go on where "
+            f"it is now: tune.Tuner.restore(folder, trainable).fit()."
+        )
+
     def close(self) -> None:
         """Write everything into the one file and let go of it. Closing again, or in a fork, does nothing."""
         if os.getpid() != self._process:
             return
         lock, self._lock = self._lock, None
         try:
-            if lock is not None:
+            if lock is not None and not self._gone:
                 self._tidy_up()
         except sqlite3.Error as error:
             # On a full disk all of it stays in the -wal file, where the next one to open the journal finds it.
@@ -196,20 +204,17 @@ class SQLiteJournal:
 
     def _rows(self, after: int) -> Iterator[tuple[int, float, str, str]]:
         """Yield (seq, at, kind, body) of the records after a number, checked but not decoded."""
-        has_checksums = self._version > _WITHOUT_CHECKSUMS
         last, whole = after, True
-        query = f"SELECT {', '.join(_COLUMNS[self._version])} FROM journal WHERE seq > ? ORDER BY seq"
-        facts = self._facts()
-        count = facts.get(_COUNT, "0") if has_checksums else "0"
+        query = f"SELECT {', '.join(_COLUMNS)} FROM journal WHERE seq > ? ORDER BY seq"
+        count = self._facts().get(_COUNT, "0")
         try:
-            for seq, at, kind, body, *stamp in self._connection.execute(query, (after,)):
+            for seq, at, kind, body, stamp in self._connection.execute(query, (after,)):
                 if seq != last + 1:
                     raise self._damaged(f"records {last + 1} to {seq - 1} are missing")
                 last = seq
-                if has_checksums:
-                    whole = stamp[0] != _stamp(seq, at, kind, body, last=False)
-                    if whole and stamp[0] != _stamp(seq, at, kind, body, last=True):
-                        raise self._damaged(f"record {seq} is not what was written, by its checksum")
+                whole = stamp != _stamp(seq, at, kind, body, last=False)
+                if whole and stamp != _stamp(seq, at, kind, body, last=True):
+                    raise self._damaged(f"record {seq} is not what was written, by its checksum")
                 yield seq, at, kind, body
         except sqlite3.Error as error:
             raise self._damaged(f"after record {last}: {error}") from error
@@ -222,7 +227,7 @@ class SQLiteJournal:
         """Return the table of facts, checked."""
         try:
             facts: dict[str, str] = dict(self._connection.execute("SELECT key, value FROM meta"))
-            sealed = self._version == _WITHOUT_CHECKSUMS or facts.get(_SEAL) == _seal_of(facts)
+            sealed = facts.get(_SEAL) == _seal_of(facts)
         except (sqlite3.Error, TypeError, AttributeError) as error:
             raise self._damaged(f"the facts about the experiment: {error}") from error
         if not sealed:
@@ -238,9 +243,6 @@ class SQLiteJournal:
         if found != "ok":
             raise self._damaged(" ".join(found.split()))
         self.meta()
-        if self._version == _WITHOUT_CHECKSUMS:
-            for _ in self.read():
-                pass
         for seq, _, kind, _ in self._rows(0):
             if not is_known(kind):
                 raise self._damaged(f"record {seq} is of the unknown kind {kind!r}")
@@ -270,17 +272,6 @@ class SQLiteJournal:
                 raise
         except sqlite3.Error as error:
             raise JournalError(f"The journal {self._path} cannot be written: {error}.") from error
-
-    def _bring_up_to_date(self) -> None:
-        """Give a journal of the format before its checksums. It was checked, so what is there is what was written."""
-        stamps = [(_stamp(*row, last=row[0] == self._last), row[0]) for row in self._rows(0)]
-        with self._transaction() as connection:
-            connection.execute("BEGIN IMMEDIATE")
-            connection.execute("ALTER TABLE journal ADD COLUMN crc INTEGER NOT NULL DEFAULT 0")
-            connection.executemany("UPDATE journal SET crc = ? WHERE seq = ?", stamps)
-            _store(connection, {_COUNT: str(self._last)})
-            connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-        self._version = SCHEMA_VERSION
 
     def _tidy_up(self) -> None:
         """Write down how many records there are, and make it a single file."""
@@ -433,16 +424,20 @@ def _checked(connection: sqlite3.Connection, path: Path) -> sqlite3.Connection:
     """Make sure that it is a journal that this Shoal understands; close it where not."""
     try:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version not in _COLUMNS:
+        if version != SCHEMA_VERSION:
+            what_to_do = "It was written by an earlier Shoal, which can read it"
+            if version == 0:
+                what_to_do = "It is no journal, or damaged"
+            elif version > SCHEMA_VERSION:
+                what_to_do = "Update Shoal to read it"
             raise JournalError(
-                f"The journal {path} has format {version}; this Shoal reads formats 1 to {SCHEMA_VERSION}. "
-                + ("Update Shoal to read it." if version > SCHEMA_VERSION else "It is no journal, or damaged.")
+                f"The journal {path} has format {version}; this Shoal reads format {SCHEMA_VERSION}. {what_to_do}."
             )
         connection.execute("SELECT max(seq) FROM journal").fetchone()
         columns = tuple(row[1] for row in connection.execute("PRAGMA table_info(journal)"))
-        if columns != _COLUMNS[version]:
+        if columns != _COLUMNS:
             raise JournalError(
-                f"The journal {path} is damaged: records have {columns} instead of {_COLUMNS[version]}. {_WHAT_IS_LEFT}"
+                f"The journal {path} is damaged: records have {columns} instead of {_COLUMNS}. {_WHAT_IS_LEFT}"
             )
     except BaseException:
         connection.close()

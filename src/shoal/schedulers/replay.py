@@ -28,7 +28,7 @@ class ReplayScheduler(TrialScheduler):
     time_attr = "training_iteration"
     needs_checkpoints = True
     replays = True
-    fixed: tuple[str, ...] = ("initial", "changes")
+    settled: tuple[str, ...] = ("initial", "changes")
 
     def __init__(self, initial: Config, changes: Sequence[tuple[int, Config]]) -> None:
         self.initial = initial

@@ -69,10 +69,13 @@ class PolicyFiles:
             self._files.append(self._global_path, "".join(self._lines))
             self._lines.clear()
         for trial in self._targets.values():
-            if trial.ancestry is not None:
-                chain = (link.change for link in trial.ancestry.oldest_first())
-                text = "".join(self._line(change) for change in chain if isinstance(change, Exploit))
-                replace_text(self._folder / f"pbt_policy_{trial.trial_id}.txt", text)
+            chain = () if trial.ancestry is None else (link.change for link in trial.ancestry.oldest_first())
+            text = "".join(self._line(change) for change in chain if isinstance(change, Exploit))
+            path = self._folder / f"pbt_policy_{trial.trial_id}.txt"
+            if text:
+                replace_text(path, text)
+            else:
+                path.unlink(missing_ok=True)  # it has fallen back behind all of its exploits
         self._targets.clear()
 
     def close(self) -> None:
