@@ -12,7 +12,7 @@ from typing import Any
 from .arguments import check_arguments
 from .errors import ConfigError
 
-__all__ = ["CheckApplied", "element", "leaves", "plain", "same", "target"]
+__all__ = ["CheckApplied", "element", "leaves", "named", "plain", "same", "spelled", "target"]
 
 _TARGET = re.compile(r"([^\[\]/]+)(?:/(\d+)|\[(\d+)\])?")
 _CLOSE = 1e-6
@@ -27,7 +27,10 @@ class CheckApplied:
     Args:
         names: for keys of the config that optimizers call otherwise, the optimizers' names:
             ``{"learning_rate": "lr", "netG_lr": "lr", "beta1": "betas/0"}``; ``"betas[0]"`` is the same. A key inside
-            of nested dicts may be given alone or with its path, ``"generator/rate"``. Default: names are the same.
+            of nested dicts may be given alone or with its path, ``"generator/rate"``. Default: names are the same, and
+            a float that the code puts into an optimizer before it loads the optimizer's state is known by its value.
+            So names are needed for a class that keeps its optimizers and loads no state into them, and for values that
+            could as well be other ones: equal to another key's, 0, or 1. ``"none"`` says that it is no optimizer's.
         strict: True fails the trial at its ``tune.report`` instead of saying it once. Default False.
 
     Raises:
@@ -69,6 +72,23 @@ def target(path: str, names: Mapping[str, str]) -> tuple[str, int | None]:
         return leaf, None
     index = found[2] or found[3]
     return found[1], None if index is None else int(index)
+
+
+def named(path: str, names: Mapping[str, str]) -> bool:
+    """Return whether the user has said what a key of the config is."""
+    return path in names or path.rpartition("/")[2] in names
+
+
+def spelled(config: Mapping[Any, Any], path: str) -> str:
+    """Return how code gets at a key of the config: ``['sgd']['lr']``, or ``['sgd/lr']`` where that is a key."""
+    for key, value in config.items():
+        if f"{key}" == path:
+            return f"[{key!r}]"
+        if isinstance(value, Mapping) and path.startswith(f"{key}/"):
+            inside = spelled(value, path[len(f"{key}/") :])
+            if inside:
+                return f"[{key!r}]{inside}"
+    return ""
 
 
 def leaves(config: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -3,111 +3,30 @@
 from __future__ import annotations
 
 import copy
-import io
 import pickle
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 import torch
 import torch.optim.optimizer as optim
-from torch import nn
 from torch.optim import LBFGS, SGD, Adam, AdamW, lr_scheduler
 
 from shoal import tune
-from shoal.applied import leaves, same, target
-from shoal.core.commands import CheckpointRecord, Launch
+from shoal.applied import leaves
 from shoal.core.events import Drifted
-from shoal.core.reports import ReportRules
-from shoal.errors import ConfigError, ReportError
-from shoal.settings import settings_to_meta, stored_settings
-from shoal.worker.session import Session, set_current_session
-from shoal.worker.wire import Enter, MemberInfo
+from shoal.errors import ReportError
+from shoal.worker.session import set_current_session
 
-# What is in torch while nobody watches.
-SET_STATE = optim.Optimizer.__setstate__
-
-
-class Port:
-    """A driver that listens and never answers."""
-
-    def __init__(self) -> None:
-        self.sent: list[Any] = []
-
-    def send(self, message: object) -> None:
-        self.sent.append(message)
-
-    def receive(self) -> Any:
-        raise AssertionError("nothing is waited for")
-
-    def pending(self) -> bool:
-        return False
-
-    def abandon(self, launch: int | None) -> NoReturn:
-        raise AssertionError
-
-
-class Member:
-    """A real session in this process, entered as the driver would have it entered."""
-
-    def __init__(self, folder: Path, check: tune.CheckApplied | None = None, *, off: bool = False) -> None:
-        self.port = Port()
-        self.folder = folder
-        info = MemberInfo("me", 0, "me", str(folder))
-        applied = None if off else check or tune.CheckApplied()
-        self.session = Session(self.port, info, ReportRules(), "test", 1.0, 0.0, applied)
-        self.launches = 0
-
-    def enter(self, config: dict[str, Any], whose: str | None = None) -> None:
-        """Enter from scratch, or from the checkpoint of a trial."""
-        self.launches += 1
-        record = whose and CheckpointRecord(f"{whose}/checkpoint_000000", whose, 0, "", 0, 1, 1.0, 1.0, 1.0, 1.0)
-        launch = Launch("me", self.launches, 0, {}, record or None, 0, 0.0, 0, None, False, int(whose == "donor"))
-        set_current_session(self.session)
-        self.session.begin(Enter(launch, str(self.folder) if whose else None, pickle.dumps(config)))
-
-    def report(self) -> None:
-        self.session.report({"score": 1.0})
-
-    @property
-    def drifts(self) -> dict[str, str]:
-        return {event.key: event.text for event in self.port.sent if isinstance(event, Drifted)}
+from .watched import KNOWN, SET_STATE, Member, donors, enter_again, from_scratch, parameters, trains, watched
 
 
 @pytest.fixture
-def member(tmp_path: Path) -> Any:
-    made = Member(tmp_path)
-    yield made
-    made.session._watch._rest()
-    set_current_session(None)
-    assert not optim._global_optimizer_pre_hooks
-    assert optim.Optimizer.__setstate__ is SET_STATE
-
-
-def parameters(count: int = 2) -> list[nn.Parameter]:
-    made = [nn.Parameter(torch.ones(2)) for _ in range(count)]
-    for parameter in made:
-        parameter.grad = torch.ones(2)
-    return made
-
-
-def donors(optimizer: Any) -> dict[str, Any]:
-    """Return the state of an optimizer as it comes from a file."""
-    optimizer.step() if not isinstance(optimizer, LBFGS) else optimizer.step(lambda: torch.tensor(1.0))
-    file = io.BytesIO()
-    torch.save(optimizer.state_dict(), file)
-    file.seek(0)
-    state: dict[str, Any] = torch.load(file, weights_only=False)
-    return state
-
-
-def from_scratch(member: Member, config: dict[str, Any], optimizer: Any) -> None:
-    member.enter(config)
-    optimizer.step()
-    member.report()
-    assert member.drifts == {}
+def member(tmp_path: Path) -> Iterator[Member]:
+    yield from watched(tmp_path)
 
 
 # ------------------------------------------------------------------------------------------------ what has drifted
@@ -230,6 +149,129 @@ def test_of_two_optimizers_the_one_that_forgot_its_rate_is_named(tmp_path: Path)
     assert "Adam" not in member.drifts["netD_lr"]
 
 
+@KNOWN
+def test_of_two_optimizers_with_one_key_the_one_that_forgot_it_is_named(member: Member, known: bool) -> None:
+    def make(config: dict[str, Any]) -> list[Any]:
+        return [Adam(parameters(), lr=config["lr"]), SGD(parameters(), lr=config["lr"])]
+
+    state = donors(Adam(parameters(), lr=0.01)), donors(SGD(parameters(), lr=0.01))
+    enter_again(member, known, {"lr": 0.012}, make)
+    one, other = make({"lr": 0.012})
+    one.load_state_dict(state[0])
+    other.load_state_dict(state[1])
+    one.param_groups[0]["lr"] = 0.012
+    one.step()
+    other.step()
+    member.report()
+    assert "but SGD steps with lr=0.01 in trial me" in member.drifts["lr"]
+
+
+@KNOWN
+@pytest.mark.parametrize("forgets", [True, False])
+def test_an_optimizer_that_was_loaded_is_waited_for_until_it_has_stepped_and_compared_once(
+    member: Member, known: bool, forgets: bool
+) -> None:
+    """A generator that begins when its critic has learned something."""
+
+    def make(config: dict[str, Any]) -> list[Any]:
+        return [Adam(parameters(), lr=config["lr_d"]), SGD(parameters(), lr=config["lr_g"])]
+
+    config = {"lr_d": 0.012, "lr_g": 0.013}
+    states = [donors(optimizer) for optimizer in make({"lr_d": 0.01, "lr_g": 0.01})]
+    enter_again(member, known, config, make)
+    mine = make(config)
+    for optimizer, state in zip(mine, states, strict=True):
+        optimizer.load_state_dict(state)
+    mine[0].param_groups[0]["lr"] = 0.012
+    if not forgets:
+        mine[1].param_groups[0]["lr"] = 0.013
+    for _ in range(2):
+        mine[0].step()
+        member.report()
+        assert len(optim._global_optimizer_pre_hooks) == 1
+        assert member.drifts == {}
+    for _ in range(2):
+        for optimizer in mine:
+            optimizer.step()
+        member.report()
+        assert not optim._global_optimizer_pre_hooks
+    assert list(member.drifts) == (["lr_g"] if forgets else [])
+
+
+def test_an_optimizer_that_was_loaded_and_has_gone_is_not_waited_for(member: Member) -> None:
+    member.enter({"lr": 0.012}, "donor")
+    optimizer, other = (SGD(parameters(), lr=0.012) for _ in range(2))
+    other.load_state_dict(donors(SGD(parameters(), lr=0.01)))
+    del other
+    optimizer.step()
+    member.report()
+    assert not optim._global_optimizer_pre_hooks
+    assert member.drifts == {}
+
+
+@KNOWN
+@pytest.mark.parametrize("forgets", [True, False])
+def test_a_step_before_loading_tells_nothing(member: Member, known: bool, forgets: bool) -> None:
+    """Some take one so that there is a state to load into."""
+    enter_again(member, known, {"lr": 0.012}, lambda config: [Adam(parameters(), lr=config["lr"])])
+    optimizer = Adam(parameters(), lr=0.012)
+    optimizer.step()
+    optimizer.load_state_dict(donors(Adam(parameters(), lr=0.01)))
+    if not forgets:
+        optimizer.param_groups[0]["lr"] = 0.012
+    optimizer.step()
+    member.report()
+    assert list(member.drifts) == (["lr"] if forgets else [])
+
+
+def test_an_optimizer_in_the_place_of_one_that_has_gone_is_another_one(member: Member) -> None:
+    """As for those who look for a learning rate with an optimizer that they throw away."""
+    member.enter({"lr": 0.012}, "donor")
+    gone, optimizer = SGD(parameters(), lr=1e-7), SGD(parameters(), lr=0.012)
+    gone.step()
+    seen = member.session._watch._seen
+    seen[id(optimizer)] = seen.pop(id(gone))  # what the same address would come to
+    del gone
+    optimizer.load_state_dict(donors(SGD(parameters(), lr=0.01)))
+    optimizer.step()
+    member.report()
+    assert list(member.drifts) == ["lr"]
+
+
+def test_a_class_that_sets_its_rates_and_then_loads_over_them_is_told(member: Member) -> None:
+    """Ray's way: reset_config sets, and load_checkpoint comes after it."""
+    config = {"lr_g": 0.5, "lr_d": 0.25}
+    optimizers = {"lr_g": Adam(parameters(), lr=0.5), "lr_d": SGD(parameters(), lr=0.25)}
+    member.enter(config)
+    for optimizer in optimizers.values():
+        optimizer.step()
+    member.report()
+    config = {"lr_g": 0.012, "lr_d": 0.013}
+    member.enter(config, "donor")
+    for key, optimizer in optimizers.items():
+        optimizer.param_groups[0]["lr"] = config[key]
+    optimizers["lr_g"].load_state_dict(donors(Adam(parameters(), lr=0.01)))
+    for optimizer in optimizers.values():
+        optimizer.step()
+    member.report()
+    assert list(member.drifts) == ["lr_g"]
+
+
+@pytest.mark.parametrize("sets", [True, False])
+def test_an_object_that_keeps_its_own_rate_where_a_copy_has_the_donors_is_seen(member: Member, sets: bool) -> None:
+    """Not mutated, but another one than before: who copies takes over the whole config."""
+    optimizer = SGD(parameters(), lr=0.5, momentum=0.8)
+    from_scratch(member, {"lr": 0.5, "momentum": 0.8}, optimizer)
+    member.enter({"lr": 0.01, "momentum": 0.9}, "donor", changed=("momentum",))
+    optimizer.param_groups[0].update({"momentum": 0.9, **({"lr": 0.01} if sets else {})})
+    optimizer.step()
+    member.report()
+    assert list(member.drifts) == ([] if sets else ["lr"])
+
+
+# ----------------------------------------------------------------------------------------------------- when, and how
+
+
 def test_optimizers_that_step_only_after_the_first_report_are_looked_at_at_the_next(member: Member) -> None:
     state = donors(SGD(parameters(), lr=0.01))
     member.enter({"lr": 0.012}, "donor")
@@ -290,6 +332,25 @@ def test_strict_raises_at_the_report_which_is_then_not_sent(tmp_path: Path) -> N
     assert member.port.sent == []
 
 
+def test_strict_raises_at_every_report_until_the_function_is_entered_again(tmp_path: Path) -> None:
+    member = Member(tmp_path, tune.CheckApplied(strict=True))
+    state = donors(SGD(parameters(), lr=0.01))
+    for sets in (False, True):
+        member.enter({"lr": 0.012}, "donor")
+        optimizer = SGD(parameters(), lr=0.012)
+        optimizer.load_state_dict(state)
+        if sets:
+            optimizer.param_groups[0]["lr"] = 0.012
+        for _ in range(3):
+            optimizer.step()
+            if sets:
+                member.report()
+            else:
+                with pytest.raises(ReportError, match="but SGD steps with"):
+                    member.report()
+    assert len(member.port.sent) == 3
+
+
 # -------------------------------------------------------------------------------------------------- no false alarm
 
 
@@ -316,65 +377,83 @@ def test_a_rate_that_the_code_scales_or_decays_by_itself_is_not_called_drifted(t
         assert member.drifts == {}
 
 
-@pytest.mark.parametrize(
-    "schedule",
-    [
-        lambda optimizer: lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / 10)),
-        lambda optimizer: lr_scheduler.CosineAnnealingLR(optimizer, 10),
-        lambda optimizer: lr_scheduler.OneCycleLR(optimizer, optimizer.param_groups[0]["lr"], 50),
-        lambda optimizer: lr_scheduler.StepLR(optimizer, 1),
-    ],
-    ids=["warmup", "cosine", "one-cycle", "steps"],
-)
-def test_a_scheduler_of_torchs_that_is_made_after_loading_is_no_drift(schedule: Any, member: Member) -> None:
-    theirs = SGD(parameters(), lr=0.01)
-    scheduler = schedule(theirs)
-    for _ in range(3):
-        theirs.step()
-        scheduler.step()
-    mine = SGD(parameters(), lr=0.5)
-    schedule(mine)
-    from_scratch(member, {"lr": 0.5}, mine)
-    member.enter({"lr": 0.012}, "donor")
-    optimizer = SGD(parameters(), lr=0.012)
+@KNOWN
+@pytest.mark.parametrize("forgets", [True, False])
+@pytest.mark.parametrize("how", ["plateau", "by hand"])
+def test_a_key_that_has_not_changed_is_not_compared_whatever_a_schedule_has_made_of_it(
+    member: Member, known: bool, forgets: bool, how: str
+) -> None:
+    def make(config: dict[str, Any]) -> list[Any]:
+        return [SGD(parameters(), lr=0.1, momentum=config["momentum"])]
+
+    theirs = SGD(parameters(), lr=0.1, momentum=0.9)
+    scheduler = lr_scheduler.ReduceLROnPlateau(theirs, patience=0)
+    for _ in range(4):
+        if how == "plateau":
+            trains(theirs, scheduler)
+        else:
+            theirs.param_groups[0]["lr"] *= 0.1
+    config = {"momentum": 0.95, "lr": 0.1}
+    enter_again(member, known, config, make, changed=("momentum",))
+    (optimizer,) = make(config)
     optimizer.load_state_dict(donors(theirs))
-    for group in optimizer.param_groups:
-        group["lr"] = group["initial_lr"] = 0.012
-    scheduler = schedule(optimizer)
-    for _ in range(3):
-        optimizer.step()
-        scheduler.step()
+    if not forgets:
+        optimizer.param_groups[0]["momentum"] = 0.95
+    optimizer.step()
+    member.report()
+    assert optimizer.param_groups[0]["lr"] < 0.001
+    assert list(member.drifts) == (["momentum"] if forgets else [])
+
+
+def test_a_launch_from_the_members_own_checkpoint_is_not_compared_where_nothing_has_changed(member: Member) -> None:
+    member.enter({"lr": 0.1}, "me", changed=())
+    optimizer = SGD(parameters(), lr=0.1)
+    optimizer.load_state_dict(donors(SGD(parameters(), lr=0.012)))
+    optimizer.step()
     member.report()
     assert member.drifts == {}
 
 
-def test_a_warmup_that_begins_with_the_donors_initial_rate_is_a_drift(member: Member) -> None:
-    """What torch does with an ``initial_lr`` that is there: a new scheduler goes out from it, and not from ``lr``."""
-    theirs = SGD(parameters(), lr=0.01)
-    lr_scheduler.LambdaLR(theirs, lambda step: (step + 1) / 10)
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_rate_of_the_codes_own_that_happens_to_be_the_donors_is_no_drift(member: Member, kept: bool) -> None:
+    """The end of a schedule by hand, which is the same for all."""
+
+    def rate(config: dict[str, Any], step: int) -> float:
+        return max(float(config["lr"]) * 0.1**step, 0.0001)
+
+    optimizer = SGD(parameters(), lr=0.5)
+    from_scratch(member, {"lr": 0.5}, optimizer)
+    optimizer.param_groups[0]["lr"] = rate({"lr": 0.5}, 8)
     member.enter({"lr": 0.012}, "donor")
-    optimizer = SGD(parameters(), lr=0.012)
-    optimizer.load_state_dict(donors(theirs))
-    optimizer.param_groups[0]["lr"] = 0.012
-    lr_scheduler.LambdaLR(optimizer, lambda step: (step + 1) / 10)
+    if not kept:
+        optimizer = SGD(parameters(), lr=0.012)
+        optimizer.load_state_dict(donors(SGD(parameters(), lr=0.0001)))
+    optimizer.param_groups[0]["lr"] = rate({"lr": 0.012}, 9)
     optimizer.step()
     member.report()
-    assert "SGD steps with lr=0.001" in member.drifts["lr"]
+    assert member.drifts == {}
 
 
-def test_a_schedule_that_goes_out_from_the_donors_rate_is_a_drift(member: Member) -> None:
-    theirs = SGD(parameters(), lr=0.01)
-    lr_scheduler.CosineAnnealingLR(theirs, 10)
-    state = donors(theirs)
-    member.enter({"lr": 0.012}, "donor")
-    optimizer = SGD(parameters(), lr=0.012)
-    scheduler = lr_scheduler.CosineAnnealingLR(optimizer, 10)
-    optimizer.load_state_dict(state)
-    for _ in range(3):
-        optimizer.step()
-        scheduler.step()
-    member.report()
-    assert "group['initial_lr']" in member.drifts["lr"]
+@KNOWN
+@pytest.mark.parametrize("decayed", [True, False])
+def test_an_optimizer_with_a_constant_beside_one_with_the_key_is_not_judged(
+    member: Member, known: bool, decayed: bool
+) -> None:
+    """Where the constant is what was drawn for the key, too, by chance."""
+
+    def make(config: dict[str, Any]) -> list[Any]:
+        return [Adam(parameters(), lr=config["lr"]), Adam(parameters(), lr=0.001)]
+
+    for lr in (0.0012, 0.001):
+        enter_again(member, known, {"lr": lr}, make)
+        mine = make({"lr": lr})
+        mine[0].load_state_dict(donors(Adam(parameters(), lr=0.01)))
+        mine[1].load_state_dict(donors(Adam(parameters(), lr=0.0001 if decayed else 0.001)))
+        mine[0].param_groups[0]["lr"] = lr
+        for optimizer in mine:
+            optimizer.step()
+        member.report()
+        assert member.drifts == {}
 
 
 @pytest.mark.parametrize(
@@ -499,6 +578,23 @@ def test_what_others_put_around_torch_in_the_meantime_stays_and_works(
     member.report()
 
 
+def test_who_took_ours_for_torchs_own_may_call_it_for_ever(member: Member) -> None:
+    member.enter({"lr": 0.5}, "donor")
+    taken = optim.Optimizer.__setstate__
+
+    class Mine(SGD):
+        def __setstate__(self, state: dict[str, Any]) -> None:
+            taken(self, state)
+
+    optimizer = SGD(parameters(), lr=0.5)
+    optimizer.step()
+    member.report()
+    assert optim.Optimizer.__setstate__ is SET_STATE
+    later = Mine(parameters(), lr=0.5)
+    later.load_state_dict(later.state_dict())
+    assert later.param_groups[0]["lr"] == 0.5
+
+
 def test_two_members_in_one_process_see_only_their_own_optimizers(tmp_path: Path) -> None:
     members = [Member(tmp_path), Member(tmp_path)]
     state = donors(SGD(parameters(), lr=0.01))
@@ -525,50 +621,3 @@ def test_two_members_in_one_process_see_only_their_own_optimizers(tmp_path: Path
     set_current_session(None)
     assert [list(member.drifts) for member in members] == [[], ["lr"]]
     assert optim.Optimizer.__setstate__ is SET_STATE
-
-
-# ---------------------------------------------------------------------------------------------------- what one sets
-
-
-def test_names_may_be_given_by_key_or_by_path_and_for_an_element() -> None:
-    names = {"rate": "lr", "d/rate": "weight_decay", "b": "betas/1", "c": "betas[0]"}
-    found = [target(path, names) for path in ("g/rate", "d/rate", "b", "c", "x/lr", "odd[")]
-    assert found == [
-        ("lr", None), ("weight_decay", None), ("betas", 1), ("betas", 0), ("lr", None), ("odd[", None),
-    ]  # fmt: skip
-
-
-def test_numbers_are_the_same_up_to_single_precision() -> None:
-    assert same(0.1, torch.tensor(0.1).item())
-    assert same((0.9, 0.99), (0.9, 0.99))
-    assert not same(0.1, 0.1001)
-    assert not same((0.9, 0.99), 0.9)
-    assert same(0.0, 0)
-    assert dict(leaves({"a": {"b": 1, "c": "x"}, "d": [1, 2.0], "e": [], "f": [1, "x"]})) == {"a/b": 1, "d": (1, 2.0)}
-
-
-def test_the_setting_is_kept_for_a_restore_and_can_be_changed_by_it(tmp_path: Path) -> None:
-    check = tune.CheckApplied(names={"rate": "lr"}, strict=True)
-    tune_config = tune.TuneConfig("score", "max", seed=1, check_applied=check)
-    meta = {"metric": "score", "mode": "max", "seed": 1, **settings_to_meta(tune_config, tune.RunConfig())}
-    kept, _ = stored_settings(meta, tmp_path, None, None)
-    assert kept.check_applied == check
-    kept, _ = stored_settings(meta, tmp_path, None, tune.TuneConfig(check_applied=True))
-    assert kept.check_applied is True
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: tune.CheckApplied(names=["lr"]), r"names must be a dict .*'learning_rate': 'lr'.*\['lr'\] \(list\)"),  # type: ignore[arg-type]
-        (lambda: tune.CheckApplied(names={"rate": "betas[x]"}), r"has 'rate': 'betas\[x\]'"),
-        (lambda: tune.CheckApplied(names={"rate": 1}), r"has 'rate': 1"),  # type: ignore[dict-item]
-        (lambda: tune.CheckApplied(strict=1), r"strict must be True or False, but is 1 \(int\)"),  # type: ignore[arg-type]
-        (lambda: tune.CheckApplied(strikt=True), r"no argument 'strikt'. Did you mean 'strict'"),  # type: ignore[call-arg]
-        (lambda: tune.TuneConfig(check_applied="no"), r"check_applied must be True, False or a tune\.CheckApplied"),  # type: ignore[arg-type]
-        (lambda: tune.TuneConfig(check_applied=None), r"check_applied must be .*None"),  # type: ignore[arg-type]
-    ],
-)  # fmt: skip
-def test_wrong_settings_say_what_is_allowed(make: Any, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        make()

@@ -2,60 +2,29 @@
 
 After an exploit the usual code loads the donor's optimizer, and with it, unseen, the donor's learning rate in place of
 the one that was just mutated. The watch looks at each torch optimizer once, at its first step after the function was
-entered, and compares at the next report. From then on it is not there at all. See decision 0010.
+entered or the optimizer was loaded, and compares at the next report. Once all that were loaded have been compared, it
+is not there at all. What it makes of what it saw is in ``drift.py``. See decision 0010.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import pickle
 import sys
 import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from ..applied import CheckApplied, element, leaves, plain, same, target
+from ..applied import CheckApplied
+from .drift import Judge, Seen, values_of
 from .wire import Enter
 
 __all__ = ["Watch"]
 
-_BASES = {"lr": ("initial_lr", "max_lr"), "momentum": ("base_momentum", "max_momentum")}
-"""What torch's schedulers keep of a value beside the one that they have changed."""
-
-Groups = list[dict[str, Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """An optimizer at its first step."""
-
-    optimizer: weakref.ref[Any]
-    kind: str
-    groups: Groups
-    defaults: dict[str, Any]
-    """What it was made with."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Use:
-    """A group of an optimizer that has a hyperparameter of some name."""
-
-    seen: _Seen
-    number: int
-    """Of the group."""
-    value: Any
-
 
 class Watch:
-    """Compares what optimizers use with the config, once after each time that the function is entered.
-
-    A key counts as drifted only where all of this is so, because a false alarm is worse than none:
-
-    - No optimizer steps with its value.
-    - The code is known to hand the value over as it is: the optimizer was made with it, or an earlier one of this
-      process used that of its config. A learning rate that is scaled, or that a schedule of the user's sets, is not.
-    - The value in use is one that loading has brought, or that was there before the function was entered.
+    """Sees what optimizers use, once after each time that the function is entered, and has it compared with the config.
 
     Args:
         check: what to check; None: nothing, ever.
@@ -63,36 +32,34 @@ class Watch:
     """
 
     def __init__(self, check: CheckApplied | None, mine: Callable[[], bool]) -> None:
-        self._check = check
+        self._judge = None if check is None else Judge(check)
+        self._strict = check is not None and check.strict
         self._mine = mine
         self._enter: Enter | None = None
         """What is still to be looked at."""
+        self._entered = False
+        """Whether the judge knows of it."""
         self._hook: Any = None
-        self._seen: dict[int, _Seen] = {}
-        self._came: dict[int, tuple[weakref.ref[Any], Groups]] = {}
-        """Of optimizers by id: what they held when the function was entered, or what was loaded into them since."""
-        self._taken_over: set[int] = set()
-        """Those that were not made by the code since then, so that what they were made with tells nothing."""
-        self._was_loaded: set[int] = set()
+        self._seen: dict[int, Seen] = {}
+        """By id, which another optimizer may have later."""
         self._old: list[weakref.ref[Any]] = []
-        self._before: dict[str, Any] = {}
-        """The numbers of the last config that was compared."""
-        self._direct: dict[str, bool] = {}
-        """Keys whose value was in use; True where optimizers were made with it."""
-        self._indirect: set[str] = set()
-        """Keys whose value was not in use from scratch: the code has its own ways with them."""
+        """Those of the launch before."""
+        self._again: list[tuple[str, str]] = []
+        """What each report says until the function is entered again: a strict check is no matter of the first one."""
 
     def begin(self, enter: Enter) -> None:
         """The function is about to be entered."""
         self._rest()
-        if self._check is None:
+        self._again = []
+        if self._judge is None:
             return
-        self._enter = enter
-        self._seen, self._came, self._taken_over, self._was_loaded = {}, {}, set(), set()
+        self._enter, self._entered = enter, False
         for reference in self._old:
             if (optimizer := reference()) is not None:
-                self._taken_over.add(id(optimizer))
-                self._note(optimizer)
+                with contextlib.suppress(Exception):
+                    seen = self._of(optimizer)
+                    seen.kept = True
+                    seen.note(optimizer)
         self._look()
 
     def end(self) -> None:
@@ -101,19 +68,34 @@ class Watch:
 
     def drifts(self) -> list[tuple[str, str]]:
         """The function reports: return the keys that have drifted, each with what is used and what to do."""
-        enter = self._enter
-        if enter is None:
-            return []
+        if self._enter is None:
+            return self._again
         if self._hook is None:
             self._look()  # the function itself may have imported torch
             return []
-        if not self._seen:
-            return []  # no optimizer has stepped yet
-        self._rest()
-        self._old = [seen.optimizer for seen in self._seen.values()]
+        new = [seen for seen in tuple(self._seen.values()) if seen.used and not seen.judged]
+        if not new:
+            return self._again  # no optimizer has stepped since the last report
+        found: list[tuple[str, str]] = []
         with contextlib.suppress(Exception):  # as in _saw
-            return self._compare(enter)
-        return []
+            found = self._compare(self._enter)
+        for seen in new:
+            seen.judged = True
+        if not any(
+            seen.loaded and not seen.judged and seen.optimizer() is not None for seen in tuple(self._seen.values())
+        ):
+            self._rest()
+        if self._strict:
+            self._again = found = [*self._again, *found]
+        return found
+
+    def _compare(self, enter: Enter) -> list[tuple[str, str]]:
+        assert self._judge is not None
+        if not self._entered:
+            config = enter.launch.config if enter.config is None else pickle.loads(enter.config)
+            self._judge.enter(enter.launch, config)
+            self._entered = True
+        return self._judge.compare(tuple(self._seen.values()))
 
     # ----------------------------------------------------------------------------------------------------- looking
 
@@ -127,15 +109,17 @@ class Watch:
         compiling = getattr(compiler, "is_compiling", bool)
 
         def stepping(optimizer: Any, args: Any, kwargs: Any) -> None:
-            if not compiling() and id(optimizer) not in self._seen:
-                self._saw(optimizer)
+            if not compiling():
+                seen = self._seen.get(id(optimizer))
+                if seen is None or not (seen.used and seen.optimizer() is optimizer):
+                    self._saw(optimizer)
 
         hook: Any = stepping
         if "torch._dynamo" in sys.modules:
             hook = compiler.disable(stepping)  # seen in compiled steps, too, and never made a part of them
         self._hook = register(hook)
         if self._enter is not None and self._enter.launch.checkpoint is not None:
-            _listen(module.Optimizer, self._loaded)
+            _listen(module.Optimizer, self)
 
     def _rest(self) -> None:
         """Be gone until the function is entered again."""
@@ -143,139 +127,41 @@ class Watch:
         if self._hook is not None:
             self._hook.remove()
             self._hook = None
-            _unlisten(sys.modules["torch.optim.optimizer"].Optimizer, self._loaded)
+            _unlisten(sys.modules["torch.optim.optimizer"].Optimizer, self)
+        if self._judge is not None:
+            self._judge.leave()
+        if self._seen:
+            self._old = [seen.optimizer for seen in self._seen.values() if seen.used or seen.kept]
+            self._seen = {}
+
+    def _of(self, optimizer: Any) -> Seen:
+        """Return what is known of an optimizer."""
+        seen = self._seen.get(id(optimizer))
+        if seen is None or seen.optimizer() is not optimizer:
+            seen = self._seen[id(optimizer)] = Seen(weakref.ref(optimizer), type(optimizer).__name__)
+        return seen
 
     def _saw(self, optimizer: Any) -> None:
         # Whatever an optimizer of the user's may be like, its step is not what fails on account of this.
         with contextlib.suppress(Exception):
             if self._mine() and not _being_captured():
-                reference, kind = weakref.ref(optimizer), type(optimizer).__name__
-                seen = _Seen(reference, kind, _values(optimizer), _numbers(getattr(optimizer, "defaults", {})))
-                self._seen[id(optimizer)] = seen
+                self._of(optimizer).steps(optimizer)
 
-    def _loaded(self, optimizer: Any, state: Mapping[str, Any]) -> None:
+    def loading(self, optimizer: Any) -> None:
+        """Something is about to be loaded into an optimizer."""
         with contextlib.suppress(Exception):
             if self._mine():
-                if "defaults" in state:  # unpickled as a whole
-                    self._taken_over.add(id(optimizer))
-                self._was_loaded.add(id(optimizer))
-                self._note(optimizer)
+                seen = self._of(optimizer)
+                if not seen.loaded and not seen.judged:
+                    seen.before = values_of(optimizer)
 
-    def _note(self, optimizer: Any) -> None:
+    def loaded(self, optimizer: Any, state: Mapping[str, Any]) -> None:
+        """Something has been loaded into an optimizer."""
         with contextlib.suppress(Exception):
-            self._came[id(optimizer)] = (weakref.ref(optimizer), _values(optimizer))
-
-    # --------------------------------------------------------------------------------------------------- comparing
-
-    def _compare(self, enter: Enter) -> list[tuple[str, str]]:
-        assert self._check is not None
-        config = enter.launch.config if enter.config is None else pickle.loads(enter.config)
-        before, self._before = self._before, dict(leaves(config))
-        checkpoint, trial_id = enter.launch.checkpoint, enter.launch.trial_id
-        donors = checkpoint is not None and checkpoint.trial_id != trial_id
-        found: list[tuple[str, str]] = []
-        for path, value in self._before.items():
-            name, index = target(path, self._check.names)
-            uses = self._uses(name, index)
-            if not uses:
-                continue  # a key of something else, or momentum with Adam
-            if any(same(value, each) for use in uses for each in _all_of(use, name, index)):
-                made = any(same(element(seen.defaults, name, index), value) for seen in self._seen.values())
-                self._direct[path] = made
-            elif checkpoint is None:
-                self._indirect.add(path)
-            elif (
-                path not in self._indirect
-                and (donors or (path in before and not same(before[path], value)))
-                and (stale := self._stale(path, value, uses))
-            ):
-                found.append((path, self._text(path, value, stale, trial_id, donors)))
-        return found
-
-    def _uses(self, name: str, index: int | None) -> list[_Use]:
-        return [
-            _Use(seen, number, value)
-            for seen in self._seen.values()
-            for number, group in enumerate(seen.groups)
-            if (value := element(group, name, index)) is not None
-        ]
-
-    def _stale(self, path: str, value: Any, uses: list[_Use]) -> list[_Use]:
-        """Return the uses of an old value in the place of the config's."""
-        assert self._check is not None
-        name, index = target(path, self._check.names)
-        others = [
-            other for key, other in self._before.items() if key != path and target(key, self._check.names)[0] == name
-        ]
-        old = [
-            use
-            for use in uses
-            if not any(same(other, each) for other in others for each in _all_of(use, name, index))
-            and self._is_old(use, name, index)
-        ]
-        made = [use for use in old if self._made_here(use) and same(element(use.seen.defaults, name, index), value)]
-        if made or path not in self._direct:
-            return made
-        # An optimizer that is made with the value each time, and this time was not, is none of this key's.
-        return [use for use in old if not (self._direct[path] and self._made_here(use))]
-
-    def _made_here(self, use: _Use) -> bool:
-        return id(use.seen.optimizer()) not in self._taken_over
-
-    def _is_old(self, use: _Use, name: str, index: int | None) -> bool:
-        """Whether a value was there, or was loaded, before the first step, and still is."""
-        optimizer = use.seen.optimizer()
-        reference, came = self._came.get(id(optimizer), (None, []))
-        if optimizer is None or reference is None or reference() is not optimizer or use.number >= len(came):
-            return False
-        group = use.seen.groups[use.number]
-        # Where a scheduler of torch's is at work, what it goes out from counts, and not where it has got to.
-        basis = next((each for each in _BASES.get(name, ()) if each in group), name)
-        first = element(group, basis, index)
-        now = _values(optimizer)[use.number : use.number + 1]
-        return all(same(first, element(each, basis, index)) for each in (came[use.number], *now))
-
-    def _text(self, path: str, value: Any, stale: list[_Use], trial_id: str, donors: bool) -> str:
-        assert self._check is not None
-        name, index = target(path, self._check.names)
-        steps = " and ".join(dict.fromkeys(f"{use.seen.kind} steps with {name}={_shown(use.value)}" for use in stale))
-        wanted = "config" + "".join(f"[{part!r}]" for part in path.split("/"))
-        if not any(id(use.seen.optimizer()) in self._was_loaded for use in stale):
-            why = "the optimizer is the one from before, with the value from before. Set it"
-        else:
-            whose = "the donor's optimizer state" if donors else "the optimizer's state"
-            why = f"loading {whose} has put its own value back. Set it after loading"
-        new = wanted if index is None else f"the tuple with {wanted} at [{index}]"
-        also = ""
-        if name == "lr" and any("initial_lr" in use.seen.groups[use.number] for use in stale):
-            also = " (and group['initial_lr'], and base_lrs of its scheduler)"
-        return (
-            f"{wanted} is {_shown(value)}, but {steps} in trial {trial_id}: {why}: for group in "
-            f"optimizer.param_groups: group[{name!r}] = {new}{also}. Or load with shoal.torch.restore(checkpoint, "
-            f"model=..., optimizer=..., config=config). If {wanted} is not meant for an optimizer, "
-            f"TuneConfig(check_applied=tune.CheckApplied(names={{{path!r}: 'none'}})) says so; check_applied=False "
-            f"switches this check off."
-        )
-
-
-def _shown(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else repr(value)
-
-
-def _all_of(use: _Use, name: str, index: int | None) -> list[Any]:
-    """Return the value in use, and what a scheduler has made it of."""
-    group = use.seen.groups[use.number]
-    return [use.value, *(element(group, each, index) for each in _BASES.get(name, ()))]
-
-
-def _values(optimizer: Any) -> Groups:
-    """Return the numbers in the groups of an optimizer."""
-    return [_numbers(group) for group in optimizer.param_groups]
-
-
-def _numbers(values: Mapping[str, Any]) -> dict[str, Any]:
-    found = {key: plain(value) for key, value in values.items() if key != "params"}
-    return {key: value for key, value in found.items() if value is not None}
+            if self._mine() and not (seen := self._of(optimizer)).judged:
+                seen.loaded = True
+                seen.whole = seen.whole or "defaults" in state
+                seen.note(optimizer)
 
 
 def _being_captured() -> bool:
@@ -286,32 +172,39 @@ def _being_captured() -> bool:
 
 # ------------------------------------------------------------------------------------------------ what is loaded
 
-_listeners: list[Callable[[Any, Mapping[str, Any]], None]] = []
-_original: Any = None
-"""torch's own ``Optimizer.__setstate__``, while ours is in its place."""
+_listeners: list[Watch] = []
+_passage: Any = None
+"""What is in the place of ``Optimizer.__setstate__``, or behind what others have put around it."""
 
 
-def _listen(kind: Any, listener: Callable[[Any, Mapping[str, Any]], None]) -> None:
-    """Have a listener told what is loaded into any optimizer.
+def _listen(kind: Any, watch: Watch) -> None:
+    """Have a watch told what is loaded into any optimizer.
 
     torch has hooks for that on each optimizer, but none on all. ``load_state_dict`` and unpickling both end in
-    ``Optimizer.__setstate__``, which is another one until the last listener has gone.
+    ``Optimizer.__setstate__``, which is another one until the last watch has gone.
     """
-    global _original
-    _listeners.append(listener)
-    if _original is None:
-        _original, kind.__setstate__ = kind.__setstate__, _set_state
+    global _passage
+    _listeners.append(watch)
+    if _passage is None or kind.__setstate__ is _passage.__wrapped__:
+        kind.__setstate__ = _passage = _passage_to(kind.__setstate__)
 
 
-def _unlisten(kind: Any, listener: Callable[[Any, Mapping[str, Any]], None]) -> None:
-    global _original
-    if listener in _listeners:
-        _listeners.remove(listener)
-    if not _listeners and kind.__setstate__ is _set_state:  # else another has been put around it, and calls it
-        kind.__setstate__, _original = _original, None
+def _passage_to(original: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
+    # It works for ever, because somebody may have taken it for torch's own and call it later.
+    @functools.wraps(original)
+    def set_state(self: Any, state: Any) -> None:
+        for watch in tuple(_listeners):
+            watch.loading(self)
+        original(self, state)
+        for watch in tuple(_listeners):
+            watch.loaded(self, state)
+
+    return set_state
 
 
-def _set_state(self: Any, state: Any) -> None:
-    _original(self, state)
-    for listener in tuple(_listeners):
-        listener(self, state)
+def _unlisten(kind: Any, watch: Watch) -> None:
+    global _passage
+    if watch in _listeners:
+        _listeners.remove(watch)
+    if not _listeners and kind.__setstate__ is _passage:  # else another has been put around it, and calls it
+        kind.__setstate__, _passage = _passage.__wrapped__, None
