@@ -5,7 +5,7 @@
     ...
     tune.report(metrics, checkpoint=shoal.torch.save(model=model, optimizer=optimizer, step=step))
 
-Weights, momentum and where a schedule has got to come from the checkpoint; hyperparameters are the member's own.
+Weights, momentum and where a schedule has got to come from the checkpoint; hyperparameters follow the member's config.
 """
 
 from __future__ import annotations
@@ -20,24 +20,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from .applied import check_names, element, leaves, plain, same, target
+from .applied import check_names, plain
 from .checkpoints import DICT_FILE, Checkpoint
 from .errors import ConfigError, ReportError
+from .torch_hyperparameters import Takeover, Under, describe, is_new, note, numbers_of
 from .worker.session import Session, current_session
 
 __all__ = ["FILE", "restore", "save"]
 
 FILE = "state.pt"
 """The file of a checkpoint that has it all: a dict, for ``torch.load``."""
-_PARTS = ("model", "optimizer", "scheduler", "scaler")
-_ALWAYS_PUT = ("lr", "momentum", "betas", "weight_decay")
-"""What a config means where it uses these names. ``eps`` for example may be something else; ``names`` says."""
-_WITH_LR = ("initial_lr", "max_lr", "min_lr")
-
-Groups = list[dict[str, Any]]
-_built: weakref.WeakKeyDictionary[Any, Groups] = weakref.WeakKeyDictionary()
-"""The hyperparameters of optimizers by group, without what schedules have made of them."""
+_PARTS = ("scaler", "model", "optimizer", "scheduler")
+"""In the order in which they are loaded."""
 
 
 def save(
@@ -46,6 +42,7 @@ def save(
     optimizer: Any = None,
     scheduler: Any = None,
     scaler: Any = None,
+    config: Mapping[str, Any] | None = None,
     rng: bool = True,
     folder: str | os.PathLike[str] | None = None,
     **extra: Any,
@@ -55,22 +52,29 @@ def save(
     Args:
         model, optimizer, scheduler, scaler: what has a ``state_dict()``, or a dict of names and such objects:
             ``model={"G": generator, "D": discriminator}``. A compiled model is saved as the one that it was made of.
+        config: the config that the optimizers train with. Its numbers are saved with them, so that :func:`restore`
+            knows what has changed. Default: what ``restore`` was given in this launch, else the running trial's; and
+            outside of trials none, so that only what is made anew follows a new config.
         rng: whether the state of the random generators is saved as well: Python's, torch's on the CPU and on GPUs, and
             NumPy's where it is used. Default True.
         folder: where to write, for ``save_checkpoint(self, folder)`` of a class. Default: a temporary folder, which
             goes with the checkpoint that is returned.
-        extra: plain values that :func:`restore` gives back: ``step=step, best=best``.
+        extra: plain values that :func:`restore` gives back: ``step=step, best=best``. NumPy's scalars come back as
+            Python's.
 
     Raises:
         ConfigError: something given has no ``state_dict()``, or cannot be written.
     """
     given = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "scaler": scaler}
-    state: dict[str, Any] = {"extra": extra}
+    under = _under(_session_here(), _checked("save", given, config))
+    state: dict[str, Any] = {"extra": _without_numpy(extra)}
     for part, objects in given.items():
         if objects is not None:
-            state[part] = _each(part, objects, "save", lambda one, _: _plain_model(one).state_dict())
+            state[part] = _each(objects, lambda one, _: _plain_model(one).state_dict())
+            if part != "model":
+                state[part] = _without_numpy(state[part])
     if optimizer is not None:
-        state["built"] = _each("optimizer", optimizer, "save", lambda one, _: _remembered(one))
+        state["tuned"] = _each(optimizer, lambda one, _: describe(one, under))
     if rng:
         state["rng"] = _rng_state()
     if folder is None:
@@ -104,24 +108,31 @@ def restore(
 ) -> dict[str, Any]:
     """Load a checkpoint of :func:`save` into what is given, and return the plain values that were saved with it.
 
-    With a config, each optimizer keeps the hyperparameters that it was made with, and not those that come with the
-    donor's state; what a schedule has made of the donor's is carried over in proportion, and ``initial_lr`` and the
-    scheduler's ``base_lrs`` follow. Where it was made with another ``lr``, ``momentum``, ``betas`` or ``weight_decay``
-    than the config's, or has trained with an older config, the config's is put in; groups that had a multiple of the
-    optimizer's value, such as a tenth for a backbone, keep that. So if your code scales a value, pass what it makes of
-    it: ``config={**config, "lr": scaled}``.
+    All is loaded as torch loads it, hyperparameters included. With a config, what depends on keys of it that have
+    another value than when the checkpoint was saved is then multiplied by new / old. So what a schedule has made of a
+    learning rate goes on, groups keep their multiples, and where nothing has changed, all is what it was, to the bit.
+    Nothing is put into an optimizer where there is no checkpoint.
+
+    What depends on the config is found out. A value does if the optimizer was just made with another one than the
+    donor's; or if it had the key's new value before loading, as where ``reset_config`` of a class sets it; or, in an
+    optimizer that a class keeps, if it and the donor's had the values that the key had for them. So rates that your
+    code scales stay scaled, and constants beside are left alone. What is left alone has the donor's value.
+
+    What schedulers note of a learning rate (``initial_lr``, ``max_lr``, ``base_lrs``) follows, and those that were
+    just made keep their own. Where a schedule is not proportional, ``LambdaLR`` and ``CosineAnnealingLR`` are computed
+    anew; ``CyclicLR``, ``OneCycleLR`` and ``CosineAnnealingWarmRestarts`` are right from their next step on. ``SWALR``
+    and a rate that ``ReduceLROnPlateau`` has brought to its ``min_lr`` are only multiplied.
 
     Args:
-        checkpoint: what ``tune.get_checkpoint()`` returned, or the path of its folder. None: nothing is loaded; a
-            config is put in all the same, so that all launches train alike, and what an optimizer was made with is
-            remembered, to know later what a schedule has made of it. So call this at every launch.
+        checkpoint: what ``tune.get_checkpoint()`` returned, or the path of its folder. None: nothing is loaded.
         model, optimizer, scheduler, scaler: as they were given to :func:`save`. What was saved need not be asked for.
-        config: the member's config. None: hyperparameters are those of the checkpoint, as with torch.
+        config: the member's config. If your code scales values before it uses them, both this and what it makes of it
+            will do. None: hyperparameters are those of the checkpoint, as with torch.
         names: for keys of the config that optimizers call otherwise, the optimizers' names, as in
-            :class:`shoal.tune.CheckApplied`. Where two optimizers have keys of their own, make each with its value.
+            :class:`shoal.tune.CheckApplied`. Several may have the same: ``{"lr_g": "lr", "lr_d": "lr"}``.
         map_location: as for ``torch.load``. Default: everything goes where the parameters are that it is loaded into.
-        rng: whether the random generators go on from the saved state. Default: only if the checkpoint is not another
-            member's, so that a copy draws numbers of its own.
+        rng: whether the random generators go on from the saved state. Default: only in a trial that goes on from its
+            own checkpoint, so that a copy draws numbers of its own.
         weights_only: as for ``torch.load``. Default: True, except for the checkpoint that a running trial goes on from.
 
     Returns:
@@ -131,47 +142,111 @@ def restore(
         ConfigError: the checkpoint was not made by :func:`save`, lacks what is asked for, or does not fit it.
     """
     check_names("shoal.torch.restore", {} if names is None else names)
-    if config is not None and not isinstance(config, Mapping):
-        raise ConfigError(
-            f"shoal.torch.restore: config must be the dict that the trainable was given, but is {config!r:.200}."
-        )
-    tuned = None if config is None else _Tuned(config, names or {})
-    if tuned is not None and optimizer is not None:
-        _each("optimizer", optimizer, "restore", lambda one, _: tuned.look(one))
-    if checkpoint is None:
-        if tuned is not None and optimizer is not None:
-            _each("optimizer", optimizer, "restore", lambda one, _: tuned.begin(one))
-        return {}
-    path = Path(checkpoint.path if isinstance(checkpoint, Checkpoint) else checkpoint, FILE)
+    given = {"scaler": scaler, "model": model, "optimizer": optimizer, "scheduler": scheduler}
+    numbers = _checked("restore", given, config)
     session = _session_here()
+    new: dict[int, bool] = {}
+    if optimizer is not None:
+        _each(optimizer, lambda one, _: new.update({id(one): is_new(one)}))
+    extra: dict[str, Any] = {}
+    if checkpoint is not None:
+        extra = _load_all(checkpoint, given, numbers, names or {}, session, map_location, rng, weights_only)
+    if optimizer is not None:
+        under = _under(session, numbers)
+        _each(optimizer, lambda one, _: note(one, under, new=new[id(one)]))
+    return extra
+
+
+def _load_all(
+    checkpoint: Checkpoint | str | os.PathLike[str],
+    given: Mapping[str, Any],
+    config: dict[str, Any] | None,
+    names: Mapping[str, str],
+    session: Session | None,
+    map_location: Any,
+    rng: bool | None,
+    weights_only: bool | None,
+) -> dict[str, Any]:
+    path = Path(checkpoint.path if isinstance(checkpoint, Checkpoint) else checkpoint, FILE)
     if weights_only is None:
         weights_only = session is None or not _goes_on_from(session, path)
     state = _read(path, map_location, weights_only)
-
-    def load(part: str, objects: Any, how: Callable[[Any, Any, str | None], None]) -> None:
-        if objects is not None and part not in state:
+    loads: list[tuple[str, Any, Any]] = []
+    takeover = None if config is None else Takeover(config, names)
+    for part in _PARTS:
+        if given[part] is None:
+            continue
+        if part not in state:
             there = _names(part for part in state if part in _PARTS)
             raise ConfigError(f"shoal.torch.restore: {path} has no {part}, but {there}. Save it: save({part}=...).")
-        if objects is not None:
-            _each(part, objects, "restore", lambda one, name: how(one, _named(state[part], part, name, path), name))
 
-    def load_optimizer(one: Any, saved: Any, name: str | None) -> None:
-        _load_optimizer(one, saved, state["built"] if name is None else state["built"][name], tuned, path)
+        def prepare(one: Any, name: str | None, part: str = part) -> None:
+            loads.append((part, one, _named(state[part], part, name, path)))
+            if part == "optimizer" and takeover is not None:
+                tuned = state.get("tuned", {})
+                takeover.add_optimizer(one, tuned if name is None else tuned.get(name, {}))
+            elif part == "scheduler" and takeover is not None:
+                takeover.add_scheduler(one)
 
-    def load_scheduler(one: Any, saved: Any, name: str | None) -> None:
-        _load(one, saved, "scheduler", path)
-        if tuned is not None:
-            tuned.follow(one)
-
-    load("model", model, lambda one, saved, _: _load(_plain_model(one), saved, "model", path))
-    load("optimizer", optimizer, load_optimizer)
-    load("scheduler", scheduler, load_scheduler)
-    load("scaler", scaler, lambda one, saved, _: _load(one, saved, "scaler", path))
-    own = session is None or session.goes_on_with(str(path.parent))
+        _each(given[part], prepare)
+    for part, one, saved in loads:  # all of them before the first one is loaded, so that none is changed in vain
+        _check_fits(one, saved, part, path)
+    for part, one, saved in loads:
+        _load(one, saved, part, path)
+    if takeover is not None:
+        takeover.finish()
+    own = session is not None and session.goes_on_with(str(path.parent))
     if "rng" in state and (own if rng is None else rng):
         _set_rng_state(state["rng"])
     extra: dict[str, Any] = state["extra"]
     return extra
+
+
+def _checked(caller: str, given: Mapping[str, Any], config: object) -> dict[str, Any] | None:
+    """Return the numbers of the config, if there is one; raise ConfigError for what is no state or config."""
+    for part, objects in given.items():
+        mapping = isinstance(objects, Mapping) and all(_has_state(one) for one in objects.values())
+        if objects is not None and not _has_state(objects) and not mapping:
+            raise ConfigError(
+                f"shoal.torch.{caller}: {part} must be an object with state_dict(), or a dict of names and such "
+                f"objects, but is {objects!r:.200} ({type(objects).__name__})."
+            )
+    if config is not None and not isinstance(config, Mapping):
+        raise ConfigError(
+            f"shoal.torch.{caller}: config must be the dict that the trainable was given, but is {config!r:.200}."
+        )
+    return None if config is None else numbers_of(config)
+
+
+# ---------------------------------------------------------------------------------------------------- the running trial
+
+_of_launch: weakref.WeakKeyDictionary[Session, tuple[int, dict[str, Any]]] = weakref.WeakKeyDictionary()
+"""The numbers of the newest launch's config, by session: each save needs them."""
+
+
+def _session_here() -> Session | None:
+    """Return the session of the trial that runs here, or None."""
+    try:
+        session = current_session("shoal.torch")
+    except ReportError:
+        return None
+    return None if session.launch is None else session
+
+
+def _under(session: Session | None, given: dict[str, Any] | None) -> Under:
+    if session is None or session.launch is None:
+        return Under(None, None, given)
+    launch, numbers = _of_launch.get(session, (None, {}))
+    if launch != session.launch:
+        numbers = numbers_of(session.config)
+        _of_launch[session] = (session.launch, numbers)
+    return Under((session.context.trial_id, session.launch), numbers, given)
+
+
+def _goes_on_from(session: Session, path: Path) -> bool:
+    """Return whether a file is of the checkpoint that a trial goes on from, which members of the experiment wrote."""
+    checkpoint = session.get_checkpoint()
+    return checkpoint is not None and os.path.realpath(checkpoint.path) == os.path.realpath(path.parent)
 
 
 # ------------------------------------------------------------------------------------------------ files and parts
@@ -198,15 +273,14 @@ def _read(path: Path, map_location: Any, weights_only: bool) -> dict[str, Any]:
     return state
 
 
-def _each(part: str, objects: Any, caller: str, how: Callable[[Any, str | None], Any]) -> Any:
+def _has_state(one: Any) -> bool:
+    return hasattr(one, "state_dict") and hasattr(one, "load_state_dict")
+
+
+def _each(objects: Any, how: Callable[[Any, str | None], Any]) -> Any:
     """Do something with an object, or with each of a dict of them; return what comes of it, in a dict for a dict."""
-    if hasattr(objects, "state_dict"):
+    if _has_state(objects):
         return how(objects, None)
-    if not isinstance(objects, Mapping) or not all(hasattr(one, "state_dict") for one in objects.values()):
-        raise ConfigError(
-            f"shoal.torch.{caller}: {part} must be an object with state_dict(), or a dict of names and such objects, "
-            f"but is {objects!r:.200} ({type(objects).__name__})."
-        )
     return {name: how(one, name) for name, one in objects.items()}
 
 
@@ -223,14 +297,74 @@ def _plain_model(model: Any) -> Any:
     return getattr(model, "_orig_mod", model)
 
 
+def _check_fits(into: Any, saved: Mapping[str, Any], part: str, path: Path) -> None:
+    """Raise ConfigError where it is sure that torch will not load a state, or only a part of it."""
+    if part == "model":
+        wrong = _misfit_of_model(_plain_model(into), saved)
+    elif part == "optimizer":
+        wrong = _misfit_of_optimizer(into, saved)
+    else:
+        own = into.state_dict()
+        wrong = f"here is {_names(own)}" if own and saved and not own.keys() & saved.keys() else ""
+    if wrong:
+        raise _misfit(into, saved, part, path, wrong)
+
+
+def _misfit_of_optimizer(optimizer: Any, saved: Mapping[str, Any]) -> str:
+    hooks = getattr(optimizer, "_optimizer_load_state_dict_pre_hooks", None)
+    if not isinstance(optimizer, torch.optim.Optimizer) or hooks:
+        return ""  # torch will see
+    if "param_groups" not in saved:
+        return "the state has no param_groups"
+    there, here = ([len(group["params"]) for group in groups] for groups in (saved["param_groups"], _groups(optimizer)))
+    if len(there) != len(here):
+        return f"the state has a different number of parameter groups: {len(there)}, and here are {len(here)}"
+    return f"the state has groups of {_names(there)} parameters, here are {_names(here)}" if there != here else ""
+
+
+def _misfit_of_model(model: Any, saved: Mapping[str, Any]) -> str:
+    modules = model.modules() if isinstance(model, nn.Module) else [None]
+    if getattr(type(model), "load_state_dict", None) is not nn.Module.load_state_dict or any(map(_may_rename, modules)):
+        return ""  # torch will see
+    own = model.state_dict()
+    wrong = [f"missing: {name}" for name in own if name not in saved]
+    wrong += [f"unexpected: {name}" for name in saved if name not in own]
+    for name in own:
+        there, here = saved.get(name), own[name]
+        if isinstance(there, torch.Tensor) and isinstance(here, torch.Tensor) and there.shape != here.shape:
+            wrong.append(f"size mismatch: {name} is {tuple(there.shape)} there and {tuple(here.shape)} here")
+    return "; ".join(wrong[:4]) + (f"; and {len(wrong) - 4} more" if len(wrong) > 4 else "")
+
+
+def _may_rename(module: Any) -> bool:
+    """Return whether code of the user's comes in between, which may rename or reshape what is loaded."""
+    ways = type(module)._load_from_state_dict.__module__
+    return bool(module._load_state_dict_pre_hooks) or not ways.startswith("torch.nn.")
+
+
+def _groups(optimizer: Any) -> list[dict[str, Any]]:
+    groups: list[dict[str, Any]] = getattr(optimizer, "param_groups", [])
+    return groups
+
+
 def _load(into: Any, saved: Any, part: str, path: Path) -> None:
+    real = _plain_model(into) if part == "model" else into
+    before = [dict(group) for group in _groups(real)]
     try:
-        into.load_state_dict(saved)
-    except (RuntimeError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(
-            f"shoal.torch.restore: the {part} in {path}, which has {_names(saved)}, does not fit this "
-            f"{type(into).__name__}: {error}"
-        ) from error
+        real.load_state_dict(saved)
+    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise _misfit(into, saved, part, path, str(error)) from error
+    for old, group in zip(before, _groups(real), strict=False):
+        for name, held in old.items():
+            if isinstance(held, torch.Tensor) and (number := plain(group.get(name))) is not None:
+                group[name] = held.fill_(number)  # a compiled or captured step reads this very tensor
+
+
+def _misfit(into: Any, saved: Any, part: str, path: Path, why: str) -> ConfigError:
+    return ConfigError(
+        f"shoal.torch.restore: the {part} in {path}, which has {_names(saved)}, does not fit this "
+        f"{type(into).__name__}: {why}"
+    )
 
 
 def _names(values: Any) -> str:
@@ -238,173 +372,14 @@ def _names(values: Any) -> str:
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "") if names else "nothing"
 
 
-def _session_here() -> Session | None:
-    """Return the session of the trial that runs here, or None."""
-    try:
-        return current_session("shoal.torch.restore")
-    except ReportError:
-        return None
-
-
-def _goes_on_from(session: Session, path: Path) -> bool:
-    """Return whether a file is of the checkpoint that a trial goes on from, which members of the experiment wrote."""
-    checkpoint = session.get_checkpoint()
-    return checkpoint is not None and os.path.realpath(checkpoint.path) == os.path.realpath(path.parent)
-
-
-# ----------------------------------------------------------------------------------------------- hyperparameters
-
-
-def _numbers(group: Mapping[str, Any]) -> dict[str, Any]:
-    found = {name: plain(value) for name, value in group.items() if name != "params"}
-    return {name: value for name, value in found.items() if value is not None}
-
-
-def _values_built(optimizer: Any) -> Groups:
-    """Return the hyperparameters of an optimizer by group, without what schedules have made of them."""
-    known = _built.get(optimizer, [])
-    now = [_numbers(group) for group in getattr(optimizer, "param_groups", [])]
-    for group in now:
-        if "lr" in group:
-            group["lr"] = group.get("initial_lr", group["lr"])
-    return [*known[: len(now)], *now[len(known) :]]
-
-
-def _remembered(optimizer: Any) -> Groups:
-    """Return the same, from now on."""
-    _built[optimizer] = _values_built(optimizer)
-    return _built[optimizer]
-
-
-class _Tuned:
-    """Puts a config into optimizers."""
-
-    def __init__(self, config: Mapping[str, Any], names: Mapping[str, str]) -> None:
-        self._wanted: dict[tuple[str, int | None], dict[str, Any]] = {}
-        for path, value in leaves(config):
-            name, index = target(path, names)
-            if name in _ALWAYS_PUT or path in names or path.rpartition("/")[2] in names:
-                self._wanted.setdefault((name, index), {})[path] = value
-        self._arrived: set[tuple[str, int | None]] = set()
-        """What an optimizer was made with: others beside it have values of their own."""
-        self._ratios: dict[int, list[float]] = {}
-        """For each optimizer by id, its learning rates as multiples of the donor's, by group."""
-
-    def look(self, optimizer: Any) -> None:
-        """Find out which of the config's values an optimizer has already."""
-        # One that has trained may have been made with an older config.
-        new_here = optimizer not in _built and not getattr(optimizer, "state", None)
-        groups = _values_built(optimizer) + ([_numbers(getattr(optimizer, "defaults", {}))] if new_here else [])
-        for (name, index), wanted in self._wanted.items():
-            if any(same(value, element(group, name, index)) for value in wanted.values() for group in groups):
-                self._arrived.add((name, index))
-
-    def begin(self, optimizer: Any) -> Groups:
-        """Put the config's values in where they are not, and return what an optimizer has then, by group."""
-        built = _values_built(optimizer)
-        for (name, index), wanted in self._wanted.items():
-            held = [value for group in built if (value := element(group, name, index)) is not None]
-            if not held or (name, index) in self._arrived:
-                continue
-            if len(wanted) > 1:
-                raise ConfigError(
-                    f"shoal.torch.restore: {_names(wanted)} of the config are all {name}, and "
-                    f"{type(optimizer).__name__} has none of their values. Make each optimizer with its own."
-                )
-            (value,) = wanted.values()
-            made_with = element(_numbers(getattr(optimizer, "defaults", {})), name, index)
-            basis = next((each for each in (made_with, *held) if each), None)  # a group without decay stays without
-            for group, real in zip(built, optimizer.param_groups, strict=True):
-                if (old := element(group, name, index)) is not None:
-                    new = _in_proportion(value, basis, old)
-                    before = group[name]
-                    group[name] = new if index is None else (*before[:index], new, *before[index + 1 :])
-                    self._put(real, name, _carried(group[name], before, plain(real[name])))
-                    for other in _WITH_LR if name == "lr" else ():
-                        if other in real:
-                            self._put(real, other, _carried(group[name], before, plain(real[other])))
-        _built[optimizer] = built
-        return built
-
-    def after(self, optimizer: Any, mine: Groups, donors: Groups) -> None:
-        """An optimizer has loaded a donor's state: give it its own values back, where a schedule has carried them."""
-        ratios: list[float] = []
-        for number, group in enumerate(getattr(optimizer, "param_groups", [])):
-            theirs = donors[number] if number < len(donors) else {}
-            for name, value in mine[number].items():
-                if name in _WITH_LR or name not in group or name not in theirs:
-                    continue
-                if isinstance(value, bool) and (name, None) not in self._wanted:
-                    continue  # how the state is laid out, as for amsgrad
-                self._put(group, name, _carried(value, theirs[name], plain(group[name])))
-            lr, their_lr = mine[number].get("lr"), theirs.get("lr")
-            for name in _WITH_LR:
-                if name in group and lr is not None and their_lr is not None:
-                    self._put(group, name, _carried(lr, their_lr, plain(group[name])))
-            ratios.append(lr / their_lr if lr and their_lr and lr != their_lr else 1.0)
-        self._ratios[id(optimizer)] = ratios
-
-    def follow(self, scheduler: Any) -> None:
-        """A scheduler has loaded a donor's state: let it go out from the optimizer's values."""
-        for inner in getattr(scheduler, "_schedulers", ()):
-            self.follow(inner)
-        groups: Any = getattr(getattr(scheduler, "optimizer", None), "param_groups", None)
-        ratios = self._ratios.get(id(getattr(scheduler, "optimizer", None)), [])
-        if groups is None or all(ratio == 1.0 for ratio in ratios):
-            return
-        if hasattr(scheduler, "base_lrs") and all("initial_lr" in group for group in groups):
-            scheduler.base_lrs = [_copy(group["initial_lr"]) for group in groups]
-        if hasattr(scheduler, "max_lrs"):
-            scheduler.max_lrs = [lr * ratio for lr, ratio in zip(scheduler.max_lrs, ratios, strict=True)]
-        if hasattr(scheduler, "_last_lr"):
-            scheduler._last_lr = [_copy(group["lr"]) for group in groups]
-
-    def _put(self, group: dict[str, Any], name: str, value: Any) -> None:
-        held = group[name]
-        if plain(held) == value:
-            return
-        if isinstance(held, torch.Tensor):
-            held.fill_(value)  # a compiled or captured step reads this very tensor
-        elif isinstance(held, list):
-            group[name] = list(value)
-        else:
-            group[name] = value
-
-
-def _load_optimizer(optimizer: Any, saved: Any, donors: Groups, tuned: _Tuned | None, path: Path) -> None:
-    mine = None if tuned is None else tuned.begin(optimizer)
-    before = [dict(group) for group in getattr(optimizer, "param_groups", [])]
-    _load(optimizer, saved, "optimizer", path)
-    for old, group in zip(before, getattr(optimizer, "param_groups", []), strict=True):
-        for name, held in old.items():
-            if isinstance(held, torch.Tensor) and plain(group.get(name)) is not None:
-                held.fill_(plain(group[name]))
-                group[name] = held
-    if tuned is not None and mine is not None:
-        tuned.after(optimizer, mine, donors)
-    else:
-        _built[optimizer] = donors
-
-
-def _carried(mine: Any, theirs: Any, loaded: Any) -> Any:
-    """Return my value, in the proportion in which a schedule has changed the donor's; exact where none has."""
-    if isinstance(mine, tuple):
-        alike = isinstance(theirs, tuple) and isinstance(loaded, tuple) and len(mine) == len(theirs) == len(loaded)
-        return tuple(_carried(*each) for each in zip(mine, theirs, loaded, strict=True)) if alike else mine
-    if mine == theirs:
-        return loaded  # also what an optimizer counts in its groups
-    if loaded == theirs or isinstance(mine, tuple) or not theirs:
-        return mine
-    return mine * loaded / theirs
-
-
-def _in_proportion(value: Any, basis: Any, old: Any) -> Any:
-    numbers = all(isinstance(each, (int, float)) for each in (value, basis, old))
-    return value * old / basis if numbers and basis and not same(old, basis) else value
-
-
-def _copy(value: Any) -> Any:
-    return value.clone() if isinstance(value, torch.Tensor) else value
+def _without_numpy(value: Any) -> Any:
+    """Return dicts, lists and tuples with Python's numbers in place of NumPy's, which torch takes for code."""
+    if type(value) is dict:
+        return {_without_numpy(key): _without_numpy(entry) for key, entry in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_without_numpy(entry) for entry in value)
+    numpy = sys.modules.get("numpy")
+    return value.item() if numpy is not None and isinstance(value, numpy.generic) else value
 
 
 # ------------------------------------------------------------------------------------------------ random numbers

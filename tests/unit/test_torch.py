@@ -93,154 +93,10 @@ def test_ten_steps_and_twice_five_with_a_checkpoint_between_give_the_same_bits(s
     again = Training(schedule=schedule, seed=2)
     random.seed(7)
     np.random.seed(7)
-    assert shoal.torch.restore(checkpoint, **again.parts, config=config, weights_only=False) == {"step": 5}
+    assert shoal.torch.restore(checkpoint, **again.parts, config=config, rng=True, weights_only=False) == {"step": 5}
     again.train(5)
     assert all(map(torch.equal, straight.weights, again.weights))
     assert straight.rate == again.rate
-
-
-@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
-@pytest.mark.filterwarnings("ignore:The epoch parameter:UserWarning")
-def test_a_schedule_goes_on_where_it_was_with_the_new_learning_rate(schedule: Any) -> None:
-    donor, whole = Training(0.01, schedule), Training(0.03, schedule)
-    shoal.torch.restore(None, optimizer=donor.optimizer, config={"lr": 0.01})
-    for training in (donor, whole):
-        training.train(4)
-    clone = Training(0.03, schedule)
-    shoal.torch.restore(
-        shoal.torch.save(**donor.parts), **clone.parts, config={"lr": 0.03}, rng=False, weights_only=False
-    )
-    assert clone.optimizer.state_dict()["state"][0]["exp_avg"].equal(
-        donor.optimizer.state_dict()["state"][0]["exp_avg"]
-    )
-    for _ in range(8):
-        assert clone.rate == pytest.approx(whole.rate)
-        for training in (clone, whole):
-            training.train(1)
-
-
-def sgd(*rates: float, **defaults: Any) -> SGD:
-    groups = [{"params": [nn.Parameter(torch.ones(1))], "lr": rate} for rate in rates]
-    settings: dict[str, Any] = {"lr": 0.1, "momentum": 0.9, **defaults}
-    made = SGD(groups, **settings)
-    for group in made.param_groups:
-        group["params"][0].grad = torch.ones(1)
-    made.step()
-    made.zero_grad()
-    return made
-
-
-def new(*rates: float, **defaults: Any) -> SGD:
-    made = sgd(*rates, **defaults)
-    made.state.clear()
-    return made
-
-
-def rates(optimizer: Any) -> Any:
-    return pytest.approx([float(group["lr"]) for group in optimizer.param_groups])
-
-
-@pytest.mark.parametrize(
-    ("optimizer", "expected"),
-    [
-        (lambda: new(0.005, 0.05), [0.005, 0.05]),  # made with the config's
-        (lambda: new(0.01, 0.1), [0.005, 0.05]),  # made with others: the ratio to the optimizer's own stays
-        (lambda: new(0.005, 0.02, lr=0.05), [0.005, 0.02]),  # the config's is what the optimizer has for other groups
-        (lambda: sgd(0.01, 0.1), [0.005, 0.05]),  # has trained already
-    ],
-    ids=["made-with-it", "made-with-another", "as-default", "trained"],
-)
-def test_groups_keep_their_multiple_of_the_learning_rate(optimizer: Any, expected: list[float]) -> None:
-    donors = sgd(0.02, 0.2)
-    mine = optimizer()
-    shoal.torch.restore(shoal.torch.save(optimizer=donors), optimizer=mine, config={"lr": 0.05})
-    assert expected == rates(mine)
-    buffers = [state["momentum_buffer"].item() for state in mine.state.values()]
-    assert buffers == [1.0, 1.0]
-    scratch = optimizer()
-    assert shoal.torch.restore(None, optimizer=scratch, config={"lr": 0.05}) == {}
-    assert expected == rates(scratch)
-
-
-def test_without_a_config_hyperparameters_are_those_of_the_checkpoint() -> None:
-    mine = new(0.05)
-    shoal.torch.restore(shoal.torch.save(optimizer=sgd(0.02)), optimizer=mine)
-    assert rates(mine) == [0.02]
-
-
-def test_what_the_optimizer_was_made_with_wins_also_where_the_config_calls_it_otherwise_or_not_at_all() -> None:
-    checkpoint = shoal.torch.save(
-        optimizer={"G": Adam([nn.Parameter(torch.ones(1))], 0.1), "D": Adam([nn.Parameter(torch.ones(1))], 0.2)}
-    )
-    config = {"netG_lr": 0.3, "netD_lr": 0.4, "eps": 0.5}
-    for names in (None, {"netG_lr": "lr", "netD_lr": "lr"}):
-        both = {
-            "G": Adam([nn.Parameter(torch.ones(1))], config["netG_lr"], weight_decay=0.01),
-            "D": Adam([nn.Parameter(torch.ones(1))], config["netD_lr"]),
-        }
-        shoal.torch.restore(checkpoint, optimizer=both, config=config, names=names)
-        assert [one.param_groups[0]["lr"] for one in both.values()] == [0.3, 0.4]
-        assert both["G"].param_groups[0]["weight_decay"] == 0.01
-        assert both["G"].param_groups[0]["eps"] == 1e-8
-
-
-def test_an_element_of_a_tuple_a_tensor_and_other_names_are_put_in() -> None:
-    rate = torch.tensor(0.1)
-    mine = Adam([nn.Parameter(torch.ones(1))], rate, foreach=False)
-    donors = Adam([nn.Parameter(torch.ones(1))], torch.tensor(0.7), betas=(0.5, 0.6), foreach=False)
-    shoal.torch.restore(
-        shoal.torch.save(optimizer=donors),
-        optimizer=mine,
-        config={"learning_rate": 0.3, "inner": {"beta1": 0.8}},
-        names={"learning_rate": "lr", "beta1": "betas/0"},
-    )
-    assert mine.param_groups[0]["lr"] is rate, "a captured or compiled step reads this very tensor"
-    assert rate.item() == pytest.approx(0.3)
-    assert mine.param_groups[0]["betas"] == (0.8, 0.999)
-
-
-def test_what_an_optimizer_counts_in_its_groups_is_state_and_goes_on() -> None:
-    class Counting(SGD):
-        def step(self, closure: Any = None) -> Any:
-            self.param_groups[0]["k"] += 1
-            self.param_groups[0]["weight_sum"] += 0.5
-            return super().step(closure)
-
-    def made() -> Counting:
-        one = Counting([nn.Parameter(torch.ones(1))], lr=0.1)
-        one.param_groups[0].update(k=0, weight_sum=0.0)
-        return one
-
-    donors, mine = made(), made()
-    shoal.torch.restore(None, optimizer=donors, config={"lr": 0.1})
-    for _ in range(3):
-        donors.step()
-    shoal.torch.restore(shoal.torch.save(optimizer=donors), optimizer=mine, config={"lr": 0.1})
-    assert (mine.param_groups[0]["k"], mine.param_groups[0]["weight_sum"]) == (3, 1.5)
-
-
-def test_groups_without_weight_decay_stay_without_it_unless_none_has_any() -> None:
-    def made(*decays: float) -> SGD:
-        groups: list[dict[str, Any]] = [{"params": [nn.Parameter(torch.ones(1))], "weight_decay": it} for it in decays]
-        return SGD(groups, lr=0.1)
-
-    for decays, expected in (((0.1, 0.0), [0.3, 0.0]), ((0.0, 0.0), [0.3, 0.3])):
-        optimizer = made(*decays)
-        shoal.torch.restore(None, optimizer=optimizer, config={"weight_decay": 0.3})
-        assert [group["weight_decay"] for group in optimizer.param_groups] == pytest.approx(expected)
-
-
-def test_of_several_optimizers_the_one_with_a_rate_of_its_own_keeps_it() -> None:
-    checkpoint = shoal.torch.save(optimizer={"net": sgd(0.2), "alpha": sgd(0.7)})
-    both = {"net": new(0.3), "alpha": new(0.5)}
-    shoal.torch.restore(checkpoint, optimizer=both, config={"lr": 0.3})
-    assert rates(both["net"]) == [0.3]
-    assert rates(both["alpha"]) == [0.5]
-
-
-def test_two_keys_for_one_value_of_an_optimizer_that_has_neither_are_refused() -> None:
-    with pytest.raises(ConfigError, match="a, b of the config are all lr, and SGD has none of their values"):
-        shoal.torch.restore(None, optimizer=new(0.1), config={"a": 1.0, "b": 2.0}, names={"a": "lr", "b": "lr"})
 
 
 # ------------------------------------------------------------------------------------------------ files and errors
@@ -278,9 +134,10 @@ def test_random_numbers_go_on_only_where_that_is_wanted() -> None:
     checkpoint, without = shoal.torch.save(), shoal.torch.save(rng=False)
     first = draw()
     second = draw()
-    shoal.torch.restore(checkpoint, rng=False)
-    assert draw() not in (first, second)
-    shoal.torch.restore(checkpoint)
+    for rng in (None, False):  # outside of a trial, they are none of restore's business
+        shoal.torch.restore(checkpoint, rng=rng)
+        assert draw() not in (first, second)
+    shoal.torch.restore(checkpoint, rng=True)
     assert draw() == first
     shoal.torch.restore(without, rng=True)
     assert draw() == second
@@ -304,8 +161,17 @@ REFUSED: dict[str, Any] = {
         "model": nn.Linear(3, 2)
     },
     r"has no model 'G', but weight, bias": {"model": {"G": nn.Linear(2, 2)}},
-    r"the optimizer in .* does not fit this SGD: .*different number of parameter groups": {"optimizer": sgd(0.1, 0.2)},
+    r"the optimizer in .* does not fit this SGD: .*different number of parameter groups": {
+        "optimizer": SGD([{"params": [nn.Parameter(torch.ones(1))]} for _ in range(2)], 0.1)
+    },
     rf"restore: optimizer {OBJECT} 3 \(int\)": {"optimizer": 3},
+    r"the state has groups of 2 parameters, here are 1": {
+        "optimizer": SGD(nn.Linear(2, 2, bias=False).parameters(), 0.1)
+    },
+    r"does not fit this Linear: unexpected: bias": {"model": nn.Linear(2, 2, bias=False)},
+    r"does not fit this Sequential: missing: 0\.weight; missing: 0\.bias; .*unexpected: weight; .*": {
+        "model": nn.Sequential(nn.Linear(2, 2))
+    },
     r"config must be the dict that the trainable was given, but is 3": {"config": 3},
     r"shoal\.torch\.restore: names must give .* 'a': 'b/c'": {"names": {"a": "b/c"}},
 }
@@ -319,7 +185,95 @@ def test_what_does_not_fit_is_refused_with_what_is_there(message: str, given: di
         shoal.torch.restore(checkpoint, **given)
 
 
+def test_without_a_checkpoint_arguments_are_checked_all_the_same() -> None:
+    wrong: dict[str, Any] = {"model": 3, "scheduler": "x", "optimizer": {"a": 3}, "scaler": [nn.Linear(1, 1)]}
+    for part in wrong:
+        with pytest.raises(ConfigError, match=rf"restore: {part} {OBJECT}"):
+            shoal.torch.restore(None, **{part: wrong[part]})
+    with pytest.raises(ConfigError, match=r"config must be the dict that the trainable was given, but is 3"):
+        shoal.torch.restore(None, config=3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("part", ["model", "optimizer", "scheduler", "scaler"])
+def test_a_restore_that_fails_has_changed_nothing(part: str) -> None:
+    donor, mine = Training(0.02), Training(0.03)
+    donor.scaler = torch.amp.GradScaler("cpu", enabled=part != "scaler")
+    donor.train(3)
+    checkpoint = shoal.torch.save(**donor.parts)
+    wrong: dict[str, Any] = {
+        "model": {"model": nn.Sequential(nn.Linear(4, 8), nn.Dropout(), nn.Linear(8, 2))},
+        "optimizer": {"optimizer": SGD([{"params": [one]} for one in mine.model.parameters()], 0.1)},
+        "scheduler": {"scheduler": {"a": mine.scheduler}},
+        "scaler": {},
+    }
+    given = {**mine.parts, **wrong[part]}
+    before = [str(one.state_dict()) for one in (mine.model, mine.optimizer, mine.scheduler, mine.scaler)]
+    numbers = torch.get_rng_state()
+    with pytest.raises(ConfigError, match=rf"{part}"):
+        shoal.torch.restore(checkpoint, **given, config={"lr": 0.03}, rng=True)
+    assert [str(one.state_dict()) for one in (mine.model, mine.optimizer, mine.scheduler, mine.scaler)] == before
+    assert torch.equal(torch.get_rng_state(), numbers)
+
+
+def test_a_model_with_ways_of_its_own_to_load_is_left_to_them() -> None:
+    class Renames(nn.Linear):
+        def load_state_dict(self, state_dict: Any, *args: Any, **kwargs: Any) -> Any:
+            return super().load_state_dict({name.removeprefix("old."): it for name, it in state_dict.items()})
+
+    class RenamesInside(nn.Module):
+        def __init__(self, name: str) -> None:
+            super().__init__()
+            self.add_module(name, nn.Linear(2, 2))
+            hooked: Any = self
+            hooked.register_load_state_dict_pre_hook(self.rename)
+
+        @staticmethod
+        def rename(module: Any, state: Any, *_: Any) -> None:
+            for name in [name for name in state if name.startswith("old.")]:
+                state[name.replace("old.", "new.")] = state.pop(name)
+
+    for one, other in (
+        (nn.ModuleDict({"old": nn.Linear(2, 2)}), Renames(2, 2)),
+        (RenamesInside("old"), RenamesInside("new")),
+    ):
+        shoal.torch.restore(shoal.torch.save(model=one), model=other)
+        assert all(map(torch.equal, one.state_dict().values(), other.state_dict().values()))
+
+
+def test_numpys_numbers_are_saved_as_pythons() -> None:
+    numbers: dict[str, Any] = {"lr": np.float64(0.1), "momentum": np.float32(0.5)}
+    optimizer = SGD([nn.Parameter(torch.ones(1))], **numbers)
+    scheduler = lr_scheduler.ExponentialLR(optimizer, np.float64(0.9))
+    optimizer.step()
+    scheduler.step()
+    config = {"lr": np.float64(0.1), "n": np.int64(3)}
+    extra: dict[str, Any] = {
+        "best": np.float32(0.5),
+        "step": np.int64(3),
+        "history": [(np.float64(1.0), {"ok": np.bool_(True)})],
+    }
+    checkpoint = shoal.torch.save(optimizer=optimizer, scheduler=scheduler, config=config, **extra)
+    other = SGD([nn.Parameter(torch.ones(1))], lr=0.2, momentum=0.5)
+    parts: dict[str, Any] = {"optimizer": other, "scheduler": lr_scheduler.ExponentialLR(other, 0.9)}
+    found = shoal.torch.restore(checkpoint, **parts, config={"lr": np.float32(0.2), "n": 3})
+    assert found == {"best": 0.5, "step": 3, "history": [(1.0, {"ok": True})]}
+    assert [type(found[name]) for name in ("best", "step")] == [float, int]
+    assert other.param_groups[0]["lr"] == pytest.approx(0.18)
+
+
+def test_one_object_and_a_dict_of_them_are_not_confused() -> None:
+    one = Training()
+    several: dict[str, Any] = {part: {"a": it} for part, it in one.parts.items()}
+    for part, it in one.parts.items():
+        with pytest.raises(ConfigError, match=rf"the {part} in .* which has a, does not fit this .*: (?s:.)+"):
+            shoal.torch.restore(shoal.torch.save(**several), **{part: it})
+        with pytest.raises(ConfigError, match=rf"has no {part} 'a', but "):
+            shoal.torch.restore(shoal.torch.save(**one.parts), **{part: several[part]})
+
+
 def test_what_cannot_be_saved_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"save: config must be the dict that the trainable was given, but is 3"):
+        shoal.torch.save(config=3)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=rf"shoal\.torch\.save: model {OBJECT}"):
         shoal.torch.save(model=[nn.Linear(1, 1)])
     with pytest.raises(ConfigError, match=r"the state cannot be pickled: .*\(step\) should be plain values"):

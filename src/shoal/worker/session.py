@@ -11,6 +11,7 @@ import decimal
 import math
 import numbers
 import os
+import pickle
 import threading
 import time
 from collections.abc import Mapping
@@ -22,7 +23,7 @@ from ..applied import CheckApplied
 from ..checkpoints import Checkpoint
 from ..checkpoints.store import commit, measure, write
 from ..core.commands import Launch
-from ..core.events import Drifted, Metrics, Reported, Saved, SavedCheckpoint
+from ..core.events import Config, Drifted, Metrics, Reported, Saved, SavedCheckpoint
 from ..core.reports import DONE, ReportRules, at_boundary, check_report, progress, stop_reason, waits
 from ..errors import ReportError
 from .applied import Watch
@@ -151,6 +152,7 @@ class Session:
         self._pid = os.getpid()
         self._until: float | None = None
         self._launch: Launch | None = None
+        self._config: bytes | None = None
         self._checkpoint: Checkpoint | None = None
         self._iteration = 0
         self._since_restore = 0
@@ -175,6 +177,7 @@ class Session:
         """Get ready for one run of the user's function."""
         launch = enter.launch
         self._launch = launch
+        self._config = enter.config
         self._until = launch.until
         self._checkpoint = None if enter.checkpoint is None else Checkpoint(enter.checkpoint)
         self._iteration = launch.iteration
@@ -215,6 +218,19 @@ class Session:
     def iteration(self) -> int:
         """Reports that made these weights, donors' included."""
         return self._iteration
+
+    @property
+    def launch(self) -> int | None:
+        """The number of the launch that the function was entered for last; None before the first."""
+        return None if self._launch is None else self._launch.launch
+
+    @property
+    def config(self) -> Config:
+        """The config that the function was entered with last, whatever it has made of it since."""
+        if self._config is not None:
+            config: Config = pickle.loads(self._config)
+            return config
+        return {} if self._launch is None else self._launch.config
 
     def goes_on_with(self, path: str) -> bool:
         """Return whether the checkpoint at a path is the one to go on from and the member's own, not a donor's."""
