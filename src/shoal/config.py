@@ -61,9 +61,10 @@ class CheckpointConfig:
 
     Args:
         num_to_keep: how many checkpoints each trial keeps, 1 or more: its own, and, from an exploit to its next own,
-            the donor's that it goes on from. Any that another trial still goes on from stays, too. Default: all.
-        checkpoint_score_attribute: keep the best by this key of the report, and beside them the one that the trial goes
-            on from. Default: keep the newest.
+            the donor's that it goes on from; of a class trainable also the one that only Shoal needs, at the newest
+            boundary. Any that another trial still goes on from stays, too. Default: all.
+        checkpoint_score_attribute: keep the best by this key of the report, and beside them the newest and the one that
+            the trial goes on from. Default: keep the newest.
         checkpoint_score_order: ``max`` (default) or ``min``.
         checkpoint_frequency: a class trainable saves after so many iterations; 0 (default): only where somebody needs
             one, and such a checkpoint goes when nobody does any more. A function saves by itself.
@@ -96,13 +97,16 @@ class FailureConfig:
 
     Args:
         max_failures: how often a trial is launched again from its last checkpoint; -1: always, until it has failed 20
-            times in a row without a single report. Default 0.
+            times in a row without a single report. Default 0. A process that ends because the parent of all members'
+            processes has died is no failure, unless that happens 3 times in a row before the trial gets any further.
         fail_fast: True ends the experiment with the first trial that has failed for good; ``"raise"`` also raises that
             trial's error from ``fit()``. Default False: the others go on.
         replace_failed: whether a trial that has failed for good copies a trial of the top quantile, as one with a low
             score does, and goes on, so that the population keeps its size. Needs a scheduler that copies
-            (PopulationBasedTraining) and a donor with a checkpoint; else the trial ends with its error. A trial that
-            fails again and again without getting further than before ends, too. Default True.
+            (PopulationBasedTraining) and a donor with a checkpoint. Where no other trial has one yet, it waits for the
+            first; where none can come any more, it ends with its error, which says why. It never goes on from its own,
+            from which it has failed. A trial that fails again and again without getting further than before ends,
+            too. Default True.
         report_timeout_s: a member that trains and reports nothing for so many seconds (or a timedelta) has failed: its
             process is killed. It has to hold for the longest time between two reports, saving included, and for what
             comes before the first. Default: no limit.

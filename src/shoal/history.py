@@ -377,8 +377,12 @@ class History:
         elif isinstance(item, Stop):
             trial.slot, trial.status, trial.reason = None, item.status, item.reason
             if item.status is Status.ERROR and trial.error != item.reason:
-                # It was no exception that ended it; an earlier one, after which it was tried again, says nothing here.
-                trial.error, trial.traceback, trial.raised = item.reason, "", None
+                if trial.traceback and trial.error and item.reason.startswith(trial.error.removesuffix(".")):
+                    trial.traceback = f"{trial.traceback.rstrip()}\n\n{item.reason}\n"  # and why it was not replaced
+                else:
+                    # It was no exception that ended it; an earlier one, after which it was tried again, says nothing.
+                    trial.traceback, trial.raised = "", None
+                trial.error = item.reason
         elif isinstance(item, DeleteCheckpoint):
             trial.checkpoints.pop(item.number, None)
 

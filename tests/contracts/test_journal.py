@@ -47,6 +47,7 @@ ONE_OF_EACH: list[Item] = [
     Finished("a_00000", 1),
     Failed("a_00000", 1, "ValueError: x", "Traceback", pickle.dumps(ValueError("x"))),
     Lost("a_00000", 1, "signal 9"),
+    Lost("a_00000", 1, "the parent of all has died", innocent=True),
     StopAsked("the user said so"),
     Launch("a_00000", 2, 0, {"lr": (1, [2.5])}, CHECKPOINT, 5, 1e-9, 1, 1 / 3, False),
     Continue("a_00000", 2, 1, None),
@@ -54,6 +55,7 @@ ONE_OF_EACH: list[Item] = [
     Exploit("a_00000", 2, 1, 9, 0.123456789, "a_00001", 11, CHECKPOINT, {"lr": 1}, {"lr": 2}, {"lr": 3}),
     Evict("a_00000", 2),
     Retry("a_00000", 1, 5, "ValueError: x"),
+    Retry("a_00000", 0, 5, "the parent of all has died", innocent=True),
     Stop("a_00000", 2, Status.ERROR, "why not"),
     DeleteCheckpoint("a_00000", 3),
     Notice("key", "text"),
@@ -278,7 +280,9 @@ class TestFilesThatAreNoJournal:
     def test_an_older_format(self, tmp_path: Path, open_it: Callable[[Path], SQLiteJournal]) -> None:
         SQLiteJournal.create(tmp_path).close()
         change(tmp_path, "PRAGMA user_version=2")
-        with pytest.raises(JournalError, match=r"has format 2; this Shoal reads format 3. It was written by an earlier"):
+        with pytest.raises(
+            JournalError, match=r"has format 2; this Shoal reads format 3. It was written by"
+        ):
             open_it(tmp_path)
 
     def test_a_lost_table(self, tmp_path: Path, open_it: Callable[[Path], SQLiteJournal]) -> None:

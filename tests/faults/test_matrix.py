@@ -20,7 +20,9 @@ LAST = 12
 def train(config: dict[str, Any]) -> None:
     """Member 1 is the one to which something happens, in its first life."""
     step, score = load_state() or (0, 0.0)
-    struck = tune.get_context().index == 1 and step < config["at"]
+    checkpoint = tune.get_checkpoint()
+    copied = checkpoint is not None and Path(checkpoint.path).parent != Path(tune.get_context().get_trial_dir())
+    struck = tune.get_context().index == 1 and step < config["at"] and not copied
     while True:
         step += 1
         score += config["lr"]

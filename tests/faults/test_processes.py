@@ -18,7 +18,7 @@ from tests.helpers import climb, fit, items, load_state, pbt, report_state, run_
 
 import shoal
 from shoal import tune
-from shoal.core.commands import Launch, Retry, Status
+from shoal.core.commands import Exploit, Launch, Retry, Status
 from shoal.errors import ConfigError
 
 ENGINES = ("inline", "processes")
@@ -431,15 +431,45 @@ def test_a_run_survives_the_death_of_the_parent_of_its_members(tmp_path: Path) -
     assert any("the parent process of the members died" in retry.error for retry in items(grid, Retry))
 
 
-def test_the_death_of_the_parent_of_the_members_is_told_where_nobody_may_retry(tmp_path: Path) -> None:
+@pytest.mark.parametrize("with_pbt", [False, True])
+def test_one_death_of_the_parent_of_the_members_is_nobodys_failure(with_pbt: bool, tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+
+    def train(config: dict[str, Any]) -> None:
+        step, score = load_state() or (0, 0.0)
+        while True:
+            step += 1
+            score += config["lr"]
+            if second() and step == 7 and _once(mark):
+                os.kill(os.getppid(), signal.SIGKILL)
+                time.sleep(60)  # ends with its parent
+            report_state(step, score, {"score": score, "step": step}, save=step % 5 == 0)
+
+    grid = fit(train, tmp_path / "run", scheduler=pbt() if with_pbt else None, engine="processes")
+    assert mark.exists()
+    assert grid.num_errors == 0
+    assert [result.metrics["step"] for result in grid] == [20] * 4
+    retries = items(grid, Retry)
+    assert {retry.error for retry in retries} <= {
+        "the parent process of the members died", "its process died while it waited",
+    }  # fmt: skip
+    assert retries
+    assert all(retry.innocent and retry.failures == 0 for retry in retries)
+    assert not [exploit for exploit in items(grid, Exploit) if exploit.failed]
+
+
+def test_deaths_of_the_parent_of_the_members_in_a_row_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     def train(config: dict[str, Any]) -> None:
         tune.report({"score": 1.0})
         os.kill(os.getppid(), signal.SIGKILL)
         time.sleep(60)
 
-    grid = fit(train, tmp_path, engine="processes", num_samples=1)
-    assert "the parent process of the members died" in str(grid[0].error)
+    grid = fit(train, tmp_path, engine="processes", num_samples=1, run={"verbose": 1})
+    assert "the parent process of the members died, 3 times in a row" in str(grid[0].error)
     assert len(story(grid).in_order()[0].rows) == 1
+    assert "It counts as no failure; it is tried again from the start." in capsys.readouterr().out
 
 
 def test_a_function_that_always_fails_comes_to_an_end_without_a_limit_of_failures(engine: str, tmp_path: Path) -> None:

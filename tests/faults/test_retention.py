@@ -112,24 +112,26 @@ class Enough(tune.Stopper):
 
 
 @pytest.mark.parametrize(
-    ("trainable", "synch", "residents", "exploits"),
+    ("trainable", "synch", "residents", "exploits", "frequency"),
     [
-        pytest.param(train, False, None, EXPLOITS, id="asynchronous", marks=pytest.mark.slow),
-        pytest.param(train, True, None, EXPLOITS, id="synchronous", marks=pytest.mark.slow),
-        pytest.param(Walker, False, None, EXPLOITS, id="class", marks=pytest.mark.slow),
-        pytest.param(train, False, 2, 200, id="two residents", marks=pytest.mark.slow),
-        pytest.param(train, False, None, 100, id="a hundred"),
-        pytest.param(Walker, True, None, 100, id="a hundred of a synchronous class"),
+        pytest.param(train, False, None, EXPLOITS, 0, id="asynchronous", marks=pytest.mark.slow),
+        pytest.param(train, True, None, EXPLOITS, 0, id="synchronous", marks=pytest.mark.slow),
+        pytest.param(Walker, False, None, EXPLOITS, 0, id="class", marks=pytest.mark.slow),
+        pytest.param(train, False, 2, 200, 0, id="two residents", marks=pytest.mark.slow),
+        pytest.param(train, False, None, 100, 0, id="a hundred"),
+        pytest.param(Walker, True, None, 100, 0, id="a hundred of a synchronous class"),
+        pytest.param(Walker, False, None, 100, 5, id="a hundred of a class that also saves by itself"),
     ],
 )
 def test_a_thousand_exploits_need_no_more_than_members_slots_and_two_and_miss_nothing(
-    trainable: Any, synch: bool, residents: int | None, exploits: int, tmp_path: Path
+    trainable: Any, synch: bool, residents: int | None, exploits: int, frequency: int, tmp_path: Path
 ) -> None:
     counts = Counts(tmp_path / "run")
+    kept = tune.CheckpointConfig(num_to_keep=1, checkpoint_frequency=frequency)
     grid = fit(
         trainable, tmp_path, num_samples=MEMBERS, max_concurrent_trials=SLOTS, max_residents=residents,
-        scheduler=pbt(perturbation_interval=1, quantile_fraction=0.5, synch=synch), stop=Enough(counts, exploits),
-        run={"name": "run", "checkpoint_config": tune.CheckpointConfig(num_to_keep=1), "callbacks": [counts]},
+        scheduler=pbt(perturbation_interval=2 if frequency else 1, quantile_fraction=0.5, synch=synch),
+        stop=Enough(counts, exploits), run={"name": "run", "checkpoint_config": kept, "callbacks": [counts]},
     )  # fmt: skip
     assert len(story(grid).exploits) >= exploits
     assert counts.looks > exploits / 10
@@ -196,20 +198,22 @@ RATES = st.sampled_from((0.0, 0.01, 0.05, 0.2))
     score=st.sampled_from((None, None, "score")),
     synch=st.booleans(),
     of_class=st.booleans(),
-    every=st.sampled_from((1, 1, 2, 3)),
+    every=st.sampled_from((1, 1, 2, 3, 5)),
     residents=st.booleans(),
     replace=st.booleans(),
     failures=st.sampled_from((0, 2, -1)),
     landscape=st.sampled_from(("noise", "improves", "ties", "worsens")),
     rates=st.fixed_dictionaries(dict.fromkeys(Fault, RATES)),
     kills=st.lists(st.integers(1, 150), max_size=3, unique=True).map(sorted),
+    interval=st.sampled_from((1.0, 1.0, 2.0, 3.0)),
 )
 def test_deletions_obey_the_pins_under_all_faults(
     seed: int, members: int, slots: int, keep: int | None, score: str | None, synch: bool, of_class: bool, every: int,
     residents: bool, replace: bool, failures: int, landscape: str, rates: dict[Fault, float], kills: list[int],
+    interval: float,
 ) -> None:  # fmt: skip
     scenario = Scenario(
-        seed=seed, members=members, slots=slots, residents=slots if residents else None, synch=synch, interval=1.0,
+        seed=seed, members=members, slots=slots, residents=slots if residents else None, synch=synch, interval=interval,
         quantile="0.5", landscape=landscape, length=12, checkpoint_every=every, of_class=of_class,
         num_to_keep=keep, score_attribute=score, max_failures=failures, replace_failed=replace,
         faults=tuple(rates.items()),
@@ -221,6 +225,6 @@ def test_deletions_obey_the_pins_under_all_faults(
         if len(result.events) < (kill or 10**9):
             result = scenario.simulation(disk).go_on(result, kill_after=kill)  # type: ignore[arg-type]
     assert result.checkpoints == disk.there
-    if keep == 1 and score is None and not of_class:
+    if keep == 1 and score is None:
         # Beside what each member keeps there is one for each slot that is being written, and those that are damaged.
         assert result.peak_checkpoints <= members + slots + 2

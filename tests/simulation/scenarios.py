@@ -23,7 +23,7 @@ from shoal.core.commands import (
     Stop,
 )
 from shoal.core.events import Config, Damaged, Event, Failed, Lost, Metrics, Opened, Reported, Saved
-from shoal.core.population import Population
+from shoal.core.population import ORPHANED_AT_MOST, Population
 from shoal.schedulers import FIFOScheduler, PopulationBasedTraining, TrialScheduler
 from shoal.schedulers.pbt import SECOND_CHANCES
 from shoal.testing import Fault, Simulation, SimulationResult, random_faults
@@ -71,6 +71,8 @@ class Scenario:
     max_failures: int = 0
     fail_fast: bool = False
     replace_failed: bool = False
+    architectures: int = 0
+    """How many values there are of a key in ``fixed``; the larger one is, the better the scores. 0: no such key."""
     faults: tuple[tuple[Fault, float], ...] = ()
     uneven: bool = True
     """Whether steps differ in duration."""
@@ -86,6 +88,7 @@ class Scenario:
             hyperparam_mutations={"h": space.uniform(0.0, 1.0)},
             quantile_fraction=float(self.quantile),
             synch=self.synch,
+            fixed=["layers"] if self.architectures else [],
         )
 
     def train(self, config: Config, state: State | None) -> tuple[Metrics, State] | None:
@@ -98,19 +101,20 @@ class Scenario:
         frames += 1 + int(drawn * 5)
         level += config["h"]
         score = {"improves": level, "worsens": -level, "noise": drawn, "ties": float(steps // 4), "constant": 1.0}
-        value = score[self.landscape] * (1.0 if self.mode == "max" else -1.0)
+        value = (score[self.landscape] + 5.0 * config.get("layers", 0)) * (1.0 if self.mode == "max" else -1.0)
         if (drawn * 1000) % 1.0 < self.not_finite:
             value = (math.nan, math.inf, -math.inf)[chain % 3]
         return {"score": value, "steps": steps, "info": {"frames": frames}}, (steps, level, frames, chain)
 
     def simulation(self, watch: Invariants | None = None, *, validate: bool = True) -> Simulation:
         draws = [random.Random(f"{self.seed}/{index}").random() for index in range(self.members)]
+        layers = [{"layers": index % self.architectures} if self.architectures else {} for index in range(self.members)]
         stop: dict[str, float] = {} if self.returns else {"training_iteration": self.length}
         if self.target is not None:
             stop["score"] = self.target
         return Simulation(
             self.train,
-            [{"h": drawn, "seed": index} for index, drawn in enumerate(draws)],
+            [{"h": drawn, "seed": index, **layers[index]} for index, drawn in enumerate(draws)],
             self.scheduler(),
             mode=self.mode,
             seed=self.seed,
@@ -186,6 +190,10 @@ def run_through(*lives: tuple[Scenario, int | None], **resume: Any) -> Simulatio
     return result
 
 
+_APART = {Fault.DAMAGE: ("damage", (0.02, 0.1, 0.5)), Fault.ORPHAN: ("orphan", (0.02, 0.1))}
+"""Faults whose rates are drawn from streams of their own, so that they leave the other draws as they are."""
+
+
 def drawn_scenario(seed: int, largest: int, **fixed: Any) -> Scenario:
     """Draw an experiment with up to ``largest`` members."""
     rng = random.Random(seed)
@@ -196,10 +204,12 @@ def drawn_scenario(seed: int, largest: int, **fixed: Any) -> Scenario:
         devices = tuple(rng.choice(("0", "1", "2")) for _ in range(slots))
     faults: list[tuple[Fault, float]] = []
     if rng.random() < 0.5:
-        faults = [(fault, rng.choice((0.0, 0.01, 0.05))) for fault in Fault if fault is not Fault.DAMAGE]
-    apart = random.Random(f"{seed}/damage")
-    if apart.random() < 0.3:
-        faults.append((Fault.DAMAGE, apart.choice((0.02, 0.1, 0.5))))
+        faults = [(fault, rng.choice((0.0, 0.01, 0.05))) for fault in Fault if fault not in _APART]
+    for fault, (name, rates) in _APART.items():
+        apart = random.Random(f"{seed}/{name}")
+        if apart.random() < 0.3:
+            faults.append((fault, apart.choice(rates)))
+    architectures = random.Random(f"{seed}/architectures")
     drawn = Scenario(
         seed=seed,
         members=members,
@@ -228,6 +238,7 @@ def drawn_scenario(seed: int, largest: int, **fixed: Any) -> Scenario:
         fail_fast=rng.random() < 0.1,
         gently=random.Random(f"{seed}/gently").random() < 0.5,
         replace_failed=random.Random(f"{seed}/replace_failed").random() < 0.5,
+        architectures=architectures.choice((1, 2, 3)) if architectures.random() < 0.3 else 0,
         faults=tuple(faults),
         uneven=rng.random() < 0.7,
         start_time=rng.choice((0.0, 0.0, 3.0)),
@@ -267,6 +278,10 @@ class Invariants:
     retired: dict[str, float] = field(default_factory=dict[str, float])
     """What those reached that ended at their stop condition and can still be copied."""
     retries: dict[str, int] = field(default_factory=dict[str, int])
+    orphaned: dict[str, int] = field(default_factory=dict[str, int])
+    """How often in a row a trial was launched again that had lost its process by no fault of its own."""
+    furthest: dict[str, int] = field(default_factory=dict[str, int])
+    """The iteration beyond which that begins anew."""
     last: dict[str, Reported] = field(default_factory=dict[str, Reported])
     """The step at which each trial is: its newest report, or the one that came with the checkpoint it has copied."""
     newest: dict[str, Reported] = field(default_factory=dict[str, Reported])
@@ -317,15 +332,24 @@ class Invariants:
             decided = reopened
         elif at_boundary is not None and at_boundary in live:
             decided = [at_boundary]
-        elif self.failed:
-            decided = list(self.failed)
-        self.undecided.difference_update(decided)
+        self.undecided.difference_update(set(decided) - self.failed)
         if population.stopping is None:
             # Where several are decided one after the other, what each was compared with is not told here.
-            self._exploits(population, commands, decided, judged=len(reopened) < 2)
+            judged = len(reopened) + bool(self.failed and isinstance(event, Opened)) < 2
+            exploits = [command for command in commands if isinstance(command, Exploit)]
+            assert {command.trial_id for command in exploits} <= {*decided, *self.failed}, "it is not at its boundary"
+            if self.scenario.pbt and self.scenario.synch:
+                if decided:
+                    self._exploits(population, exploits, decided, judged=judged)
+                    self._replaced(commands, live, judged=judged)
+            else:
+                apart = [command for command in exploits if command.trial_id in self.failed]
+                first = [command for command in exploits if command.trial_id not in self.failed]
+                self._exploits(population, first, decided, judged=judged)
+                self._exploits(population, apart, list(self.failed), judged=judged)
+                self._replaced(commands, live, judged=judged)
         else:
             assert all(not isinstance(command, Launch | Continue | Exploit | Retry) for command in commands)
-        self.failed.difference_update(decided)
         for command in commands:
             if isinstance(command, Stop) and command.trial_id not in self.ended:
                 self._stop(command, event)
@@ -362,9 +386,9 @@ class Invariants:
         assert result.checkpoints == set(self.committed) - self.deleted
         kept = scenario.num_to_keep
         if kept is not None:
-            # Where the best are kept, the newest stays beside them, and the one from which the trial goes on; one more
-            # is just being added. A member of a class has one beside them that only Shoal wanted.
-            beside = 2 * (scenario.score_attribute is not None) + scenario.of_class
+            # Where the best are kept, the newest stays beside them, and the one from which the trial goes on, for a
+            # class also one that only Shoal wanted; one more is just being added.
+            beside = (2 + scenario.of_class) * (scenario.score_attribute is not None)
             assert result.peak_checkpoints <= scenario.members * (kept + beside) + 1
 
     # -------------------------------------------------------------------------------------------------------- the story
@@ -375,6 +399,8 @@ class Invariants:
         assert event.metrics["steps"] == event.iteration, "these are not the weights that the core thinks they are"
         value = self._value(event)
         self.last[trial_id] = event
+        if event.iteration > self.furthest.get(trial_id, 0):
+            self.orphaned.pop(trial_id, None)
         if event.checkpoint is not None:
             self._saved(event, event.checkpoint.number)
         until = self.until[trial_id]
@@ -399,6 +425,7 @@ class Invariants:
             self.failed.add(trial_id)
             (self.arrived if scenario.synch else self.evaluated)[trial_id] = -math.inf
             self.retries.pop(trial_id, None)
+            self.orphaned.pop(trial_id, None)
 
     def _spoiled(self, name: str) -> None:
         """A checkpoint is damaged, and can no longer be copied."""
@@ -426,6 +453,7 @@ class Invariants:
             assert trial_id in self.ended
             del self.ended[trial_id]
             self.retries.pop(trial_id, None)
+            self.orphaned.pop(trial_id, None)
             self._take_back(trial_id)
             if trial_id in event.anew:
                 for told in (
@@ -436,6 +464,7 @@ class Invariants:
                     self.chances,
                     self.last,
                     self.newest,
+                    self.furthest,
                 ):
                     told.pop(trial_id, None)
         self.arrived.clear()
@@ -446,7 +475,7 @@ class Invariants:
                 self.failed.discard(trial_id)
                 continue
             if trial_id in self.failed:
-                self.arrived[trial_id] = -math.inf  # only at the barrier does anybody wait for a donor
+                (self.arrived if self.scenario.synch else self.evaluated)[trial_id] = -math.inf
                 continue
             step = self.last.get(trial_id)
             if step is not self.newest.get(trial_id):
@@ -499,6 +528,13 @@ class Invariants:
             assert self.launch[command.trial_id] == command.launch
             self.slot[command.trial_id] = command.slot
             self.until[command.trial_id] = command.until
+        elif isinstance(command, Retry) and command.innocent:
+            before = self.last.get(command.trial_id)
+            reached = max(self.furthest.get(command.trial_id, 0), before.iteration if before is not None else 0)
+            self.furthest[command.trial_id] = reached
+            self.orphaned[command.trial_id] = self.orphaned.get(command.trial_id, 0) + 1
+            assert self.orphaned[command.trial_id] <= ORPHANED_AT_MOST
+            self._go_back(command.trial_id)
         elif isinstance(command, Retry):
             self._go_back(command.trial_id)
             self.retries[command.trial_id] = self.retries.get(command.trial_id, 0) + 1
@@ -512,23 +548,18 @@ class Invariants:
 
     # -------------------------------------------------------------------------------------------------- who copies whom
 
-    def _exploits(self, population: Population, commands: list[Command], decided: list[str], *, judged: bool) -> None:
-        count = self._in_a_quantile(len(self.evaluated))
-        exploits = [command for command in commands if isinstance(command, Exploit)]
+    def _exploits(self, population: Population, exploits: list[Exploit], decided: list[str], *, judged: bool) -> None:
+        """Judge who of those that are decided at once copies whom, and take in that they do."""
         targets = {command.trial_id for command in exploits}
         assert len(targets) == len(exploits)
-        assert targets <= set(decided), "only a member at its boundary copies"
         if judged:
             for trial_id in decided:
-                if trial_id in targets:
-                    continue
-                assert not self._must_copy(trial_id, count), f"{trial_id} is among the worst, yet copies nobody"
-                if trial_id in self.failed:
-                    told = [command for command in commands if isinstance(command, Stop)]
-                    assert any(command.trial_id == trial_id and command.status is Status.ERROR for command in told)
+                if trial_id not in targets:
+                    assert not self._must_copy(trial_id), f"{trial_id} is among the worst, yet copies nobody"
             for command in exploits:
-                self._exploit(population, command, count, targets)
+                self._exploit(population, command, targets)
         for command in exploits:
+            self.furthest[command.trial_id] = command.checkpoint.iteration
             self.last[command.trial_id] = self.newest[command.trial_id] = self.committed[command.checkpoint.id]
             self.own.pop(command.trial_id, None)
             self.launch.pop(command.trial_id, None)
@@ -538,8 +569,40 @@ class Invariants:
             else:
                 self.chances[command.trial_id] = self.chances.get(command.trial_id, SECOND_CHANCES) - 1
 
-    def _exploit(self, population: Population, command: Exploit, count: int, targets: set[str]) -> None:
+    def _replaced(self, commands: list[Command], live: list[str], *, judged: bool) -> None:
+        """Take in what became of those that have failed for good: they copy, end with an error, or wait for a donor."""
+        stops = [command for command in commands if isinstance(command, Stop)]
+        ends = {stop.trial_id for stop in stops if stop.status is Status.ERROR}
+        copies = {command.trial_id for command in commands if isinstance(command, Exploit)}
+        for trial_id in list(self.failed):
+            mates = [name for name in live if name not in self.failed and self._group(name) == self._group(trial_id)]
+            donors = [name for name in self._peers(self.own, trial_id) if name != trial_id]
+            if trial_id in copies or trial_id in ends:
+                if trial_id in ends and judged:
+                    assert donors or not mates, "it could have waited for a donor"
+                self.undecided.discard(trial_id)
+            else:
+                assert mates, "it waits, and there is nobody who could ever be copied"
+                if self.scenario.synch:
+                    self.arrived[trial_id] = -math.inf
+        self.failed &= {trial_id for trial_id in self.failed if trial_id not in copies and trial_id not in ends}
+
+    def _group(self, trial_id: str) -> int:
+        return int(trial_id.rpartition("_")[2]) % max(1, self.scenario.architectures)
+
+    def _peers(self, values: dict[str, float], trial_id: str) -> dict[str, float]:
+        """Return those values that are of members which may copy one another; of failed ones no weights."""
+        return {
+            name: value
+            for name, value in values.items()
+            if self._group(name) == self._group(trial_id) and not (values is self.own and name in self.failed)
+        }
+
+    def _exploit(self, population: Population, command: Exploit, targets: set[str]) -> None:
         donor, target, record = command.donor_id, command.trial_id, command.checkpoint
+        own, evaluated = self._peers(self.own, target), self._peers(self.evaluated, target)
+        count = self._in_a_quantile(len(evaluated))
+        assert donor in own, "it may not be copied"
         assert donor != target
         assert donor not in self.ended or donor in self.retired
         assert not (self.scenario.synch and donor in targets), "the donor gives its own weights up in the same round"
@@ -550,25 +613,29 @@ class Invariants:
         assert (record.iteration, record.score) == (step.iteration, step.metrics["score"]), "score and step do not fit"
         assert math.isfinite(self._value(step))
         assert self._value(step) >= self.evaluated[target], "the donor is worse"
-        better = sum(other > self.own[donor] for other in self.own.values())
-        assert better < max(count, bool(self.failed)), "the donor is not in the top quantile"
+        better = sum(other > own[donor] for other in own.values())
+        assert better < max(count, target in self.failed), "the donor is not in the top quantile"
         assert self._leads_on(target, record.time), "it was there before, too often"
         assert (command.failed is not None) == (target in self.failed)
-        worse = sum(other < self.evaluated[target] for other in self.evaluated.values())
+        worse = sum(other < evaluated[target] for other in evaluated.values())
         assert worse < count or target in self.failed, "the target is not in the bottom quantile"
         assert command.donor_config == population.trials[donor].config
         assert command.new_config["seed"] == command.old_config["seed"]
+        for config in (command.new_config, command.donor_config):
+            assert config.get("layers") == command.old_config.get("layers"), "the weights do not fit"
         assert 0.0 <= command.new_config["h"] <= 1.0
 
-    def _must_copy(self, trial_id: str, count: int) -> bool:
-        """Whether the trial is in the bottom quantile and has a donor, however ties are broken."""
-        value = self.evaluated[trial_id]
-        if sum(other <= value for other in self.evaluated.values()) - 1 >= count and trial_id not in self.failed:
+    def _must_copy(self, trial_id: str) -> bool:
+        """Whether the trial has failed or is in the bottom quantile, and has a donor, however ties are broken."""
+        own, evaluated = self._peers(self.own, trial_id), self._peers(self.evaluated, trial_id)
+        count = self._in_a_quantile(len(evaluated))
+        value = evaluated[trial_id]
+        if sum(other <= value for other in evaluated.values()) - 1 >= count and trial_id not in self.failed:
             return False
-        count = max(count, bool(self.failed))
-        for donor, worth in self.own.items():
-            may_be_low = self.scenario.synch and sum(x < self.evaluated[donor] for x in self.evaluated.values()) < count
-            on_top = sum(other >= worth for other in self.own.values()) - 1 < count
+        count = max(count, trial_id in self.failed)
+        for donor, worth in own.items():
+            may_be_low = self.scenario.synch and sum(x < evaluated[donor] for x in evaluated.values()) < count
+            on_top = sum(other >= worth for other in own.values()) - 1 < count
             ahead = self._leads_on(trial_id, self.own_time[donor])
             if donor != trial_id and worth >= value and on_top and ahead and not may_be_low:
                 return True

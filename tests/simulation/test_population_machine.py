@@ -42,6 +42,7 @@ LIMITS = st.builds(
     residents=st.sampled_from([None, None, 1, 3]),
     max_failures=st.sampled_from([0, 1, -1]),
     fail_fast=st.booleans(),
+    replace_failed=st.booleans(),
 )
 KEPT = st.sampled_from([None, 1, 2])
 SCORES = st.sampled_from([0.0, 1.0, 1.0, 2.0, -1.0, math.nan, math.inf])
@@ -61,8 +62,8 @@ class PopulationMachine(RuleBasedStateMachine):
         """Where the user's function raises."""
         self.population: Population
 
-    @initialize(members=st.integers(1, 6), limits=LIMITS, synch=st.booleans(), keep=KEPT)
-    def begin(self, members: int, limits: Limits, synch: bool, keep: int | None) -> None:
+    @initialize(members=st.integers(1, 6), limits=LIMITS, synch=st.booleans(), keep=KEPT, kinds=st.integers(0, 2))
+    def begin(self, members: int, limits: Limits, synch: bool, keep: int | None, kinds: int) -> None:
         self.scheduler = PopulationBasedTraining(
             time_attr="training_iteration",
             perturbation_interval=2,
@@ -70,11 +71,12 @@ class PopulationMachine(RuleBasedStateMachine):
             quantile_fraction=0.5,
             custom_explore_fn=self.explore,
             synch=synch,
+            fixed=["kind"] if kinds else [],
         )
         self.population = self.new_population()
         self.tell(Opened(limits, RetentionRules(keep)))
         for index in range(members):
-            self.tell(TrialAdded(f"t{index}", index, "", "", "", {"h": 0.5}))
+            self.tell(TrialAdded(f"t{index}", index, "", "", "", {"h": 0.5, "kind": index % max(1, kinds)}))
 
     def new_population(self) -> Population:
         return Population(self.scheduler.policy(mode="max", seed=0), metric="score")
@@ -140,6 +142,8 @@ class PopulationMachine(RuleBasedStateMachine):
                 assert command.checkpoint.id in self.saved
                 assert command.checkpoint.score is not None
                 assert math.isfinite(command.checkpoint.score)
+                if self.scheduler.fixed:
+                    assert command.donor_config["kind"] == command.old_config["kind"] == command.new_config["kind"]
             elif isinstance(command, DeleteCheckpoint):
                 self.saved.remove(f"{command.trial_id}/checkpoint_{command.number:06d}")
             elif isinstance(command, Stop):
@@ -202,6 +206,12 @@ class PopulationMachine(RuleBasedStateMachine):
         if trial := self.one_of(self.parked, who):
             self.tell(Lost(trial.trial_id, trial.launch, "killed"))
 
+    @rule()
+    def the_parent_of_all_processes_dies(self) -> None:
+        lost = [(trial.trial_id, trial.launch) for trial in self.population.trials.values() if trial.resident]
+        for trial_id, launch in lost:
+            self.tell(Lost(trial_id, launch, "the parent died", innocent=True))
+
     @rule(who=WHO, back=st.integers(0, 2))
     def a_message_comes_late(self, who: int, back: int) -> None:
         """Of an earlier launch, of a launch that is over, or of a trial that has ended."""
@@ -238,7 +248,7 @@ class PopulationMachine(RuleBasedStateMachine):
         unfinished=st.booleans(),
         failed=st.sampled_from(["", "go on", "begin anew"]),
         extended=st.booleans(),
-        config=st.sampled_from([{}, {"k": 1}, {"k": {"inner": 2}}]),
+        config=st.sampled_from([{}, {"k": 1}, {"k": {"inner": 2}}, {"kind": 7}]),
     )
     def the_driver_is_killed_and_another_one_has_other_settings(
         self, limits: Limits, keep: int | None, unfinished: bool, failed: str, extended: bool, config: Config

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from collections.abc import Iterable
@@ -86,7 +87,8 @@ def test_a_recalled_population_answers_all_that_comes_as_the_old_one_did(block: 
 
 @pytest.mark.parametrize("synch", [False, True])
 @pytest.mark.parametrize("changes", [
-    {"faults": ALL_FAULTS, "max_failures": 2},
+    {"faults": ALL_FAULTS, "max_failures": 2, "replace_failed": True, "architectures": 2, "members": 8},
+    {"faults": ALL_FAULTS, "max_failures": 2, "seed": 1},
     {"residents": 2, "num_to_keep": 1, "not_finite": 0.2},
     {"of_class": True, "checkpoint_every": 0, "num_to_keep": 1, "stopper": True, "checkpoint_at_end": True},
 ])  # fmt: skip
@@ -228,6 +230,53 @@ def test_a_journal_in_which_an_event_was_changed_is_refused(kind: type[Any], cha
     changed[place] = replace(changed[place], **change)
     with pytest.raises(InvalidTransition):
         recall(SIMULATION.population(), changed)
+
+
+@pytest.mark.parametrize(
+    ("kind", "field"),
+    [(Launch, "config"), (Exploit, "donor_config"), (Exploit, "old_config"), (Exploit, "new_config")],
+)
+@pytest.mark.parametrize(
+    "change", [{"h": 0.123}, {"h": "0.5"}, {"seed": True}, {"more": None}], ids=["value", "type", "bool", "key"]
+)
+def test_a_journal_in_which_a_config_was_changed_is_refused(
+    kind: type[Any], field: str, change: dict[str, Any]
+) -> None:
+    for place, item in enumerate(JOURNAL):
+        if isinstance(item, kind):
+            changed = [*JOURNAL]
+            changed[place] = replace(item, **{field: getattr(item, field) | change})
+            with pytest.raises(InvalidTransition):
+                recall(SIMULATION.population(), changed)
+
+
+class Thing:
+    """An object that is no other, also after it was read back; and that does not know what equal means."""
+
+    def __eq__(self, other: object) -> bool:
+        raise RuntimeError("do not ask")
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def test_objects_in_configs_are_not_compared_and_what_is_beside_them_is() -> None:
+    def make() -> Simulation:
+        beside = {"nan": math.nan, "shape": (3, [4.0, None]), "by": {1: 2}}
+        configs = [{"h": 0.2 * index, "net": [{"thing": Thing()}], **beside} for index in range(4)]
+        return Simulation(climb, configs, pbt(), slots=2, stop={"training_iteration": 6})
+
+    journal = read_back(make().run().journal)
+    assert any(isinstance(item, Exploit) for item in journal)
+    recall(make().population(), journal)
+    place = next(place for place, item in enumerate(journal) if isinstance(item, Launch))
+    others: list[Config] = [
+        {"net": [{"thing": 3}]}, {"net": [{"other": Thing()}]}, {"net": []}, {"shape": (3, [4, None])},
+    ]  # fmt: skip
+    for config in others:
+        changed: list[Any] = [*journal]
+        changed[place] = replace(changed[place], config=changed[place].config | config)
+        with pytest.raises(InvalidTransition):
+            recall(make().population(), changed)
 
 
 def test_a_journal_that_ends_in_the_middle_of_a_decision_is_refused() -> None:

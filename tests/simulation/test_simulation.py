@@ -125,6 +125,7 @@ def test_a_launch_goes_on_from_what_the_checkpoint_contained() -> None:
     ("fault", "expected"),
     [
         (Fault.CRASH, ["Started", "Reported", "Lost"]),
+        (Fault.ORPHAN, ["Started", "Reported", "Lost"]),
         (Fault.RAISE, ["Started", "Reported", "Failed"]),
         (Fault.RETURN, ["Started", "Reported", "Finished"]),
         (Fault.RAISE_AND_CRASH, ["Started", "Reported", "Failed", "Lost"]),

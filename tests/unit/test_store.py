@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from shoal.checkpoints.store import commit, delete, digest_of
+from shoal.checkpoints.store import commit, delete, delete_unfinished, digest_of
 from shoal.core.commands import checkpoint_name
 from shoal.errors import ReportError, StorageError
 
@@ -270,3 +270,26 @@ def test_folders_that_link_to_each_other_are_copied_once(tmp_path: Path) -> None
         for path in (tmp_path / "trial").rglob("file")
     }
     assert copied == {"a/file": "a", "a/link/file": "b", "b/file": "b", "b/link/file": "a"}
+
+
+def test_what_an_earlier_deletion_has_left_is_in_nobodys_way(source: Path, trial: Path) -> None:
+    """Who deleted was killed in the midst of it, or somebody held a file there."""
+    for left in ("folder", "file"):
+        commit(source, trial, 4)
+        trash = trial / ".deleted_checkpoint_000004"
+        if left == "folder":
+            (trash / "deep").mkdir(parents=True)
+        else:
+            trash.touch()
+        delete(trial, 4)
+        assert not (trial / "checkpoint_000004").exists()
+        assert left == "file" or not trash.exists()
+
+
+def test_only_what_the_dead_process_was_saving_is_deleted(trial: Path) -> None:
+    names = [".checkpoint_000001.123", ".checkpoint_000002.1123", ".checkpoint_000003.12", "checkpoint_000001", "123"]
+    for name in names:
+        (trial / name / "deep").mkdir(parents=True)
+    delete_unfinished(trial, 123)
+    assert sorted(path.name for path in trial.iterdir()) == sorted(names[1:])
+    delete_unfinished(trial / "absent", 123)

@@ -378,15 +378,19 @@ def test_a_transient_checkpoint_goes_with_the_next_one_and_stays_while_somebody_
     assert DeleteCheckpoint("a", 1) in story.report("b", checkpoint=saved(1, transient=True))
 
 
-def test_kept_checkpoints_stay_beside_transient_ones() -> None:
-    story = Story("a", keep=1)
-    story.report("a", save=True)
-    assert kinds(story.report("a", checkpoint=saved(1, transient=True))) == ["Continue"]
-    story.report("a", waiting=False)
-    assert story.report("a", checkpoint=saved(2), waiting=True)[:2] == [
-        DeleteCheckpoint("a", 1),
-        DeleteCheckpoint("a", 0),
-    ]
+def test_a_transient_checkpoint_counts_among_those_that_are_kept() -> None:
+    story = Story("a", keep=2)
+    story.report("a", save=True, waiting=False)
+    assert story.report("a", save=True, waiting=False) == []
+    assert story.report("a", checkpoint=saved(2, transient=True), waiting=False) == [DeleteCheckpoint("a", 0)]
+    assert story.report("a", checkpoint=saved(3), waiting=False) == [DeleteCheckpoint("a", 2)]
+    assert story.report("a", checkpoint=saved(4), waiting=False) == [DeleteCheckpoint("a", 1)]
+
+
+def test_the_best_by_a_score_stay_beside_a_transient_checkpoint() -> None:
+    story = Story("a", keep=1, score_attribute="score")
+    story.report("a", save=True, waiting=False)
+    assert story.report("a", checkpoint=saved(1, transient=True), waiting=False) == []
 
 
 # -------------------------------------------------------------------------------------- another config, in the core

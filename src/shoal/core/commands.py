@@ -198,9 +198,12 @@ class Retry:
 
     trial_id: str
     failures: int
+    """How often it has failed, this time included."""
     iteration: int
     """The iteration it goes back to."""
     error: str
+    innocent: bool = False
+    """It lost its process by no fault of its own, and this is not among its ``failures``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -187,6 +187,8 @@ class Lost:
     trial_id: str
     launch: int
     reason: str
+    innocent: bool = False
+    """Whether something went that all members depend on, and this one has not failed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,8 @@ class GiveUp:
     """The member has failed for good, and there is nobody whom it could copy instead."""
 
     trial_id: str
+    why: str = ""
+    """Why not: ``no other member has a checkpoint``."""
 
 
 Decision: TypeAlias = Proceed | Copy | Change | GiveUp
@@ -100,8 +102,8 @@ class Policy(Protocol):
     def reseed(self, trial_id: str) -> list[Decision] | None:
         """A trial has failed for good: have it take over a donor instead, with a ``Copy`` for it.
 
-        Return None where it cannot. Where it has to wait for others, a list without it: then a later call names it,
-        with a ``Copy`` or ``GiveUp``.
+        Return None where it cannot. Where it has to wait for others, or for one that can be copied, a list without it:
+        then a later call names it, with a ``Copy`` or ``GiveUp``. Called again where the experiment is opened again.
         """
         ...
 
@@ -114,7 +116,8 @@ class Policy(Protocol):
         ...
 
     def settle(self) -> list[Decision]:
-        """Return what is decided for those that waited for a trial that is gone now.
+        """Return what is decided for those that waited: for a trial that is gone now, or, where they have failed for
+        good, for a checkpoint that has come.
 
         Not called where the whole experiment ends: nothing is decided any more, and it may be taken up again.
         """

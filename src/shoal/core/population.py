@@ -47,15 +47,18 @@ from .retention import Retention
 from .slots import Slots
 from .trial import Trial, changed_numbers
 
-__all__ = ["BARREN_AT_MOST", "Limits", "Population", "Trial"]
+__all__ = ["BARREN_AT_MOST", "ORPHANED_AT_MOST", "Limits", "Population", "Trial"]
 
 _RESERVED = frozenset(AUTOMATIC)
 
 _FALLBACKS = 8
-"""How many older checkpoints of a trial are remembered, for the case that a newer one is damaged."""
+"""How many older checkpoints of a trial are remembered for the case that a newer one is damaged, where all are kept."""
 
 BARREN_AT_MOST = 20
 """A trial that fails so often without one report in between has failed for good, whatever ``max_failures`` says."""
+
+ORPHANED_AT_MOST = 2
+"""So often in a row a trial may lose its process by no fault of its own without getting further. Then it has failed."""
 
 
 class Population(Slots):
@@ -85,6 +88,8 @@ class Population(Slots):
         self._met: str | None = None
         """The user's condition by which all end, or None."""
         self._live = 0
+        self._hoping: set[str] = set()
+        """Trials that have failed for good and wait for a donor."""
         self._mute = False
         """The scheduler is not asked about the next event."""
 
@@ -187,14 +192,13 @@ class Population(Slots):
         self._live += 1
         trial.story.append("begins anew" if anew else "goes on")
         trial.cut, trial.met = False, None
-        trial.failures = trial.barren = 0
-        trial.failed = None
+        trial.absolve()
         trial.status = Status.PAUSED if trial.launch and not anew else Status.PENDING
         # Whether all that it has ever reported is in its checkpoint, so that it stands where it ended.
         whole = not anew and trial.restore is not None and trial.restore.iteration == trial.iteration
         if anew:
             trial.config, trial.score, trial.reported = trial.first_config, None, False
-            trial.older = ()
+            trial.older, trial.furthest = (), 0
             if trial.restore is not None:
                 old, trial.restore = trial.restore, None
                 self._delete(self.retention.unpin(old))
@@ -249,13 +253,25 @@ class Population(Slots):
                 self._out.append(Save(trial.trial_id, trial.launch))
             else:
                 self._end(trial, Status.TERMINATED, event.stop, donates=saved is None)
-        elif event.waiting:
-            until = self.policy.until(event.trial_id)
-            if until is not None and trial.time >= until:
-                if not self._mute:
-                    self._decide(self.policy.decide(event.trial_id, trial.time, trial.score), at_boundary=trial)
-            else:
-                self._continue(trial, trial.slot)
+        else:
+            self._go_on(trial, event)
+
+    def _go_on(self, trial: Trial, event: Reported) -> None:
+        """Have decided what follows from a report that does not end its trial."""
+        until = self.policy.until(trial.trial_id) if event.waiting else None
+        at_boundary = until is not None and trial.time >= until
+        if event.waiting and not at_boundary:
+            assert trial.slot is not None
+            self._continue(trial, trial.slot)
+        if self._mute:
+            return
+        decisions: list[Decision] = []
+        if at_boundary:
+            decisions += self.policy.decide(trial.trial_id, trial.time, trial.score)
+        if self._hoping and event.checkpoint is not None:
+            decisions += self.policy.settle()
+        if decisions or at_boundary:
+            self._decide(decisions, at_boundary=trial if at_boundary else None)
 
     @_on.register
     def _(self, event: Saved) -> None:
@@ -312,7 +328,7 @@ class Population(Slots):
             if trial.queued:
                 self._queue.add(trial)
             return
-        self._failed(trial, event.reason)
+        self._failed(trial, event.reason, innocent=event.innocent)
 
     @_on.register
     def _(self, event: Undecided) -> None:
@@ -356,10 +372,13 @@ class Population(Slots):
         """A trial has saved a checkpoint of its newest report, and goes on from there if it has to."""
         record = trial.record_of(saved)
         trial.next_checkpoint = saved.number + 1
-        if trial.restore is not None:
-            trial.older = (*trial.older, trial.restore)[-_FALLBACKS:]
+        older = trial.older if trial.restore is None else (*trial.older, trial.restore)
         self._restore_from(trial, record)
         self._delete(self.retention.add(record))
+        trial.older = tuple(filter(self.retention.exists, older))
+        if self.retention.rules.num_to_keep is None:
+            # Else the newest may be deleted before older ones, which a score keeps; and there are never many.
+            trial.older = trial.older[-_FALLBACKS:]
         return record
 
     def _restore_from(self, trial: Trial, record: CheckpointRecord) -> None:
@@ -386,7 +405,7 @@ class Population(Slots):
             elif isinstance(decision, Change):
                 self._reconfigure(trial, decision)
             elif isinstance(decision, GiveUp):
-                self._end(trial, Status.ERROR, trial.failed or "it has failed for good")
+                self._give_up(trial, decision.why)
                 continue
             if trial is not at_boundary:
                 self._queue.add(trial)
@@ -415,15 +434,16 @@ class Population(Slots):
             )
         )
         if trial.failed is not None:
-            trial.failed = None
-            trial.failures = trial.barren = 0
+            trial.absolve()
+            self._hoping.discard(trial.trial_id)
+        trial.furthest = copy.checkpoint.iteration
         trial.config = copy.new_config
         trial.mutated, trial.mutated_at = changed_numbers(copy.donor_config, copy.new_config), None
         trial.story.append(f"exploits {copy.checkpoint.id}")
         whole = donor.restore is not None and donor.restore.id == copy.checkpoint.id
         trial.older = donor.older if whole else ()
         self._restore_from(trial, copy.checkpoint)
-        self._delete(self.retention.gave_up(trial.trial_id))
+        self._delete(self.retention.goes_on_elsewhere(trial.trial_id))
         trial.rewind()
 
     def _reconfigure(self, trial: Trial, change: Change) -> None:
@@ -458,27 +478,36 @@ class Population(Slots):
         else:
             self._run(trial, slot)
 
-    def _failed(self, trial: Trial, error: str) -> None:
+    def _failed(self, trial: Trial, error: str, *, innocent: bool = False) -> None:
         if trial.leaving:
             self._close(trial)
             return
+        trial.story.append(f"failed: {error}")
+        if innocent:
+            trial.orphaned += 1
+            trial.furthest = max(trial.furthest, trial.iteration)
+            if trial.orphaned <= ORPHANED_AT_MOST:
+                self._retry(trial, error, innocent=True)
+                return
+            error = f"{error}, {trial.orphaned} times in a row before this trial got any further"
         trial.failures += 1
         trial.barren += 1
-        trial.story.append(f"failed: {error}")
-        held = trial.at_barrier
         if trial.barren >= BARREN_AT_MOST:
             error = f"it failed {trial.barren} times in a row without a single report, the last time with: {error}"
         elif self.limits.max_failures < 0 or trial.failures <= self.limits.max_failures:
-            if held:
-                self.policy.withdraw(trial.trial_id)
-            trial.rewind()
-            self._out.append(Retry(trial.trial_id, trial.failures, trial.iteration, error))
-            self._release(trial)
-            trial.status = Status.PAUSED
-            # Its process, where it has one, has left the function; the next launch enters it anew.
-            self._queue.add(trial)
+            self._retry(trial, error)
             return
         self._failed_for_good(trial, error)
+
+    def _retry(self, trial: Trial, error: str, *, innocent: bool = False) -> None:
+        if trial.at_barrier:
+            self.policy.withdraw(trial.trial_id)
+        trial.rewind()
+        self._out.append(Retry(trial.trial_id, trial.failures, trial.iteration, error, innocent))
+        self._release(trial)
+        trial.status = Status.PAUSED
+        # Its process, where it has one, has left the function; the next launch enters it anew.
+        self._queue.add(trial)
 
     def _fall_back(self, trial: Trial, damaged: CheckpointRecord, reason: str) -> None:
         """Let a trial go on from the checkpoint before one that cannot be loaded. Nobody begins anew in silence."""
@@ -490,10 +519,11 @@ class Population(Slots):
         self._delete(self.retention.spoil(damaged))
         trial.story.append(f"{damaged.id} is damaged")
         if not older:
+            advice = ". With CheckpointConfig(num_to_keep=2) or more there is."
             self._failed_for_good(
                 trial,
                 f"the checkpoint {damaged.id}, from which it was to go on, is damaged ({reason}), and there is "
-                f"none before it. With CheckpointConfig(num_to_keep=2) or more there is.",
+                f"none before it{advice if self.retention.rules.num_to_keep == 1 else ''}",
             )
             return
         trial.older = tuple(older[:-1])
@@ -516,6 +546,7 @@ class Population(Slots):
             self._end(trial, Status.ERROR, error)
             return
         trial.failed = error
+        self._hoping.add(trial.trial_id)
         trial.waiting = False
         trial.queued = 0
         self._release(trial)
@@ -528,8 +559,14 @@ class Population(Slots):
         decisions = self.policy.reseed(trial.trial_id) if self.limits.replace_failed else None
         return [GiveUp(trial.trial_id)] if decisions is None else decisions
 
+    def _give_up(self, trial: Trial, why: str) -> None:
+        """End a trial that has failed for good."""
+        error = trial.failed or "it has failed for good"
+        self._end(trial, Status.ERROR, f"{error.removesuffix('.')}. It was not replaced: {why}." if why else error)
+
     def _end(self, trial: Trial, status: Status, reason: str, *, donates: bool = False) -> None:
         self._release(trial)
+        self._hoping.discard(trial.trial_id)
         trial.queued = 0
         trial.waiting = False
         trial.ending = trial.failed = None
@@ -585,6 +622,9 @@ class Population(Slots):
             raise InvalidTransition(f"{self._residents} residents are counted")
         if self._live != sum(not trial.status.ended for trial in self.trials.values()):
             raise InvalidTransition(f"{self._live} live trials are counted")
+        failed = {trial.trial_id for trial in self.trials.values() if trial.failed is not None}
+        if self._hoping != failed:
+            raise InvalidTransition(f"{sorted(failed)} wait for a donor, not {sorted(self._hoping)}")
         if self._live and not self.running and self.stopping is None:
             raise InvalidTransition(f"nobody runs, and {self._live} live: everyone would wait for ever")
         self.retention.validate([trial.restore for trial in self.trials.values() if trial.restore is not None])

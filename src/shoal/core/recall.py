@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, cast, get_args
 
 from ..errors import InvalidTransition
+from ..space import same
 from .commands import Command, Exploit, Status
 from .events import Config, Event
 from .population import Population
@@ -20,6 +21,8 @@ from .trial import Trial
 __all__ = ["Choice", "choose", "recall"]
 
 _EVENTS: tuple[type[Any], ...] = get_args(Event)
+_PLAIN = frozenset({bool, int, float, str, type(None)})
+"""The types of values that a journal gives back as they were, beside dicts, lists and tuples."""
 
 
 def recall(population: Population, items: Iterable[Event | Command]) -> None:
@@ -72,17 +75,33 @@ class _Recorded(Mapping[tuple[str, int], Config]):
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Whether two commands say the same. Objects in configs are not compared: not all know what equal means."""
+    """Whether two commands say the same."""
     if type(one) is not type(other):
         return False
-    names = (field.name for field in dataclasses.fields(one) if not field.name.endswith("config"))
-    return all(_equal(getattr(one, name), getattr(other, name)) for name in names)
+    for name in (field.name for field in dataclasses.fields(one)):
+        equal = _same_data if name.endswith("config") else _equal
+        if not equal(getattr(one, name), getattr(other, name)):
+            return False
+    return True
 
 
 def _equal(one: Any, other: Any) -> bool:
     if dataclasses.is_dataclass(one):
         return _same(one, other)
     return bool(one == other or (one != one and other != other))  # NaN is what differs from itself
+
+
+def _same_data(one: Any, other: Any) -> bool:
+    """Whether two configs have the same plain data. Objects in them are not compared: not all know what equal means."""
+    if type(one) in _PLAIN and type(other) in _PLAIN:
+        return same(one, other)
+    if isinstance(one, dict) and isinstance(other, dict):
+        if not all(type(key) is str for key in (*one, *other)):
+            return True  # it was written down as one object
+        return one.keys() == other.keys() and all(_same_data(value, other[key]) for key, value in one.items())
+    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+        return len(one) == len(other) and all(map(_same_data, one, other))
+    return not any(type(value) in _PLAIN or isinstance(value, (dict, list, tuple)) for value in (one, other))
 
 
 def _disagreement(place: int, found: object, expected: object) -> InvalidTransition:

@@ -31,18 +31,20 @@ class Retention:
         """A trial has committed a checkpoint. Return those that can be deleted now."""
         self._existing.add(record.id)
         if record.transient:
-            return []  # it is pinned by the trial that saved it, and nothing else keeps it
+            # It is pinned by the trial that saved it, and nothing else keeps it. Like a donor's, it is what that goes
+            # on from, and counts.
+            return self.goes_on_elsewhere(record.trial_id)
         kept = self._kept.setdefault(record.trial_id, [])
         kept.append(record)
         limit = self.rules.num_to_keep
         # The best stay, and the newest beside them: a user expects to find it, and it is what the trial goes on from.
         return [] if limit is None else self._trim(kept, limit, spare=record)
 
-    def gave_up(self, trial_id: str) -> list[CheckpointRecord]:
-        """A trial goes on from a donor's checkpoint, and has given up its own weights. Return what can be deleted now.
+    def goes_on_elsewhere(self, trial_id: str) -> list[CheckpointRecord]:
+        """A trial goes on from a checkpoint that is none of those that it keeps. Return what can be deleted now.
 
-        The donor's checkpoint counts as one of those that it keeps: otherwise a population would need room for nearly
-        twice as many. Only the best by a score stay all the same.
+        It is a donor's, or one that only Shoal wanted. It counts as one of those that the trial keeps: otherwise a
+        population would need room for nearly twice as many. Only the best by a score stay all the same.
         """
         limit = self.rules.num_to_keep
         if limit is None or self.rules.score_attribute is not None:

@@ -53,14 +53,18 @@ class Trial:
     failures: int = 0
     barren: int = 0
     """How often it has failed since its last report."""
+    orphaned: int = 0
+    """How often in a row it has lost its process by no fault of its own, without getting further in between."""
+    furthest: int = 0
+    """The iteration at which it was when it last did so, or at which it has begun since."""
     failed: str | None = None
-    """Why it has failed for good, while it waits at the barrier for a donor; else None."""
+    """Why it has failed for good, while it waits for a donor; else None."""
     reported: bool = False
     restore: CheckpointRecord | None = None
     """From where it goes on after a crash: its newest checkpoint, or the donor's until it has saved one of its own."""
     older: tuple[CheckpointRecord, ...] = ()
     """Checkpoints from before ``restore`` that led to it, oldest first: what it falls back to where that is damaged.
-    Some of them may be deleted by now."""
+    Some of them may have been deleted since it saved last."""
     next_checkpoint: int = 0
     mutated: tuple[str, ...] = ()
     """The numbers of its config that were changed last, by an exploit or otherwise."""
@@ -119,8 +123,15 @@ class Trial:
         self.rank = None if rank is None else number(value_of(report, rank))
         self.reported = True
         self.barren = 0
+        if self.iteration > self.furthest:
+            self.orphaned = 0
         self.waiting = report.waiting
         self.story.append(f"report {report.iteration}{' waits' if report.waiting else ''}")
+
+    def absolve(self) -> None:
+        """Forget its failures: it begins from another's weights, or is given another chance by the user."""
+        self.failures = self.barren = self.orphaned = 0
+        self.failed = None
 
     def record_of(self, saved: SavedCheckpoint) -> CheckpointRecord:
         """Return a checkpoint of its newest report, with what that said."""

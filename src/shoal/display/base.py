@@ -107,7 +107,8 @@ class StatusBase(ABC):
         elif isinstance(item, Retry):
             text = _sentence(failure_line(self.history.trials[item.trial_id]))
             again = f"from iteration {item.iteration}" if item.iteration else "from the start"
-            self.say(f"{text} Failure {item.failures}; it is tried again {again}.", "error")
+            counts = "It counts as no failure" if item.innocent else f"Failure {item.failures}"
+            self.say(f"{text} {counts}; it is tried again {again}.", "error")
         elif isinstance(item, FallBack):
             name = self.history.trials[item.trial_id].name
             self.note(

@@ -6,8 +6,8 @@ The settings (:class:`PopulationBasedTraining`) are the user's; the decisions (:
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, insort
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,7 @@ from ..errors import ConfigError, SpaceError, did_you_mean, similar_name
 from ..space import same
 from .base import TrialScheduler, check_mode
 from .explore import Mutations, explore, fill, parse_mutations
+from .ranking import Group, Member, Rank, group_key
 
 __all__ = ["SECOND_CHANCES", "PBTPolicy", "PopulationBasedTraining"]
 
@@ -68,7 +69,9 @@ class PopulationBasedTraining(TrialScheduler):
         keep: config keys that stay with the member when it copies a donor's config, for example random seeds. Nested
             keys are written ``a/b``.
         fixed: config keys that weights depend on, such as the number of layers: a donor whose values of them differ
-            from the member's is never copied. Nested keys are written ``a/b``. They cannot mutate.
+            from the member's is never copied. Nested keys are written ``a/b``. They cannot mutate. Members with the
+            same values of them are a population of their own: low and high scores are told among these alone, so that
+            each architecture is trained on. One of which there is only one member copies nobody, and that is said.
 
     Raises:
         ConfigError: an argument is out of its range; the message tells which.
@@ -240,38 +243,23 @@ class PopulationBasedTraining(TrialScheduler):
         return config
 
 
-@dataclass(slots=True)
-class _Member:
-    """What the policy knows of a trial."""
-
-    trial_id: str
-    index: int
-    config: Config
-    boundary: float
-    """The next ``time_attr`` at which it is ready."""
-    evaluations: int = 0
-    generation: int = 0
-    rank: _Rank | None = None
-    """Its entry in the ranking, by its score at its last boundary."""
-    donor_rank: _Rank | None = None
-    """Its entry among possible donors, by the score at its newest own checkpoint."""
-    checkpoint: CheckpointRecord | None = None
-    last_score: float | None = None
-    """What it reported last."""
-    copied_time: float = -math.inf
-    """The latest ``time_attr`` of the checkpoints that it has copied."""
-    chances: int = SECOND_CHANCES
-    """How often it may still copy one that is not later than that."""
-
-
 ALONE = (
     "alone",
     "PBT has only one member, so there is nobody to copy and its hyperparameters never change. Set "
     "TuneConfig(num_samples=...) to 2 or more.",
 )
-
-_Rank = tuple[float, float, int]
-"""(score with larger is better and non-finite as -inf, tie break, index)."""
+NO_CHECKPOINT = (
+    "no-checkpoint",
+    "PBT wants to exploit, but no member has a checkpoint to copy, so every member trains alone. Save one "
+    "at least every perturbation_interval: tune.report(metrics, "
+    "checkpoint=tune.Checkpoint.from_directory(folder)), and load it at the start of the function: "
+    "tune.get_checkpoint().",
+)
+WAITS = (
+    "waits-for-a-donor",
+    "A member has failed for good, and no other has a checkpoint yet that it could copy. It waits for the first, and "
+    "ends with its error where none comes.",
+)
 
 
 @dataclass
@@ -281,17 +269,18 @@ class PBTPolicy:
     settings: PopulationBasedTraining
     sign: float
     seed: int
-    _members: dict[str, _Member] = field(default_factory=dict)
-    _ended: dict[str, _Member] = field(default_factory=dict)
+    _members: dict[str, Member] = field(default_factory=dict[str, Member])
+    _ended: dict[str, Member] = field(default_factory=dict[str, Member])
     """Those that are gone, as they were."""
-    _by_index: dict[int, _Member] = field(default_factory=dict)
-    _ranking: list[_Rank] = field(default_factory=list)
-    _donors: list[_Rank] = field(default_factory=list)
-    _arrived: dict[str, tuple[float, float | None]] = field(default_factory=dict)
-    _failed: set[str] = field(default_factory=set)
-    """Those at the barrier that have failed for good, and wait for a donor."""
+    _by_index: dict[int, Member] = field(default_factory=dict[int, Member])
+    _groups: dict[Any, Group] = field(default_factory=dict[Any, Group])
+    _arrived: dict[str, tuple[float, float | None]] = field(default_factory=dict[str, "tuple[float, float | None]"])
+    _waiting: dict[str, None] = field(default_factory=dict[str, None])
+    """Those that have failed for good, and wait for a donor or at the barrier, in the order in which they did."""
     _barrier: float = 0.0
-    _notice: tuple[str, str] | None = None
+    _notices: dict[str, str] = field(default_factory=dict[str, str])
+    _looked: bool = False
+    """Whether it was looked for members that can never copy."""
     _explored: Explored = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -299,8 +288,9 @@ class PBTPolicy:
 
     def add(self, trial_id: str, index: int, config: Config) -> None:
         """A trial joined the population."""
-        self._notice = ALONE if not self._members else None
-        self._members[trial_id] = self._by_index[index] = _Member(trial_id, index, config, boundary=self._next(0.0))
+        self._notices = {} if self._members else dict([ALONE])
+        member = Member(trial_id, index, config, self._next(0.0), self._group_of(config), chances=SECOND_CHANCES)
+        self._members[trial_id] = self._by_index[index] = member
 
     def until(self, trial_id: str) -> float | None:
         """Return the trial's next boundary."""
@@ -313,20 +303,17 @@ class PBTPolicy:
         if checkpoint is None:
             return
         member.checkpoint = checkpoint
-        self._take_out(self._donors, member.donor_rank)
-        member.donor_rank = None
         value = self._value(score)
-        if math.isfinite(value):
-            # The tie break of the evaluation to come: a member at its boundary has one place in both rankings.
-            member.donor_rank = (value, self._tie(member.index, member.evaluations + 1), member.index)
-            insort(self._donors, member.donor_rank)
+        # The tie break of the evaluation to come: a member at its boundary has one place in both rankings.
+        rank = (value, self._tie(member.index, member.evaluations + 1), member.index)
+        member.group.offer(member, rank if math.isfinite(value) else None)
 
     def spoiled(self, checkpoint: CheckpointRecord) -> None:
         """Take a damaged checkpoint out of what can be copied; its member donates again when it has saved the next."""
         member = self._members.get(checkpoint.trial_id) or self._ended[checkpoint.trial_id]
         if member.checkpoint is not None and member.checkpoint.id == checkpoint.id:
             if self._by_index.get(member.index) is member:
-                self._take_out(self._donors, member.donor_rank)
+                member.group.offer(member, None)
             member.donor_rank = member.checkpoint = None
 
     def fell_back(self, trial_id: str, checkpoint: CheckpointRecord) -> Config | None:
@@ -340,7 +327,7 @@ class PBTPolicy:
             return self._decide_barrier()
         member = self._members[trial_id]
         self._evaluate(member, score)
-        decision = self._exploit(member) if self._is_low(member) else None
+        decision = self._exploit(member, self._top(member.group)) if self._is_low(member) else None
         start = decision.checkpoint.time if decision is not None else time
         member.boundary = self._next(start)
         return [decision or Proceed(trial_id)]
@@ -348,60 +335,57 @@ class PBTPolicy:
     def reseed(self, trial_id: str) -> list[Decision] | None:
         """Have a member that has failed for good copy a member of the top quantile; with ``synch`` at the barrier.
 
-        At the barrier, so that a seeded run does not depend on who was how far when it failed.
+        At the barrier, so that a seeded run does not depend on who was how far when it failed. Where no other has a
+        checkpoint yet, it waits for the first. What it has saved itself is where it failed: nobody copies that, and it
+        does not go on from there.
         """
         if not self.settings.quantile_fraction:
             return None
+        member = self._members[trial_id]
+        member.group.fail(member)
+        self._waiting[trial_id] = None
         if self.settings.synch:
             self._arrived[trial_id] = (-math.inf, None)
-            self._failed.add(trial_id)
             return self._decide_barrier()
-        member = self._members[trial_id]
         self._evaluate(member, None)
-        decision = self._exploit(member, self._top_donors(least=1))
-        if decision is None:
-            return None
-        member.boundary = self._next(decision.checkpoint.time)
-        return [decision]
+        return self._decide_waiting([member])
 
     def withdraw(self, trial_id: str) -> None:
         """A member that waited at the barrier goes back to an earlier step."""
         self._arrived.pop(trial_id, None)
-        self._failed.discard(trial_id)
 
     def gone(self, trial_id: str, donates: bool = False) -> None:
         """A trial ended: nobody waits for it, and it no longer ranks, unless it can still be copied."""
         member = self._members.pop(trial_id)
-        self._take_out(self._ranking, member.rank)
-        if donates and member.rank is not None and member.donor_rank is not None:
+        if donates and member.rank is not None and member.donor_rank is not None and not member.failed:
             # It stays with what it had reached at its end, which is later than its last boundary.
-            member.rank = (self._value(member.last_score), *member.rank[1:])
-            insort(self._ranking, member.rank)
+            member.group.evaluate(member, (self._value(member.last_score), *member.rank[1:]))
         else:
-            self._take_out(self._donors, member.donor_rank)
+            member.group.leave(member)
             del self._by_index[member.index]
-        self.withdraw(trial_id)
+        member.failed = False
+        self._arrived.pop(trial_id, None)
+        self._waiting.pop(trial_id, None)
         self._ended[trial_id] = member
 
     def settle(self) -> list[Decision]:
-        """Return the decisions at the barrier, where all that are left have arrived."""
-        return self._decide_barrier() if self.settings.synch else []
+        """Return what is decided for those that waited: at the barrier, where all that are left have arrived; else for
+        those that have failed, where there is a donor now or nobody can become one."""
+        if self.settings.synch:
+            return self._decide_barrier()
+        return self._decide_waiting([self._members[trial_id] for trial_id in self._waiting])
 
     def back(self, trial_id: str, anew: Config | None) -> None:
         """A trial that had ended takes its place in the rankings again."""
         member = self._members[trial_id] = self._ended.pop(trial_id)
-        stayed = self._by_index.get(member.index) is member
-        self._by_index[member.index] = member
+        if self._by_index.get(member.index) is not member:
+            self._by_index[member.index] = member
+            member.group.join(member)
         if anew is None:
-            if not stayed:
-                self._put_in(self._ranking, member.rank)
-                self._put_in(self._donors, member.donor_rank)
             return
-        if stayed:
-            self._take_out(self._ranking, member.rank)
-            self._take_out(self._donors, member.donor_rank)
+        member.group.leave(member)
         member.rank = member.donor_rank = member.checkpoint = member.last_score = None
-        member.config, member.boundary = anew, self._next(0.0)
+        member.config, member.group, member.boundary = anew, self._group_of(anew), self._next(0.0)
         member.copied_time, member.chances = -math.inf, SECOND_CHANCES
 
     def recall(self, explored: Explored) -> None:
@@ -409,22 +393,34 @@ class PBTPolicy:
         self._explored = explored
 
     def replace(self, config: Config) -> None:
-        """Values of every trial's config were replaced."""
+        """Values of every trial's config were replaced, perhaps of fixed keys."""
         for member in (*self._members.values(), *self._ended.values()):
             member.config = replaced(member.config, config)
+            group = self._group_of(member.config)
+            if group is not member.group:
+                there = self._by_index.get(member.index) is member
+                if there:
+                    member.group.leave(member)
+                    group.join(member)
+                member.group = group
 
     def notice(self) -> tuple[str, str] | None:
-        """Return, once, that an exploit was wanted but no checkpoint was there."""
-        notice, self._notice = self._notice, None
-        return notice
+        """Return, once, what is in the way of exploits."""
+        if not self._looked:
+            self._looked = True
+            self._look_for_loners()
+        key = next(iter(self._notices), None)
+        return None if key is None else (key, self._notices.pop(key))
 
     # ------------------------------------------------------------------------------------------------------------------
+
+    def _group_of(self, config: Config) -> Group:
+        return self._groups.setdefault(group_key(config, self.settings.fixed), Group())
 
     def _decide_barrier(self) -> list[Decision]:
         if not self._arrived or len(self._arrived) < len(self._members):
             return []
         arrived, self._arrived = self._arrived, {}
-        failed, self._failed = self._failed, set()
         members = sorted((self._members[trial_id] for trial_id in arrived), key=lambda member: member.index)
         for member in members:
             self._evaluate(member, arrived[member.trial_id][1])
@@ -433,46 +429,96 @@ class PBTPolicy:
         if latest >= self._barrier:
             # A time_attr that grows in leaps has passed the next boundary too.
             self._barrier = self._next(latest)
-        low = {member.index for member in members if member.trial_id in failed or self._is_low(member)}
-        # All donors are as they were at the barrier: a member that copies in this round is nobody's donor in it.
-        donors = [entry for entry in self._top_donors(least=len(failed) and 1) if entry[2] not in low]
+        low = {member.index for member in members if member.failed or self._is_low(member)}
+        donors: dict[int, list[Rank]] = {}
+        for group in {id(member.group): member.group for member in members}.values():
+            # All donors are as they were at the barrier: a member that copies in this round is nobody's donor in it.
+            donors[id(group)] = [entry for entry in self._top(group) if entry[2] not in low]
         decisions: list[Decision] = []
         for member in members:
-            copy = self._exploit(member, donors) if member.index in low else None
-            otherwise = GiveUp if member.trial_id in failed else Proceed
-            decisions.append(copy or otherwise(member.trial_id))
+            found = donors[id(member.group)]
+            if not member.failed:
+                copy = self._exploit(member, found) if member.index in low else None
+                decisions.append(copy or Proceed(member.trial_id))
+            elif (instead := self._instead(member, found)) is not None:
+                decisions.append(instead)
+            else:
+                self._arrived[member.trial_id] = (-math.inf, None)  # at the next barrier too
         return decisions
 
-    def _evaluate(self, member: _Member, score: float | None) -> None:
-        self._take_out(self._ranking, member.rank)
+    def _decide_waiting(self, waiting: list[Member]) -> list[Decision]:
+        """Return what is decided for members that have failed for good, without those that wait on."""
+        decisions: list[Decision] = []
+        for member in waiting:
+            instead = self._instead(member, self._top(member.group))
+            if instead is not None:
+                decisions.append(instead)
+            if isinstance(instead, Copy):
+                member.boundary = self._next(instead.checkpoint.time)
+        return decisions
+
+    def _instead(self, member: Member, donors: list[Rank]) -> Copy | GiveUp | None:
+        """Return what a member does that has failed for good: None where it waits for somebody to save a checkpoint."""
+        copy = self._copy(member, donors)
+        if copy is None and not donors and any(self._mates(member)):
+            self._notices.update([WAITS])
+            return None
+        self._waiting.pop(member.trial_id, None)
+        return copy or GiveUp(member.trial_id, self._why(member))
+
+    def _mates(self, member: Member) -> Iterator[Member]:
+        """Yield those that train, and that the member may copy as soon as they have a checkpoint."""
+        for other in self._members.values():
+            if other is not member and not other.failed and other.group is member.group:
+                yield other
+
+    def _why(self, member: Member) -> str:
+        """Return why a member that has failed for good copies nobody."""
+        others = [other for other in (*self._members.values(), *self._ended.values()) if other is not member]
+        mates = [other for other in others if other.group is member.group]
+        if member.group.donors:
+            return "copies of others have led it no further"
+        if not others:
+            return "there is no other member"
+        if not mates:
+            return f"no other member has the same values of fixed={list(self.settings.fixed)}"
+        if not any(other.checkpoint is not None or other.generation for other in mates):
+            return "no other member has saved a checkpoint"
+        return "no other member is left that could be copied"
+
+    def _look_for_loners(self) -> None:
+        """Say who can never copy, because nobody has the same values of the fixed keys."""
+        count = Counter(id(member.group) for member in self._by_index.values())
+        alone = [member.trial_id for member in self._by_index.values() if count[id(member.group)] == 1]
+        if not alone or len(self._by_index) == 1 or not self.settings.quantile_fraction:
+            return
+        more = f" and {len(alone) - 5} more" if len(alone) > 5 else ""
+        self._notices["alone-by-fixed"] = (
+            f"With PopulationBasedTraining(fixed={list(self.settings.fixed)}) members copy only those with the same "
+            f"values of these keys, and nobody else has those of {', '.join(alone[:5])}{more}. So nobody is copied "
+            f"there, and hyperparameters never change. Have 2 or more members of each, for example with "
+            f"TuneConfig(num_samples=...), which repeats a grid_search."
+        )
+
+    def _evaluate(self, member: Member, score: float | None) -> None:
         member.evaluations += 1
-        member.rank = (self._value(score), self._tie(member.index, member.evaluations), member.index)
-        insort(self._ranking, member.rank)
+        tie = self._tie(member.index, member.evaluations)
+        member.group.evaluate(member, (self._value(score), tie, member.index))
 
-    def _quantile(self) -> int:
-        """How many members are in each quantile: rounded up, but never more than half of the population."""
-        n = len(self._ranking)
-        # Rounded: 100 * 0.07 is 7.000000000000001, but means 7.
-        return min(math.ceil(round(n * self.settings.quantile_fraction, 9)), n // 2)
+    def _is_low(self, member: Member) -> bool:
+        return member.group.is_low(member, self.settings.quantile_fraction)
 
-    def _is_low(self, member: _Member) -> bool:
-        return member.rank is not None and bisect_left(self._ranking, member.rank) < self._quantile()
+    def _top(self, group: Group) -> list[Rank]:
+        return group.top(self.settings.quantile_fraction)
 
-    def _top_donors(self, *, least: int = 0) -> list[_Rank]:
-        count = max(least, self._quantile())
-        return self._donors[-count:] if count else []
+    def _exploit(self, member: Member, donors: list[Rank]) -> Copy | None:
+        """Return what a member copies whose score is among the lowest."""
+        if all(other.checkpoint is None for other in self._by_index.values()):
+            self._notices.update([NO_CHECKPOINT])
+        return self._copy(member, donors)
 
-    def _exploit(self, member: _Member, donors: list[_Rank] | None = None) -> Copy | None:
-        assert member.rank is not None
-        if len(self._ranking) > 1 and all(other.checkpoint is None for other in self._by_index.values()):
-            self._notice = (
-                "no-checkpoint",
-                "PBT wants to exploit, but no member has a checkpoint to copy, so every member trains alone. Save one "
-                "at least every perturbation_interval: tune.report(metrics, "
-                "checkpoint=tune.Checkpoint.from_directory(folder)), and load it at the start of the function: "
-                "tune.get_checkpoint().",
-            )
-        donor = self._draw_donor(member, self._top_donors() if donors is None else donors)
+    def _copy(self, member: Member, donors: list[Rank]) -> Copy | None:
+        donor = self._draw_donor(member, donors)
         if donor is None:
             return None
         member.generation += 1
@@ -483,8 +529,9 @@ class PBTPolicy:
             new_config = self.settings.explored(donor_config, member.config, member.index, member.generation, self.seed)
         copy = Copy(member.trial_id, donor.trial_id, donor.checkpoint, donor_config, new_config)
         # Its own checkpoint holds the weights that it gives up, so it is no donor before it saves the next.
-        self._take_out(self._donors, member.donor_rank)
-        member.donor_rank = member.checkpoint = None
+        member.group.offer(member, None)
+        member.checkpoint = None
+        member.failed = False
         if copy.checkpoint.time > member.copied_time:
             member.copied_time, member.chances = copy.checkpoint.time, SECOND_CHANCES
         else:
@@ -492,7 +539,7 @@ class PBTPolicy:
         member.config = new_config
         return copy
 
-    def _draw_donor(self, member: _Member, donors: list[_Rank]) -> _Member | None:
+    def _draw_donor(self, member: Member, donors: list[Rank]) -> Member | None:
         """Draw evenly among the donors that the member may copy."""
         if not donors:
             return None
@@ -505,14 +552,11 @@ class PBTPolicy:
         fitting = [entry for entry in donors if self._fits(entry, member)]
         return self._by_index[draw.choice(fitting)[2]] if fitting else None
 
-    def _fits(self, entry: _Rank, member: _Member) -> bool:
+    def _fits(self, entry: Rank, member: Member) -> bool:
         assert member.rank is not None
-        if entry[2] == member.index or entry[0] < member.rank[0] or not self._leads_on(entry, member):
-            return False
-        donor = self._by_index[entry[2]]
-        return all(same(lookup(donor.config, path), lookup(member.config, path)) for path in self.settings.fixed)
+        return entry[2] != member.index and entry[0] >= member.rank[0] and self._leads_on(entry, member)
 
-    def _leads_on(self, entry: _Rank, member: _Member) -> bool:
+    def _leads_on(self, entry: Rank, member: Member) -> bool:
         """Whether a donor's checkpoint is later than all that the member has copied, or the member has a chance left.
 
         A member whose copy diverged may copy the same step again, with other hyperparameters. Without a limit it could
@@ -533,16 +577,6 @@ class PBTPolicy:
 
     def _next(self, time: float) -> float:
         return max(time + self.settings.perturbation_interval, self.settings.burn_in_period)
-
-    @staticmethod
-    def _put_in(ranks: list[_Rank], entry: _Rank | None) -> None:
-        if entry is not None:
-            insort(ranks, entry)
-
-    @staticmethod
-    def _take_out(ranks: list[_Rank], entry: _Rank | None) -> None:
-        if entry is not None:
-            del ranks[bisect_left(ranks, entry)]
 
 
 def _is_plain(value: Any) -> bool:

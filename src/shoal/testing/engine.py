@@ -71,6 +71,7 @@ class Fault(str, Enum):
     RAISE_AND_CRASH = "its function raises, and its process dies soon after, perhaps when it was entered again"
     RETURN = "its function returns"
     DAMAGE = "the checkpoint that comes with this report is damaged later, which is found out when it is to be loaded"
+    ORPHAN = "its process dies during the step, because that of which it was forked has died"
 
 
 Faults: TypeAlias = Callable[[int, int, int], "Fault | None"]
@@ -437,9 +438,9 @@ class SimulatedEngine:
             return None
         self.busy_s += spent
         fault = self._faults(process.index, process.launch, process.iteration + 1) if self._faults is not None else None
-        if fault is Fault.CRASH:
+        if fault is Fault.CRASH or fault is Fault.ORPHAN:
             process.alive = False
-            return self._tell_of_death(process)
+            return self._tell_of_death(process, innocent=fault is Fault.ORPHAN)
         if fault is Fault.RAISE or fault is Fault.RAISE_AND_CRASH:
             if fault is Fault.RAISE_AND_CRASH:
                 process.alive = False
@@ -531,7 +532,7 @@ class SimulatedEngine:
         process.alive = False
         return self._tell_of_death(process)
 
-    def _tell_of_death(self, process: _Process) -> Lost:
+    def _tell_of_death(self, process: _Process, *, innocent: bool = False) -> Lost:
         """The process is gone. What it was last asked to launch is what is lost, also where it never came to that."""
         if self._processes.get(process.trial_id) is process:
             del self._processes[process.trial_id]
@@ -539,7 +540,7 @@ class SimulatedEngine:
             if process.phase == "waiting":
                 # If the core sees no failure in this (no Retry and no Stop follow), nothing may be lost.
                 self._went_at[process.trial_id] = process.iteration
-        return Lost(process.trial_id, process.launch, "the process was killed (simulated)")
+        return Lost(process.trial_id, process.launch, "the process was killed (simulated)", innocent)
 
     # -------------------------------------------------------------------------------------------- slots, checkpoints
 

@@ -1,0 +1,133 @@
+"""Who is ahead of whom: members that may copy each other, ranked by their scores. Pure.
+
+A change of a rank costs O(log n) comparisons, whatever the size of the population.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, insort
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from ..core.commands import CheckpointRecord
+from ..core.events import Config
+from ..core.reports import lookup
+
+__all__ = ["Group", "Member", "Rank", "group_key"]
+
+Rank: TypeAlias = tuple[float, float, int]
+"""(score with larger is better and non-finite as -inf, tie break, index)."""
+
+
+@dataclass(slots=True)
+class Group:
+    """Members that may copy each other: all of them, or those with the same values of the fixed keys.
+
+    Each is a population of its own: who is low or on top is told by those in it.
+    """
+
+    ranking: list[Rank] = field(default_factory=list[Rank])
+    """By the scores at their last boundaries."""
+    donors: list[Rank] = field(default_factory=list[Rank])
+    """Those that can be copied, by the scores at their newest own checkpoints. Nobody who has failed is among them."""
+
+    def evaluate(self, member: Member, rank: Rank) -> None:
+        """Give a member its place by a new score."""
+        _take_out(self.ranking, member.rank)
+        member.rank = rank
+        insort(self.ranking, rank)
+
+    def offer(self, member: Member, rank: Rank | None) -> None:
+        """Give a member its place among the donors, or, with None, take it away."""
+        if not member.failed:
+            _take_out(self.donors, member.donor_rank)
+            _put_in(self.donors, rank)
+        member.donor_rank = rank
+
+    def fail(self, member: Member) -> None:
+        """A member has failed for good: nobody copies from where it failed."""
+        if not member.failed:
+            _take_out(self.donors, member.donor_rank)
+            member.failed = True
+
+    def leave(self, member: Member) -> None:
+        """A member is no longer there; what it has reached is not forgotten."""
+        _take_out(self.ranking, member.rank)
+        if not member.failed:
+            _take_out(self.donors, member.donor_rank)
+
+    def join(self, member: Member) -> None:
+        """A member is there, with what it had reached when it left."""
+        _put_in(self.ranking, member.rank)
+        if not member.failed:
+            _put_in(self.donors, member.donor_rank)
+
+    def quantile(self, fraction: float) -> int:
+        """Return how many are in each quantile: rounded up, but never more than half of all."""
+        n = len(self.ranking)
+        # Rounded: 100 * 0.07 is 7.000000000000001, but means 7.
+        return min(math.ceil(round(n * fraction, 9)), n // 2)
+
+    def is_low(self, member: Member, fraction: float) -> bool:
+        """Return whether a member is in the bottom quantile."""
+        return member.rank is not None and bisect_left(self.ranking, member.rank) < self.quantile(fraction)
+
+    def top(self, fraction: float) -> list[Rank]:
+        """Return the donors of the top quantile; one also where it is empty, for somebody who has failed."""
+        return self.donors[-max(1, self.quantile(fraction)) :]
+
+
+@dataclass(slots=True)
+class Member:
+    """What the policy knows of a trial."""
+
+    trial_id: str
+    index: int
+    config: Config
+    boundary: float
+    """The next ``time_attr`` at which it is ready."""
+    group: Group
+    evaluations: int = 0
+    generation: int = 0
+    rank: Rank | None = None
+    """Its entry in the ranking, by its score at its last boundary."""
+    donor_rank: Rank | None = None
+    """Its entry among possible donors, by the score at its newest own checkpoint."""
+    failed: bool = False
+    """It has failed for good and is no donor, whatever it has saved."""
+    checkpoint: CheckpointRecord | None = None
+    last_score: float | None = None
+    """What it reported last."""
+    copied_time: float = -math.inf
+    """The latest ``time_attr`` of the checkpoints that it has copied."""
+    chances: int = 0
+    """How often it may still copy one that is not later than that."""
+
+
+def group_key(config: Config, fixed: Sequence[str]) -> Any:
+    """Return what is equal where two configs have the same values, of the same types, under the keys of ``fixed``."""
+    return tuple(_frozen(lookup(config, path)) for path in fixed)
+
+
+def _frozen(value: Any) -> Any:
+    kind = type(value).__name__
+    if isinstance(value, (list, tuple)):
+        return (kind, *map(_frozen, value))
+    if isinstance(value, dict):
+        return (kind, frozenset((key, _frozen(entry)) for key, entry in value.items()))
+    if isinstance(value, float) and value != value:
+        return (kind, "nan")  # NaN is what differs from itself
+    # An object is another one after a restore. It can only be there by Opened.config, which gives all the same.
+    return (kind, value) if value is None or isinstance(value, (bool, int, float, str)) else (kind,)
+
+
+def _put_in(ranks: list[Rank], entry: Rank | None) -> None:
+    if entry is not None:
+        insort(ranks, entry)
+
+
+def _take_out(ranks: list[Rank], entry: Rank | None) -> None:
+    if entry is not None:
+        del ranks[bisect_left(ranks, entry)]
