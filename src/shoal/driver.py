@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from .checkpoints.store import delete, is_full
 from .core.commands import Continue, DeleteCheckpoint, Evict, Launch, Save, Stop, WindUp, checkpoint_name
@@ -27,6 +27,7 @@ from .experiment import ExperimentInfo, Reader
 from .history import History, Row, full_row
 from .interruption import RESUME_EXIT_CODE, Interruption
 from .journal import Item, Journal
+from .space import copy_containers
 from .watchdog import Watchdog
 from .worker.main import one_line
 from .worker.wire import MemberInfo
@@ -64,6 +65,7 @@ class Driver:
         readers: told of every committed record, in this order, after the status.
         stopper: looks at every result; None where only a dict of stop conditions was given.
         watchdog: notices members that hang; None where they may.
+        interruption: knows of the signals that came; entered already, or else while it runs.
         clock: seconds since the epoch.
     """
 
@@ -76,6 +78,7 @@ class Driver:
     readers: Sequence[Reader] = ()
     stopper: Stopper | None = None
     watchdog: Watchdog | None = None
+    interruption: Interruption = field(default_factory=Interruption)
     clock: Callable[[], float] = time.time
     history: History = field(default_factory=lambda: History(keep_rows=False))
     _readers: list[Reader] = field(default_factory=list)
@@ -102,7 +105,7 @@ class Driver:
                 ended first.
         """
         self._readers = [self.status, *self.readers]
-        with Interruption() as interruption:
+        with self.interruption as interruption:
             try:
                 for reader in list(self._readers):
                     self._guarded(reader, partial(reader.start, self.info, self.folder, self.history))
@@ -129,9 +132,8 @@ class Driver:
                 self._give_up(f"the run failed with {type(error).__name__}: {error}")
                 raise
             finally:
-                self._wind_up(interruption)
-            if interruption.asked is not None:
-                interruption.leave(self._how_to_go_on())
+                self._wind_up()
+            self.leave_if_asked()
             if self._no_room is not None:
                 raise StorageError(
                     f"There was no room on the disk: {self._no_room.rstrip('.')}. The run has ended, and what was "
@@ -151,24 +153,41 @@ class Driver:
     def _how_to_go_on(self) -> str:
         return f"tune.Tuner.restore({str(self.folder)!r}, {self.info.trainable}).fit()"
 
-    def _wind_up(self, interruption: Interruption) -> None:
+    def _wind_up(self) -> None:
         """Let the members go, hear what they still have to say, and close the readers."""
         try:
-            self.engine.close(at_once=interruption.insisted)
+            self.engine.close(at_once=self.interruption.insisted)
         finally:
             for reader in list(self._readers):
                 self._guarded(reader, reader.close)
-            if interruption.asked is not None:
-                self._say_how_to_go_on(interruption)
+            if self.interruption.asked is not None:
+                self._say_how_to_go_on(f"Everything reported so far is in {self.folder}.", self._how_to_go_on())
 
-    def _say_how_to_go_on(self, interruption: Interruption) -> None:
+    def _say_how_to_go_on(self, there: str, how: str) -> None:
         """The last line that is shown, below the final table."""
-        assert interruption.asked is not None
-        how = "" if interruption.by_user else f" by {interruption.asked.name}, with exit code {RESUME_EXIT_CODE}"
-        there = f"Everything reported so far is in {self.folder}."
-        text = f"Interrupted{how}. {there} To go on: {self._how_to_go_on()}"
-        self._guarded(self.status, partial(self.status.note, text))
+        asked = self.interruption.asked
+        assert asked is not None
+        by = "" if self.interruption.by_user else f" by {asked.name}, with exit code {RESUME_EXIT_CODE}"
+        self._guarded(self.status, partial(self.status.note, f"Interrupted{by}. {there} To go on: {how}"))
         self._guarded(self.status, self.status.close)
+
+    def leave_if_asked(self) -> None:
+        """Leave ``fit()`` where a signal came. The last line has been shown, or there was nothing left to interrupt."""
+        if self.interruption.asked is not None:
+            self.interruption.leave(self._how_to_go_on())
+
+    def leave_before_the_run(self, *, new: bool) -> NoReturn:
+        """Leave ``fit()`` because of a signal that came before anything had begun.
+
+        Args:
+            new: whether the experiment is new: then nothing is left of it. One that goes on is as it was.
+        """
+        there, how = f"Everything reported so far is in {self.folder}.", self._how_to_go_on()
+        if new:
+            there, how = "Nothing had begun, and nothing is left of it.", "start the script again."
+        self._readers = [self.status]
+        self._say_how_to_go_on(there, how)
+        self.interruption.leave(how)
 
     @property
     def settled(self) -> bool:
@@ -309,7 +328,7 @@ class Driver:
         row = Row(event, trial.config, len(trial.exploits), trial.pid, trial.hostname)
         judged: list[Event] = [event]
         try:
-            if self.stopper(event.trial_id, full_row(trial, row)) and event.stop is None:
+            if self.stopper(event.trial_id, copy_containers(full_row(trial, row))) and event.stop is None:
                 judged = [dataclasses.replace(event, stop="the stop condition is met")]
         except Exception as error:
             asked = f"about iteration {event.iteration} of trial {event.trial_id}"

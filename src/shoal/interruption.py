@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import signal
+import sys
 import threading
 from types import FrameType
 from typing import Any, NoReturn
 
-__all__ = ["RESUME_EXIT_CODE", "Interruption"]
+__all__ = ["RESUME_EXIT_CODE", "Asked", "Interruption"]
 
 RESUME_EXIT_CODE = 75
 """A script's exit code where a signal ended ``fit()`` and the experiment can go on: ``EX_TEMPFAIL`` of sysexits.h."""
@@ -16,12 +18,21 @@ _POLITE = (signal.SIGTERM, signal.SIGUSR1)
 """What SLURM, Kubernetes and others send some time before they kill."""
 
 
+class Asked(BaseException):
+    """A signal came before anything had begun. No Exception, so that nobody takes it for one that went wrong."""
+
+
+def _too_late(number: int, frame: FrameType | None) -> None:
+    """Stands in for a signal's default while the script ends as that signal asks."""
+
+
 class Interruption:
     """Takes signals while it is entered, so that no step of the driver is cut in half.
 
     The second Ctrl-C is the ordinary one, and interrupts at once. ``SIGTERM`` and ``SIGUSR1`` are taken where the
-    script has no handler of its own; more of them change nothing, because some launchers send each twice. Outside of
-    the main thread, which gets no signals, nothing changes.
+    script has no handler of its own; more of them change nothing, because some launchers send each twice: not before
+    the process has ended, or its exit code would be another than the one that is promised. Outside of the main thread,
+    which gets no signals, nothing changes.
     """
 
     def __init__(self) -> None:
@@ -30,20 +41,25 @@ class Interruption:
         self.insisted = False
         """Whether Ctrl-C came after that: nobody is to be waited for any more."""
         self._before: dict[signal.Signals, Any] = {}
+        self._entered = 0
 
     def __enter__(self) -> Interruption:
-        if threading.current_thread() is threading.main_thread():
+        self._entered += 1
+        if self._entered == 1 and threading.current_thread() is threading.main_thread():
             before = signal.getsignal(signal.SIGINT)
             if before not in (signal.SIG_IGN, None):
                 self._take(signal.SIGINT, before)
             for number in _POLITE:
-                if signal.getsignal(number) is signal.SIG_DFL:
+                if signal.getsignal(number) in (signal.SIG_DFL, _too_late):
                     self._take(number, signal.SIG_DFL)
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, before in self._before.items():
-            signal.signal(number, before)
+        self._entered -= 1
+        if not self._entered:
+            for number, before in self._before.items():
+                signal.signal(number, before)
+            self._before.clear()
 
     @property
     def by_user(self) -> bool:
@@ -55,6 +71,11 @@ class Interruption:
         """Why the experiment ends, in words."""
         assert self.asked is not None
         return "interrupted by the user" if self.by_user else f"ended by {self.asked.name}"
+
+    def check(self) -> None:
+        """Raise :class:`Asked` where a signal came; for what takes long before the experiment begins."""
+        if self.asked is not None:
+            raise Asked
 
     def insist(self) -> None:
         """Interrupt at once where Ctrl-C came again, and its exception was lost, as in a finalizer it is."""
@@ -68,7 +89,16 @@ class Interruption:
         """
         if self.by_user:
             raise KeyboardInterrupt(f"to go on: {how_to_go_on}")
+        if not hasattr(sys, "ps1"):  # where somebody types commands, it ends nothing
+            self._polite_no_more()
         raise SystemExit(RESUME_EXIT_CODE)
+
+    def _polite_no_more(self) -> None:
+        taken = [number for number in _POLITE if number in self._before]
+        for number in taken:
+            self._before[number] = _too_late
+        # Only to the end of the exit handlers would Python call a function of its own.
+        atexit.register(_ignore, taken)
 
     def _take(self, number: signal.Signals, before: Any) -> None:
         self._before[number] = before
@@ -84,3 +114,9 @@ class Interruption:
             if callable(before):
                 before(number, frame)
                 self.insisted = False  # a handler of the script's, to which it was no reason to leave
+
+
+def _ignore(numbers: list[signal.Signals]) -> None:
+    for number in numbers:
+        if signal.getsignal(number) is _too_late:
+            signal.signal(number, signal.SIG_IGN)

@@ -324,6 +324,8 @@ class MemberFiles:
     def __init__(self) -> None:
         # Here, once, rather than in each member.
         importlib.import_module("multiprocessing.process")
+        with contextlib.suppress(ImportError):  # not every system has it
+            importlib.import_module("multiprocessing.shared_memory")
         self._folder: _Folder | None = None
         self._of_multiprocessing: str | None = None
         with contextlib.suppress(OSError):  # Where nothing can be written to, nothing can be left.
@@ -348,6 +350,7 @@ class MemberFiles:
             return  # Not even a note can be made, so there is no room for what it would be about.
         tempfile.template = prefix
         self._of_multiprocessing = _have_multiprocessing_use(prefix, where[0])
+        _have_shared_memory_use(prefix)
 
     def leave(self, key: int) -> None:
         """The member, this process, ends in order: what is left of its own files is the user's."""
@@ -396,6 +399,18 @@ def _have_multiprocessing_use(prefix: str, place: str) -> str | None:
     if sys.platform == "linux":  # elsewhere such names have at most 30 letters
         config["semprefix"] = f"/{prefix}mp"
     return folder
+
+
+def _have_shared_memory_use(prefix: str) -> None:
+    """Have ``SharedMemory`` that is given no name begin so, too.
+
+    Python starts a process that deletes what is left of it; but not for what is made while that is still being started,
+    and not where that is killed as well.
+    """
+    module = sys.modules.get("multiprocessing.shared_memory")
+    if sys.platform == "linux" and hasattr(module, "_SHM_NAME_PREFIX") and hasattr(module, "_SHM_SAFE_NAME_LENGTH"):
+        letters = f"/{prefix}"
+        vars(module).update(_SHM_NAME_PREFIX=letters, _SHM_SAFE_NAME_LENGTH=len(letters) + 16)
 
 
 def _delete_of_members(folder: _Folder, keys: list[str]) -> None:

@@ -18,8 +18,10 @@ from .resources import FILES_OF_A_RESIDENT, allow_open_files
 
 if TYPE_CHECKING:
     from .display import Status
+    from .driver import Driver
     from .engines import Engine, EngineSetup
     from .experiment import Reader
+    from .interruption import Interruption
     from .journal.sqlite import SQLiteJournal
     from .watchdog import Watchdog
 
@@ -43,10 +45,31 @@ def execute(plan: Plan, folder: Path, run: RunConfig, tune: TuneConfig, journal:
         folder: the experiment's folder.
         run, tune: the settings, which are kept for a restore.
         journal: that of an experiment that goes on, open for writing; it is closed here. None: begin one.
+
+    Raises:
+        KeyboardInterrupt, SystemExit: as ``Driver.run``, also where the signal came before that.
     """
+    from .interruption import Interruption
+
+    # Around all of it: to load the trainable may take long, and what a signal cuts in half there would be left.
+    with Interruption() as interruption:
+        driver = _execute(plan, folder, run, tune, journal, interruption)
+        driver.leave_if_asked()
+
+
+def _execute(
+    plan: Plan,
+    folder: Path,
+    run: RunConfig,
+    tune: TuneConfig,
+    journal: SQLiteJournal | None,
+    interruption: Interruption,
+) -> Driver:
+    """As :func:`execute`; returns the driver, which has done its work."""
     from .callbacks import CallbackReader
     from .display import make_status
     from .driver import Driver
+    from .interruption import Asked
     from .journal.sqlite import SQLiteJournal
     from .scratch import sweep
     from .settings import settings_to_meta
@@ -74,6 +97,7 @@ def execute(plan: Plan, folder: Path, run: RunConfig, tune: TuneConfig, journal:
             readers=[*_files(run), *([CallbackReader(run.callbacks, status.note)] if run.callbacks else [])],
             stopper=plan.stopper,
             watchdog=_watchdog(run),
+            interruption=interruption,
             history=plan.history,
         )
         sweep()  # what processes that were killed have left elsewhere
@@ -82,12 +106,17 @@ def execute(plan: Plan, folder: Path, run: RunConfig, tune: TuneConfig, journal:
         if any(name in sys.modules for name in _SLOW_TO_LOAD):
             with contextlib.suppress(OSError):  # a terminal that is gone ends no run
                 status.opening(f"{plan.info.name}: loading {plan.info.trainable} and what it imports ...")
-        engine.start(_engine_setup(plan, run, tune, driver.output))
+        engine.start(_engine_setup(plan, run, tune, driver.output, interruption.check))
+        interruption.check()
         if not new:
             # Only now, because settings with which nothing could be started are not those of the experiment.
             journal.set_meta(**facts)
         started = True
         driver.run(plan.begin, plan.trials)
+        return driver
+    except Asked:
+        assert driver is not None
+        driver.leave_before_the_run(new=new)
     finally:
         try:
             engine.close()
@@ -112,6 +141,8 @@ def complete_files(plan: Plan, folder: Path, run: RunConfig) -> None:
         folder: the experiment's folder.
         run: the settings.
     """
+    from .scratch import sweep
+
     try:
         for reader in _files(run):
             reader.start(plan.info, folder, plan.history)
@@ -119,6 +150,7 @@ def complete_files(plan: Plan, folder: Path, run: RunConfig) -> None:
     except OSError as error:
         warn_user(f"Tuner.restore: the log files in {folder} cannot be written: {error}. Results are in the journal.")
     _sweep(plan, folder)
+    sweep()  # the driver may have been killed when all had ended, and its members with it
 
 
 def _files(run: RunConfig) -> list[Reader]:
@@ -130,11 +162,13 @@ def _files(run: RunConfig) -> list[Reader]:
     return [LogFiles(), PolicyFiles(), *([TensorBoardFiles()] if tensorboard_wanted(run.callbacks) else [])]
 
 
-def _engine_setup(plan: Plan, run: RunConfig, tune: TuneConfig, output: Callable[[str, str], None]) -> EngineSetup:
+def _engine_setup(
+    plan: Plan, run: RunConfig, tune: TuneConfig, output: Callable[[str, str], None], check: Callable[[], None]
+) -> EngineSetup:
     from .applied import CheckApplied
     from .engines import EngineSetup
 
-    check = tune.check_applied
+    applied = tune.check_applied
     return EngineSetup(
         trainable=plan.trainable,
         rules=plan.rules,
@@ -145,7 +179,8 @@ def _engine_setup(plan: Plan, run: RunConfig, tune: TuneConfig, output: Callable
         devices=plan.info.devices,
         output=output,
         log_to_file=run.log_to_file,
-        applied=check if isinstance(check, CheckApplied) else CheckApplied() if check else None,
+        applied=applied if isinstance(applied, CheckApplied) else CheckApplied() if applied else None,
+        check=check,
     )
 
 

@@ -7,7 +7,8 @@ Each experiment is a script (``storm_script.py``) that is started again after ea
 ended by itself. Then ``storm_judge.py`` compares what is left with what had been committed before each strike, and with
 a run of the same seed that nobody killed. One line a strike, a table at the end; exit code 0 only if nothing was lost.
 
-What is struck, and when, follows from the seed; what goes on at that moment also depends on the machine.
+What is struck, and when, follows from the seed; what goes on at that moment also depends on the machine. So each strike
+throws dice of its own, and how many of them it needs changes nothing of the next.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
-from tests.faults.storm_judge import Evidence, Line, Snapshot, Verdict, gather, judge, lines_of, snapshot
-from tests.faults.storm_script import EXPERIMENTS, PAUSE, Experiment, tuner
+from tests.faults.storm_judge import Evidence, Line, Snapshot, Verdict, gather, judge, lines_of, outside, snapshot
+from tests.faults.storm_script import EXPERIMENTS, MADE, PAUSE, Experiment, tuner
 
 from shoal.core.events import Reported, Started
 from shoal.interruption import RESUME_EXIT_CODE
@@ -65,6 +66,8 @@ class Running:
 
     def __init__(self, name: str, folder: Path, token: str, log: Path, *, pause_s: float = STEP_S) -> None:
         self.folder, self.token = folder, token
+        temporary, made = elsewhere(folder)
+        temporary.mkdir(exist_ok=True)
         self.journal = folder / JOURNAL_NAME
         self.before = len(lines_of(self.journal))
         self.new = not self.journal.exists()
@@ -76,6 +79,8 @@ class Running:
                     **os.environ,
                     "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *sys.path]),
                     PAUSE: str(pause_s),
+                    MADE: str(made),
+                    "TMPDIR": str(temporary),
                     _TOKEN: token,
                 },
                 stdout=output,
@@ -130,9 +135,15 @@ class Running:
 
     def parents(self) -> list[int]:
         """Return those between the driver and the members, the driver's child first: the guardian, the warm parent."""
-        members = self.members()
-        above = [process.pid for process in self.family() if process.pid not in members]
-        return sorted(above, key=lambda pid: psutil.Process(pid).ppid() != self.process.pid)[:2]
+        found = [self.process.pid]
+        for _ in range(2):
+            found += [process.pid for process in psutil.Process(found[-1]).children()[:1]]
+        return found[1:]
+
+
+def elsewhere(folder: Path) -> tuple[Path, Path]:
+    """Return an experiment's folder for temporary files, and the file with what its members have made elsewhere."""
+    return folder.with_name("tmp"), folder.with_name("made")
 
 
 def processes_of(tokens: Sequence[str]) -> list[int]:
@@ -287,7 +298,7 @@ class Storm:
     """
 
     def __init__(self, seed: int, place: Path, show: Callable[[str], None]) -> None:
-        self.dice = random.Random(seed)
+        self.seed = seed
         self.place = place
         self.show = show
         self.account = Account()
@@ -303,12 +314,13 @@ class Storm:
         self._sieges += 1
         folder = self.place / f"{self._sieges:03}" / "run"
         folder.parent.mkdir(parents=True)
-        siege = Siege(self, name, experiment, folder, most)
+        siege = Siege(self, name, experiment, folder, most, self._sieges)
         siege.run()
         if siege.broken:
             return
         reference = self.reference(name) if experiment.seeded else None
-        verdict = judge(gather(folder, siege.snapshots), experiment, reference)
+        left = outside(*elsewhere(folder), siege.drivers)
+        verdict = judge(gather(folder, siege.snapshots, elsewhere=left), experiment, reference)
         self.account.verdicts.append((name, verdict))
         if reference is not None:
             self.account.compared += 1
@@ -354,9 +366,15 @@ class Storm:
 class Siege:
     """One experiment, struck again and again until it has ended."""
 
-    def __init__(self, storm: Storm, name: str, experiment: Experiment, folder: Path, most: int) -> None:
+    def __init__(
+        self, storm: Storm, name: str, experiment: Experiment, folder: Path, most: int, number: int = 1
+    ) -> None:
         self.storm, self.name, self.experiment, self.folder, self.most = storm, name, experiment, folder, most
-        self.dice = storm.dice
+        self.number = number
+        self.dice = random.Random()
+        """Of the strike that is being prepared."""
+        self.drivers: list[int] = []
+        self._prepared = 0
         self.log = folder.with_name("output.log")
         self.strikes: list[Strike] = []
         self.snapshots: list[Snapshot] = []
@@ -369,6 +387,7 @@ class Siege:
         """Start the script until it has ended by itself; strike it meanwhile."""
         while not self.broken:
             run = self.storm.start(self.name, self.folder, self.log)
+            self.drivers.append(run.process.pid)
             try:
                 again = self._run_once(run)
             finally:
@@ -385,6 +404,8 @@ class Siege:
         """Strike a running script until it is gone; return whether it has to be started again."""
         swept = False
         while len(self.strikes) < self.most:
+            self._prepared += 1
+            self.dice = random.Random(f"{self.storm.seed}, {self.number}, {self._prepared}")
             what = self.dice.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
             if what is STOPPED and self.experiment.timeout_s is None:
                 what = MEMBER

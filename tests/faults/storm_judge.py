@@ -28,10 +28,14 @@ from shoal.core.trial import replaced
 from shoal.journal import JOURNAL_NAME
 from shoal.journal.codec import decode
 
-__all__ = ["Account", "Evidence", "Line", "Member", "Snapshot", "Verdict", "gather", "judge", "lines_of", "snapshot"]
+__all__ = [
+    "Account", "Evidence", "Line", "Member", "Snapshot", "Verdict",
+    "gather", "judge", "lines_of", "outside", "snapshot",
+]  # fmt: skip
 
 Line = tuple[int, float, str, str]
 """A record of the journal as it is stored: number, time, kind, text."""
+SHARED_MEMORY = Path("/dev/shm")
 OWN = ("step", "score", "chain", "lr", "mark")
 """What members report."""
 _THE_PARENT_WAS_KILLED = "The parent process of the members ended with code -9 while it loaded the trainable"
@@ -117,15 +121,34 @@ class Evidence:
     snapshots: Sequence[Snapshot] = ()
 
 
-def gather(folder: Path, snapshots: Sequence[Snapshot] = ()) -> Evidence:
-    """Read all that there is about an experiment that has ended."""
+def outside(temporary: Path, made: Path, drivers: Iterable[int]) -> list[str]:
+    """Return what is left of an experiment elsewhere than in its folder.
+
+    Args:
+        temporary: its folder for temporary files, of which nobody else knows.
+        made: a file with the names of what its members have made in shared memory.
+        drivers: the numbers of its drivers' processes, by which their objects are called.
+    """
+    names = made.read_text().split() if made.exists() else []
+    marks = [f"-{pid}-" for pid in drivers]
+    shared = [
+        path
+        for path in SHARED_MEMORY.glob("*")
+        if path.name in names or (path.name.startswith("shoal-") and any(mark in path.name for mark in marks))
+    ]
+    return [str(path) for path in (*temporary.glob("*"), *shared)]
+
+
+def gather(folder: Path, snapshots: Sequence[Snapshot] = (), *, elsewhere: Sequence[str] = ()) -> Evidence:
+    """Read all that there is about an experiment that has ended; ``elsewhere``: what it has left there."""
     lines = lines_of(folder / JOURNAL_NAME)
     account = Account(lines)
     places = {trial.trial_id: trial.folder for _, trial in account.items_of(TrialAdded)}
     digests = {identity: digest for identity, (digest, _) in account.saved.items()}
     members: list[Member] = []
     damaged: list[str] = []
-    leftovers = [str(path) for pattern in (".*", "*/.*", "*/deleted_*") for path in folder.glob(pattern)]
+    leftovers = [*elsewhere]
+    leftovers += [str(path) for pattern in (".*", "*/.*", "*/deleted_*") for path in folder.glob(pattern)]
     for result in tune.ResultGrid.read(folder):
         place = folder / places[result.trial_id]
         there: dict[str, str] = {}

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
 import os
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,8 @@ from shoal.tune.schedulers import PopulationBasedTraining
 
 PAUSE = "STORM_PAUSE_S"
 """The environment variable that says how long a step takes, so that there is something to kill."""
+MADE = "STORM_MADE"
+"""The environment variable with the file to which members write what they have made in shared memory."""
 SAVED_EVERY = 3
 INTERVAL = 6
 SHARED = list(range(7, 107))
@@ -87,6 +91,19 @@ def train(config: dict[str, Any]) -> None:
             Path(folder, "state.json").write_text(json.dumps(state))
             Path(folder, "weights").write_bytes(state["chain"].encode() * 1000)
             tune.report(state, checkpoint=tune.Checkpoint.from_directory(folder))
+
+
+HELD: list[Any] = []
+
+
+def sharing(config: dict[str, Any]) -> None:
+    """As :func:`train`, with what libraries make in shared memory: it has no owner but a process that tracks it."""
+    if MADE in os.environ:
+        memory, semaphore = SharedMemory(create=True, size=1000), multiprocessing.get_context("spawn").Semaphore()
+        HELD.extend([memory, semaphore])
+        with open(os.environ[MADE], "a") as made:
+            made.write(f"{memory.name}\nsem.{semaphore._semlock.name.lstrip('/')}\n")  # type: ignore[attr-defined]
+    train(config)
 
 
 class Climber(tune.Trainable):
@@ -152,6 +169,7 @@ EXPERIMENTS = {
     ),
     "FIFO": Experiment(train, seeded=True, keep={"num_to_keep": 1}, timeout_s=2.0),
     "shared objects": Experiment(train, seeded=True, synch=True, puts=True),
+    "shared memory": Experiment(sharing, seeded=True, synch=True, keep={"num_to_keep": 1}, timeout_s=2.0),
     "one slot": Experiment(
         Climber, seeded=True, synch=True, tune={"max_concurrent_trials": 1}, keep={"num_to_keep": 2}
     ),

@@ -13,10 +13,12 @@ from pathlib import Path
 import psutil
 import pytest
 from tests.faults.test_driver import line_of, running, told
+from tests.helpers import fit
 
 from shoal import tune
 from shoal.core.commands import Status
-from shoal.interruption import RESUME_EXIT_CODE
+from shoal.engines import processes
+from shoal.interruption import RESUME_EXIT_CODE, Interruption
 
 SLOW = """
 import json, sys, tempfile, time
@@ -124,34 +126,190 @@ def test_a_member_that_does_not_come_to_its_report_in_time_is_ended_and_goes_on_
     assert steps(tmp_path / "run") == [6, 6]
 
 
-def test_signals_that_a_cluster_sends_to_all_processes_are_the_drivers_business(tmp_path: Path) -> None:
-    """SLURM's ``--signal=USR1@60`` without ``B:`` reaches members and their parent too, and often more than once."""
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGUSR1, RESUME_EXIT_CODE), (signal.SIGTERM, RESUME_EXIT_CODE), (signal.SIGINT, -signal.SIGINT)],
+)
+def test_signals_that_a_cluster_sends_to_all_processes_are_the_drivers_business(
+    number: signal.Signals, code: int, tmp_path: Path
+) -> None:
+    """SLURM's ``--signal=USR1@60`` without ``B:``, ``scancel --full`` and systemd reach members and their parent."""
     with running(SLOW, tmp_path, SHOAL_GRACE_S="60") as driver:
         for _ in range(2):
             line_of(driver, lambda line: "in the middle of a step" in line)
         family = psutil.Process(driver.pid).children(recursive=True)
         assert len(family) >= 3  # on Linux there is a guardian, too
-        for _ in range(2):
+        for _ in range(2):  # and often more than once
             for process in family:
-                process.send_signal(signal.SIGUSR1)
-            driver.send_signal(signal.SIGUSR1)
+                process.send_signal(number)
+        for _ in range(1 if number is signal.SIGINT else 2):  # the second Ctrl-C means something else
+            driver.send_signal(number)
         line_of(driver, lambda line: "The run ends" in line)
         (tmp_path / "gate").touch()
         driver.communicate(timeout=60)
-    assert driver.returncode == RESUME_EXIT_CODE
+    assert driver.returncode == code
     assert steps(tmp_path / "run") == [4, 4]
+
+
+def test_such_a_signal_does_not_end_the_parent_of_the_members_while_it_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kills = "import os, signal; [os.kill(os.getpid(), number) for number in (2, 10, 15)]; "
+    monkeypatch.setattr(processes, "_START", kills + processes._START)
+    grid = fit(lambda config: {"score": 1.0}, tmp_path, engine="processes", num_samples=1)
+    assert grid.num_errors == 0
+
+
+# ---- While the script ends, and before it has begun ------------------------------------------------------------------
+
+LEAVES = """
+import atexit, os, signal, time
+
+class AtTheVeryEnd:
+    def __del__(self, kill=os.kill, me=os.getpid(), number=int(signal.SIGTERM)):
+        kill(me, number)
+
+def leave():
+    print("leaving", flush=True)
+    while not Path("left").exists():
+        time.sleep(0.01)
+
+atexit.register(leave)
+last = AtTheVeryEnd()
+"""
+
+
+@pytest.mark.parametrize("where", ["finally", "exit handler", "its very end"])
+def test_a_second_signal_while_the_script_ends_does_not_change_its_exit_code(where: str, tmp_path: Path) -> None:
+    """Launchers send SIGTERM once more. The code that was promised is that by which a job is started again."""
+    source = SLOW
+    if where == "exit handler":
+        source = SLOW.replace('GATE = "gate"', 'GATE = "gate"\n' + LEAVES.replace("last = AtTheVeryEnd()", ""))
+    elif where == "its very end":
+        source = SLOW.replace('GATE = "gate"', 'GATE = "gate"\n' + LEAVES.replace("atexit.register(leave)", ""))
+    elif where == "finally":
+        source = SLOW.replace("    tune.Tuner(\n", "  try:\n    tune.Tuner(\n").replace(
+            '    print("the fit ended by itself")\n', "  finally:\n" + LEAVES_HERE
+        )
+    with running(source, tmp_path, SHOAL_GRACE_S="60") as driver:
+        for _ in range(2):
+            line_of(driver, lambda line: "in the middle of a step" in line)
+        driver.send_signal(signal.SIGTERM)
+        line_of(driver, lambda line: "The run ends" in line)
+        (tmp_path / "gate").touch()
+        if where != "its very end":
+            line_of(driver, lambda line: "leaving" in line)
+            driver.send_signal(signal.SIGTERM)
+            (tmp_path / "left").touch()
+        driver.communicate(timeout=60)
+    assert driver.returncode == RESUME_EXIT_CODE
+
+
+LEAVES_HERE = """
+    print("leaving", flush=True)
+    while not Path("left").exists():
+        time.sleep(0.01)
+"""
+
+
+def test_after_a_fit_that_no_signal_ended_they_mean_what_they_did_and_the_next_fit_takes_them_again() -> None:
+    with Interruption() as interruption:
+        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    try:
+        with Interruption() as interruption:
+            signal.raise_signal(signal.SIGTERM)
+            with interruption, pytest.raises(SystemExit):  # the driver enters what is entered
+                interruption.leave("again")
+        signal.raise_signal(signal.SIGTERM)  # nothing happens
+        with Interruption() as interruption:
+            signal.raise_signal(signal.SIGTERM)
+            assert interruption.asked is signal.SIGTERM
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+
+
+LOADS = """
+import os, time
+from shoal import tune
+
+if os.environ.get("SLOW"):
+    print("in the midst of loading", flush=True)
+    time.sleep(1000)
+
+def train(config):
+    while True:
+        tune.report({"score": 1.0})
+"""
+BEGINS = """
+import os, sys
+import slow
+from shoal import tune
+os.environ["SLOW"] = "1"
+if sys.argv[1:]:
+    tuner = tune.Tuner.restore("run", slow.train)
+else:
+    tuner = tune.Tuner(slow.train, run_config=tune.RunConfig(name="run", storage_path=os.getcwd()))
+tuner.fit()
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, -signal.SIGINT), (signal.SIGTERM, RESUME_EXIT_CODE), (signal.SIGUSR1, RESUME_EXIT_CODE)],
+)
+def test_a_signal_while_the_trainable_is_loaded_says_what_to_do_and_leaves_nothing_of_a_new_experiment(
+    number: signal.Signals, code: int, tmp_path: Path
+) -> None:
+    (tmp_path / "slow.py").write_text(LOADS)
+    with running(BEGINS, tmp_path) as driver:
+        line_of(driver, lambda line: "in the midst of loading" in line)
+        family = psutil.Process(driver.pid).children(recursive=True)
+        driver.send_signal(number)
+        said = driver.communicate(timeout=60)[0]
+    assert driver.returncode == code
+    by = "" if number is signal.SIGINT else f" by {number.name}, with exit code 75"
+    wanted = f"Interrupted{by}. Nothing had begun, and nothing is left of it. To go on: start the script again."
+    assert wanted in said
+    assert said.rstrip().endswith("start the script again.")
+    assert psutil.wait_procs(family, timeout=30)[1] == []
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_signal_while_a_restore_loads_the_trainable_leaves_the_experiment_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(LOADS)
+    begun = BEGINS.replace('os.environ["SLOW"] = "1"\n', "").replace("getcwd())", "getcwd(), verbose=3)")
+    with running(begun, tmp_path) as driver:
+        line_of(driver, lambda line: "iteration" in line)
+        driver.send_signal(signal.SIGTERM)
+        driver.communicate(timeout=60)
+    before = steps(tmp_path / "run")
+    with running(BEGINS, tmp_path, "restore") as driver:
+        line_of(driver, lambda line: "in the midst of loading" in line)
+        driver.send_signal(signal.SIGTERM)
+        said = driver.communicate(timeout=60)[0]
+    assert driver.returncode == RESUME_EXIT_CODE
+    how = f"To go on: tune.Tuner.restore({str(tmp_path / 'run')!r}, train).fit()"
+    assert said.rstrip().endswith(how)
+    assert "Interrupted by SIGTERM, with exit code 75." in said
+    assert steps(tmp_path / "run") == before
 
 
 def test_workers_that_a_member_starts_are_ended_by_its_signals_as_ever(tmp_path: Path) -> None:
     """``torch.utils.data.DataLoader`` and ``multiprocessing.Pool`` end their workers with SIGTERM."""
-    from tests.helpers import fit
 
     def train(config: dict[str, object]) -> None:
         import multiprocessing
         import time
         from typing import Any
 
-        codes = []
+        default = "raise SystemExit(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
+        started = subprocess.run([sys.executable, "-c", f"import signal; {default}"], check=False).returncode
+        child = os.fork()
+        if child == 0:
+            os._exit(signal.getsignal(signal.SIGINT) is signal.default_int_handler)
+        codes = [started, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])]
         for kind in ("fork", "spawn"):
             context: Any = multiprocessing.get_context(kind)
             worker = context.Process(target=time.sleep, args=(600,))
@@ -162,7 +320,7 @@ def test_workers_that_a_member_starts_are_ended_by_its_signals_as_ever(tmp_path:
         tune.report({"score": 1.0, "codes": codes})
 
     grid = fit(train, tmp_path, num_samples=1, engine="processes")
-    assert grid[0].metrics["codes"] == [-signal.SIGTERM, -signal.SIGTERM]
+    assert grid[0].metrics["codes"] == [True, True, -signal.SIGTERM, -signal.SIGTERM]
 
 
 def test_a_handler_of_the_scripts_own_stays(tmp_path: Path) -> None:

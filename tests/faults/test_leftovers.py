@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import signal
 import subprocess
 import sys
 import textwrap
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from tests.helpers import fit, story
 
 from shoal import tune
 
@@ -30,6 +32,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 SCRIPT = """
 import multiprocessing, os, signal, subprocess, sys, tempfile, threading, time
+from multiprocessing import shared_memory
 from pathlib import Path
 from shoal import tune
 from shoal.tune.schedulers import PopulationBasedTraining
@@ -69,7 +72,15 @@ def daemon(config):
 def deep(config):
     subprocess.Popen(["sh", "-c", "sleep 1000 & setsid sh -c 'trap \\"\\" TERM HUP INT; sleep 1000; true' & wait"])
 
-START = {f.__name__: f for f in (nothing, deaf, stops, forks, spawns, calls, session, daemon, deep)}
+KEPT = []
+
+def shares(config):
+    KEPT.append(shared_memory.SharedMemory(create=True, size=1000))
+    KEPT.append(multiprocessing.get_context("spawn").Semaphore())
+    with open("made", "a") as made:
+        made.write(f"{KEPT[0].name}\\nsem.{KEPT[1]._semlock.name.lstrip('/')}\\n")
+
+START = {f.__name__: f for f in (nothing, deaf, stops, forks, spawns, calls, session, daemon, deep, shares)}
 
 def train(config):
     START[config["kind"]](config)
@@ -95,9 +106,10 @@ def go(kinds, slots=None):
                                   failure_config=tune.FailureConfig(max_failures=-1)),
     ).fit()
 """
-KINDS = ("nothing", "deaf", "stops", "forks", "spawns", "calls", "session", "daemon", "deep")
-NUMBER_OF_CHILDREN = {"forks": 1, "spawns": 2, "calls": 1, "session": 1, "daemon": 1, "deep": 4}
-"""That stay; the one of ``spawns`` has a companion that tracks resources."""
+KINDS = ("nothing", "deaf", "stops", "forks", "spawns", "calls", "session", "daemon", "deep", "shares")
+NUMBER_OF_CHILDREN = {"forks": 1, "spawns": 2, "calls": 1, "session": 1, "daemon": 1, "deep": 4, "shares": 1}
+"""That stay; those of ``spawns`` and ``shares`` have a companion that tracks resources, and deletes what they share."""
+SHARED = Path("/dev/shm")
 
 
 @contextlib.contextmanager
@@ -118,7 +130,8 @@ def script(folder: Path, source: str, *, start: tuple[str, ...] = ()) -> Generat
         with contextlib.suppress(psutil.NoSuchProcess):
             driver.kill()
         driver.wait(30)
-        for process in family:
+        # Those that tidy up behind others have their time first: what is shared has no other owner.
+        for process in psutil.wait_procs(family, timeout=GONE_WITHIN_S)[1]:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
 
@@ -170,29 +183,40 @@ def left(processes: list[psutil.Process]) -> list[psutil.Process]:
     return [process for process in alive if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
 
 
-@pytest.mark.parametrize("slots", [9, 3])
+def made(folder: Path) -> list[Path]:
+    """Return what a member has made in shared memory."""
+    names = (folder / "made").read_text().split()
+    assert len(names) == 2
+    return [SHARED / name for name in names]
+
+
+def there(paths: list[Path]) -> list[Path]:
+    return [path for path in paths if path.exists()]
+
+
+@pytest.mark.parametrize("slots", [len(KINDS), 3])
 @pytest.mark.parametrize("killed", ["driver", "nursery", "driver and nursery", "guardian", "driver and guardian"])
 def test_every_process_of_a_run_is_gone_when_one_that_it_depends_on_is_killed(
     killed: str, slots: int, tmp_path: Path
 ) -> None:
-    kinds: tuple[str, ...] = KINDS if slots == 9 else ("nothing", "deaf", "calls", "nothing", "deaf", "calls")
-    if "guardian" in killed:
-        # Who kills this one too has killed all that watch; then members die, but not what they have started.
-        kinds = ("nothing", "deaf", "stops")
+    kinds: tuple[str, ...] = KINDS if slots > 3 else ("nothing", "deaf", "calls", "nothing", "deaf", "shares")
     with script(tmp_path, f"go({kinds!r}, {min(slots, len(kinds))})") as driver:
         until(all_ready(tmp_path, len(kinds)), driver)
         until(settled(driver, sum(NUMBER_OF_CHILDREN.get(kind, 0) for kind in kinds)), driver)
         watching, nursery, members = family_of(driver)
         assert len(members) == len(kinds)
         family = watching.children(recursive=True)
+        shared = made(tmp_path)
+        assert there(shared) == shared
         for name, process in (("driver", driver), ("guardian", watching), ("nursery", nursery)):
             if name in killed:
                 with contextlib.suppress(psutil.NoSuchProcess):  # of the death of the one before
                     process.kill()
         assert left([watching, *family]) == []
+        assert there(shared) == []
         if "driver" in killed:
             driver.wait(30)
-            assert list((tmp_path / "tmp").iterdir()) == [] or "guardian" in killed
+            assert list((tmp_path / "tmp").iterdir()) == []
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -206,7 +230,81 @@ def test_what_a_member_has_started_is_gone_when_it_is_killed(kind: str, tmp_path
         family, others = first.children(recursive=True), second.children(recursive=True)
         first.kill()
         assert left([first, *family]) == []
+        assert kind != "shares" or there(made(tmp_path)) == []
         assert all(process.is_running() for process in [second, *others])
+
+
+HANGS = """
+def hangs(config):
+    shares(config)
+    while True:
+        time.sleep(0.01)
+
+run = tune.RunConfig(name="run", storage_path=os.getcwd(), verbose=0,
+                     failure_config=tune.FailureConfig(report_timeout_s=1.0))
+(result,) = tune.Tuner(hangs, run_config=run).fit()
+assert "reported nothing" in str(result.error)
+"""
+
+
+def test_shared_memory_of_members_that_the_driver_kills_goes_with_them(tmp_path: Path) -> None:
+    for number, source in enumerate((HANGS, "os.environ['SHOAL_GRACE_S'] = '0'\ngo(['shares'])")):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        with script(folder, source) as driver:
+            if source != HANGS:
+                until(all_ready(folder, 1), driver)
+                until(settled(driver, 1), driver)
+                assert len(there(made(folder))) == 2
+                driver.terminate()
+            assert driver.wait(60) == (0 if source == HANGS else 75)
+            assert there(made(folder)) == []
+
+
+JOBLIB = """
+def many(config):
+    import joblib, numpy
+    data = numpy.ones((500, 1000))  # so large that joblib shares it
+    tune.report({"score": sum(joblib.Parallel(n_jobs=2)(joblib.delayed(numpy.sum)(data) for _ in range(4)))})
+    tune.report({"score": 1.0, "pid": os.getpid()})
+
+run = tune.RunConfig(name="run", storage_path=os.getcwd(), verbose=0)
+(result,) = tune.Tuner(many, run_config=run).fit()
+assert result.error is None, result.error
+Path("pid").write_text(str(result.metrics["pid"]))
+"""
+
+
+def test_joblib_tidies_up_behind_a_member_that_ends_in_order(tmp_path: Path) -> None:
+    pytest.importorskip("joblib")
+    with script(tmp_path, JOBLIB) as driver:
+        assert driver.wait(60) == 0
+    pid = (tmp_path / "pid").read_text()
+    assert [path for path in SHARED.iterdir() if f"-{pid}-" in path.name or f"_{pid}_" in path.name] == []
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+GLOBAL = """
+ALL = []
+
+def once(config):
+    ALL.append(tempfile.TemporaryDirectory(prefix="mine"))
+    return {"score": 1.0}
+
+grid = tune.Tuner(once, run_config=tune.RunConfig(name="run", storage_path=os.getcwd(), verbose=0)).fit()
+assert not grid.errors
+assert not [name for name in os.listdir(tempfile.gettempdir()) if name.startswith("mine")]
+of_the_script = tempfile.TemporaryDirectory()
+grid = tune.Tuner(lambda config: {"score": os.path.isdir(of_the_script.name)}, run_config=tune.RunConfig(
+    name="again", storage_path=os.getcwd(), verbose=0)).fit()
+assert os.path.isdir(of_the_script.name)
+"""
+
+
+def test_a_temporary_folder_in_a_global_variable_of_a_member_goes_with_it(tmp_path: Path) -> None:
+    """And those of others stay: a member calls at its end what it has registered itself."""
+    with script(tmp_path, GLOBAL) as driver:
+        assert driver.wait(60) == 0
 
 
 def test_a_driver_that_is_killed_while_members_are_forked_leaves_no_process(tmp_path: Path) -> None:
@@ -354,6 +452,7 @@ def train(config):
     held = tempfile.NamedTemporaryFile(delete=False)
     os.symlink(os.getcwd(), os.path.join(junk, "link"))
     worker = multiprocessing.get_context("spawn").Semaphore()
+    block = shared_memory.SharedMemory(create=True, size=1000)
     while not Path("finish").exists():
         step += 1
         mine = shoal.put(os.urandom(1000))
@@ -391,20 +490,82 @@ else:
 grid = tuner.fit()
 assert not grid.errors, grid.errors
 """
-SHARED = Path("/dev/shm")
 
 
 def outside(folder: Path, pids: set[int]) -> set[str]:
     """Return what lies in the folder for temporary files, and what processes have in shared memory."""
     found = {str(path) for path in (folder / "tmp").rglob("*")}
     tokens = {path.name.rpartition("-")[2] for path in (folder / "tmp").glob("shoal-members-*")}
-    marks = {f"-{pid}-" for pid in pids} | {f"sem.shoal-{token}-" for token in tokens}
+    marks = {f"-{pid}-" for pid in pids} | {f"shoal-{token}-" for token in tokens}
     return found | {str(path) for path in SHARED.iterdir() if any(mark in path.name for mark in marks)}
 
 
 def unfinished(folder: Path) -> set[str]:
     """Return the checkpoints that are being written or deleted."""
     return {str(path) for path in (folder / "run").glob("*/.*checkpoint_*")}
+
+
+HAS_ENDED = """
+def once(config):
+    return {"score": 1.0}
+
+if tune.Tuner.can_restore("ended"):
+    tune.Tuner.restore("ended", once).fit()
+else:
+    tune.Tuner(once, run_config=tune.RunConfig(name="ended", storage_path=os.getcwd(), verbose=0)).fit()
+    go(["shares"])
+"""
+
+
+def test_nothing_is_left_where_the_next_start_finds_that_all_has_ended(tmp_path: Path) -> None:
+    with script(tmp_path, HAS_ENDED) as driver:
+        until(all_ready(tmp_path, 1), driver)
+        until(settled(driver, 1), driver)
+        family = driver.children(recursive=True)  # with the one that tracks what is shared
+        for process in (driver, *family):
+            process.suspend()  # or who is killed last would still tidy up
+        for process in (driver, *family):
+            process.kill()
+        assert left(family) == []
+        driver.wait(30)
+    assert there(made(tmp_path)) != []
+    assert outside(tmp_path, set()) != set()
+    with script(tmp_path, HAS_ENDED) as driver:
+        assert driver.wait(60) == 0
+    assert there(made(tmp_path)) == []
+    assert outside(tmp_path, set()) == set()
+
+
+def test_what_a_member_was_saving_when_it_died_goes_before_it_is_tried_again(tmp_path: Path) -> None:
+    class Dies(tune.Trainable):
+        def setup(self, config: dict[str, object]) -> None:
+            self.steps = 0
+
+        def step(self) -> dict[str, object]:
+            self.steps += 1
+            there = list(Path(tune.get_context().get_trial_dir()).glob(".checkpoint_*"))
+            return {"score": 1.0, "there": len(there), "should_checkpoint": True}
+
+        def save_checkpoint(self, checkpoint_dir: str) -> None:
+            Path(checkpoint_dir, "half").write_bytes(bytes(1000))
+            died = len(list(tmp_path.glob("died *")))
+            if self.steps == 2 and died < 3:
+                (tmp_path / f"died {died}").touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        def load_checkpoint(self, checkpoint: object) -> None:
+            self.steps = 1
+
+    grid = fit(
+        Dies, tmp_path, engine="processes", num_samples=1, stop={"training_iteration": 4},
+        run={
+            "failure_config": tune.FailureConfig(max_failures=-1),
+            "checkpoint_config": tune.CheckpointConfig(num_to_keep=1),
+        },
+    )  # fmt: skip
+    assert len(list(tmp_path.glob("died *"))) == 3
+    rows = story(grid).in_order()[0].rows
+    assert [row.report.metrics["there"] for row in rows] == [0, 0, 0, 0]
 
 
 @pytest.mark.slow

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from dataclasses import replace
+from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.faults import storm
-from tests.faults.storm_judge import Evidence, gather, judge, snapshot
+from tests.faults.storm_judge import Evidence, gather, judge, outside, snapshot
 from tests.faults.storm_script import EXPERIMENTS, tuner
 
 
@@ -39,6 +41,11 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
 
 def problems(evidence: Evidence, reference: Evidence) -> list[str]:
     return judge(evidence, EXPERIMENTS["synchronous"], reference).problems
+
+
+def test_a_short_storm_on_members_with_shared_memory_leaves_none(capsys: pytest.CaptureFixture[str]) -> None:
+    assert storm.main(["--kills", "4", "--seed", "5", "--only", "shared memory"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "lost: 0"
 
 
 def test_nothing_is_found_where_nothing_is_wrong(whole: Evidence) -> None:
@@ -90,6 +97,60 @@ def test_the_judge_finds_a_record_that_was_changed_after_it_was_committed(whole:
     )
 
 
-def test_the_strikes_of_a_seed_are_the_same_again(tmp_path: Path) -> None:
-    one, two = (storm.Storm(7, tmp_path, lambda line: None).dice for _ in range(2))
-    assert [one.random() for _ in range(5)] == [two.random() for _ in range(5)]
+def test_the_judge_finds_what_is_left_elsewhere(tmp_path: Path) -> None:
+    temporary, made = storm.elsewhere(tmp_path / "run")
+    memory, gone = SharedMemory(create=True, size=100), SharedMemory(create=True, size=100)
+    try:
+        made.write_text(f"{memory.name}\n{gone.name}\n")
+        gone.close()
+        gone.unlink()
+        temporary.mkdir()
+        (temporary / "shoal-left").touch()
+        assert outside(temporary, made, []) == [str(temporary / "shoal-left"), f"/dev/shm/{memory.name}"]
+    finally:
+        memory.close()
+        memory.unlink()
+
+
+# ---- The strikes -----------------------------------------------------------------------------------------------------
+
+
+class Prepared(storm.Siege):
+    """Strikes nobody, but tells whom it would have struck, and when."""
+
+    def tell(self, noise: random.Random, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+        """``noise``: how many dice each strike throws until it hits, which depends on the machine."""
+
+        def wait_for(moment: storm.Moment, run: storm.Running, dice: random.Random) -> bool:
+            for _ in range(noise.randrange(5)):
+                dice.random()
+            return True
+
+        def hit(run: storm.Running, what: str, moment: str) -> bool:
+            self.strikes.append(storm.Strike(0, self.name, what, moment, 0, 0.0))
+            return False
+
+        monkeypatch.setattr(storm, "wait_for", wait_for)
+        monkeypatch.setattr(self, "_hit", hit)
+        monkeypatch.setattr(self, "_sees_nothing_left", lambda run: True)
+        monkeypatch.setattr(self, "_let_end", lambda run: False)
+        run = storm.Running.__new__(storm.Running)
+        run.new = False
+        self._run_once(run)
+        return [(strike.what, strike.moment) for strike in self.strikes]
+
+
+def test_the_strikes_of_a_seed_are_the_same_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many dice the machine has made those before throw."""
+
+    def strikes(seed: int, siege: int, noise: int) -> list[tuple[str, str]]:
+        shown = storm.Storm(seed, tmp_path, lambda line: None)
+        prepared = Prepared(shown, "FIFO", EXPERIMENTS["FIFO"], tmp_path / "run", 40, siege)
+        return prepared.tell(random.Random(noise), monkeypatch)
+
+    one = strikes(7, 1, noise=0)
+    assert one == strikes(7, 1, noise=1)
+    assert len(one) == 40
+    assert len({what for what, _ in one}) > 3
+    for other in (strikes(8, 1, noise=0), strikes(7, 2, noise=0)):
+        assert other != one

@@ -20,7 +20,9 @@ from ..core.commands import checkpoint_name
 from ..core.events import SavedCheckpoint
 from ..errors import ReportError, StorageError
 
-__all__ = ["checkpoint_name", "commit", "damage", "delete", "digest_of", "is_full", "measure", "write"]
+__all__ = [
+    "checkpoint_name", "commit", "damage", "delete", "delete_unfinished", "digest_of", "is_full", "measure", "write",
+]  # fmt: skip
 
 _CHUNK = 1 << 20
 _NOTES = ".metadata.json"
@@ -129,9 +131,27 @@ def delete(trial_folder: Path, number: int) -> None:
     """Delete a committed checkpoint. Its name is gone at once; one that is not there is no error."""
     final = trial_folder / checkpoint_name(number)
     trash = trial_folder / f".deleted_{final.name}"
-    with contextlib.suppress(FileNotFoundError):
+    try:
         final.rename(trash)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise
+        # Left by an earlier one of that number: whoever deleted that was killed meanwhile, or could not.
+        shutil.rmtree(trash, ignore_errors=True)
+        try:
+            final.rename(trash)
+        except OSError:
+            shutil.rmtree(final, ignore_errors=True)
     shutil.rmtree(trash, ignore_errors=True)
+
+
+def delete_unfinished(trial_folder: Path, pid: int) -> None:
+    """Delete what a process that is dead was writing: nobody else would before the end of the run."""
+    with contextlib.suppress(OSError):
+        for staging in trial_folder.glob(f".checkpoint_*.{pid}"):
+            shutil.rmtree(staging, ignore_errors=True)
 
 
 def digest_of(folder: Path) -> str:

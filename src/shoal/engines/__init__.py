@@ -43,6 +43,8 @@ class EngineSetup:
     """Whether what a member prints is also written to ``output.log`` in its folder."""
     applied: CheckApplied | None = field(default_factory=CheckApplied)
     """How members check that optimizers use the config's values; None: not at all."""
+    check: Callable[[], None] = lambda: None
+    """Called now and then while the start takes long. What it raises ends the start."""
 
 
 def grace_s() -> float:

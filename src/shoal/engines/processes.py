@@ -14,6 +14,7 @@ import fcntl
 import json
 import math
 import os
+import select
 import selectors
 import signal
 import socket
@@ -21,13 +22,15 @@ import subprocess
 import sys
 import time
 from collections import deque
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
+from ..checkpoints.store import delete_unfinished
 from ..core.commands import Continue, Launch, Save, WindUp
 from ..core.events import Event, Failed, Lost
 from ..errors import EngineError
-from ..worker.nursery import THREAD_VARIABLES, Exited, Forked, LoadFailed, Ready
+from ..worker.nursery import THE_DRIVERS, THREAD_VARIABLES, Exited, Forked, LoadFailed, Ready
 from ..worker.wire import (
     CANNOT_LEAVE,
     Enter,
@@ -48,6 +51,8 @@ from .pickling import pickle_config, pickle_trainable
 
 __all__ = ["ProcessEngine"]
 
+_ASK_EVERY_MS = 100
+"""How often to look whether the user still wants it, while the trainable is loaded."""
 _GRACE_S = 5.0
 """Seconds that a member has to leave its function and end, before it is killed."""
 _START = (
@@ -64,6 +69,8 @@ class ProcessEngine:
         self._setup: EngineSetup | None = None
         self._trainable = b""
         self._nursery: subprocess.Popen[bytes] | None = None
+        self._adopts = False
+        """Whether the warm parent ends what a member has started, so that it suffices to kill the member."""
         self._control: socket.socket | None = None
         self._control_reader = FrameReader()
         self._selector: selectors.BaseSelector = selectors.DefaultSelector()
@@ -87,36 +94,23 @@ class ProcessEngine:
         """Start the warm parent and load the user's function in it."""
         self._setup = setup
         self._trainable = pickle_trainable(setup.trainable)
-        self._start_nursery()
+        self._start_nursery(setup.check)
 
-    def _start_nursery(self) -> None:
+    def _start_nursery(self, check: Callable[[], None] = lambda: None) -> None:
         try:
-            self._try_to_start_nursery()
+            self._try_to_start_nursery(check)
         except BaseException:
             self._end_nursery()
             raise
 
-    def _try_to_start_nursery(self) -> None:
+    def _try_to_start_nursery(self, check: Callable[[], None]) -> None:
         setup = self._setup
         assert setup is not None
         ours, theirs = _socket_pair()
         self._control = ours
         self._control_reader = FrameReader()
-        root = str(Path(__file__).parents[2])
         try:
-            self._nursery = subprocess.Popen(
-                [
-                    *(sys.executable, *_interpreter_flags(), "-c", _START.format(root=root)),
-                    json.dumps([theirs.fileno(), sys.path]),
-                ],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=None if _is_open(1) else subprocess.DEVNULL,
-                stderr=None if _is_open(2) else subprocess.DEVNULL,
-                # One thread while it imports: a pool of threads does not survive a fork. Members set their own number.
-                env={**os.environ, **dict.fromkeys(THREAD_VARIABLES, "1")},
-                start_new_session=True,
-            )
+            self._nursery = _spawn(theirs.fileno())
         except OSError as error:
             raise EngineError(f"The parent process of the members cannot be started: {error}.") from error
         finally:
@@ -133,11 +127,15 @@ class ProcessEngine:
         )
         with contextlib.suppress(OSError):  # that it has ended is noticed next
             ours.sendall(heavy_frame(message))
-        self._wait_until_loaded(ours)
+        self._wait_until_loaded(ours, check)
         self._selector.register(ours, selectors.EVENT_READ, None)
 
-    def _wait_until_loaded(self, control: socket.socket) -> None:
+    def _wait_until_loaded(self, control: socket.socket, check: Callable[[], None]) -> None:
+        poll = select.poll()
+        poll.register(control, select.POLLIN)
         while True:
+            while not poll.poll(_ASK_EVERY_MS):
+                check()
             try:
                 data = control.recv(1 << 16)
             except OSError:
@@ -150,6 +148,7 @@ class ProcessEngine:
                 )
             for message in self._control_reader.feed(data):
                 if isinstance(message, Ready):
+                    self._adopts = message.adopts
                     return
                 assert isinstance(message, LoadFailed)
                 raise EngineError(
@@ -249,7 +248,7 @@ class ProcessEngine:
         """Send to a trial's process; that it has died meanwhile becomes an event of this launch."""
         member = self._members.get(trial_id)
         if member is None:
-            lost = Lost(trial_id, launch, "its process died while it waited")
+            lost = Lost(trial_id, launch, "its process died while it waited", innocent=True)
             if not any(
                 isinstance(event, Lost) and (event.trial_id, event.launch) == (trial_id, launch)
                 for event in self._ready
@@ -320,7 +319,16 @@ class ProcessEngine:
         events.extend(self._ready)
         self._ready.clear()
         self._kill_overdue()
-        return events
+        return [self._explained(event) if isinstance(event, Failed) else event for event in events]
+
+    def _explained(self, event: Failed) -> Failed:
+        """Say so where a member failed because the kernel had killed a process of its own, such as a worker."""
+        hint = self._memory.hint_about_worker(event.error)
+        if hint is None:
+            return event
+        return dataclasses.replace(
+            event, error=f"{event.error} ({hint})", traceback=f"{event.traceback.rstrip()} ({hint})"
+        )
 
     def _read_control(self, events: list[Event]) -> None:
         assert self._control is not None
@@ -362,17 +370,19 @@ class ProcessEngine:
             member.receive(events)
         member.read_output()
 
-    def _gone(self, member: MemberProcess, reason: str) -> None:
+    def _gone(self, member: MemberProcess, reason: str, *, innocent: bool = False) -> None:
         """Forget a process that has ended; unless it was told to leave, that is an event."""
         self._by_key.pop(member.key, None)
         self._forget(member.sock)
         self._forget(member.output)
         member.close()
+        if member.pid is not None:
+            delete_unfinished(Path(member.info.folder), member.pid)
         trial_id = member.info.trial_id
         if self._members.get(trial_id) is member:
             del self._members[trial_id]
         if not member.leaving:
-            self._ready.append(Lost(trial_id, member.launch, reason))
+            self._ready.append(Lost(trial_id, member.launch, reason, innocent))
         waiting, self._postponed = self._postponed, []
         for launch, checkpoint in waiting:
             self.execute(launch, checkpoint)
@@ -387,7 +397,8 @@ class ProcessEngine:
         for member in list(self._by_key.values()):
             _kill_group(member.pid)
             self._drain(member, events)
-            self._gone(member, "the parent process of the members died")
+            reason = member.killed_for or "the parent process of the members died"
+            self._gone(member, reason, innocent=member.killed_for is None)
 
     def _end_nursery(self) -> None:
         """Close the socket to the warm parent, upon which it kills what is left of the members and ends."""
@@ -413,7 +424,15 @@ class ProcessEngine:
         for member in self._by_key.values():
             if member.deadline <= now and member.pid is not None:
                 member.deadline = math.inf
-                _kill_group(member.pid)
+                self._kill(member)
+
+    def _kill(self, member: MemberProcess) -> None:
+        """Kill a member. What it has started, the warm parent ends, or else it goes with the member's group."""
+        if not self._adopts:
+            _kill_group(member.pid)
+        elif member.pid is not None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(member.pid, signal.SIGKILL)
 
     # --------------------------------------------------------------------------------------------------------- closing
 
@@ -433,10 +452,39 @@ class ProcessEngine:
             # Also where the user cannot wait and interrupts again: nothing is left running.
             for member in list(self._by_key.values()):
                 member.leaving = True
-                _kill_group(member.pid)
+                self._kill(member)
                 self._gone(member, "")
             self._end_nursery()
             self._selector.close()
+
+
+def _spawn(control: int) -> subprocess.Popen[bytes]:
+    """Start the warm parent with its end of the socket."""
+    root = str(Path(__file__).parents[2])
+    with _signals_wait():
+        return subprocess.Popen(
+            [
+                *(sys.executable, *_interpreter_flags(), "-c", _START.format(root=root)),
+                json.dumps([control, sys.path]),
+            ],
+            pass_fds=[control],
+            stdin=subprocess.DEVNULL,
+            stdout=None if _is_open(1) else subprocess.DEVNULL,
+            stderr=None if _is_open(2) else subprocess.DEVNULL,
+            # One thread while it imports: a pool of threads does not survive a fork. Members set their own number.
+            env={**os.environ, **dict.fromkeys(THREAD_VARIABLES, "1")},
+            start_new_session=True,
+        )
+
+
+@contextlib.contextmanager
+def _signals_wait() -> Generator[None]:
+    """Have a process that is started begin with the driver's signals blocked, until it can leave them to the driver."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, THE_DRIVERS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _socket_pair() -> tuple[socket.socket, socket.socket]:

@@ -2,7 +2,8 @@
 
 It has nothing to do but to wait, so it is never busy, needs hardly any memory, and loads nothing of the user's. On
 Linux it adopts whatever process below it loses its parent, also one in a session of its own. So when the driver or the
-nursery dies, or both at once, it finds all that is left, kills it, and deletes their temporary files.
+nursery dies, or both at once, it finds all that is left, kills it, and deletes their temporary files. When it dies
+itself, the nursery does the same.
 
 Elsewhere there is none; the nursery watches the driver there, and the driver the nursery.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
 import resource
 import select
 import signal
@@ -24,39 +26,41 @@ from typing import NoReturn
 
 from .. import scratch
 
-__all__ = ["adopt_orphans", "children", "die_with_parent", "guard", "kill_orphans"]
+__all__ = ["adopt_orphans", "children", "die_with_parent", "end_all", "guard", "kill_orphans", "outlive_parent"]
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
-_PATIENCE_S = 1.0
-"""Seconds that processes have which tidy up behind others."""
-_TIDIES_UP = b"multiprocessing.resource_tracker"
+_PATIENCE_S = 3.0
+"""Seconds that processes have which tidy up behind others. Hardly any is needed, unless the machine is busy."""
+_OWN_END_S = 0.5
+"""Seconds that the nursery has to end what is below it, and itself."""
+_TIDIES_UP = re.compile(rb"\b(?:multiprocessing|loky\.backend)\.resource_tracker\b")
 """It ends by itself when those are gone whose semaphores and shared memory it knows, and deletes what is left of it. It
-is told by its command line."""
+is told by its command line. Joblib has one of its own."""
 _LOOK_EVERY_MS = 500
 """Where the system does not tell when a process ends."""
 
 
-def guard(control: int) -> bool:
-    """Make this process the guardian of a fork of itself, and return True in that fork.
+def guard(control: int) -> int | None:
+    """Make this process the guardian of a fork of itself, and return its number in that fork.
 
-    Returns False where there is no guardian, and this process is the driver's child as before.
+    Returns None where there is no guardian, and this process is the driver's child as before.
 
     Args:
         control: the socket to the driver, which both hold.
     """
     driver = os.getppid()
     if not adopt_orphans():
-        return False
+        return None
     guardian = os.getpid()
     nursery = os.fork()
     if nursery == 0:
         die_with_parent(guardian)
-        return True
+        return guardian
     status = 0
     try:
         status = _wait(nursery, driver, control)
-        gone = _end_all()
+        gone = end_all(trackers_too=True)
         # All who held the locks are gone.
         scratch.sweep()
         scratch.delete_of_torch({nursery, *gone})
@@ -65,7 +69,7 @@ def guard(control: int) -> bool:
 
 
 def _wait(nursery: int, driver: int, control: int) -> int:
-    """Wait until the nursery or the driver has ended. Return the nursery's status, 0 if it has not ended."""
+    """Wait until the nursery or the driver has ended, and then for the nursery. Return its status, 0 if it is late."""
     poll = select.poll()
     poll.register(control, 0)  # that the other end is closed is told in any case
     timeout: int | None = _LOOK_EVERY_MS
@@ -73,15 +77,23 @@ def _wait(nursery: int, driver: int, control: int) -> int:
         for pid in (nursery, driver):
             poll.register(os.pidfd_open(pid), select.POLLIN)
         timeout = None
-    if _maker_of(control) not in (None, driver):
-        return 0  # it ended before this process had begun
-    while True:
+    told: object = _maker_of(control) not in (None, driver)  # it ended before this process had begun
+    while not told and os.getppid() == driver:
         told = poll.poll(timeout)
+    return _let_end(nursery, control)
+
+
+def _let_end(nursery: int, control: int) -> int:
+    """Let the nursery end by itself, which takes a moment: should this process be killed in it, all the same ends."""
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(control)) as sock:
+        sock.shutdown(socket.SHUT_RDWR)  # tells it, also where a fork of the driver holds the other end
+    late = time.monotonic() + _OWN_END_S
+    while time.monotonic() < late:
         pid, status = os.waitpid(nursery, os.WNOHANG)
         if pid:
             return status
-        if told or os.getppid() != driver:
-            return 0
+        time.sleep(0.005)
+    return 0
 
 
 def _maker_of(control: int) -> int | None:
@@ -94,16 +106,23 @@ def _maker_of(control: int) -> int | None:
     return None
 
 
-def _end_all() -> set[int]:
-    """Kill all processes below this one, and return them. When one has ended, its children become this one's."""
+def end_all(*, trackers_too: bool) -> set[int]:
+    """Kill all processes below this one, and return them. When one has ended, its children become this one's.
+
+    Args:
+        trackers_too: whether to wait for those that tidy up behind others. If not, they are left: this process may be
+            one of those that they wait for.
+    """
     gone: set[int] = set()
-    patience = time.monotonic() + _PATIENCE_S
+    late = time.monotonic() + _PATIENCE_S
     while True:
-        kill_orphans((), patient=time.monotonic() < patience)
+        killed, _ = kill_orphans((), patient=not trackers_too or time.monotonic() < late)
         try:
             while pid := os.waitpid(-1, os.WNOHANG)[0]:
                 gone.add(pid)
         except ChildProcessError:
+            return gone
+        if not killed and not trackers_too:
             return gone
         time.sleep(0.005)
 
@@ -132,6 +151,11 @@ def die_with_parent(parent: int) -> None:
         os._exit(1)
 
 
+def outlive_parent() -> None:
+    """Take back what :func:`die_with_parent` has asked for."""
+    _prctl(_PR_SET_PDEATHSIG, 0)
+
+
 def _prctl(option: int, value: int) -> bool:
     if sys.platform != "linux":
         return False
@@ -142,19 +166,20 @@ def _prctl(option: int, value: int) -> bool:
     return done == 0
 
 
-def kill_orphans(known: Collection[int], *, patient: bool) -> bool:
-    """Kill the children of this process that it does not know; return whether there are any.
+def kill_orphans(known: Collection[int], *, patient: bool) -> tuple[int, int]:
+    """Kill the children of this process that it does not know; return how many, and how many may go on.
 
     Args:
         known: those that stay.
         patient: whether those may go on that end by themselves when they have tidied up.
     """
     found = [pid for pid in children() if pid not in known]
+    spared = {pid for pid in found if patient and _tidies_up(pid)}
     for pid in found:
-        if not (patient and _tidies_up(pid)):
+        if pid not in spared:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
-    return bool(found)
+    return len(found) - len(spared), len(spared)
 
 
 def children() -> list[int]:
@@ -176,4 +201,4 @@ def _tidies_up(pid: int) -> bool:
             command = file.read(4096)
     except OSError:
         return False
-    return _TIDIES_UP in command
+    return _TIDIES_UP.search(command) is not None

@@ -2,7 +2,7 @@
 
 It has one thread, holds no state of the run and never runs the user's function. When the driver goes away, however that
 happens, its socket closes here, and the nursery ends all members and itself. On Linux the guardian, see
-:mod:`shoal.worker.guardian`, watches over both.
+:mod:`shoal.worker.guardian`, watches over both, and the nursery over the guardian.
 """
 
 from __future__ import annotations
@@ -18,27 +18,45 @@ import socket
 import sys
 import time
 import traceback
+import weakref
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from .. import scratch
-from .guardian import adopt_orphans, children, die_with_parent, guard, kill_orphans
+from .guardian import adopt_orphans, children, die_with_parent, end_all, guard, kill_orphans, outlive_parent
 from .main import run_member
 from .session import Session
 from .wire import Channel, DriverGone, Fork, FrameReader, Setup, frame
 
-__all__ = ["THREAD_VARIABLES", "Exited", "Forked", "LoadFailed", "Ready", "main", "run_from_command_line"]
+__all__ = [
+    "THE_DRIVERS",
+    "THREAD_VARIABLES",
+    "Exited",
+    "Forked",
+    "LoadFailed",
+    "Ready",
+    "main",
+    "run_from_command_line",
+]
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 """What tells numeric libraries, when they are loaded, how many threads to use."""
 _PATIENCE_S = 0.5
 """Seconds that what a member has left running has to end, before the driver is told that the member is gone."""
-_THE_DRIVERS = (signal.SIGTERM, signal.SIGUSR1)
+THE_DRIVERS: dict[signal.Signals, Any] = {
+    signal.SIGTERM: signal.SIG_DFL,
+    signal.SIGUSR1: signal.SIG_DFL,
+    signal.SIGINT: signal.default_int_handler,
+}
+"""What a cluster or a terminal may send to all processes of a job; with what they do in what a member starts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
     """The user's function is loaded; members can be forked."""
+
+    adopts: bool = False
+    """Whether all that a member has started is ended with it, so that it suffices to kill the member alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +97,8 @@ def main(fd: int, path: list[str]) -> None:
     """
     sys.path[:] = path
     leave_to_the_driver()
-    guarded = guard(fd)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, THE_DRIVERS)  # until here they could have ended this process
+    guardian = guard(fd)
     files = scratch.MemberFiles()
     os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
     with socket.socket(fileno=fd) as control:
@@ -90,13 +109,26 @@ def main(fd: int, path: list[str]) -> None:
             except BaseException:
                 control.sendall(frame(LoadFailed(traceback.format_exc())))
                 return
-            control.sendall(frame(Ready()))
-            Nursery(control, setup, trainable, files, guarded).serve()
+            Nursery(control, setup, trainable, files, guardian).serve()
         except (DriverGone, OSError, KeyboardInterrupt):
             pass  # The driver is gone, or about to be.
         finally:
-            if not guarded:
-                files.close()
+            _leave_nothing(files, guardian)
+    if guardian is not None:
+        # Nobody waits for the exit handlers of what the user's modules have imported.
+        os._exit(0)
+
+
+def _leave_nothing(files: scratch.MemberFiles, guardian: int | None) -> None:
+    """End all that is below this process, and delete what that has left. The guardian does so too, if it lives."""
+    gone = set[int]() if guardian is None else end_all(trackers_too=False)
+    files.close()
+    scratch.free_all()
+    scratch.sweep()
+    scratch.delete_of_torch(gone)
+    for text in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            text.flush()
 
 
 def load(setup: Setup) -> Any:
@@ -163,13 +195,13 @@ class Nursery:
     """Forks members and tells the driver when they are gone."""
 
     def __init__(
-        self, control: socket.socket, setup: Setup, trainable: Any, files: scratch.MemberFiles, guarded: bool
+        self, control: socket.socket, setup: Setup, trainable: Any, files: scratch.MemberFiles, guardian: int | None
     ) -> None:
         self._control = control
         self._setup = setup
         self._trainable = trainable
         self._files = files
-        self._adopts = guarded and adopt_orphans()
+        self._adopts = guardian is not None and adopt_orphans()
         """Whether what a member leaves running becomes a child of this process."""
         self._mine = frozenset(children()) if self._adopts else frozenset[int]()
         """What the user's modules have started when they were loaded."""
@@ -183,7 +215,7 @@ class Nursery:
         """File descriptors that have arrived for requests still to be read."""
 
     def serve(self) -> None:
-        """Fork on request until the driver is gone; then end every member."""
+        """Fork on request until the driver or the guardian is gone; then end every member."""
         wake_read, wake_write = os.pipe()
         os.set_blocking(wake_read, False)
         os.set_blocking(wake_write, False)
@@ -193,10 +225,13 @@ class Nursery:
         with selectors.DefaultSelector() as selector:
             selector.register(self._control, selectors.EVENT_READ)
             selector.register(wake_read, selectors.EVENT_READ)
-            driver = None if self._adopts else _watch_parent(selector)
+            parent = _watch_parent(selector)
+            if self._adopts and parent is not None:
+                outlive_parent()  # or what members have started would outlive both
+            self._control.sendall(frame(Ready(self._adopts)))
             while True:
                 ready = {key.fd for key, _ in selector.select()}
-                if driver in ready:
+                if parent in ready:
                     break
                 if wake_read in ready:
                     with contextlib.suppress(BlockingIOError):
@@ -213,7 +248,7 @@ class Nursery:
                     for message in reader.feed(data):
                         self._fork(message, (wake_read, wake_write, selector))
         for pid in self._keys:
-            _kill_group(pid)
+            (_kill if self._adopts else _kill_group)(pid)
 
     def _fork(self, request: Fork, mine: tuple[int, int, selectors.BaseSelector]) -> None:
         sock, output = self._fds.pop(0), self._fds.pop(0)
@@ -222,7 +257,7 @@ class Nursery:
             with contextlib.suppress(Exception):
                 text.flush()  # or every member would print it again
         # Until a member knows that these are none of its business, they must not reach it.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _THE_DRIVERS)
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, THE_DRIVERS)
         try:
             pid = os.fork()
         except OSError as error:
@@ -256,6 +291,7 @@ class Nursery:
             die_with_parent(parent)
             # So that none of its own children can leave it: they all go when it does.
             adopt_orphans()
+            inherited = _finalizers()
             self._files.enter(request.key, request.info.folder)
             os.dup2(output, 1)
             os.dup2(output, 2)
@@ -274,6 +310,7 @@ class Nursery:
             )
             run_member(channel, session, self._trainable, setup.seed)
             self._files.leave(request.key)
+            _finalize(inherited)
             code = 0
         except DriverGone:
             code = 0  # The driver is gone; there is nobody left to work for.
@@ -284,14 +321,14 @@ class Nursery:
                 scratch.free_all()  # what the member itself has stored
                 sys.stdout.flush()
                 sys.stderr.flush()
-            # No exit handlers: they belong to the nursery, of which this process is a copy.
+            # No other exit handlers: they belong to the nursery, of which this process is a copy.
             os._exit(code)
 
     def _reap(self) -> None:
         """Tell of members that are gone, once what they have left running is gone too: DataLoader workers, say."""
         ended = self._wait()
         last = time.monotonic() + _PATIENCE_S
-        while self._gone and self._adopts and kill_orphans({*self._keys, *self._mine}, patient=True):
+        while self._gone and self._adopts and any(kill_orphans({*self._keys, *self._mine}, patient=True)):
             if time.monotonic() > last:
                 break  # The signal of its end leads here again.
             time.sleep(0.002)
@@ -328,12 +365,26 @@ class Nursery:
             self._dead.clear()
 
 
+def _finalizers() -> list[Any]:
+    """Return what ``weakref.finalize`` is to call at the end of this process, oldest first. There is no public way."""
+    return [entry for entry in getattr(weakref.finalize, "_registry", ()) if getattr(entry, "atexit", False)]
+
+
+def _finalize(inherited: list[Any]) -> None:
+    """Call what a member has registered itself: a ``TemporaryDirectory`` in a global variable goes only by that."""
+    before = set(inherited)
+    for entry in reversed(_finalizers()):
+        if entry not in before:
+            with contextlib.suppress(BaseException):
+                entry()
+
+
 def leave_to_the_driver() -> None:
     """Let signals by which a cluster ends a whole job not end this process: the driver gets them too, and decides.
 
     They are not simply ignored, because that would be inherited: a DataLoader ends its workers with one of them.
     """
-    for number in _THE_DRIVERS:
+    for number in THE_DRIVERS:
         signal.signal(number, _ignore)
 
 
@@ -346,7 +397,7 @@ _masks: list[set[signal.Signals]] = []
 
 def _before_fork() -> None:
     # Python forgets what arrives while it forks, so nothing may arrive then.
-    _masks.append(signal.pthread_sigmask(signal.SIG_BLOCK, _THE_DRIVERS))  # type: ignore[arg-type]
+    _masks.append(signal.pthread_sigmask(signal.SIG_BLOCK, THE_DRIVERS))  # type: ignore[arg-type]
 
 
 def _after_fork_in_parent() -> None:
@@ -354,19 +405,22 @@ def _after_fork_in_parent() -> None:
 
 
 def _after_fork_in_child() -> None:
-    for number in _THE_DRIVERS:
+    for number, default in THE_DRIVERS.items():
         if signal.getsignal(number) is _ignore:
-            signal.signal(number, signal.SIG_DFL)
+            signal.signal(number, default)
     _after_fork_in_parent()
 
 
 def _watch_parent(selector: selectors.BaseSelector) -> int | None:
-    """Have the selector tell when the driver ends. Its socket tells too, unless a fork of the driver holds it."""
+    """Have the selector tell when the guardian ends, or the driver where there is none.
+
+    The driver's socket tells of its end too, unless a fork of the driver holds it.
+    """
     if sys.platform == "linux" and hasattr(os, "pidfd_open"):
         with contextlib.suppress(OSError):
-            driver = os.pidfd_open(os.getppid())
-            selector.register(driver, selectors.EVENT_READ)
-            return driver
+            parent = os.pidfd_open(os.getppid())
+            selector.register(parent, selectors.EVENT_READ)
+            return parent
     return None
 
 
@@ -386,6 +440,12 @@ def use_threads(count: int) -> None:
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(count)))
     if (torch := sys.modules.get("torch")) is not None:
         torch.set_num_threads(count)
+
+
+def _kill(pid: int) -> None:
+    """Kill a process alone: of its group, those go on that tidy up behind it."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, signal.SIGKILL)
 
 
 def _kill_group(pid: int) -> None:
