@@ -317,6 +317,7 @@ def test_where_there_is_none_before_it_the_trial_fails_with_its_name_and_the_adv
     grid = tune.Tuner.restore(tmp_path / "run", train, run_config=tune.RunConfig(stop={"training_iteration": 8})).fit()
     text = str(grid[0].error)
     assert f"{grid[0].trial_id}/checkpoint_000004, from which it was to go on, is damaged (" in text
+    assert "there is none before it" in text
     assert "CheckpointConfig(num_to_keep=2)" in text
     assert len(items(grid, Damaged)) == 1
     assert items(grid, FallBack) == []

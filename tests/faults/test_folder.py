@@ -27,7 +27,7 @@ ENDLESS = """
             tune.report({"score": 1.0})
 
     def told(trial_id, result):
-        if result["training_iteration"] == 3:
+        if result["training_iteration"] == 4:  # so three are committed
             print("begun", flush=True)
         return False
 
@@ -64,10 +64,8 @@ def test_a_run_whose_folder_is_gone_ends_and_says_so(how: Callable[[Path], None]
     assert re.search(rf"JournalError: .*{tmp_path / 'run'} was deleted, moved or replaced while", last)
     assert psutil.wait_procs(family, timeout=30)[1] == []
     if how is not shutil.rmtree:
-        # What was committed before is there, and goes on.
-        for folder in (tmp_path / "elsewhere", tmp_path / "run"):
-            if folder.exists():
-                assert tune.ResultGrid.read(folder)[0].metrics["training_iteration"] >= 3
+        # What was committed before is there.
+        assert tune.ResultGrid.read(tmp_path / "elsewhere")[0].metrics["training_iteration"] >= 3
 
 
 def test_the_same_script_started_again_while_the_first_runs_is_told_who_runs_it(tmp_path: Path) -> None:

@@ -270,7 +270,8 @@ def test_what_the_kernel_counts_tells_whether_memory_was_the_reason(tmp_path: Pa
     memory = OutOfMemory(system, group, lambda: 0.0)
     assert "somebody else has" in memory.hint()
     count(4, 2)
-    assert "memory limit of this job or container" in memory.hint()
+    limit = "the kernel has killed it because the memory limit of this job or container was reached"
+    assert memory.hint() == limit
     assert "somebody else has" in memory.hint()  # what was counted then says nothing of the next one
     count(5, 2)
     assert "the machine was out of memory" in memory.hint()

@@ -449,7 +449,7 @@ def test_nobody_takes_a_damaged_or_newer_journal_for_none(
     folder = Path(shutil.copytree(killed.closed, tmp_path / "run"))
     damage(folder)
     before = contents(folder)
-    expected = "Update Shoal" if damage is newer else "result.json|no journal, or damaged"
+    expected = "Update Shoal to read it" if damage is newer else "result.json|no journal, or damaged"
     for attempt in (
         lambda: resume(folder, "AUTO"),
         lambda: resume(folder, "LOCAL"),
