@@ -226,7 +226,7 @@ def data_frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     try:
         import pandas as pd
     except ImportError as error:
-        raise ImportError("DataFrames need pandas: pip install 'shoal[pandas]'") from error
+        raise ImportError("DataFrames need pandas: pip install pandas") from error
     frame: pd.DataFrame = pd.DataFrame(list(rows))
     return frame
 

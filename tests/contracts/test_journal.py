@@ -280,9 +280,7 @@ class TestFilesThatAreNoJournal:
     def test_an_older_format(self, tmp_path: Path, open_it: Callable[[Path], SQLiteJournal]) -> None:
         SQLiteJournal.create(tmp_path).close()
         change(tmp_path, "PRAGMA user_version=2")
-        with pytest.raises(
-            JournalError, match=r"has format 2; this Shoal reads format 3. It was written by"
-        ):
+        with pytest.raises(JournalError, match=r"has format 2; this Shoal reads format 3. It was written by"):
             open_it(tmp_path)
 
     def test_a_lost_table(self, tmp_path: Path, open_it: Callable[[Path], SQLiteJournal]) -> None:

@@ -474,6 +474,45 @@ def test_deaths_of_the_parent_of_the_members_in_a_row_are_told(
     assert "It counts as no failure; it is tried again from the start." in capsys.readouterr().out
 
 
+KILLED_WHILE_IT_LOADS = """
+import os, sys
+from pathlib import Path
+
+Path("trainer.py").write_text('''
+import os, signal, time
+from pathlib import Path
+from shoal import tune
+
+LOADS = Path("loads")
+if "IN_MEMBERS" in os.environ:
+    with LOADS.open("a") as file:
+        file.write("x")
+    if LOADS.stat().st_size == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def train(config):
+    if LOADS.stat().st_size == 1:
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(60)  # ends with its parent
+    tune.report({"score": 1.0})
+''')
+sys.path.insert(0, os.getcwd())
+import trainer
+from shoal import tune
+
+os.environ["IN_MEMBERS"] = "1"
+grid = tune.Tuner(trainer.train, run_config=tune.RunConfig(verbose=1)).fit()
+print("errors:", grid.num_errors, "loads:", trainer.LOADS.read_text())
+"""
+
+
+def test_a_parent_of_the_members_that_is_killed_while_it_loads_again_is_nobodys_failure(tmp_path: Path) -> None:
+    ran = run_script(KILLED_WHILE_IT_LOADS, tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    assert "errors: 0 loads: xxx" in ran.stdout
+    assert "was killed while it loaded the trainable" in ran.stdout
+
+
 def test_a_function_that_always_fails_comes_to_an_end_without_a_limit_of_failures(engine: str, tmp_path: Path) -> None:
     def train(config: dict[str, Any]) -> None:
         raise RuntimeError("never works")

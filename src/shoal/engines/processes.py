@@ -62,6 +62,10 @@ _START = (
 )
 
 
+class _ParentKilled(EngineError):
+    """The warm parent was killed before it could fork anything."""
+
+
 class ProcessEngine:
     """See :class:`shoal.engines.Engine`."""
 
@@ -141,8 +145,8 @@ class ProcessEngine:
             except OSError:
                 data = b""
             if not data:
-                code = self._nursery.wait() if self._nursery is not None else None
-                raise EngineError(
+                code = self._nursery.wait() if self._nursery is not None else 0
+                raise (_ParentKilled if code < 0 else EngineError)(
                     f"The parent process of the members ended with code {code} while it loaded the trainable. Its "
                     f"output is above. TuneConfig(engine='inline') runs the trainable in this process, for debugging."
                 )
@@ -187,6 +191,10 @@ class ProcessEngine:
             config = pickle_config(launch.config)
             if launch.fresh:
                 self._fork(self._infos[launch.trial_id], launch)
+        except _ParentKilled:
+            reason = "the parent process of the members was killed while it loaded the trainable"
+            self._ready.append(Lost(launch.trial_id, launch.launch, reason, innocent=True))
+            return
         except Exception as error:
             text = f"{type(error).__name__}: {error}"
             self._ready.append(Failed(launch.trial_id, launch.launch, text, text))
