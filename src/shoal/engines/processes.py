@@ -480,7 +480,8 @@ def _spawn(control: int) -> subprocess.Popen[bytes]:
             stdout=None if _is_open(1) else subprocess.DEVNULL,
             stderr=None if _is_open(2) else subprocess.DEVNULL,
             # One thread while it imports: a pool of threads does not survive a fork. Members set their own number.
-            env={**os.environ, **dict.fromkeys(THREAD_VARIABLES, "1")},
+            # CUDA survives none either, and torch.cuda.is_available() at the top of a module must not open it.
+            env={"PYTORCH_NVML_BASED_CUDA_CHECK": "1", **os.environ, **dict.fromkeys(THREAD_VARIABLES, "1")},
             start_new_session=True,
         )
 

@@ -19,10 +19,12 @@ import sys
 import time
 import traceback
 import weakref
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from .. import scratch
+from ..errors import EngineError
 from .guardian import adopt_orphans, children, die_with_parent, end_all, guard, kill_orphans, outlive_parent
 from .main import run_member
 from .session import Session
@@ -138,6 +140,12 @@ def load(setup: Setup) -> Any:
     preload()
     trainable = pickle.loads(setup.trainable)
     loading = False
+    cuda: Any = getattr(sys.modules.get("torch"), "cuda", None)
+    if cuda is not None and cuda.is_initialized():
+        raise EngineError(
+            "A module of the trainable uses the GPU when it is imported. Members are forked from the process that "
+            "imports it, and CUDA does not survive a fork. Use the GPU inside of the trainable only."
+        )
     _publish_main(trainable)
     _warm_up()
     return trainable
@@ -184,11 +192,26 @@ def _warm_up() -> None:
     if torch is None:
         return
     torch.set_num_threads(1)
-    with contextlib.suppress(Exception):
+    with contextlib.suppress(Exception), _no_gpus():
         parameter = torch.nn.Parameter(torch.zeros(1))
         parameter.grad = torch.zeros(1)
         for kind in (torch.optim.SGD, torch.optim.Adam):
             kind([parameter], lr=0.1).step()
+
+
+@contextlib.contextmanager
+def _no_gpus() -> Generator[None]:
+    """Hide the GPUs: each step of an optimizer asks CUDA, where there is one, and an open CUDA survives no fork."""
+    name = "CUDA_VISIBLE_DEVICES"
+    before = os.environ.get(name)
+    os.environ[name] = ""
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 class Nursery:
