@@ -19,6 +19,7 @@ from functools import lru_cache
 from typing import Any, TypeVar
 
 from .core.commands import (
+    Await,
     CheckpointRecord,
     Continue,
     DeleteCheckpoint,
@@ -357,7 +358,7 @@ class History:
             self._goes_on_from(trial, item.checkpoint)
         elif isinstance(item, Continue):
             trial.slot, trial.status = item.slot, Status.RUNNING
-        elif isinstance(item, Park | Evict | Retry):
+        elif isinstance(item, Park | Evict | Retry | Await):
             trial.slot, trial.status = None, Status.PAUSED
         elif isinstance(item, FallBack):
             trial.slot, trial.status = None, Status.PAUSED

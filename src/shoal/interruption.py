@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import atexit
+import math
 import signal
 import sys
 import threading
+import time
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -22,8 +24,19 @@ class Asked(BaseException):
     """A signal came before anything had begun. No Exception, so that nobody takes it for one that went wrong."""
 
 
+_leaving_until = -math.inf
+"""Until when, by ``time.monotonic()``, a script that a signal has ended is on its way out."""
+_WAY_OUT_S = 10.0
+
+
 def _too_late(number: int, frame: FrameType | None) -> None:
-    """Stands in for a signal's default while the script ends as that signal asks."""
+    """Stands in for a signal's default while the script ends as that signal asks: more of them change nothing.
+
+    A script that has caught ``SystemExit`` and goes on is ended by the next one that comes.
+    """
+    if time.monotonic() > _leaving_until:
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
 
 
 class Interruption:
@@ -88,12 +101,14 @@ class Interruption:
         A traceback follows the former, so its last line tells, too.
         """
         if self.by_user:
-            raise KeyboardInterrupt(f"to go on: {how_to_go_on}")
+            raise KeyboardInterrupt(f"to go on: {how_to_go_on}") from None
         if not hasattr(sys, "ps1"):  # where somebody types commands, it ends nothing
             self._polite_no_more()
-        raise SystemExit(RESUME_EXIT_CODE)
+        raise SystemExit(RESUME_EXIT_CODE) from None
 
     def _polite_no_more(self) -> None:
+        global _leaving_until
+        _leaving_until = time.monotonic() + _WAY_OUT_S
         taken = [number for number in _POLITE if number in self._before]
         for number in taken:
             self._before[number] = _too_late

@@ -83,6 +83,7 @@ def holds_experiment(path: Path) -> bool:
     if not any(os.path.isfile(path / name) for name in (JOURNAL_NAME, f"{JOURNAL_NAME}-wal")):
         return False
     with contextlib.closing(SQLiteJournal.open_for_reading(path)) as journal:
+        journal.check_format()
         first = next(journal.read(), None)
         has_settings = "settings_tune" in journal.meta()
     if first is None:

@@ -8,6 +8,7 @@ donor's. Values are then multiplied by new / old, so that what a schedule has ma
 
 from __future__ import annotations
 
+import contextlib
 import math
 import weakref
 from bisect import bisect_right
@@ -66,6 +67,13 @@ class _Seen:
 _seen: weakref.WeakKeyDictionary[Any, _Seen] = weakref.WeakKeyDictionary()
 
 
+def _seen_before(optimizer: Any) -> _Seen | None:
+    """Return what is known of an optimizer. One of the user's may be of a kind of which nothing can be remembered."""
+    with contextlib.suppress(TypeError):
+        return _seen.get(optimizer)
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class Under:
     """The config under which something is saved or restored."""
@@ -89,28 +97,31 @@ def numbers_of(config: Mapping[Any, Any]) -> Numbers:
 
 def is_new(optimizer: Any) -> bool:
     """Return whether an optimizer was made for the present config, for all that is known."""
-    return optimizer not in _seen and not getattr(optimizer, "state", None)
+    return _seen_before(optimizer) is None and not getattr(optimizer, "state", None)
 
 
-def note(optimizer: Any, under: Under, *, new: bool) -> None:
+def note(optimizer: Any, under: Under, *, new: bool) -> _Seen:
     """Remember under which config an optimizer was seen, without keeping it alive; ``new``: and made."""
-    known = _seen.get(optimizer)
+    known = _seen_before(optimizer)
     made = known.made if known else under.numbers if new else None
     given = (under.launch, under.given) if under.given is not None else known.given if known else None
-    _seen[optimizer] = _Seen(made, under.numbers, given, [_values(group) for group in _groups(optimizer)])
+    seen = _Seen(made, under.numbers, given, [_values(group) for group in _groups(optimizer)])
+    with contextlib.suppress(TypeError):
+        _seen[optimizer] = seen
+    return seen
 
 
 def describe(optimizer: Any, under: Under) -> dict[str, Any]:
     """Return what a checkpoint says of an optimizer beside its state, and remember that it was seen."""
-    known = _seen.get(optimizer)
+    known = _seen_before(optimizer)
     if under.given is None and known is not None and known.given is not None and known.given[0] == under.launch:
         under = replace(under, given=known.given[1])
-    note(optimizer, under, new=True)
+    seen = note(optimizer, under, new=True)
     defaults = {name: _python(plain(value)) for name, value in getattr(optimizer, "defaults", {}).items()}
     return {
         "defaults": {name: value for name, value in defaults.items() if value is not None},
-        "made": _seen[optimizer].made,
-        "config": _seen[optimizer].last,
+        "made": seen.made,
+        "config": seen.last,
     }
 
 
@@ -225,7 +236,7 @@ class _Optimizer:
     """An optimizer that is about to load a state."""
 
     def __init__(self, real: Any, saved: Mapping[str, Any], config: Numbers, names: Mapping[str, str]) -> None:
-        known = _seen.get(real)
+        known = _seen_before(real)
         self.real = real
         self.fresh = is_new(real)
         """Made for the present config; else it lives on, in a class, and has the values of an older one."""

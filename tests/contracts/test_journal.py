@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shoal.core.commands import (
+    Await,
     CheckpointRecord,
     Continue,
     DeleteCheckpoint,
@@ -47,6 +49,7 @@ ONE_OF_EACH: list[Item] = [
     Finished("a_00000", 1),
     Failed("a_00000", 1, "ValueError: x", "Traceback", pickle.dumps(ValueError("x"))),
     Lost("a_00000", 1, "signal 9"),
+    Await("a_00000", 1, "ValueError: x"),
     Lost("a_00000", 1, "the parent of all has died", innocent=True),
     StopAsked("the user said so"),
     Launch("a_00000", 2, 0, {"lr": (1, [2.5])}, CHECKPOINT, 5, 1e-9, 1, 1 / 3, False),
@@ -278,9 +281,16 @@ class TestFilesThatAreNoJournal:
             open_it(tmp_path)
 
     def test_an_older_format(self, tmp_path: Path, open_it: Callable[[Path], SQLiteJournal]) -> None:
-        SQLiteJournal.create(tmp_path).close()
+        with closing(SQLiteJournal.create(tmp_path)) as journal:
+            written = journal.append(ONE_OF_EACH, 1.0)
         change(tmp_path, "PRAGMA user_version=2")
-        with pytest.raises(JournalError, match=r"has format 2; this Shoal reads format 3. It was written by"):
+        with closing(SQLiteJournal.open_for_reading(tmp_path)) as journal:
+            assert list(journal.read()) == written
+        if open_it == SQLiteJournal.open_for_writing:
+            with pytest.raises(JournalError, match=r"has format 2\. It was written by .* can be read"):
+                open_it(tmp_path)
+        change(tmp_path, "PRAGMA user_version=1")
+        with pytest.raises(JournalError, match=r"has format 1; this Shoal reads format 3\. It was"):
             open_it(tmp_path)
 
     def test_a_lost_table(self, tmp_path: Path, open_it: Callable[[Path], SQLiteJournal]) -> None:

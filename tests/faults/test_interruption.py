@@ -212,6 +212,41 @@ LEAVES_HERE = """
 """
 
 
+CAUGHT = """
+import os, signal
+import shoal.interruption
+from shoal import tune
+
+shoal.interruption._WAY_OUT_S = 0.0
+
+def train(config):
+    while True:
+        tune.report({"score": 1.0})
+
+def stop(trial_id, result):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return False
+
+try:
+    tune.Tuner(train, run_config=tune.RunConfig(stop=stop, verbose=0)).fit()
+except SystemExit as end:
+    print("caught", end.code, flush=True)
+signal.pause()
+"""
+
+
+def test_a_script_that_catches_the_exit_and_goes_on_is_ended_by_the_next_signal(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(CAUGHT)
+    with subprocess.Popen([sys.executable, "script.py"], cwd=tmp_path, stdout=subprocess.PIPE, text=True) as script:
+        try:
+            assert script.stdout is not None
+            assert "caught 75\n" in iter(script.stdout.readline, "")
+            script.terminate()
+            assert script.wait(60) == -signal.SIGTERM
+        finally:
+            script.kill()
+
+
 def test_after_a_fit_that_no_signal_ended_they_mean_what_they_did_and_the_next_fit_takes_them_again() -> None:
     with Interruption() as interruption:
         assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL

@@ -139,7 +139,7 @@ def test_a_fork_of_a_driver_cannot_write_nor_free_the_lock(tmp_path: Path) -> No
 def test_a_lock_that_this_process_gave_back_is_free_although_its_forks_live(tmp_path: Path) -> None:
     journal = SQLiteJournal.create(tmp_path)
     # One that Python's own hooks are not told of has copies of all handles.
-    copy = os.dup(next(handle for handle in range(3, 256) if is_lock(handle, tmp_path)))
+    copy = os.dup(next(handle for handle in map(int, os.listdir("/dev/fd")) if is_lock(handle, tmp_path)))
     journal.close()
     SQLiteJournal.open_for_writing(tmp_path).close()
     os.close(copy)
@@ -233,3 +233,17 @@ def test_what_a_reader_has_made_while_a_false_start_was_cleared_is_in_nobodys_wa
     grid = fit(climb, tmp_path, engine="inline", num_samples=1, run={"name": "run"})
     assert grid.num_terminated == 1
     assert tune.ResultGrid.read(folder).num_terminated == 1
+
+
+def test_a_file_system_that_hiccups_takes_no_lock_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stale(path: object) -> None:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    with closing(SQLiteJournal.create(tmp_path)) as journal:
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "stat", stale)
+            journal.check_place()
+        journal.check_place()
+        (tmp_path / LOCK_NAME).rename(tmp_path / "elsewhere")
+        with pytest.raises(JournalError, match="was deleted, moved or replaced"):
+            journal.check_place()

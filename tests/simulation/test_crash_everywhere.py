@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar
 
 import pytest
 
 from shoal.core.commands import Status
+from shoal.core.events import Config, Metrics
 from shoal.history import History
 from shoal.journal.codec import Record, decode, encode
 from shoal.testing import SimulationResult
 
-from .scenarios import Scenario, drawn_scenario, run_through
+from .scenarios import Scenario, State, drawn_scenario, run_through
 
 
 def small(seed: int, **fixed: Any) -> Scenario:
@@ -60,6 +61,40 @@ def test_a_seeded_synchronous_run_is_the_same_to_the_last_bit_after_every_event(
         expected = told(whole)
         for count in range(scenario.members, len(whole.events) + 1):
             assert told(run_through((scenario, count), (scenario, None))) == expected
+
+
+@dataclass(frozen=True)
+class Poisoned(Scenario):
+    """Raises at states that the weights and the config lead to, so at the same ones after a restore."""
+
+    poisoned: float = 0.1
+    knows_all_faults: ClassVar[bool] = False
+
+    def train(self, config: Config, state: State | None) -> tuple[Metrics, State] | None:
+        trained = super().train(config, state)
+        if trained is not None and (trained[1][3] >> 7) % 1000 < 1000 * self.poisoned:
+            raise RuntimeError("poison")
+        return trained
+
+
+@pytest.mark.parametrize("block", range(3))
+def test_the_same_where_members_fail_for_good_and_copy_others(block: int) -> None:
+    failed = 0
+    for seed in range(920_000 + block * 12, 920_000 + block * 12 + 12):
+        every = 1 + seed % 2
+        base = small(
+            seed, members=3 + seed % 3, pbt=True, synch=True, interval=float(every * (1 + seed // 2 % 2)),
+            checkpoint_every=every, length=7, time_attr="training_iteration", faults=(), target=None, stopper=False,
+            stop_asked_at=None, fail_fast=False, returns=False, of_class=seed % 3 == 0, replace_failed=True,
+            architectures=(0, 0, 2)[seed % 3], max_failures=0,
+        )  # fmt: skip
+        scenario = Poisoned(**{field.name: getattr(base, field.name) for field in fields(base)}, poisoned=0.15)
+        whole = scenario.run()
+        expected = told(whole)
+        failed += sum(exploit.failed is not None for exploit in whole.exploits)
+        for count in range(scenario.members, len(whole.events) + 1):
+            assert told(run_through((scenario, count), (scenario, None))) == expected
+    assert failed
 
 
 def told(result: SimulationResult) -> list[Any]:

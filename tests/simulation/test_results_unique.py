@@ -208,6 +208,7 @@ class Told:
 
     def killed(self) -> None:
         """The driver is killed in the middle of writing; another one goes on."""
+        self.forget()
         for trial in self.history.in_order():
             places = list((self.folder / trial.folder).iterdir())
             for path in sorted(path for path in places if path.name.startswith(("result", "progress", "events"))):
@@ -215,6 +216,11 @@ class Told:
                     data = path.read_bytes()
                     path.write_bytes(data[: self.rng.randrange(len(data) + 1)] + self.rng.choice([b"", b'{"torn']))
         self.begin()
+
+    def forget(self) -> None:
+        """Let go of open files, as a process does that is killed; all that was told has been flushed."""
+        self.logs.close()
+        self.board.close()
 
     def run(self, items: Sequence[Item]) -> History:
         """Tell all items, and return the history that the whole journal tells."""
@@ -230,6 +236,7 @@ class Told:
         self.check_files()
         self.logs.close()
         self.killed()
+        self.forget()
         history = History.of(Record(record.seq, record.at, again(record.item)) for record in self.told)
         check_history(history, self.account)
         check_lineage(history)

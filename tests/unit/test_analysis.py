@@ -174,7 +174,7 @@ def test_an_experiment_without_results_has_empty_tables(tmp_path: Path) -> None:
 def test_without_pandas_a_table_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     analysis = ask(tmp_path, [0.1])
     monkeypatch.setitem(sys.modules, "pandas", None)
-    with pytest.raises(ImportError, match=r"pip install 'shoal\[pandas\]'"):
+    with pytest.raises(ImportError, match="pip install pandas"):
         analysis.dataframe()
     assert analysis.best_config["lr"] == 0.1
 

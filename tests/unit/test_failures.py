@@ -8,7 +8,7 @@ import pytest
 from tests.unit.test_population import Story
 
 from shoal import space
-from shoal.core.commands import DeleteCheckpoint, Exploit, FallBack, Launch, Notice, Retry, Status, Stop, WindUp
+from shoal.core.commands import Await, DeleteCheckpoint, Exploit, FallBack, Launch, Notice, Retry, Status, Stop, WindUp
 from shoal.core.events import Config, Damaged, Drifted, Failed, Lost, Metrics, Opened, Saved, SavedCheckpoint, StopAsked
 from shoal.core.limits import Limits, RetentionRules
 from shoal.core.population import BARREN_AT_MOST, ORPHANED_AT_MOST
@@ -131,13 +131,7 @@ def test_whoever_fails_before_anybody_has_saved_waits_for_the_first_that_does(
     copy = result.exploits[0]
     assert (copy.trial_id, copy.generation) == ("trial_00000", 1)
     assert copy.failed == "RuntimeError: a simulated failure"
-    waited = [notice.key for notice in result.notices]
-    assert waited.count("waits-for-a-donor") <= 1
-
-
-def test_it_is_said_that_somebody_waits_for_a_donor() -> None:
-    result = run(pbt(), 5, slots=8, faults=once(0, 1))
-    assert "waits-for-a-donor" in [notice.key for notice in result.notices]
+    assert result.of_kind(Await) == [Await("trial_00000", 1, "RuntimeError: a simulated failure")]
 
 
 @pytest.mark.parametrize("synch", [False, True])

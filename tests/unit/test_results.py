@@ -536,9 +536,9 @@ def test_without_pandas_the_error_says_what_to_install(story: Story, monkeypatch
     grid = scores(story, [0.5])
     monkeypatch.delitem(sys.modules, "pandas")
     monkeypatch.setattr(builtins, "__import__", without_pandas)
-    with pytest.raises(ImportError, match=r"pip install 'shoal\[pandas\]'"):
+    with pytest.raises(ImportError, match="pip install pandas"):
         _ = grid[0].metrics_dataframe
-    with pytest.raises(ImportError, match=r"pip install 'shoal\[pandas\]'"):
+    with pytest.raises(ImportError, match="pip install pandas"):
         grid[0].learning_curve()
     assert grid.get_best_result().metrics["mean_accuracy"] == 0.5
 

@@ -286,3 +286,31 @@ def test_a_file_of_anothers_is_named(tmp_path: Path) -> None:
     torch.save([1], tmp_path / "state.pt")
     with pytest.raises(ConfigError, match=r"state\.pt was not written by shoal\.torch\.save"):
         shoal.torch.restore(tmp_path)
+
+
+class Wrapped:
+    """An optimizer of the user's that can neither be hashed nor referred to weakly."""
+
+    __slots__ = ("inner",)
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, parameters: Any) -> None:
+        self.inner = torch.optim.SGD(parameters, lr=0.5, momentum=0.9)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.inner.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.inner.load_state_dict(state)
+
+
+def test_anything_with_a_state_dict_is_saved_and_restored(tmp_path: Path) -> None:
+    first, second = (Wrapped(torch.nn.Linear(2, 1).parameters()) for _ in range(2))
+    first.inner.param_groups[0]["lr"] = 0.25
+    shoal.torch.restore(None, optimizer=first, config={"lr": 0.5})
+    made = shoal.torch.save(optimizer=first, step=3, folder=tmp_path)
+    assert shoal.torch.restore(made, optimizer=second, config={"lr": 0.5}) == {"step": 3}
+    assert second.inner.param_groups[0]["lr"] == 0.25

@@ -12,6 +12,7 @@ from typing import TypeAlias
 from .events import Config
 
 __all__ = [
+    "Await",
     "CheckpointRecord",
     "Command",
     "Continue",
@@ -207,6 +208,16 @@ class Retry:
 
 
 @dataclass(frozen=True, slots=True)
+class Await:
+    """The trial has failed for good, and waits for one that it can copy. An ``Exploit`` follows, or a ``Stop``."""
+
+    trial_id: str
+    launch: int
+    error: str
+    """Why it has failed."""
+
+
+@dataclass(frozen=True, slots=True)
 class FallBack:
     """The checkpoint of a trial is damaged: it goes on from the one before. A ``Launch`` follows when it has a slot."""
 
@@ -258,6 +269,7 @@ Command: TypeAlias = (
     | Evict
     | WindUp
     | Retry
+    | Await
     | FallBack
     | Stop
     | DeleteCheckpoint

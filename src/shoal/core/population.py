@@ -12,6 +12,7 @@ from functools import singledispatchmethod
 
 from ..errors import InvalidTransition
 from .commands import (
+    Await,
     CheckpointRecord,
     Command,
     DeleteCheckpoint,
@@ -551,8 +552,11 @@ class Population(Slots):
         trial.queued = 0
         self._release(trial)
         trial.status = Status.PAUSED
+        trial.rewind()  # so that it is the same before and after a restore
         if not self._mute:
             self._decide(self._reseeded(trial), at_boundary=None)
+            if trial.failed is not None:
+                self._out.append(Await(trial.trial_id, trial.launch, error))
 
     def _reseeded(self, trial: Trial) -> list[Decision]:
         """Return what is decided where a trial that has failed for good is to copy another."""

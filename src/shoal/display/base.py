@@ -6,7 +6,7 @@ import time
 from abc import ABC, abstractmethod
 from pathlib import Path
 
-from ..core.commands import Exploit, FallBack, Notice, Reconfigure, Retry, Stop
+from ..core.commands import Await, Exploit, FallBack, Notice, Reconfigure, Retry, Stop
 from ..core.commands import Status as TrialStatus
 from ..core.events import Reported
 from ..experiment import ExperimentInfo
@@ -109,6 +109,9 @@ class StatusBase(ABC):
             again = f"from iteration {item.iteration}" if item.iteration else "from the start"
             counts = "It counts as no failure" if item.innocent else f"Failure {item.failures}"
             self.say(f"{text} {counts}; it is tried again {again}.", "error")
+        elif isinstance(item, Await):
+            text = _sentence(failure_line(self.history.trials[item.trial_id], item.error))
+            self.say(f"{text} It waits for one that it can copy.", "error")
         elif isinstance(item, FallBack):
             name = self.history.trials[item.trial_id].name
             self.note(

@@ -63,6 +63,7 @@ _KINDS: dict[str, type[Any]] = {
         commands.WindUp,
         commands.Retry,
         commands.FallBack,
+        commands.Await,
         commands.Stop,
         commands.DeleteCheckpoint,
         commands.Notice,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..errors import JournalError
 
-__all__ = ["LOCK_NAME", "check_free", "is_at", "lock", "unlock"]
+__all__ = ["LOCK_NAME", "check_free", "is_at", "is_gone", "lock", "unlock"]
 
 LOCK_NAME = "journal.lock"
 """Name of the lock's file. It stays behind; only the kernel's lock on it counts, and its text says who has that."""
@@ -64,11 +64,24 @@ def unlock(handle: int) -> None:
 
 
 def is_at(handle: int, path: Path) -> bool:
-    """Return whether the file of a lock is still the one of this path."""
+    """Return whether the file of a lock is still the one of this path. Where that cannot be told now, it is."""
     try:
         return os.path.samestat(os.fstat(handle), os.stat(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True  # a network file system that hiccups, say
+
+
+def is_gone(path: Path) -> bool:
+    """Return whether there is surely nothing at a path."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
     except OSError:
         return False
+    return False
 
 
 def check_free(folder: Path) -> None:

@@ -24,13 +24,14 @@ from typing import Any
 from ..errors import JournalError
 from . import JOURNAL_NAME
 from .codec import Item, Record, decode, encode, is_known
-from .lock import LOCK_NAME, is_at, unlock
+from .lock import LOCK_NAME, is_at, is_gone, unlock
 from .lock import lock as take_lock
 
 __all__ = ["SCHEMA_VERSION", "SQLiteJournal", "never_began"]
 
 SCHEMA_VERSION = 3
-"""Grows with the form of the records, and with the rules by which decisions follow from them."""
+_READABLE = (2, SCHEMA_VERSION)
+"""Format 2 has the same form, but what was decided followed from other rules: it can be read, and not gone on with."""
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE journal (
@@ -104,6 +105,7 @@ class SQLiteJournal:
         lock = take_lock(folder)
         try:
             with contextlib.closing(cls.open_for_reading(folder)) as reader:
+                reader.check_format()
                 reader._check_all()
             # Only now, because closing what can be written also tidies up, and nothing is to change in a damaged file.
             return cls(_open_again(path), path, lock)
@@ -174,7 +176,9 @@ class SQLiteJournal:
         Raises:
             JournalError: they were deleted, moved or replaced, or the folder was.
         """
-        if self._lock is None or (is_at(self._lock, self._path.with_name(LOCK_NAME)) and self._path.exists()):
+        if self._lock is None:
+            return
+        if is_at(self._lock, self._path.with_name(LOCK_NAME)) and not is_gone(self._path):
             return
         self._gone = True
         raise JournalError(
@@ -182,6 +186,20 @@ class SQLiteJournal:
             f"being run, and what is written now would be lost. The run has ended. If you have moved it, go on where "
             f"it is now: tune.Tuner.restore(folder, trainable).fit()."
         )
+
+    def check_format(self) -> None:
+        """Make sure that the experiment can go on with this Shoal.
+
+        Raises:
+            JournalError: it was written by an earlier one, which took other decisions.
+        """
+        version = self._connection.execute("PRAGMA user_version").fetchone()[0]
+        if version != SCHEMA_VERSION:
+            raise JournalError(
+                f"The journal {self._path} has format {version}. It was written by an earlier Shoal, which decided by "
+                f"other rules, so the experiment cannot go on with this one, which goes on with format "
+                f"{SCHEMA_VERSION}. Its results can be read: tune.ResultGrid.read(folder)."
+            )
 
     def close(self) -> None:
         """Write everything into the one file and let go of it. Closing again, or in a fork, does nothing."""
@@ -424,7 +442,7 @@ def _checked(connection: sqlite3.Connection, path: Path) -> sqlite3.Connection:
     """Make sure that it is a journal that this Shoal understands; close it where not."""
     try:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version != SCHEMA_VERSION:
+        if version not in _READABLE:
             what_to_do = "It was written by an earlier Shoal, which can read it"
             if version == 0:
                 what_to_do = "It is no journal, or damaged"

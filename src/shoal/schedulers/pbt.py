@@ -255,11 +255,6 @@ NO_CHECKPOINT = (
     "checkpoint=tune.Checkpoint.from_directory(folder)), and load it at the start of the function: "
     "tune.get_checkpoint().",
 )
-WAITS = (
-    "waits-for-a-donor",
-    "A member has failed for good, and no other has a checkpoint yet that it could copy. It waits for the first, and "
-    "ends with its error where none comes.",
-)
 
 
 @dataclass
@@ -461,7 +456,6 @@ class PBTPolicy:
         """Return what a member does that has failed for good: None where it waits for somebody to save a checkpoint."""
         copy = self._copy(member, donors)
         if copy is None and not donors and any(self._mates(member)):
-            self._notices.update([WAITS])
             return None
         self._waiting.pop(member.trial_id, None)
         return copy or GiveUp(member.trial_id, self._why(member))

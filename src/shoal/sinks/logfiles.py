@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..core.commands import Exploit, Launch, Reconfigure, Retry, Status, Stop
+from ..core.commands import Await, Exploit, Launch, Reconfigure, Retry, Status, Stop
 from ..core.events import Config, Metrics, Opened, Reported, TrialAdded
 from ..core.reports import flatten
 from ..experiment import ExperimentInfo
@@ -76,12 +76,14 @@ class LogFiles:
                     self._changed[identity] = files
         elif isinstance(item, TrialAdded):
             self._add(self._history.trials[item.trial_id])
-        elif isinstance(item, Exploit | Reconfigure | Retry | Stop):
+        elif isinstance(item, Exploit | Reconfigure | Retry | Await | Stop):
             files = self._trials[item.trial_id]
             if isinstance(item, Exploit | Reconfigure):
                 files.params_changed = True
                 if isinstance(item, Exploit) and item.failed is not None:
-                    files.add_failure(f" and goes on as a copy of {item.donor_id}", item.failed)
+                    files.replaced_by(item.donor_id, item.failed)
+            elif isinstance(item, Await):
+                files.waits(item.error)
             elif isinstance(item, Retry):
                 files.add_failure(" and is tried again")
             elif item.status is Status.ERROR:
@@ -122,6 +124,8 @@ class _TrialFiles:
         self._went_back = False
         self._progress = _Progress(folder / "progress.csv")
         self._failures: list[str] = []
+        self._waits = False
+        """It has failed for good, was told so, and has not been replaced yet."""
         self._config: Config | None = None
         self._config_text = ""
         folder.mkdir(parents=True, exist_ok=True)
@@ -151,6 +155,19 @@ class _TrialFiles:
         self._surplus += _drop(self._results, surplus)
         self._progress.drop(surplus)
         return True
+
+    def waits(self, why: str) -> None:
+        """Collect why the trial failed for good, while nobody knows yet how it will go on."""
+        self._waits = True
+        self.add_failure(" and waits for one that it can copy", why)
+
+    def replaced_by(self, donor_id: str, why: str) -> None:
+        """Collect that the trial goes on as a copy of another, and why it failed, unless that was told before."""
+        if self._waits:
+            self._failures.append(f"{self.trial.name} goes on as a copy of {donor_id}\n\n")
+            self._waits = False
+        else:
+            self.add_failure(f" and goes on as a copy of {donor_id}", why)
 
     def add_failure(self, then: str, why: str | None = None) -> None:
         """Collect why the trial failed, from its history; ``why``: the reason, which may be no error of its own."""

@@ -12,6 +12,7 @@ from functools import singledispatchmethod
 from typing import Any, Literal, TypeAlias
 
 from ..core.commands import (
+    Await,
     Command,
     Continue,
     DeleteCheckpoint,
@@ -378,6 +379,11 @@ class SimulatedEngine:
         process = self._processes.get(command.trial_id)
         _check(process is None or process.phase == "idle", command, f"but it is {process}")
         self._went_at.pop(command.trial_id, None)
+
+    @execute.register
+    def _(self, command: Await) -> None:
+        process = self._processes.get(command.trial_id)
+        _check(process is None or process.phase == "idle", command, f"but it is {process}")
 
     @execute.register
     def _(self, command: FallBack) -> None:

@@ -106,7 +106,7 @@ def _failure(trial_id: str, launch: int, error: BaseException) -> Failed:
     hint = ""
     if type(error).__name__ == "BdbQuit" or (isinstance(error, EOFError) and "reading a line" in str(error)):
         hint = " (breakpoint() and input() work with TuneConfig(engine='inline') or SHOAL_ENGINE=inline)"
-    elif "Cannot re-initialize CUDA in forked subprocess" in str(error):
+    elif "Cannot re-initialize CUDA in forked subprocess" in text:
         hint = " (a module of the trainable asks CUDA something when it is imported: do that inside the trainable)"
     return Failed(trial_id, launch, one_line(error) + hint, text + hint, _pickled(error), is_full(error))
 

@@ -16,6 +16,7 @@ import selectors
 import signal
 import socket
 import sys
+import tempfile
 import time
 import traceback
 import weakref
@@ -389,12 +390,17 @@ class Nursery:
 
 
 def _finalizers() -> list[Any]:
-    """Return what ``weakref.finalize`` is to call at the end of this process, oldest first. There is no public way."""
-    return [entry for entry in getattr(weakref.finalize, "_registry", ()) if getattr(entry, "atexit", False)]
+    """Return what is to delete temporary folders at the end of this process, oldest first. There is no public way."""
+    deleting = getattr(getattr(tempfile.TemporaryDirectory, "_cleanup", None), "__func__", None)
+    return [
+        entry
+        for entry in getattr(weakref.finalize, "_registry", ())
+        if (alive := entry.peek()) is not None and getattr(alive[1], "__func__", None) is deleting
+    ]
 
 
 def _finalize(inherited: list[Any]) -> None:
-    """Call what a member has registered itself: a ``TemporaryDirectory`` in a global variable goes only by that."""
+    """Delete what members have in a global ``TemporaryDirectory``: it goes only by that."""
     before = set(inherited)
     for entry in reversed(_finalizers()):
         if entry not in before:
