@@ -308,7 +308,7 @@ def test_a_temporary_folder_in_a_global_variable_of_a_member_goes_with_it(tmp_pa
 
 
 def test_a_driver_that_is_killed_while_members_are_forked_leaves_no_process(tmp_path: Path) -> None:
-    for number in range(6):
+    for number in range(4):
         folder = tmp_path / str(number)
         folder.mkdir()
         with script(folder, "go(['nothing'] * 40)") as driver:
@@ -574,7 +574,7 @@ def test_nothing_is_left_of_runs_that_were_killed_at_any_moment(seed: int, tmp_p
     chance = random.Random(seed)
     dead: set[str] = set()
     pids: set[int] = set()
-    for _ in range(10):
+    for _ in range(10 if os.environ.get("SHOAL_TEST_ALL") else 6):
         with script(tmp_path, SAVES) as driver:
             until(has_members(driver, 2), driver)
             with contextlib.suppress(psutil.TimeoutExpired):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
@@ -15,6 +16,9 @@ from shoal.journal.codec import Record, decode, encode
 from shoal.testing import SimulationResult
 
 from .scenarios import Scenario, State, drawn_scenario, run_through
+
+MANY = 30 if os.environ.get("SHOAL_TEST_ALL") else 20
+"""Experiments of a block."""
 
 
 def small(seed: int, **fixed: Any) -> Scenario:
@@ -40,7 +44,7 @@ def check_results(result: SimulationResult) -> None:
 
 @pytest.mark.parametrize("block", range(8))
 def test_after_every_event_of_hundreds_of_experiments(block: int) -> None:
-    for seed in range(900_000 + block * 30, 900_000 + block * 30 + 30):
+    for seed in range(900_000 + block * MANY, 900_000 + (block + 1) * MANY):
         scenario = small(seed)
         ends = replace(scenario, stop_asked_at=None)
         for count in range(scenario.members, len(scenario.simulation(validate=False).run().events) + 1):
@@ -50,7 +54,7 @@ def test_after_every_event_of_hundreds_of_experiments(block: int) -> None:
 @pytest.mark.parametrize("block", range(4))
 def test_a_seeded_synchronous_run_is_the_same_to_the_last_bit_after_every_event(block: int) -> None:
     """Lineage, schedules, and every result that counts, equal those of the run that nobody killed."""
-    for seed in range(910_000 + block * 30, 910_000 + block * 30 + 30):
+    for seed in range(910_000 + block * MANY, 910_000 + (block + 1) * MANY):
         every = 1 + seed % 2
         scenario = small(
             seed, members=4, pbt=True, synch=True, interval=float(every * 2), checkpoint_every=every, length=7,

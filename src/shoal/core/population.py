@@ -555,7 +555,7 @@ class Population(Slots):
         trial.rewind()  # so that it is the same before and after a restore
         if not self._mute:
             self._decide(self._reseeded(trial), at_boundary=None)
-            if trial.failed is not None:
+            if trial.trial_id in self._hoping:
                 self._out.append(Await(trial.trial_id, trial.launch, error))
 
     def _reseeded(self, trial: Trial) -> list[Decision]:
