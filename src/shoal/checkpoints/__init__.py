@@ -53,7 +53,11 @@ class Checkpoint:
 
     @classmethod
     def from_directory(cls, path: str | os.PathLike[str]) -> Checkpoint:
-        """Return a checkpoint made of the files in an existing folder, which stays where it is."""
+        """Return a checkpoint made of the files in an existing folder, which stays where it is.
+
+        ``tune.report`` copies them; what lies in a ``tempfile.TemporaryDirectory``, which would be deleted soon, it moves
+        instead, so read what you still need before.
+        """
         return cls(path)
 
     @classmethod

@@ -1,20 +1,26 @@
 """The store: writes a checkpoint whole or not at all, and deletes only what the core names.
 
-A checkpoint is copied to a hidden folder beside its place and then renamed into it, so that its name exists only when
+A checkpoint comes to a hidden folder beside its place and is then renamed into it, so that its name exists only when
 all its bytes do. Its folder belongs to the store from then on: the files of the user's own folder are copied, never
-linked, so overwriting them later changes nothing.
+linked, so overwriting them later changes nothing. Those in a ``TemporaryDirectory`` that is about to be deleted are
+moved, where the file system can: that costs the same for any size. See decision 0013.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
 import re
 import shutil
-from collections.abc import Callable
+import stat
+import tempfile
+import threading
+import weakref
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+import xxhash
 
 from ..core.commands import checkpoint_name
 from ..core.events import SavedCheckpoint
@@ -24,7 +30,9 @@ __all__ = [
     "checkpoint_name", "commit", "damage", "delete", "delete_unfinished", "digest_of", "is_full", "measure", "write",
 ]  # fmt: skip
 
+_Buffer = bytes | memoryview
 _CHUNK = 1 << 20
+_of_thread = threading.local()
 _NOTES = ".metadata.json"
 """Of ``Checkpoint.set_metadata``, which may write it at any time: no part of what the digest is of."""
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -54,22 +62,40 @@ def commit(source: Path, trial_folder: Path, number: int) -> SavedCheckpoint:
             f"block that "
             f"made it, for example inside 'with tempfile.TemporaryDirectory() as folder:'."
         )
-    if trial_folder.resolve().is_relative_to(source.resolve()):
+    if _is_inside(trial_folder, source):
         raise ReportError(
             f"tune.report: the checkpoint's folder {str(source)!r} contains the trial's own folder, so every "
             f"checkpoint would contain those before it. Save into a folder of its own, for example "
             f"tempfile.TemporaryDirectory()."
         )
-    return write(lambda staging: _copy(source, staging), trial_folder, number)
+    moves = _is_about_to_be_deleted(source) and not any(map(_is_linked, _entries(source)))
+
+    def take(staging: Path) -> tuple[str, int]:
+        nonlocal moves
+        names = _files(source) if moves else []
+        moves = moves and _move(source, staging)
+        if moves:
+            staging.chmod(stat.S_IMODE(trial_folder.stat().st_mode))
+            return _digest_and_size([(name, staging / path.relative_to(source)) for name, path in names])
+        return _copy(source, staging)
+
+    return write(take, trial_folder, number, undo=lambda staging: moves and _move(staging, source))
 
 
-def write(make: Callable[[Path], tuple[str, int]], trial_folder: Path, number: int) -> SavedCheckpoint:
+def write(
+    make: Callable[[Path], tuple[str, int]],
+    trial_folder: Path,
+    number: int,
+    *,
+    undo: Callable[[Path], bool] = lambda staging: False,
+) -> SavedCheckpoint:
     """Have the files of a checkpoint written into the trial's folder, whole or not at all.
 
     Args:
         make: writes the files into the empty folder that it is given, and returns their digest and size.
         trial_folder: the trial's folder, made if needed.
         number: a number that no committed checkpoint of the trial has.
+        undo: called with that folder where it fails; returns whether the files are somewhere else again.
 
     Raises:
         StorageError: they cannot be written, for example because the disk is full. Nothing is left behind.
@@ -86,14 +112,22 @@ def write(make: Callable[[Path], tuple[str, int]], trial_folder: Path, number: i
             shutil.rmtree(final)
         staging.rename(final)
     except OSError as error:
-        shutil.rmtree(staging, ignore_errors=True)
+        _discard(staging, undo)
         raise StorageError(
             f"The checkpoint {final} cannot be written: {error}. Free some space, or check the path."
         ) from error
     except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
+        _discard(staging, undo)
         raise
     return SavedCheckpoint(number=number, digest=digest, size=size)
+
+
+def _discard(staging: Path, undo: Callable[[Path], bool]) -> None:
+    with contextlib.suppress(OSError):
+        if undo(staging):
+            staging.rmdir()
+            return
+    shutil.rmtree(staging, ignore_errors=True)
 
 
 def is_full(error: BaseException) -> bool:
@@ -113,7 +147,7 @@ def is_full(error: BaseException) -> bool:
 
 def measure(folder: Path) -> tuple[str, int]:
     """Return the digest of a folder's files and their size in bytes."""
-    return digest_of(folder), sum(path.stat().st_size for _, path in _files(folder) if path.is_file())
+    return _digest_and_size(_files(folder))
 
 
 def damage(folder: Path, digest: str) -> str | None:
@@ -156,21 +190,88 @@ def delete_unfinished(trial_folder: Path, pid: int) -> None:
 
 def digest_of(folder: Path) -> str:
     """Return the digest of a folder's files: their relative names, sizes and bytes. Notes do not count."""
-    digest = hashlib.sha256()
-    for name, path in _files(folder):
-        if path.is_dir() or _is_notes(name):
+    return _digest_and_size(_files(folder))[0]
+
+
+def _digest_and_size(files: list[tuple[str, Path]]) -> tuple[str, int]:
+    """Return the digest of files with these names, and their size in bytes."""
+    digest = xxhash.xxh3_128()
+    total = 0
+    buffer = _buffer()
+    for name, path in files:
+        if path.is_dir():
             continue
-        _begin(digest.update, name, path.stat().st_size)
         with path.open("rb", buffering=0) as file:
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
-    return digest.hexdigest()
+            size = os.fstat(file.fileno()).st_size
+            total += size
+            if _is_notes(name):
+                continue
+            _begin(digest.update, name, size)
+            while count := file.readinto(buffer):
+                digest.update(buffer[:count])
+    return digest.hexdigest(), total
+
+
+def _buffer() -> memoryview:
+    """Return this thread's memory for reading: touching other memory for the first time costs more than all else."""
+    if not hasattr(_of_thread, "buffer"):
+        _of_thread.buffer = memoryview(bytearray(_CHUNK))
+    buffer: memoryview = _of_thread.buffer
+    return buffer
+
+
+def _is_inside(inner: Path, outer: Path) -> bool:
+    return inner.resolve().is_relative_to(outer.resolve())
+
+
+def _is_about_to_be_deleted(folder: Path) -> bool:
+    """Return whether a folder is, or lies in, a ``TemporaryDirectory`` of this process.
+
+    Python knows them where it keeps what is to be done at the end of the process. Should it not any more, one is
+    copied.
+    """
+    deleting = getattr(getattr(tempfile.TemporaryDirectory, "_cleanup", None), "__func__", None)
+    where = os.path.abspath(folder)
+    for entry in list(getattr(weakref.finalize, "_registry", ())):
+        alive = entry.peek()
+        if alive is None or getattr(alive[1], "__func__", None) is not deleting or not alive[3].get("delete", True):
+            continue
+        name = os.path.abspath(alive[2][0])
+        if where == name or where.startswith(name + os.sep):
+            return True
+    return False
+
+
+def _move(source: Path, target: Path) -> bool:
+    """Give a folder's files to another, which is empty, and leave it empty; return False where nothing was done."""
+    try:
+        target.rmdir()
+        source.rename(target)
+    except OSError:
+        target.mkdir(exist_ok=True)  # another file system, most likely
+        return False
+    source.mkdir(mode=0o700)
+    return True
+
+
+def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            yield entry
+            if entry.is_dir(follow_symlinks=False):
+                yield from _entries(Path(entry.path))
+
+
+def _is_linked(entry: os.DirEntry[str]) -> bool:
+    found = entry.stat(follow_symlinks=False)
+    return stat.S_ISLNK(found.st_mode) or (stat.S_ISREG(found.st_mode) and found.st_nlink > 1)
 
 
 def _copy(source: Path, target: Path) -> tuple[str, int]:
     """Copy all files, reading each byte once for the copy and for the digest."""
-    digest = hashlib.sha256()
+    digest = xxhash.xxh3_128()
     total = 0
+    buffer = _buffer()
     for name, path in _files(source):
         copy = target / name
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -182,12 +283,12 @@ def _copy(source: Path, target: Path) -> tuple[str, int]:
             update = _ignore if _is_notes(name) else digest.update
             _begin(update, name, size)
             copied = 0
-            while chunk := reading.read(_CHUNK):
-                update(chunk)
-                view = memoryview(chunk)
+            while count := reading.readinto(buffer):
+                view = buffer[:count]
+                update(view)
                 while view:
                     view = view[writing.write(view) :]
-                copied += len(chunk)
+                copied += count
         if copied != size:
             raise OSError(f"{path} changed its size from {size} to {copied} bytes while it was copied")
         shutil.copymode(path, copy)
@@ -200,11 +301,11 @@ def _is_notes(name: str) -> bool:
     return name == _NOTES or (name.startswith(f"{_NOTES}.") and name[len(_NOTES) + 1 :].isdigit())
 
 
-def _ignore(data: bytes) -> None:
+def _ignore(data: _Buffer) -> None:
     pass
 
 
-def _begin(update: Callable[[bytes], None], name: str, size: int) -> None:
+def _begin(update: Callable[[_Buffer], None], name: str, size: int) -> None:
     update(f"{name}\0{size}\0".encode("utf-8", "surrogateescape"))
 
 

@@ -1,0 +1,89 @@
+"""What the benchmarks of efficiency train, and how they count: the same for Shoal and for those it is compared with.
+
+Efficiency = seconds spent in the members' own functions / (slots x wall time of ``fit()``, start-up included). A member
+counts its own seconds: all that runs between its calls into the library, its saving and loading included.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+MEGABYTE = 1 << 20
+_blocks: dict[int, bytes] = {}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One experiment of the table."""
+
+    name: str
+    target: float
+    """The least efficiency that is wanted."""
+    members: int = 8
+    steps: int = 300
+    step_s: float = 0.02
+    interval: int = 5
+    megabytes: int = 1
+    residents: int | None = None
+    synch: bool = False
+    slots: int = 2
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What the function is given beside what mutates."""
+        return {"step_s": self.step_s, "interval": self.interval, "megabytes": self.megabytes}
+
+
+CASES = (
+    Case("interval 5, 1 MB", 0.98),
+    Case("interval 1, 1 MB", 0.95, steps=200, interval=1),
+    Case("100 ms steps, 10 MB", 0.97, steps=60, step_s=0.1, megabytes=10),
+    Case("100 ms steps, 100 MB", 0.97, steps=60, step_s=0.1, megabytes=100),
+    Case("32 members, 8 residents", 0.95, members=32, steps=75, residents=8),
+    Case("2 members on 2 slots", 0.97, members=2, steps=600),
+    Case("synch", 0.94, synch=True),
+)
+
+
+def block(megabytes: int) -> bytes:
+    """Return bytes to save, made once in a process."""
+    if megabytes not in _blocks:
+        _blocks[megabytes] = bytes(megabytes * MEGABYTE)
+    return _blocks[megabytes]
+
+
+def train_with(tune: Any, config: dict[str, Any]) -> None:
+    """Train one member as the guide does: sleep a step, report, at each boundary with a checkpoint.
+
+    Args:
+        tune: the library's module: ``report``, ``get_checkpoint`` and ``Checkpoint``.
+        config: the member's.
+    """
+    left = time.perf_counter()
+    step = 0
+    if (checkpoint := tune.get_checkpoint()) is not None:
+        with checkpoint.as_directory() as folder:
+            step = int(Path(folder, "step").read_text())
+            Path(folder, "weights").read_bytes()
+    while True:
+        step += 1
+        time.sleep(config["step_s"])
+        metrics = {"score": config["lr"] * step}
+        if step % config["interval"]:
+            left = _report(tune, metrics, left)
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder, "step").write_text(str(step))
+            Path(folder, "weights").write_bytes(block(config["megabytes"]))
+            left = _report(tune, metrics, left, checkpoint=tune.Checkpoint.from_directory(folder))
+
+
+def _report(tune: Any, metrics: dict[str, Any], left: float, **more: Any) -> float:
+    """Report, with the seconds since the member left the library last; return when it leaves it this time."""
+    metrics["own_s"] = time.perf_counter() - left
+    tune.report(metrics, **more)
+    return time.perf_counter()

@@ -1,0 +1,144 @@
+"""Files of a ``TemporaryDirectory`` are moved into the store where that is safe, and copied where it is not."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from shoal.checkpoints.store import commit, digest_of
+from shoal.core.commands import checkpoint_name
+from shoal.errors import ReportError, StorageError
+
+
+@pytest.fixture
+def trial(tmp_path: Path) -> Path:
+    return tmp_path / "trial"
+
+
+def fill(folder: Path) -> int:
+    """Write some files; return the inode of one."""
+    (folder / "deep" / "er").mkdir(parents=True)
+    (folder / "deep" / "er" / "state.json").write_text("{}")
+    (folder / "empty").mkdir()
+    (folder / "weights").write_bytes(b"w" * 3000)
+    return (folder / "weights").stat().st_ino
+
+
+@pytest.mark.parametrize("inside", [".", "checkpoint", "a/b"])
+def test_what_a_temporary_directory_holds_is_moved_and_leaves_it_empty(
+    inside: str, trial: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "plain").mkdir()
+    fill(tmp_path / "plain")
+    with tempfile.TemporaryDirectory(dir=tmp_path) as name:
+        source = Path(name, inside)
+        source.mkdir(parents=True, exist_ok=True)
+        inode = fill(source)
+        saved = commit(source, trial, 3)
+        assert list(source.iterdir()) == []
+        (source / "weights").write_bytes(b"other")  # whatever follows changes nothing
+    assert not Path(name).exists()
+    final = trial / checkpoint_name(3)
+    assert (final / "weights").stat().st_ino == inode
+    assert (final / "weights").read_bytes() == b"w" * 3000
+    assert (saved.number, saved.size) == (3, 3002)
+    assert saved.digest == digest_of(final) == digest_of(tmp_path / "plain")
+    assert stat.S_IMODE(final.stat().st_mode) == stat.S_IMODE(trial.stat().st_mode)
+    assert [path.name for path in trial.iterdir()] == [checkpoint_name(3)]
+
+
+def link(folder: Path) -> None:
+    (folder / "link").symlink_to(folder / "weights")
+
+
+def link_to_a_folder(folder: Path) -> None:
+    (folder / "link").symlink_to(folder / "deep")
+
+
+def second_name(folder: Path) -> None:
+    os.link(folder / "weights", folder.with_name("elsewhere"))
+
+
+@pytest.mark.parametrize("how", [link, link_to_a_folder, second_name])
+def test_what_could_be_changed_from_elsewhere_is_copied(
+    how: Callable[[Path], None], trial: Path, tmp_path: Path
+) -> None:
+    with tempfile.TemporaryDirectory(dir=tmp_path) as name:
+        inode = fill(Path(name))
+        how(Path(name))
+        saved = commit(Path(name), trial, 0)
+        assert (trial / checkpoint_name(0) / "weights").stat().st_ino != inode
+        assert (Path(name) / "weights").read_bytes() == b"w" * 3000
+        assert saved.digest == digest_of(Path(name))
+
+
+def plain(folder: Path) -> Path:
+    return folder
+
+
+def not_deleted(folder: Path) -> Path:
+    return Path(tempfile.mkdtemp(dir=folder))
+
+
+@pytest.mark.parametrize("make", [plain, not_deleted])
+def test_a_folder_that_stays_is_copied(make: Callable[[Path], Path], trial: Path, tmp_path: Path) -> None:
+    source = make(tmp_path / "source") if make is plain else make(tmp_path)
+    source.mkdir(exist_ok=True)
+    inode = fill(source)
+    commit(source, trial, 0)
+    assert (source / "weights").stat().st_ino == inode
+    assert (trial / checkpoint_name(0) / "weights").stat().st_ino != inode
+
+
+def test_where_it_cannot_be_moved_it_is_copied(trial: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rename = Path.rename
+    with tempfile.TemporaryDirectory(dir=tmp_path) as name:
+
+        def other_file_system(self: Path, target: Path) -> Path:
+            if self == Path(name):
+                raise OSError(18, "Invalid cross-device link")
+            return rename(self, target)
+
+        monkeypatch.setattr(Path, "rename", other_file_system)
+        fill(Path(name))
+        saved = commit(Path(name), trial, 0)
+        assert saved.digest == digest_of(trial / checkpoint_name(0)) == digest_of(Path(name))
+
+
+def test_what_cannot_be_committed_is_where_it_was(trial: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rename = Path.rename
+
+    def full(self: Path, target: Path) -> Path:
+        if target.name.startswith("checkpoint_"):
+            raise OSError(28, "No space left on device")
+        return rename(self, target)
+
+    with tempfile.TemporaryDirectory(dir=tmp_path) as name:
+        fill(Path(name))
+        before = digest_of(Path(name))
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "rename", full)
+            with pytest.raises(StorageError, match="No space left"):
+                commit(Path(name), trial, 0)
+        assert list(trial.iterdir()) == []
+        assert digest_of(Path(name)) == before
+        assert commit(Path(name), trial, 0).digest == before
+    with tempfile.TemporaryDirectory(dir=tmp_path) as name:
+        os.mkfifo(Path(name, "pipe"))
+        with pytest.raises(ReportError, match="no regular file"):
+            commit(Path(name), trial, 1)
+        assert Path(name, "pipe").exists()
+
+
+def test_one_that_was_cleaned_up_before_is_an_error(trial: Path, tmp_path: Path) -> None:
+    folder = tempfile.TemporaryDirectory(dir=tmp_path)
+    shutil.rmtree(folder.name)
+    with pytest.raises(ReportError, match="no longer exists"):
+        commit(Path(folder.name), trial, 0)
+    folder.cleanup()
