@@ -55,8 +55,8 @@ class Checkpoint:
     def from_directory(cls, path: str | os.PathLike[str]) -> Checkpoint:
         """Return a checkpoint made of the files in an existing folder, which stays where it is.
 
-        ``tune.report`` copies them; what lies in a ``tempfile.TemporaryDirectory``, which would be deleted soon, it moves
-        instead, so read what you still need before.
+        ``tune.report`` copies them. What lies in a ``tempfile.TemporaryDirectory``, which would be deleted soon, it
+        moves instead, so read what you still need before.
         """
         return cls(path)
 
