@@ -1,4 +1,4 @@
-"""What the benchmarks of efficiency train, and how they count: the same for Shoal and for those it is compared with.
+"""What the benchmark of efficiency trains, and how it counts: the same for Shoal and for what it is compared with.
 
 Efficiency = seconds spent in the members' own functions / (slots x wall time of ``fit()``, start-up included). A member
 counts its own seconds: all that runs between its calls into the library, its saving and loading included.
