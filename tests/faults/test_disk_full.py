@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -336,6 +337,8 @@ def stubborn(config):
         except StorageError as error:
             assert "Free some space" in str(error) and not list(Path(tune.get_context().get_trial_dir()).glob(".*"))
             (folder / "filler").unlink(missing_ok=True)
+            while os.statvfs(folder).f_bavail * os.statvfs(folder).f_bsize < 1 << 20:
+                time.sleep(0.001)  # another member has unlinked it, and the system is still at it
             print("made room")
             report(metrics, checkpoint=checkpoint)
     tune.report = again
