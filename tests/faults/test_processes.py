@@ -451,9 +451,8 @@ def test_one_death_of_the_parent_of_the_members_is_nobodys_failure(with_pbt: boo
     assert grid.num_errors == 0
     assert [result.metrics["step"] for result in grid] == [20] * 4
     retries = items(grid, Retry)
-    assert {retry.error for retry in retries} <= {
-        "the parent process of the members died", "its process died while it waited",
-    }  # fmt: skip
+    expected = {"the parent process of the members died", "its process died while it waited"}
+    assert {retry.error for retry in retries} <= expected
     assert retries
     assert all(retry.innocent and retry.failures == 0 for retry in retries)
     assert not [exploit for exploit in items(grid, Exploit) if exploit.failed]
