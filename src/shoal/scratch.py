@@ -25,7 +25,7 @@ import threading
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 __all__ = [
     "OBJECT_SUFFIX",
@@ -36,6 +36,7 @@ __all__ = [
     "make_temporary",
     "remove_temporary",
     "sweep",
+    "temporary_directories",
 ]
 
 Kind = Literal["objects", "files", "members"]
@@ -148,6 +149,23 @@ def remove_temporary(folder: str) -> None:
 
     shutil.rmtree(folder, ignore_errors=True)
     _files.leave_empty()
+
+
+def temporary_directories() -> dict[Any, str]:
+    """Return the user's ``tempfile.TemporaryDirectory`` objects that are to be deleted: their finalizers, with paths.
+
+    Oldest first. There is no public way to know them; should Python keep them elsewhere one day, there are none.
+    """
+    import tempfile
+    import weakref
+
+    deleting = getattr(getattr(tempfile.TemporaryDirectory, "_cleanup", None), "__func__", None)
+    found: dict[Any, str] = {}
+    for finalizer in list(getattr(weakref.finalize, "_registry", ())):
+        alive = finalizer.peek()
+        if alive is not None and getattr(alive[1], "__func__", None) is deleting and alive[3].get("delete", True):
+            found[finalizer] = alive[2][0]
+    return found
 
 
 def _machine() -> str:

@@ -14,9 +14,7 @@ import os
 import re
 import shutil
 import stat
-import tempfile
 import threading
-import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -25,6 +23,7 @@ import xxhash
 from ..core.commands import checkpoint_name
 from ..core.events import SavedCheckpoint
 from ..errors import ReportError, StorageError
+from ..scratch import temporary_directories
 
 __all__ = [
     "checkpoint_name", "commit", "damage", "delete", "delete_unfinished", "digest_of", "is_full", "measure", "write",
@@ -62,7 +61,7 @@ def commit(source: Path, trial_folder: Path, number: int) -> SavedCheckpoint:
             f"block that "
             f"made it, for example inside 'with tempfile.TemporaryDirectory() as folder:'."
         )
-    if _is_inside(trial_folder, source):
+    if trial_folder.resolve().is_relative_to(source.resolve()):
         raise ReportError(
             f"tune.report: the checkpoint's folder {str(source)!r} contains the trial's own folder, so every "
             f"checkpoint would contain those before it. Save into a folder of its own, for example "
@@ -220,26 +219,10 @@ def _buffer() -> memoryview:
     return buffer
 
 
-def _is_inside(inner: Path, outer: Path) -> bool:
-    return inner.resolve().is_relative_to(outer.resolve())
-
-
 def _is_about_to_be_deleted(folder: Path) -> bool:
-    """Return whether a folder is, or lies in, a ``TemporaryDirectory`` of this process.
-
-    Python knows them where it keeps what is to be done at the end of the process. Should it not any more, one is
-    copied.
-    """
-    deleting = getattr(getattr(tempfile.TemporaryDirectory, "_cleanup", None), "__func__", None)
-    where = os.path.abspath(folder)
-    for entry in list(getattr(weakref.finalize, "_registry", ())):
-        alive = entry.peek()
-        if alive is None or getattr(alive[1], "__func__", None) is not deleting or not alive[3].get("delete", True):
-            continue
-        name = os.path.abspath(alive[2][0])
-        if where == name or where.startswith(name + os.sep):
-            return True
-    return False
+    """Return whether a folder is, or lies in, a ``TemporaryDirectory`` of this process."""
+    where = Path(os.path.abspath(folder))
+    return any(where.is_relative_to(os.path.abspath(name)) for name in temporary_directories().values())
 
 
 def _move(source: Path, target: Path) -> bool:

@@ -16,10 +16,8 @@ import selectors
 import signal
 import socket
 import sys
-import tempfile
 import time
 import traceback
-import weakref
 from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -315,7 +313,7 @@ class Nursery:
             die_with_parent(parent)
             # So that none of its own children can leave it: they all go when it does.
             adopt_orphans()
-            inherited = _finalizers()
+            inherited = [*scratch.temporary_directories()]
             self._files.enter(request.key, request.info.folder)
             os.dup2(output, 1)
             os.dup2(output, 2)
@@ -389,20 +387,10 @@ class Nursery:
             self._dead.clear()
 
 
-def _finalizers() -> list[Any]:
-    """Return what is to delete temporary folders at the end of this process, oldest first. There is no public way."""
-    deleting = getattr(getattr(tempfile.TemporaryDirectory, "_cleanup", None), "__func__", None)
-    return [
-        entry
-        for entry in getattr(weakref.finalize, "_registry", ())
-        if (alive := entry.peek()) is not None and getattr(alive[1], "__func__", None) is deleting
-    ]
-
-
 def _finalize(inherited: list[Any]) -> None:
     """Delete what members have in a global ``TemporaryDirectory``: it goes only by that."""
     before = set(inherited)
-    for entry in reversed(_finalizers()):
+    for entry in reversed([*scratch.temporary_directories()]):
         if entry not in before:
             with contextlib.suppress(BaseException):
                 entry()
