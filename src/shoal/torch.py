@@ -80,6 +80,7 @@ def save(
     if folder is None:
         made = Checkpoint.from_dict({})  # a folder that goes with the object
         Path(made.path, DICT_FILE).unlink()
+        made.linked_files = (FILE,)
     else:
         made = Checkpoint(folder)
     try:

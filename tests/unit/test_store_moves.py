@@ -97,37 +97,43 @@ def test_a_folder_that_stays_is_copied(make: Callable[[Path], Path], trial: Path
 
 
 def test_where_it_cannot_be_moved_it_is_copied(trial: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rename = Path.rename
+    rename = os.rename
     with tempfile.TemporaryDirectory(dir=tmp_path) as name:
 
-        def other_file_system(self: Path, target: Path) -> Path:
-            if self == Path(name):
+        def other_file_system(source: str | Path, target: Path) -> None:
+            if str(source) == name:
                 raise OSError(18, "Invalid cross-device link")
-            return rename(self, target)
+            rename(source, target)
 
-        monkeypatch.setattr(Path, "rename", other_file_system)
+        monkeypatch.setattr(os, "rename", other_file_system)
         fill(Path(name))
         saved = commit(Path(name), trial, 0)
         assert saved.digest == digest_of(trial / checkpoint_name(0)) == digest_of(Path(name))
 
 
 def test_what_cannot_be_committed_is_where_it_was(trial: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rename = Path.rename
+    rename, mkdir = os.rename, os.mkdir
 
-    def full(self: Path, target: Path) -> Path:
+    def full(source: str | Path, target: Path) -> None:
         if target.name.startswith("checkpoint_"):
             raise OSError(28, "No space left on device")
-        return rename(self, target)
+        rename(source, target)
+
+    def full_afterwards(folder: str | Path, mode: int = 0o777) -> None:
+        if str(folder) == name:
+            raise OSError(28, "No space left on device")
+        mkdir(folder, mode)
 
     with tempfile.TemporaryDirectory(dir=tmp_path) as name:
         fill(Path(name))
         before = digest_of(Path(name))
-        with monkeypatch.context() as patched:
-            patched.setattr(Path, "rename", full)
-            with pytest.raises(StorageError, match="No space left"):
-                commit(Path(name), trial, 0)
-        assert list(trial.iterdir()) == []
-        assert digest_of(Path(name)) == before
+        for function, fails in (("rename", full), ("mkdir", full_afterwards)):
+            with monkeypatch.context() as patched:
+                patched.setattr(os, function, fails)
+                with pytest.raises(StorageError, match="No space left"):
+                    commit(Path(name), trial, 0)
+            assert list(trial.iterdir()) == []
+            assert digest_of(Path(name)) == before
         assert commit(Path(name), trial, 0).digest == before
     with tempfile.TemporaryDirectory(dir=tmp_path) as name:
         os.mkfifo(Path(name, "pipe"))
@@ -142,3 +148,37 @@ def test_one_that_was_cleaned_up_before_is_an_error(trial: Path, tmp_path: Path)
     with pytest.raises(ReportError, match="no longer exists"):
         commit(Path(folder.name), trial, 0)
     folder.cleanup()
+
+
+def test_a_folder_that_is_reported_again_as_it_was_is_the_same_checkpoint_again(trial: Path, tmp_path: Path) -> None:
+    """One folder for the whole run, into which is saved at some reports only."""
+    with tempfile.TemporaryDirectory(dir=tmp_path) as name:
+        fill(Path(name))
+        first, again = commit(Path(name), trial, 0), commit(Path(name), trial, 1)
+        assert (again.digest, again.size) == (first.digest, first.size)
+        assert digest_of(trial / checkpoint_name(1)) == first.digest
+        Path(name, "weights").write_text("other")
+        assert commit(Path(name), trial, 2).digest != first.digest
+        shutil.rmtree(trial / checkpoint_name(2))
+        with pytest.raises(ReportError, match=r"folder is empty.*Save into it before each report"):
+            commit(Path(name), trial, 3)
+    assert sorted(path.name for path in trial.iterdir()) == [checkpoint_name(0), checkpoint_name(1)]
+
+
+def test_a_link_in_a_temporary_directory_does_not_make_what_it_points_at_temporary(trial: Path, tmp_path: Path) -> None:
+    fill(tmp_path / "kept")
+    with tempfile.TemporaryDirectory(dir=tmp_path) as name:
+        Path(name, "link").symlink_to(tmp_path / "kept")
+        for reported in ("link", "link/deep"):
+            commit(Path(name, reported), trial, 0)
+    assert digest_of(tmp_path / "kept" / "deep") == digest_of(trial / checkpoint_name(0))
+    assert (tmp_path / "kept" / "weights").exists()
+
+
+def test_files_that_nobody_writes_to_again_are_linked(trial: Path, tmp_path: Path) -> None:
+    inode = fill(tmp_path / "source")
+    saved = commit(tmp_path / "source", trial, 0, linked=["weights"])
+    final = trial / checkpoint_name(0)
+    assert (final / "weights").stat().st_ino == inode
+    assert (final / "deep" / "er" / "state.json").stat().st_nlink == 1
+    assert saved.digest == digest_of(tmp_path / "source")

@@ -37,6 +37,9 @@ class Checkpoint:
         ConfigError: there is no such folder.
     """
 
+    linked_files: tuple[str, ...] = ()
+    """Names of files that only Shoal has written, and nobody writes to again: ``tune.report`` need not copy them."""
+
     def __init__(self, path: str | os.PathLike[str]) -> None:
         if not isinstance(path, (str, os.PathLike)):
             raise ConfigError(
@@ -89,6 +92,7 @@ class Checkpoint:
                 f"arrays and state_dicts into it."
             ) from error
         made = cls(folder)
+        made.linked_files = (DICT_FILE,)
         weakref.finalize(made, _remove, folder, os.getpid())
         return made
 

@@ -1,39 +1,34 @@
 """The store: writes a checkpoint whole or not at all, and deletes only what the core names.
 
-A checkpoint comes to a hidden folder beside its place and is then renamed into it, so that its name exists only when
-all its bytes do. Its folder belongs to the store from then on: the files of the user's own folder are copied, never
-linked, so overwriting them later changes nothing. Those in a ``TemporaryDirectory`` that is about to be deleted are
-moved, where the file system can: that costs the same for any size. See decision 0013.
+The name of a checkpoint exists only when all its bytes do. Its folder belongs to the store from then on: the files of
+the user's own folder are copied, so overwriting them later changes nothing. Those in a ``TemporaryDirectory`` that is
+about to be deleted are moved, where the file system can: that costs the same for any size. Copies come to a hidden
+folder beside their place and are then renamed into it. See decision 0013.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import re
 import shutil
 import stat
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection
 from pathlib import Path
-
-import xxhash
 
 from ..core.commands import checkpoint_name
 from ..core.events import SavedCheckpoint
 from ..errors import ReportError, StorageError
 from ..scratch import temporary_directories
+from .digest import buffer, digest_and_size
 
 __all__ = [
-    "checkpoint_name", "commit", "damage", "delete", "delete_unfinished", "digest_of", "is_full", "measure", "write",
+    "checkpoint_name", "commit", "damage", "delete", "delete_unfinished", "digest_of", "is_full", "measure", "unname",
+    "write",
 ]  # fmt: skip
 
-_Buffer = bytes | memoryview
-_CHUNK = 1 << 20
-_of_thread = threading.local()
-_NOTES = ".metadata.json"
-"""Of ``Checkpoint.set_metadata``, which may write it at any time: no part of what the digest is of."""
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _SAYS_FULL = re.compile(
     # What libraries say that lose the number of the error: many, torch.save, NumPy, SQLite.
@@ -41,15 +36,24 @@ _SAYS_FULL = re.compile(
     r"|inline_container\S* \. unexpected pos \d+ vs \d+|basic_ios::clear: iostream error"
     r"|\d+ requested and \d+ written|database or disk is full"
 )
+_taken: dict[str, Path] = {}
+"""Folders whose files were moved last, and where to: they are empty, and may be reported again."""
+_REMEMBERED = 8
 
 
-def commit(source: Path, trial_folder: Path, number: int) -> SavedCheckpoint:
-    """Copy the user's folder into the trial's, whole or not at all.
+class _Unmovable(Exception):
+    """The folder's files must be copied."""
+
+
+def commit(source: Path, trial_folder: Path, number: int, *, linked: Collection[str] = ()) -> SavedCheckpoint:
+    """Take the user's folder over into the trial's, whole or not at all.
 
     Args:
         source: the folder that the user reported.
         trial_folder: the trial's folder, made if needed.
         number: a number that no committed checkpoint of the trial has.
+        linked: names of files that only Shoal has written and that nobody writes to again: they are linked, where the
+            file system can.
 
     Raises:
         ReportError: the user's folder is gone or cannot be read.
@@ -61,40 +65,80 @@ def commit(source: Path, trial_folder: Path, number: int) -> SavedCheckpoint:
             f"block that "
             f"made it, for example inside 'with tempfile.TemporaryDirectory() as folder:'."
         )
-    if trial_folder.resolve().is_relative_to(source.resolve()):
+    real = os.path.realpath(source)
+    if _lies_in(_real(str(trial_folder)), real):
         raise ReportError(
             f"tune.report: the checkpoint's folder {str(source)!r} contains the trial's own folder, so every "
             f"checkpoint would contain those before it. Save into a folder of its own, for example "
             f"tempfile.TemporaryDirectory()."
         )
-    moves = _is_about_to_be_deleted(source) and not any(map(_is_linked, _entries(source)))
-
-    def take(staging: Path) -> tuple[str, int]:
-        nonlocal moves
-        names = _files(source) if moves else []
-        moves = moves and _move(source, staging)
-        if moves:
-            staging.chmod(stat.S_IMODE(trial_folder.stat().st_mode))
-            return _digest_and_size([(name, staging / path.relative_to(source)) for name, path in names])
-        return _copy(source, staging)
-
-    return write(take, trial_folder, number, undo=lambda staging: moves and _move(staging, source))
+    if any(_lies_in(real, _real(name)) for name in temporary_directories().values()):
+        with contextlib.suppress(_Unmovable):
+            return _commit_by_moving(real, trial_folder, number)
+    return write(lambda staging: _copy(source, staging, linked), trial_folder, number)
 
 
-def write(
-    make: Callable[[Path], tuple[str, int]],
-    trial_folder: Path,
-    number: int,
-    *,
-    undo: Callable[[Path], bool] = lambda staging: False,
-) -> SavedCheckpoint:
+def _commit_by_moving(source: str, trial_folder: Path, number: int) -> SavedCheckpoint:
+    """As :func:`commit`, without a copy; ``source`` has no links in it.
+
+    Raises:
+        _Unmovable: nothing was done, and it must be copied.
+    """
+    found: list[tuple[str, str]] = []
+    _list_movable(source, "", found)
+    if not found and (earlier := _taken.get(source)) is not None:
+        return _once_more(earlier, trial_folder, number)
+    final = trial_folder / checkpoint_name(number)
+    try:
+        digest, size = digest_and_size(sorted(found))
+        _rename_over(source, final)
+    except OSError:
+        raise _Unmovable from None  # most likely another file system; and whatever it is, copying tells
+    try:
+        os.mkdir(source, 0o700)
+        os.chmod(final, stat.S_IMODE(os.stat(trial_folder).st_mode))
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            final.rename(source)  # over the empty one, if there is one
+        raise _cannot_be_written(final, error) from error
+    _taken.pop(source, None)
+    _taken[source] = final
+    while len(_taken) > _REMEMBERED:
+        _taken.pop(next(iter([*_taken])), None)
+    return SavedCheckpoint(number=number, digest=digest, size=size)
+
+
+def _once_more(earlier: Path, trial_folder: Path, number: int) -> SavedCheckpoint:
+    """Commit what was moved out of a folder that is reported again, with nothing written to it since."""
+    if not earlier.is_dir():
+        raise ReportError(
+            f"tune.report: the checkpoint's folder is empty. Its files were taken over by an earlier report, as "
+            f"{earlier.name}, which was deleted meanwhile. Save into it before each report with a checkpoint."
+        )
+    return write(lambda staging: _copy(earlier, staging), trial_folder, number)
+
+
+def _rename_over(source: str | Path, final: Path) -> None:
+    try:
+        os.rename(source, final)
+    except FileNotFoundError:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        os.rename(source, final)
+    except OSError:
+        if not final.is_dir():
+            raise
+        # A process died between this rename and its report, so nobody knows of that one.
+        shutil.rmtree(final)
+        os.rename(source, final)
+
+
+def write(make: Callable[[Path], tuple[str, int]], trial_folder: Path, number: int) -> SavedCheckpoint:
     """Have the files of a checkpoint written into the trial's folder, whole or not at all.
 
     Args:
         make: writes the files into the empty folder that it is given, and returns their digest and size.
         trial_folder: the trial's folder, made if needed.
         number: a number that no committed checkpoint of the trial has.
-        undo: called with that folder where it fails; returns whether the files are somewhere else again.
 
     Raises:
         StorageError: they cannot be written, for example because the disk is full. Nothing is left behind.
@@ -106,27 +150,18 @@ def write(
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir()
         digest, size = make(staging)
-        if final.exists():
-            # A process died between this rename and its report, so nobody knows of that one.
-            shutil.rmtree(final)
-        staging.rename(final)
+        _rename_over(staging, final)
     except OSError as error:
-        _discard(staging, undo)
-        raise StorageError(
-            f"The checkpoint {final} cannot be written: {error}. Free some space, or check the path."
-        ) from error
+        shutil.rmtree(staging, ignore_errors=True)
+        raise _cannot_be_written(final, error) from error
     except BaseException:
-        _discard(staging, undo)
+        shutil.rmtree(staging, ignore_errors=True)
         raise
     return SavedCheckpoint(number=number, digest=digest, size=size)
 
 
-def _discard(staging: Path, undo: Callable[[Path], bool]) -> None:
-    with contextlib.suppress(OSError):
-        if undo(staging):
-            staging.rmdir()
-            return
-    shutil.rmtree(staging, ignore_errors=True)
+def _cannot_be_written(final: Path, error: OSError) -> StorageError:
+    return StorageError(f"The checkpoint {final} cannot be written: {error}. Free some space, or check the path.")
 
 
 def is_full(error: BaseException) -> bool:
@@ -146,7 +181,7 @@ def is_full(error: BaseException) -> bool:
 
 def measure(folder: Path) -> tuple[str, int]:
     """Return the digest of a folder's files and their size in bytes."""
-    return _digest_and_size(_files(folder))
+    return digest_and_size((name, str(path)) for name, path in _files(folder) if not path.is_dir())
 
 
 def damage(folder: Path, digest: str) -> str | None:
@@ -161,11 +196,16 @@ def damage(folder: Path, digest: str) -> str | None:
 
 
 def delete(trial_folder: Path, number: int) -> None:
-    """Delete a committed checkpoint. Its name is gone at once; one that is not there is no error."""
+    """Delete a committed checkpoint; one that is not there is no error."""
+    shutil.rmtree(unname(trial_folder, number), ignore_errors=True)
+
+
+def unname(trial_folder: Path, number: int) -> Path:
+    """Take its name from a committed checkpoint, so that nobody finds it any more; return what is left to delete."""
     final = trial_folder / checkpoint_name(number)
     trash = trial_folder / f".deleted_{final.name}"
     try:
-        final.rename(trash)
+        os.rename(final, trash)
     except FileNotFoundError:
         pass
     except OSError as error:
@@ -174,10 +214,10 @@ def delete(trial_folder: Path, number: int) -> None:
         # Left by an earlier one of that number: whoever deleted that was killed meanwhile, or could not.
         shutil.rmtree(trash, ignore_errors=True)
         try:
-            final.rename(trash)
+            os.rename(final, trash)
         except OSError:
             shutil.rmtree(final, ignore_errors=True)
-    shutil.rmtree(trash, ignore_errors=True)
+    return trash
 
 
 def delete_unfinished(trial_folder: Path, pid: int) -> None:
@@ -189,107 +229,77 @@ def delete_unfinished(trial_folder: Path, pid: int) -> None:
 
 def digest_of(folder: Path) -> str:
     """Return the digest of a folder's files: their relative names, sizes and bytes. Notes do not count."""
-    return _digest_and_size(_files(folder))[0]
+    return measure(folder)[0]
 
 
-def _digest_and_size(files: list[tuple[str, Path]]) -> tuple[str, int]:
-    """Return the digest of files with these names, and their size in bytes."""
-    digest = xxhash.xxh3_128()
-    total = 0
-    buffer = _buffer()
-    for name, path in files:
-        if path.is_dir():
-            continue
-        with path.open("rb", buffering=0) as file:
-            size = os.fstat(file.fileno()).st_size
-            total += size
-            if _is_notes(name):
-                continue
-            _begin(digest.update, name, size)
-            while count := file.readinto(buffer):
-                digest.update(buffer[:count])
-    return digest.hexdigest(), total
+@functools.lru_cache(maxsize=64)
+def _real(path: str) -> str:
+    return os.path.realpath(path)
 
 
-def _buffer() -> memoryview:
-    """Return this thread's memory for reading: touching other memory for the first time costs more than all else."""
-    if not hasattr(_of_thread, "buffer"):
-        _of_thread.buffer = memoryview(bytearray(_CHUNK))
-    buffer: memoryview = _of_thread.buffer
-    return buffer
+def _lies_in(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
 
 
-def _is_about_to_be_deleted(folder: Path) -> bool:
-    """Return whether a folder is, or lies in, a ``TemporaryDirectory`` of this process."""
-    where = Path(os.path.abspath(folder))
-    return any(where.is_relative_to(os.path.abspath(name)) for name in temporary_directories().values())
+def _list_movable(folder: str, prefix: str, found: list[tuple[str, str]]) -> None:
+    """Add (name, path) of all files below a folder; an empty folder below it has a name too.
 
-
-def _move(source: Path, target: Path) -> bool:
-    """Give a folder's files to another, which is empty, and leave it empty; return False where nothing was done."""
-    try:
-        target.rmdir()
-        source.rename(target)
-    except OSError:
-        target.mkdir(exist_ok=True)  # another file system, most likely
-        return False
-    source.mkdir(mode=0o700)
-    return True
-
-
-def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
+    Raises:
+        _Unmovable: something in it can be changed from elsewhere, or is no regular file.
+    """
     with os.scandir(folder) as entries:
         for entry in entries:
-            yield entry
-            if entry.is_dir(follow_symlinks=False):
-                yield from _entries(Path(entry.path))
+            mode = (state := entry.stat(follow_symlinks=False)).st_mode
+            name = prefix + entry.name
+            if stat.S_ISDIR(mode):
+                _list_movable(entry.path, f"{name}/", found)
+            elif stat.S_ISREG(mode) and state.st_nlink == 1:
+                found.append((name, entry.path))
+            else:
+                raise _Unmovable
 
 
-def _is_linked(entry: os.DirEntry[str]) -> bool:
-    found = entry.stat(follow_symlinks=False)
-    return stat.S_ISLNK(found.st_mode) or (stat.S_ISREG(found.st_mode) and found.st_nlink > 1)
-
-
-def _copy(source: Path, target: Path) -> tuple[str, int]:
-    """Copy all files, reading each byte once for the copy and for the digest."""
-    digest = xxhash.xxh3_128()
-    total = 0
-    buffer = _buffer()
+def _copy(source: Path, target: Path, linked: Collection[str] = ()) -> tuple[str, int]:
+    """Copy all files, or link those that may be, and return the digest and the size of the copies."""
+    copies: list[tuple[str, str]] = []
     for name, path in _files(source):
         copy = target / name
         copy.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             copy.mkdir(exist_ok=True)
             continue
-        with path.open("rb", buffering=0) as reading, copy.open("wb", buffering=0) as writing:
-            size = os.fstat(reading.fileno()).st_size
-            update = _ignore if _is_notes(name) else digest.update
-            _begin(update, name, size)
-            copied = 0
-            while count := reading.readinto(buffer):
-                view = buffer[:count]
-                update(view)
-                while view:
-                    view = view[writing.write(view) :]
+        if name not in linked or not _link(path, copy):
+            _copy_bytes(path, copy)
+            shutil.copymode(path, copy)
+        copies.append((name, str(copy)))
+    return digest_and_size(copies)
+
+
+def _link(path: Path, copy: Path) -> bool:
+    """Give a file a second name; return False where the file system cannot."""
+    try:
+        os.link(path, copy)
+    except OSError:
+        return False
+    return True
+
+
+def _copy_bytes(path: Path, copy: Path) -> None:
+    """Copy a file inside of the kernel, which shares the bytes where the file system can, or else through memory."""
+    with path.open("rb", buffering=0) as reading, copy.open("wb", buffering=0) as writing:
+        size = os.fstat(reading.fileno()).st_size
+        copied = 0
+        with contextlib.suppress(OSError, AttributeError):
+            while count := os.copy_file_range(reading.fileno(), writing.fileno(), 1 << 30):
                 copied += count
-        if copied != size:
-            raise OSError(f"{path} changed its size from {size} to {copied} bytes while it was copied")
-        shutil.copymode(path, copy)
-        total += size
-    return digest.hexdigest(), total
-
-
-def _is_notes(name: str) -> bool:
-    """Whether a file is the notes about the checkpoint, or what a process left that died while it wrote them."""
-    return name == _NOTES or (name.startswith(f"{_NOTES}.") and name[len(_NOTES) + 1 :].isdigit())
-
-
-def _ignore(data: _Buffer) -> None:
-    pass
-
-
-def _begin(update: Callable[[_Buffer], None], name: str, size: int) -> None:
-    update(f"{name}\0{size}\0".encode("utf-8", "surrogateescape"))
+        memory = buffer()
+        while count := reading.readinto(memory):
+            view = memory[:count]
+            while view:
+                view = view[writing.write(view) :]
+            copied += count
+    if copied != size:
+        raise OSError(f"{path} changed its size from {size} to {copied} bytes while it was copied")
 
 
 def _files(folder: Path) -> list[tuple[str, Path]]:

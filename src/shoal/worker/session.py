@@ -348,7 +348,8 @@ class Session:
 
     def _committed(self, checkpoint: Checkpoint) -> SavedCheckpoint:
         """Take the user's checkpoint over."""
-        saved = commit(Path(checkpoint.path), Path(self._info.folder), self._next_checkpoint)
+        folder = Path(self._info.folder)
+        saved = commit(Path(checkpoint.path), folder, self._next_checkpoint, linked=checkpoint.linked_files)
         self._next_checkpoint += 1
         return saved
 
