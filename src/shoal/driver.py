@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import shutil
 import sys
 import time
 import traceback
@@ -37,6 +38,8 @@ __all__ = ["Driver", "Stopper"]
 STOPPED_ALL = "the stopper ended the experiment"
 _TICK_S = 0.1
 _POLL_S = 0.1
+_SCARCE = 64
+"""So many checkpoints, at least, must still have room on the disk, or old ones are deleted before members go on."""
 
 
 class Stopper(Protocol):
@@ -87,6 +90,8 @@ class Driver:
     """The core knows of something that is not in the journal."""
     _no_room: str | None = None
     """What there was no room on the disk for; that ends the run."""
+    _largest: int = 0
+    """Bytes of the largest checkpoint so far."""
     _next_tick: float = 0.0
     _began: float = field(default_factory=time.monotonic)
 
@@ -288,19 +293,35 @@ class Driver:
         except BaseException:
             self._ahead = True
             raise
+        deletions = [item for item in items if isinstance(item, DeleteCheckpoint)]
+        if deletions and self._room_is_scarce():
+            self._delete(deletions)  # before a member goes on that may need the room
+            deletions.clear()
         for item in items:
-            if isinstance(item, DeleteCheckpoint):
-                delete(self._trial_folder(item.trial_id), item.number)
-            elif isinstance(item, Launch | Continue | Save | WindUp | Evict | Stop):
+            if isinstance(item, Launch | Continue | Save | WindUp | Evict | Stop):
                 self._execute(item)
+            elif isinstance(item, Reported) and item.checkpoint is not None:
+                self._largest = max(self._largest, item.checkpoint.size)
             if self.watchdog is not None and isinstance(item, Reported | Launch | Continue):
                 self.watchdog.hear(item.trial_id, self._elapsed())
+        self._delete(deletions)
         for record in records:
             self.history.add(record)
             for reader in list(self._readers):
                 self._guarded(reader, partial(reader.take, record))
         for reader in list(self._readers):
             self._guarded(reader, reader.flush)
+
+    def _room_is_scarce(self) -> bool:
+        """Return whether the disk might be full before the next deletion."""
+        try:
+            return shutil.disk_usage(self.folder).free < _SCARCE * max(self._largest, 1 << 20)
+        except OSError:
+            return True
+
+    def _delete(self, deletions: Sequence[DeleteCheckpoint]) -> None:
+        for command in deletions:
+            delete(self._trial_folder(command.trial_id), command.number)
 
     def _after_a_lost_record(self, full: bool) -> str:
         """Say what to do where the journal could not be written."""

@@ -12,14 +12,15 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import xxhash
 
-__all__ = ["buffer", "digest_and_size"]
+__all__ = ["Digest", "buffer"]
 
 _Buffer = bytes | memoryview | mmap.mmap
-_CHUNK = 1 << 18
+_CHUNK = 1 << 20
+_SMALL = 1 << 18
 _WINDOW = 1 << 24
 _POPULATE_READ = 22
 """``MADV_POPULATE_READ`` of Linux 5.14; Python has no name for it."""
@@ -28,30 +29,48 @@ _NOTES = re.compile(r"\.metadata\.json(\.\d+)?")
 _of_thread = threading.local()
 
 
-def digest_and_size(files: Iterable[tuple[str, str]]) -> tuple[str, int]:
-    """Return the digest of files, given as (name, path) in order, and the sum of their sizes in bytes.
+class Digest:
+    """The digest of files, which are added one after the other, in the order of their names."""
 
-    Raises:
-        OSError: a file cannot be read.
-    """
-    digest = xxhash.xxh3_128()
-    total = 0
-    for name, path in files:
+    def __init__(self) -> None:
+        self._hash = xxhash.xxh3_128()
+        self.size = 0
+        """Bytes of all files, notes included."""
+
+    def add(self, name: str, path: str) -> None:
+        """Add a file.
+
+        Raises:
+            OSError: it cannot be read.
+        """
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             size = os.fstat(file).st_size
-            total += size
-            if not _is_notes(name):
-                digest.update(f"{name}\0{size}\0".encode("utf-8", "surrogateescape"))
-                _read(file, size, digest.update)
+            _read(file, size, self.begin(name, size))
         finally:
             os.close(file)
-    return digest.hexdigest(), total
+
+    def begin(self, name: str, size: int) -> Callable[[_Buffer], object]:
+        """Begin the next file, and return what takes its bytes: they are no part of the digest where it is notes."""
+        self.size += size
+        if _is_notes(name):
+            return _ignore
+        self._hash.update(f"{name}\0{size}\0".encode("utf-8", "surrogateescape"))
+        update: Callable[[_Buffer], object] = self._hash.update
+        return update
+
+    def hexdigest(self) -> str:
+        """Return the digest of all files so far."""
+        return self._hash.hexdigest()
 
 
 def _is_notes(name: str) -> bool:
     """Whether a file is the notes about the checkpoint, which are no part of what the digest is of."""
     return name.startswith(".metadata") and _NOTES.fullmatch(name) is not None
+
+
+def _ignore(data: _Buffer) -> None:
+    pass
 
 
 def buffer() -> memoryview:
@@ -64,7 +83,7 @@ def buffer() -> memoryview:
 
 def _read(file: int, size: int, update: Callable[[_Buffer], object]) -> None:
     """Pass on all bytes of a file, which is ``size`` bytes long or was a moment ago."""
-    done = _read_mapped(file, size, update) if size > _CHUNK and sys.platform == "linux" else 0
+    done = _read_mapped(file, size, update) if size > _SMALL and sys.platform == "linux" else 0
     memory = buffer()
     while count := os.preadv(file, [memory], done):
         update(memory[:count])

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import functools
 import os
 import re
 import shutil
 import stat
+import sys
 from collections.abc import Callable, Collection
 from pathlib import Path
 
@@ -22,7 +24,7 @@ from ..core.commands import checkpoint_name
 from ..core.events import SavedCheckpoint
 from ..errors import ReportError, StorageError
 from ..scratch import temporary_directories
-from .digest import buffer, digest_and_size
+from .digest import Digest, buffer
 
 __all__ = [
     "checkpoint_name", "commit", "damage", "delete", "delete_unfinished", "digest_of", "is_full", "measure", "unname",
@@ -36,6 +38,8 @@ _SAYS_FULL = re.compile(
     r"|inline_container\S* \. unexpected pos \d+ vs \d+|basic_ios::clear: iostream error"
     r"|\d+ requested and \d+ written|database or disk is full"
 )
+_FICLONE = 0x40049409
+"""Of Linux; Python has no name for it."""
 _taken: dict[str, Path] = {}
 """Folders whose files were moved last, and where to: they are empty, and may be reported again."""
 _REMEMBERED = 8
@@ -90,7 +94,7 @@ def _commit_by_moving(source: str, trial_folder: Path, number: int) -> SavedChec
         return _once_more(earlier, trial_folder, number)
     final = trial_folder / checkpoint_name(number)
     try:
-        digest, size = digest_and_size(sorted(found))
+        digest, size = _measured(sorted(found))
         _rename_over(source, final)
     except OSError:
         raise _Unmovable from None  # most likely another file system; and whatever it is, copying tells
@@ -181,7 +185,15 @@ def is_full(error: BaseException) -> bool:
 
 def measure(folder: Path) -> tuple[str, int]:
     """Return the digest of a folder's files and their size in bytes."""
-    return digest_and_size((name, str(path)) for name, path in _files(folder) if not path.is_dir())
+    return _measured([(name, str(path)) for name, path in _files(folder) if not path.is_dir()])
+
+
+def _measured(files: list[tuple[str, str]]) -> tuple[str, int]:
+    """Return the digest and the size of files, given as (name, path) in order."""
+    digest = Digest()
+    for name, path in files:
+        digest.add(name, path)
+    return digest.hexdigest(), digest.size
 
 
 def damage(folder: Path, digest: str) -> str | None:
@@ -261,18 +273,21 @@ def _list_movable(folder: str, prefix: str, found: list[tuple[str, str]]) -> Non
 
 def _copy(source: Path, target: Path, linked: Collection[str] = ()) -> tuple[str, int]:
     """Copy all files, or link those that may be, and return the digest and the size of the copies."""
-    copies: list[tuple[str, str]] = []
+    digest = Digest()
     for name, path in _files(source):
         copy = target / name
         copy.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             copy.mkdir(exist_ok=True)
-            continue
-        if name not in linked or not _link(path, copy):
-            _copy_bytes(path, copy)
+        elif name in linked and _link(path, copy):
+            digest.add(name, str(copy))
+        else:
+            if _clone(path, copy):
+                digest.add(name, str(copy))
+            else:
+                _copy_bytes(name, path, copy, digest)
             shutil.copymode(path, copy)
-        copies.append((name, str(copy)))
-    return digest_and_size(copies)
+    return digest.hexdigest(), digest.size
 
 
 def _link(path: Path, copy: Path) -> bool:
@@ -284,17 +299,31 @@ def _link(path: Path, copy: Path) -> bool:
     return True
 
 
-def _copy_bytes(path: Path, copy: Path) -> None:
-    """Copy a file inside of the kernel, which shares the bytes where the file system can, or else through memory."""
+def _clone(path: Path, copy: Path) -> bool:
+    """Make a file of the same bytes, which are stored once until one of both is changed; False where that is unknown.
+
+    XFS and Btrfs can. ``os.copy_file_range`` does so too, but is slower than reading and writing where it copies.
+    """
+    if sys.platform != "linux":
+        return False
+    try:
+        with path.open("rb", buffering=0) as reading, copy.open("wb", buffering=0) as writing:
+            fcntl.ioctl(writing, _FICLONE, reading.fileno())
+    except OSError:
+        return False
+    return True
+
+
+def _copy_bytes(name: str, path: Path, copy: Path, digest: Digest) -> None:
+    """Copy a file, reading each byte once for the copy and for the digest."""
     with path.open("rb", buffering=0) as reading, copy.open("wb", buffering=0) as writing:
         size = os.fstat(reading.fileno()).st_size
+        update = digest.begin(name, size)
         copied = 0
-        with contextlib.suppress(OSError, AttributeError):
-            while count := os.copy_file_range(reading.fileno(), writing.fileno(), 1 << 30):
-                copied += count
         memory = buffer()
         while count := reading.readinto(memory):
             view = memory[:count]
+            update(view)
             while view:
                 view = view[writing.write(view) :]
             copied += count
