@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 import secrets
 import time
 import warnings
@@ -12,13 +11,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from . import runtime
-from .config import ENGINES, CheckpointConfig, FailureConfig, RunConfig, TuneConfig
+from .config import CheckpointConfig, FailureConfig, RunConfig, TuneConfig, engine_name
 from .core.events import Config, Event, Opened, TrialAdded
 from .core.limits import Limits, RetentionRules
 from .core.population import Population
 from .core.reports import ReportRules, lookup
 from .engines.pickling import check_config
-from .errors import ConfigError, did_you_mean
+from .errors import ConfigError
 from .experiment import ExperimentInfo
 from .history import History
 from .naming import experiment_name, folder_name, tag_of, trainable_name, trial_id
@@ -130,7 +129,7 @@ def make_plan(trainable: Callable[..., Any], space: dict[str, Any], tune: TuneCo
 
 def facts(trainable: Callable[..., Any], config: Config, tune: TuneConfig, run: RunConfig) -> dict[str, Any]:
     """Return the fields of ExperimentInfo that may be others when the experiment goes on."""
-    engine = _engine_name(tune)
+    engine = engine_name(tune)
     cpus, gpus = resources_of(_with_own_request(trainable, config))
     devices = [""] if engine == "inline" else runtime.slots(cpus, gpus, tune.max_concurrent_trials)
     budget = tune.time_budget_s
@@ -261,18 +260,6 @@ def _agreed(what: str, ours: str | None, theirs: str | None, scheduler: TrialSch
             f"{scheduler.describe()} needs {what}. Give it as TuneConfig({what}={example}) or to the scheduler."
         )
     return theirs if ours is None else ours
-
-
-def _engine_name(tune: TuneConfig) -> str:
-    if tune.engine is not None:
-        return tune.engine
-    name = os.environ.get("SHOAL_ENGINE", "").strip() or ENGINES[0]
-    if name not in ENGINES:
-        raise ConfigError(
-            f"The environment variable SHOAL_ENGINE must be one of {', '.join(map(repr, ENGINES))}, but is {name!r}."
-            f"{did_you_mean(name, ENGINES)}"
-        )
-    return name
 
 
 def stopper_of(stop: object) -> Stopper | None:

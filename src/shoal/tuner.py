@@ -6,20 +6,24 @@ import contextlib
 import inspect
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .arguments import check_arguments, check_keywords
-from .config import RunConfig, TuneConfig
+from .config import RunConfig, TuneConfig, engine_name
 from .errors import ConfigError, EngineError, JournalError
 from .trainable import Trainable
 
 if TYPE_CHECKING:
+    from .engines.parent import WarmParent
     from .restore import Again
     from .results import ResultGrid
 
 __all__ = ["Tuner"]
+
+_PATIENCE_S = 5.0
+"""Seconds that the members' warm parent has to end, where a run does not begin."""
 
 
 @check_arguments
@@ -156,10 +160,10 @@ class Tuner:
                 ``tune.ResultGrid.read(folder)`` returns it, and :meth:`restore` goes on with it.
         """
         _check_not_loading()
+        folder, raises = self._begin() if self._again is None else self._go_on(self._again)
         # Late, so that importing shoal costs next to nothing.
         from .results import ResultGrid
 
-        folder, raises = self._begin() if self._again is None else self._go_on(self._again)
         self._results = grid = ResultGrid.read(folder)
         if raises and grid.errors:
             raise grid.errors[0]
@@ -184,13 +188,14 @@ class Tuner:
 
     def _begin(self) -> tuple[Path, bool]:
         """Run a new experiment. Return its folder, and whether errors are raised."""
-        from .plan import make_plan
-        from .wiring import execute, make_folder
+        with _early_parent(self._tune) as parent:
+            from .plan import make_plan
+            from .wiring import execute, make_folder
 
-        plan = make_plan(self._trainable, self._space, self._tune, self._run)
-        folder = make_folder(self._run, plan.info.name)
-        execute(plan, folder, self._run, self._tune)
-        return folder, plan.raises
+            plan = make_plan(self._trainable, self._space, self._tune, self._run)
+            folder = make_folder(self._run, plan.info.name)
+            execute(plan, folder, self._run, self._tune, parent=parent)
+            return folder, plan.raises
 
     def _go_on(self, again: Again) -> tuple[Path, bool]:
         """Run an experiment on. Return its folder, and whether errors are raised."""
@@ -211,6 +216,21 @@ class Tuner:
         else:
             execute(plan, self._folder, self._run, self._tune, journal)
         return self._folder, plan.raises
+
+
+@contextlib.contextmanager
+def _early_parent(tune: TuneConfig) -> Generator[WarmParent | None]:
+    """Start the members' warm parent, so that it imports what it needs while this process does the same."""
+    if engine_name(tune) == "inline":
+        yield None
+        return
+    from .engines.parent import WarmParent
+
+    parent = WarmParent()
+    try:
+        yield parent
+    finally:
+        parent.close(_PATIENCE_S)
 
 
 def _check_space(param_space: object) -> dict[str, Any]:

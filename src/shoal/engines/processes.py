@@ -10,27 +10,23 @@ from __future__ import annotations
 import array
 import contextlib
 import dataclasses
-import fcntl
-import json
 import math
 import os
 import select
 import selectors
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from ..checkpoints.store import delete_unfinished
 from ..core.commands import Continue, Launch, Save, WindUp
 from ..core.events import Event, Failed, Lost
 from ..errors import EngineError
-from ..worker.nursery import THE_DRIVERS, THREAD_VARIABLES, Exited, Forked, LoadFailed, Ready
+from ..worker.nursery import Exited, Forked, LoadFailed, Ready
 from ..worker.wire import (
     CANNOT_LEAVE,
     Enter,
@@ -47,6 +43,7 @@ from ..worker.wire import (
 from . import EngineCommand, EngineSetup, grace_s
 from .members import MemberProcess
 from .memory import OutOfMemory
+from .parent import WarmParent, socket_pair
 from .pickling import pickle_config, pickle_trainable
 
 __all__ = ["ProcessEngine"]
@@ -55,11 +52,6 @@ _ASK_EVERY_MS = 100
 """How often to look whether the user still wants it, while the trainable is loaded."""
 _GRACE_S = 5.0
 """Seconds that a member has to leave its function and end, before it is killed."""
-_START = (
-    # Without the folder that -c puts in front: a module there called like one of the standard library must not get in.
-    "import sys; sys.path[:] = [entry for entry in sys.path if entry] + [{root!r}]; "
-    "from shoal.worker.nursery import run_from_command_line as run; run()"
-)
 
 
 class _ParentKilled(EngineError):
@@ -67,12 +59,17 @@ class _ParentKilled(EngineError):
 
 
 class ProcessEngine:
-    """See :class:`shoal.engines.Engine`."""
+    """See :class:`shoal.engines.Engine`.
 
-    def __init__(self) -> None:
+    Args:
+        parent: a warm parent that was started early; it belongs to the engine from then on. None: one is started.
+    """
+
+    def __init__(self, parent: WarmParent | None = None) -> None:
         self._setup: EngineSetup | None = None
         self._trainable = b""
-        self._nursery: subprocess.Popen[bytes] | None = None
+        self._early = parent
+        self._nursery: WarmParent | None = None
         self._adopts = False
         """Whether the warm parent ends what a member has started, so that it suffices to kill the member."""
         self._control: socket.socket | None = None
@@ -110,15 +107,10 @@ class ProcessEngine:
     def _try_to_start_nursery(self, check: Callable[[], None]) -> None:
         setup = self._setup
         assert setup is not None
-        ours, theirs = _socket_pair()
-        self._control = ours
+        parent, self._early = self._early, None
+        self._nursery = parent or WarmParent()
+        self._control = ours = self._nursery.control
         self._control_reader = FrameReader()
-        try:
-            self._nursery = _spawn(theirs.fileno())
-        except OSError as error:
-            raise EngineError(f"The parent process of the members cannot be started: {error}.") from error
-        finally:
-            theirs.close()
         message = Setup(
             trainable=self._trainable,
             rules=setup.rules,
@@ -207,7 +199,7 @@ class ProcessEngine:
         if self._control is None:
             self._start_nursery()
         assert self._control is not None
-        ours, theirs = _socket_pair()
+        ours, theirs = socket_pair()
         try:
             read_end, write_end = os.pipe()
         except OSError:
@@ -410,21 +402,18 @@ class ProcessEngine:
 
     def _end_nursery(self) -> None:
         """Close the socket to the warm parent, upon which it kills what is left of the members and ends."""
+        if self._early is not None:
+            self._nursery, self._early = self._early, None
         if self._control is not None:
             self._forget(self._control)
-            self._control.close()
             self._control = None
         for _, fds in self._requests:
             _close_all(fds)
         self._requests.clear()
         if self._nursery is not None:
-            if not self._by_key and sys.platform != "linux":
-                self._nursery.kill()  # it may be busy with importing, and nothing depends on it any more
-            try:
-                self._nursery.wait(_GRACE_S)
-            except subprocess.TimeoutExpired:
-                self._nursery.kill()
-                self._nursery.wait()
+            # Without members, and where it does not tidy up: it may be busy with importing, and nothing depends on it.
+            needed = self._by_key or sys.platform == "linux"
+            self._nursery.close(_GRACE_S if needed else 0.0)
             self._nursery = None
 
     def _kill_overdue(self) -> None:
@@ -466,66 +455,12 @@ class ProcessEngine:
             self._selector.close()
 
 
-def _spawn(control: int) -> subprocess.Popen[bytes]:
-    """Start the warm parent with its end of the socket."""
-    root = str(Path(__file__).parents[2])
-    with _signals_wait():
-        return subprocess.Popen(
-            [
-                *(sys.executable, *_interpreter_flags(), "-c", _START.format(root=root)),
-                json.dumps([control, sys.path]),
-            ],
-            pass_fds=[control],
-            stdin=subprocess.DEVNULL,
-            stdout=None if _is_open(1) else subprocess.DEVNULL,
-            stderr=None if _is_open(2) else subprocess.DEVNULL,
-            # One thread while it imports: a pool of threads does not survive a fork. Members set their own number.
-            # CUDA survives none either, and torch.cuda.is_available() at the top of a module must not open it.
-            env={"PYTORCH_NVML_BASED_CUDA_CHECK": "1", **os.environ, **dict.fromkeys(THREAD_VARIABLES, "1")},
-            start_new_session=True,
-        )
-
-
-@contextlib.contextmanager
-def _signals_wait() -> Generator[None]:
-    """Have a process that is started begin with the driver's signals blocked, until it can leave them to the driver."""
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, THE_DRIVERS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-
-
-def _socket_pair() -> tuple[socket.socket, socket.socket]:
-    """Return two ends of a socket; the second, which goes to another process, is not one of its standard streams."""
-    ours, theirs = socket.socketpair()
-    if theirs.fileno() < 3:
-        moved = socket.socket(fileno=fcntl.fcntl(theirs.fileno(), fcntl.F_DUPFD_CLOEXEC, 3))
-        theirs.close()
-        theirs = moved
-    return ours, theirs
-
-
 def _close_all(fds: list[int]) -> None:
     while fds:
         os.close(fds.pop())
-
-
-def _is_open(fd: int) -> bool:
-    try:
-        os.fstat(fd)
-    except OSError:
-        return False
-    return True
 
 
 def _kill_group(pid: int | None) -> None:
     if pid is not None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(pid, signal.SIGKILL)
-
-
-def _interpreter_flags() -> list[str]:
-    """The warning and development options of this interpreter, for the members."""
-    flags: Any = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    return list(flags)

@@ -24,14 +24,13 @@ from typing import Any, NoReturn
 
 from .. import scratch
 from ..errors import EngineError
+from .environment import THE_DRIVERS, THREAD_VARIABLES
 from .guardian import adopt_orphans, children, die_with_parent, end_all, guard, kill_orphans, outlive_parent
 from .main import run_member
 from .session import Session
 from .wire import Channel, DriverGone, Fork, FrameReader, Setup, frame
 
 __all__ = [
-    "THE_DRIVERS",
-    "THREAD_VARIABLES",
     "Exited",
     "Forked",
     "LoadFailed",
@@ -40,16 +39,8 @@ __all__ = [
     "run_from_command_line",
 ]
 
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-"""What tells numeric libraries, when they are loaded, how many threads to use."""
 _PATIENCE_S = 0.5
 """Seconds that what a member has left running has to end, before the driver is told that the member is gone."""
-THE_DRIVERS: dict[signal.Signals, Any] = {
-    signal.SIGTERM: signal.SIG_DFL,
-    signal.SIGUSR1: signal.SIG_DFL,
-    signal.SIGINT: signal.default_int_handler,
-}
-"""What a cluster or a terminal may send to all processes of a job; with what they do in what a member starts."""
 
 
 @dataclass(frozen=True, slots=True)
