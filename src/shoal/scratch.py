@@ -379,11 +379,14 @@ class MemberFiles:
         with contextlib.suppress(OSError):
             os.unlink(str(key), dir_fd=self._folder.lock)
 
-    def delete(self, keys: Iterable[int]) -> None:
-        """Delete what members that are dead have left, unless they ended in order."""
-        if self._folder is not None:
-            with contextlib.suppress(OSError):
-                _delete_of_members(self._folder, [str(key) for key in keys])
+    def delete(self, keys: Iterable[int]) -> bool:
+        """Delete what members that are dead have left, unless they ended in order. Return whether all have done so."""
+        if self._folder is None:
+            return False
+        try:
+            return not _delete_of_members(self._folder, [str(key) for key in keys])
+        except OSError:
+            return False
 
     def close(self) -> None:
         """Delete what all of them have left; they must be dead."""
@@ -431,8 +434,8 @@ def _have_shared_memory_use(prefix: str) -> None:
         vars(module).update(_SHM_NAME_PREFIX=letters, _SHM_SAFE_NAME_LENGTH=len(letters) + 16)
 
 
-def _delete_of_members(folder: _Folder, keys: list[str]) -> None:
-    """Delete what the members have left that there is a note about, and the notes."""
+def _delete_of_members(folder: _Folder, keys: list[str]) -> list[str]:
+    """Delete what the members have left that there is a note about, and the notes. Return those members."""
     notes = set(os.listdir(folder.lock))
     prefixes: list[str] = []
     places = dict.fromkeys([str(folder.path.parent)])
@@ -448,3 +451,4 @@ def _delete_of_members(folder: _Folder, keys: list[str]) -> None:
                     _remove(Path(entry.path))
     for key in gone:
         os.unlink(key, dir_fd=folder.lock)
+    return gone

@@ -219,7 +219,8 @@ class ProcessEngine:
         self._members[info.trial_id] = self._by_key[member.key] = member
         self._selector.register(ours, selectors.EVENT_READ, member)
         self._selector.register(read_end, selectors.EVENT_READ, member)
-        request = frame(Fork(member.key, info, self._setup.devices[launch.slot]))
+        more = len(self._members) < len(self._infos)
+        request = frame(Fork(member.key, info, self._setup.devices[launch.slot], more))
         self._requests.append((bytearray(request), [theirs.detach(), write_end]))
         self._push_requests()
 

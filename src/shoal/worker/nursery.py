@@ -8,6 +8,7 @@ happens, its socket closes here, and the nursery ends all members and itself. On
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -18,8 +19,9 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NoReturn
 
 from .. import scratch
@@ -138,6 +140,7 @@ def load(setup: Setup) -> Any:
         )
     _publish_main(trainable)
     _warm_up()
+    gc.freeze()  # what is there now is shared with all members, as long as nobody touches it
     return trainable
 
 
@@ -204,8 +207,20 @@ def _no_gpus() -> Generator[None]:
             os.environ[name] = before
 
 
+@dataclass(frozen=True, slots=True)
+class _Spare:
+    """A process that was forked in advance and waits for the member that it will be."""
+
+    pid: int
+    sock: socket.socket
+
+
 class Nursery:
-    """Forks members and tells the driver when they are gone."""
+    """Forks members and tells the driver when they are gone.
+
+    Where more of them will be asked for, a spare one is forked in advance, when there is nothing else to do: a slot
+    stands empty while its member is forked.
+    """
 
     def __init__(
         self, control: socket.socket, setup: Setup, trainable: Any, files: scratch.MemberFiles, guardian: int | None
@@ -226,6 +241,10 @@ class Nursery:
         """Process ids of members, with their keys."""
         self._fds: list[int] = []
         """File descriptors that have arrived for requests still to be read."""
+        self._spare: _Spare | None = None
+        self._wants_spare = True
+        self._not_for_members: list[Callable[[], object]] = [control.close]
+        """Closes what a member must not hold."""
 
     def serve(self) -> None:
         """Fork on request until the driver or the guardian is gone; then end every member."""
@@ -239,17 +258,15 @@ class Nursery:
             selector.register(self._control, selectors.EVENT_READ)
             selector.register(wake_read, selectors.EVENT_READ)
             parent = _watch_parent(selector)
+            self._not_for_members += [selector.close, *(partial(os.close, fd) for fd in (wake_read, wake_write))]
             if self._adopts and parent is not None:
                 outlive_parent()  # or what members have started would outlive both
             self._control.sendall(frame(Ready(self._adopts)))
             while True:
-                ready = {key.fd for key, _ in selector.select()}
+                idle = self._spare is None and self._wants_spare
+                ready = {key.fd for key, _ in selector.select(0 if idle else None)}
                 if parent in ready:
                     break
-                if wake_read in ready:
-                    with contextlib.suppress(BlockingIOError):
-                        os.read(wake_read, 4096)
-                    self._reap()
                 if self._control.fileno() in ready:
                     try:
                         data, fds, _, _ = socket.recv_fds(self._control, 1 << 16, 16)
@@ -259,12 +276,80 @@ class Nursery:
                         break
                     self._fds += fds
                     for message in reader.feed(data):
-                        self._fork(message, (wake_read, wake_write, selector))
+                        self._wants_spare = message.more
+                        self._fork(message)
+                elif wake_read in ready:
+                    # After what the driver asks for: nobody waits for this.
+                    with contextlib.suppress(BlockingIOError):
+                        os.read(wake_read, 4096)
+                    self._reap()
+                elif idle:
+                    self._fork_spare()
         for pid in self._keys:
             (_kill if self._adopts else _kill_group)(pid)
+        if self._spare is not None:
+            _kill(self._spare.pid)
+            self._spare.sock.close()
 
-    def _fork(self, request: Fork, mine: tuple[int, int, selectors.BaseSelector]) -> None:
+    def _fork(self, request: Fork) -> None:
         sock, output = self._fds.pop(0), self._fds.pop(0)
+        try:
+            pid = self._use_spare(request, sock, output) or self._child(lambda: self._be_member(request, sock, output))
+        except OSError as error:
+            reason = f"its process cannot be started: {error}"
+            self._control.sendall(frame(Exited(request.key, 0, reason)))
+        else:
+            self._keys[pid] = request.key
+            self._control.sendall(frame(Forked(request.key, pid)))
+        finally:
+            os.close(sock)
+            os.close(output)
+
+    def _use_spare(self, request: Fork, sock: int, output: int) -> int | None:
+        """Make a member of the spare process; return its number, or None where there is none that can be one."""
+        spare, self._spare = self._spare, None
+        if spare is None:
+            return None
+        try:
+            with spare.sock:
+                socket.send_fds(spare.sock, [frame(request)], [sock, output])
+        except OSError:
+            return None  # it was killed, which is noticed elsewhere
+        return spare.pid
+
+    def _fork_spare(self) -> None:
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                pid = self._child(lambda: self._be_spare(ours, theirs))
+        except OSError:
+            ours.close()
+            self._wants_spare = False  # whoever is asked for next is told why
+        else:
+            self._spare = _Spare(pid, ours)
+
+    def _be_spare(self, nurserys: socket.socket, sock: socket.socket) -> NoReturn:
+        """Wait for the member to be, in the child process. Never returns."""
+        try:
+            nurserys.close()
+            self._wants_spare = False
+            data, fds, _, _ = socket.recv_fds(sock, 1 << 16, 2)
+            reader = FrameReader()
+            requests = [*reader.feed(data)]
+            while data and not requests:
+                requests = [*reader.feed(data := sock.recv(1 << 16))]
+            sock.close()
+            if requests:
+                self._be_member(requests[0], *fds)
+        finally:
+            os._exit(0)  # the nursery is gone
+
+    def _child(self, live: Callable[[], NoReturn]) -> int:
+        """Fork a process that leads a life of its own; return its number.
+
+        Raises:
+            OSError: it cannot be forked.
+        """
         parent = os.getpid()
         for text in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):
@@ -273,37 +358,35 @@ class Nursery:
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, THE_DRIVERS)
         try:
             pid = os.fork()
-        except OSError as error:
+        except OSError:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            os.close(sock)
-            os.close(output)
-            reason = f"its process cannot be started: {error}"
-            self._control.sendall(frame(Exited(request.key, 0, reason)))
-            return
-        if pid == 0:
+            raise
+        if pid:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            return pid
+        try:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             leave_to_the_driver()
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            mine[2].close()
-            for fd in (mine[0], mine[1]):
-                os.close(fd)
-            self._control.close()
-            self._be_member(request, sock, output, parent)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        os.close(sock)
-        os.close(output)
-        self._keys[pid] = request.key
-        self._control.sendall(frame(Forked(request.key, pid)))
-
-    def _be_member(self, request: Fork, sock: int, output: int, parent: int) -> NoReturn:
-        """Live as a member, in the child process. Never returns."""
-        code = 1
-        try:
+            for close in self._not_for_members:
+                close()
+            if self._spare is not None:
+                self._spare.sock.close()
             os.setsid()  # Ctrl-C in the terminal is the driver's business, and the group can be ended as a whole.
             die_with_parent(parent)
             # So that none of its own children can leave it: they all go when it does.
             adopt_orphans()
+            live()
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(1)
+
+    def _be_member(self, request: Fork, sock: int, output: int) -> NoReturn:
+        """Live as a member, in the child process. Never returns."""
+        code = 1
+        try:
             inherited = [*scratch.temporary_directories()]
             self._files.enter(request.key, request.info.folder)
             os.dup2(output, 1)
@@ -341,7 +424,7 @@ class Nursery:
         """Tell of members that are gone, once what they have left running is gone too: DataLoader workers, say."""
         ended = self._wait()
         last = time.monotonic() + _PATIENCE_S
-        while self._gone and self._adopts and any(kill_orphans({*self._keys, *self._mine}, patient=True)):
+        while self._gone and self._adopts and any(kill_orphans(self._known(), patient=True)):
             if time.monotonic() > last:
                 break  # The signal of its end leads here again.
             time.sleep(0.002)
@@ -352,6 +435,10 @@ class Nursery:
             with contextlib.suppress(OSError):
                 self._control.sendall(frame(message))
 
+    def _known(self) -> set[int]:
+        """Return the processes that nobody has left running."""
+        return {*self._keys, *self._mine, *([] if self._spare is None else [self._spare.pid])}
+
     def _wait(self) -> list[Exited]:
         """Return which members have ended, without waiting for any."""
         ended: list[Exited] = []
@@ -360,6 +447,10 @@ class Nursery:
                 pid, status = os.waitpid(-1, os.WNOHANG)
                 if pid == 0:
                     break
+                if self._spare is not None and pid == self._spare.pid:
+                    self._spare.sock.close()
+                    self._spare = None
+                    continue
                 self._dead.add(pid)
                 if (key := self._keys.pop(pid, None)) is not None:
                     ended.append(Exited(key, status))
@@ -371,8 +462,9 @@ class Nursery:
     def _tidy_up(self) -> None:
         """Delete what members that were killed have left."""
         if self._gone:
-            self._files.delete(self._gone)
-            scratch.sweep()
+            in_order = self._files.delete(self._gone) and len(self._dead) == len(self._gone)
+            if not in_order:
+                scratch.sweep()
             scratch.delete_of_torch(self._dead)
             self._gone.clear()
             self._dead.clear()

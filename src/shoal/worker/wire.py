@@ -73,6 +73,8 @@ class Fork:
     info: MemberInfo
     device: str
     """``CUDA_VISIBLE_DEVICES`` of the process; ``""`` leaves it as it is."""
+    more: bool = False
+    """Whether other processes will most likely be asked for."""
 
 
 @dataclass(frozen=True, slots=True)
