@@ -132,7 +132,7 @@ class FrameReader:
     def __init__(self) -> None:
         self._buffer = bytearray()
 
-    def feed(self, data: bytes) -> Iterator[Any]:
+    def feed(self, data: bytes | memoryview) -> Iterator[Any]:
         """Take in bytes and yield the messages that are now complete."""
         self._buffer += data
         start = 0
