@@ -23,14 +23,13 @@ from .core.events import Event, Failed, Reported, StopAsked, TrialAdded, Undecid
 from .core.population import Population
 from .display import Status
 from .engines import Engine, EngineCommand, grace_s
-from .errors import InvalidTransition, JournalError, StorageError, stopper_failed
+from .errors import InvalidTransition, JournalError, StorageError, one_line, stopper_failed
 from .experiment import ExperimentInfo, Reader
 from .history import History, Row, full_row
 from .interruption import RESUME_EXIT_CODE, Interruption
 from .journal import Item, Journal
 from .space import copy_containers
 from .watchdog import Watchdog
-from .worker.main import one_line
 from .worker.wire import MemberInfo
 
 __all__ = ["Driver", "Stopper"]

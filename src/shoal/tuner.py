@@ -271,8 +271,8 @@ def _checked_folder(path: object) -> Path:
 
 def _check_not_loading() -> None:
     """Refuse to start an experiment while members' modules are imported: each parent process would start another."""
-    nursery = sys.modules.get("shoal.worker.nursery")
-    if nursery is not None and nursery.loading:
+    loading = sys.modules.get("shoal.worker.loading")
+    if loading is not None and loading.in_progress:
         raise EngineError(
             "Tuner.fit() was called by a module that is only imported to find the trainable in it. Put the call under "
             "if __name__ == '__main__': or into a function."

@@ -17,7 +17,7 @@ __all__ = ["LineReader", "MemberProcess"]
 _LONGEST_LINE = 1 << 16
 _CHUNK = 1 << 16
 _received = memoryview(bytearray(1 << 18))
-"""Where bytes from sockets come to. Used again and again: such an amount of new memory costs more than to receive it."""
+"""Where bytes from sockets come to, again and again: so much new memory costs more than what is received."""
 
 
 class LineReader:

@@ -26,15 +26,18 @@ from ..checkpoints.store import delete_unfinished
 from ..core.commands import Continue, Launch, Save, WindUp
 from ..core.events import Event, Failed, Lost
 from ..errors import EngineError
-from ..worker.nursery import Exited, Forked, LoadFailed, Ready
 from ..worker.wire import (
     CANNOT_LEAVE,
     Enter,
+    Exited,
     Fork,
+    Forked,
     FrameReader,
     Go,
     Leave,
+    LoadFailed,
     MemberInfo,
+    Ready,
     SaveNow,
     Setup,
     frame,

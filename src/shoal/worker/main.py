@@ -17,11 +17,12 @@ from typing import Any
 from ..checkpoints.store import damage, is_full
 from ..core.events import Damaged, Failed, Finished, Started
 from ..core.rng import stream
+from ..errors import one_line
 from .classes import ClassRunner
 from .session import Port, Session, Unwind, set_current_session
 from .wire import DriverGone, Enter, Leave
 
-__all__ = ["one_line", "run_member", "seed_member"]
+__all__ = ["run_member", "seed_member"]
 
 Trainable = Callable[[dict[str, Any]], Any] | type[Any]
 
@@ -109,16 +110,6 @@ def _failure(trial_id: str, launch: int, error: BaseException) -> Failed:
     elif "Cannot re-initialize CUDA in forked subprocess" in text:
         hint = " (a module of the trainable asks CUDA something when it is imported: do that inside the trainable)"
     return Failed(trial_id, launch, one_line(error) + hint, text + hint, _pickled(error), is_full(error))
-
-
-def one_line(error: BaseException) -> str:
-    """Return an exception's type and message in one line."""
-    name = type(error).__name__
-    try:
-        text = " ".join(str(error).split())
-    except Exception:
-        text = "(its text cannot be shown)"
-    return f"{name}: {text}" if text else name
 
 
 def _pickled(error: BaseException) -> bytes | None:

@@ -8,79 +8,31 @@ happens, its socket closes here, and the nursery ends all members and itself. On
 from __future__ import annotations
 
 import contextlib
-import gc
-import importlib
 import json
 import os
-import pickle
 import selectors
 import signal
 import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NoReturn
 
 from .. import scratch
-from ..errors import EngineError
 from .environment import THE_DRIVERS, THREAD_VARIABLES
 from .guardian import adopt_orphans, children, die_with_parent, end_all, guard, kill_orphans, outlive_parent
+from .loading import load
 from .main import run_member
 from .session import Session
-from .wire import Channel, DriverGone, Fork, FrameReader, Setup, frame
+from .wire import Channel, DriverGone, Exited, Fork, Forked, FrameReader, LoadFailed, Ready, Setup, frame
 
-__all__ = [
-    "Exited",
-    "Forked",
-    "LoadFailed",
-    "Ready",
-    "main",
-    "run_from_command_line",
-]
+__all__ = ["main", "run_from_command_line"]
 
 _PATIENCE_S = 0.5
 """Seconds that what a member has left running has to end, before the driver is told that the member is gone."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """The user's function is loaded; members can be forked."""
-
-    adopts: bool = False
-    """Whether all that a member has started is ended with it, so that it suffices to kill the member alone."""
-
-
-@dataclass(frozen=True, slots=True)
-class LoadFailed:
-    """The user's function cannot be loaded in a process of its own."""
-
-    traceback: str
-
-
-@dataclass(frozen=True, slots=True)
-class Forked:
-    """A member's process exists."""
-
-    key: int
-    pid: int
-
-
-@dataclass(frozen=True, slots=True)
-class Exited:
-    """A member's process is gone."""
-
-    key: int
-    status: int
-    """As from ``os.waitpid``."""
-    reason: str | None = None
-    """Why it could not even be started."""
-
-
-loading = False
-"""True while the user's function, and with it the user's modules, is being loaded in this process."""
 
 
 def main(fd: int, path: list[str]) -> None:
@@ -123,88 +75,6 @@ def _leave_nothing(files: scratch.MemberFiles, guardian: int | None) -> None:
     for text in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
             text.flush()
-
-
-def load(setup: Setup) -> Any:
-    """Load the user's function and warm up what it imported, with one thread: no pool of threads survives a fork."""
-    global loading
-    loading = True
-    preload()
-    trainable = pickle.loads(setup.trainable)
-    loading = False
-    cuda: Any = getattr(sys.modules.get("torch"), "cuda", None)
-    if cuda is not None and cuda.is_initialized():
-        raise EngineError(
-            "A module of the trainable uses the GPU when it is imported. Members are forked from the process that "
-            "imports it, and CUDA does not survive a fork. Use the GPU inside of the trainable only."
-        )
-    _publish_main(trainable)
-    _warm_up()
-    gc.freeze()  # what is there now is shared with all members, as long as nobody touches it
-    return trainable
-
-
-def preload() -> None:
-    """Call what the environment variable ``SHOAL_PRELOAD`` names, ``module:function`` with commas between.
-
-    What the driver's process did before it imported the user's modules may have to be done here as well, before they
-    are imported for the trainable. ``shoal.as_ray.install()`` puts itself there.
-    """
-    for entry in filter(None, os.environ.get("SHOAL_PRELOAD", "").split(",")):
-        module, _, function = entry.partition(":")
-        getattr(importlib.import_module(module), function)()
-
-
-def _publish_main(trainable: Any) -> None:
-    """Let plain pickle find what the user's script defined, so that ``torch.save(model)`` works in members.
-
-    cloudpickle carries functions and classes of ``__main__`` by value; pickle looks them up there by name.
-    """
-    # Behind with_resources, functools.partial, bound methods and callable objects there is a function with globals.
-    for attribute in ("__wrapped__", "func", "__func__"):
-        trainable = getattr(trainable, attribute, trainable)
-    names: dict[str, Any] = {}
-    if isinstance(trainable, type):
-        # The class itself is in no globals unless it names itself; those of its methods may be of several modules.
-        for kind in trainable.__mro__:
-            names[kind.__name__] = kind
-            for method in vars(kind).values():
-                names.update(getattr(method, "__globals__", {}))
-    elif not hasattr(trainable, "__globals__"):
-        trainable = vars(type(trainable)).get("__call__", trainable)
-    names.update(getattr(trainable, "__globals__", {}))
-    here = vars(sys.modules["__main__"])
-    for name, value in names.items():
-        if getattr(value, "__module__", None) == "__main__":
-            here.setdefault(name, value)
-
-
-def _warm_up() -> None:
-    """Do once, before any fork, what every member would do on its own: building an optimizer imports half of torch."""
-    torch = sys.modules.get("torch")
-    if torch is None:
-        return
-    torch.set_num_threads(1)
-    with contextlib.suppress(Exception), _no_gpus():
-        parameter = torch.nn.Parameter(torch.zeros(1))
-        parameter.grad = torch.zeros(1)
-        for kind in (torch.optim.SGD, torch.optim.Adam):
-            kind([parameter], lr=0.1).step()
-
-
-@contextlib.contextmanager
-def _no_gpus() -> Generator[None]:
-    """Hide the GPUs: each step of an optimizer asks CUDA, where there is one, and an open CUDA survives no fork."""
-    name = "CUDA_VISIBLE_DEVICES"
-    before = os.environ.get(name)
-    os.environ[name] = ""
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,11 +21,15 @@ __all__ = [
     "Channel",
     "DriverGone",
     "Enter",
+    "Exited",
     "Fork",
+    "Forked",
     "FrameReader",
     "Go",
     "Leave",
+    "LoadFailed",
     "MemberInfo",
+    "Ready",
     "SaveNow",
     "Setup",
     "frame",
@@ -106,6 +110,40 @@ class Leave:
 
     counts: bool = False
     """Whether the next report still counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The warm parent to the driver: the user's function is loaded, and members can be forked."""
+
+    adopts: bool = False
+    """Whether all that a member has started is ended with it, so that it suffices to kill the member alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadFailed:
+    """The warm parent to the driver: the user's function cannot be loaded in a process of its own."""
+
+    traceback: str
+
+
+@dataclass(frozen=True, slots=True)
+class Forked:
+    """The warm parent to the driver: a member's process exists."""
+
+    key: int
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Exited:
+    """The warm parent to the driver: a member's process is gone."""
+
+    key: int
+    status: int
+    """As from ``os.waitpid``."""
+    reason: str | None = None
+    """Why it could not even be started."""
 
 
 def frame(message: object) -> bytes:
