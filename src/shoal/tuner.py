@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from .arguments import check_arguments, check_keywords
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Tuner"]
 
+_SLOW_TO_IMPORT = ("torch",)
 _PATIENCE_S = 5.0
 """Seconds that the members' warm parent has to end, where a run does not begin."""
 
@@ -188,7 +190,7 @@ class Tuner:
 
     def _begin(self) -> tuple[Path, bool]:
         """Run a new experiment. Return its folder, and whether errors are raised."""
-        with _early_parent(self._tune) as parent:
+        with _early_parent(self._tune, self._trainable) as parent:
             from .plan import make_plan
             from .wiring import execute, make_folder
 
@@ -219,18 +221,32 @@ class Tuner:
 
 
 @contextlib.contextmanager
-def _early_parent(tune: TuneConfig) -> Generator[WarmParent | None]:
+def _early_parent(tune: TuneConfig, trainable: Callable[..., Any]) -> Generator[WarmParent | None]:
     """Start the members' warm parent, so that it imports what it needs while this process does the same."""
     if engine_name(tune) == "inline":
         yield None
         return
     from .engines.parent import WarmParent
 
-    parent = WarmParent()
+    parent = WarmParent([name for name in _SLOW_TO_IMPORT if name in sys.modules and _speaks_of(trainable, name)])
     try:
         yield parent
     finally:
         parent.close(_PATIENCE_S)
+
+
+def _speaks_of(trainable: Callable[..., Any], package: str) -> bool:
+    """Return whether what a function, or the module of a class, has around it comes from a package."""
+    around = getattr(inspect.unwrap(trainable), "__globals__", None)
+    if around is None:
+        around = getattr(sys.modules.get(str(getattr(trainable, "__module__", ""))), "__dict__", {})
+    for value in list(around.values()):
+        name = None
+        with contextlib.suppress(Exception):  # an object of the user's may answer as it likes
+            name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+        if isinstance(name, str) and name.partition(".")[0] == package:
+            return True
+    return False
 
 
 def _check_space(param_space: object) -> dict[str, Any]:

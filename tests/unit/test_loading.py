@@ -60,3 +60,15 @@ def test_modules_of_the_user_are_looked_into(text: str, expected: bool, tmp_path
 
 def test_a_library_that_trains_is_known_by_name() -> None:
     assert _may_build_optimizers(b"", evaluates, ["lightning.pytorch"])
+
+
+def test_of_what_is_installed_modules_count_that_the_trainable_names(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    name = module_of(tmp_path / "shoal_test_installed.py", "import torch\nmake = torch.optim.Adam\n")
+    monkeypatch.setattr("shoal.worker.loading._INSTALLED", (str(tmp_path),))
+    try:
+        assert not _may_build_optimizers(b"", evaluates, [name])
+        assert _may_build_optimizers(b"... shoal_test_installed ...", evaluates, [name])
+    finally:
+        del sys.modules[name]

@@ -14,7 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +33,17 @@ _START = (
 class WarmParent:
     """The process that forks members, and the driver's end of the socket to it.
 
+    Args:
+        modules: what the trainable will need for sure: it imports them at once, before it has the trainable.
+
     Raises:
         EngineError: it cannot be started.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, modules: Sequence[str] = ()) -> None:
         self.control, theirs = socket_pair()
         try:
-            self._process = _spawn(theirs.fileno())
+            self._process = _spawn(theirs.fileno(), modules)
         except OSError as error:
             self.control.close()
             raise EngineError(f"The parent process of the members cannot be started: {error}.") from error
@@ -87,14 +90,14 @@ def _ends(process: subprocess.Popen[bytes], patience_s: float) -> bool:
     return True
 
 
-def _spawn(control: int) -> subprocess.Popen[bytes]:
+def _spawn(control: int, modules: Sequence[str]) -> subprocess.Popen[bytes]:
     """Start the warm parent with its end of the socket."""
     root = str(Path(__file__).parents[2])
     with _signals_wait():
         return subprocess.Popen(
             [
                 *(sys.executable, *_interpreter_flags(), "-c", _START.format(root=root)),
-                json.dumps([control, sys.path]),
+                json.dumps([control, sys.path, [*modules]]),
             ],
             pass_fds=[control],
             stdin=subprocess.DEVNULL,

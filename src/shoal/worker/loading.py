@@ -9,13 +9,13 @@ import os
 import pickle
 import re
 import sys
-from collections.abc import Collection, Generator
+from collections.abc import Collection, Generator, Sequence
 from typing import Any
 
 from ..errors import EngineError
 from .wire import Setup
 
-__all__ = ["in_progress", "load", "preload"]
+__all__ = ["begin_to_import", "in_progress", "load", "preload"]
 
 in_progress = False
 """True while the user's function, and with it the user's modules, is being loaded in this process."""
@@ -24,6 +24,13 @@ _SPEAKS_OF_OPTIMIZERS = re.compile(rb"optim(?!i[sz]|um|al)|SGD|Adam|RMSprop|Adag
 _TRAINERS = frozenset({"accelerate", "fastai", "ignite", "keras", "lightning", "pytorch_lightning", "transformers"})
 """Packages that build optimizers."""
 _INSTALLED = tuple({sys.prefix, sys.base_prefix, sys.exec_prefix})
+
+
+def begin_to_import(modules: Sequence[str]) -> None:
+    """Import what the trainable will need, before it is there. What cannot be imported is told when it is loaded."""
+    for name in modules:
+        with contextlib.suppress(Exception):
+            importlib.import_module(name)
 
 
 def load(setup: Setup) -> Any:
@@ -103,7 +110,8 @@ def _may_build_optimizers(pickled: bytes, trainable: Any, loaded: Collection[str
         path = getattr(sys.modules.get(name), "__file__", None) or ""
         if root in _TRAINERS:
             return True
-        if path.endswith(".py") and (root == home or not path.startswith(_INSTALLED)):
+        named = root == home or name.encode() in pickled
+        if path.endswith(".py") and root != "torch" and (named or not path.startswith(_INSTALLED)):
             with contextlib.suppress(OSError), open(path, "rb") as file:
                 if _SPEAKS_OF_OPTIMIZERS.search(file.read()):
                     return True

@@ -16,7 +16,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NoReturn
@@ -24,7 +24,7 @@ from typing import Any, NoReturn
 from .. import scratch
 from .environment import THE_DRIVERS, THREAD_VARIABLES
 from .guardian import adopt_orphans, children, die_with_parent, end_all, guard, kill_orphans, outlive_parent
-from .loading import load
+from .loading import begin_to_import, load
 from .main import run_member
 from .session import Session
 from .wire import Channel, DriverGone, Exited, Fork, Forked, FrameReader, LoadFailed, Ready, Setup, frame
@@ -35,9 +35,10 @@ _PATIENCE_S = 0.5
 """Seconds that what a member has left running has to end, before the driver is told that the member is gone."""
 
 
-def main(fd: int, path: list[str]) -> None:
+def main(fd: int, path: list[str], modules: Sequence[str] = ()) -> None:
     """Serve the driver at the other end of the socket ``fd`` until it is gone.
 
+    ``modules`` are imported at once: the trainable will need them.
     ``path`` is the driver's ``sys.path``. It is taken over only now, when all that Shoal itself needs is imported, so
     that a module of the user's that is called like one of the standard library cannot get in the way.
     """
@@ -49,6 +50,7 @@ def main(fd: int, path: list[str]) -> None:
     os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
     with socket.socket(fileno=fd) as control:
         try:
+            begin_to_import(modules)
             setup = Channel(control).receive()
             try:
                 trainable = load(setup)
@@ -424,7 +426,7 @@ def _kill_group(pid: int) -> None:
 
 
 def run_from_command_line() -> None:
-    """Serve with the socket's number and the driver's ``sys.path``, which the command line gives as JSON."""
-    fd, path = json.loads(sys.argv[1])
+    """Serve with the socket's number, the driver's ``sys.path`` and modules, which the command line gives as JSON."""
+    fd, path, modules = json.loads(sys.argv[1])
     del sys.argv[1:]
-    main(fd, path)
+    main(fd, path, modules)
