@@ -20,7 +20,7 @@ INSTALL := -m pip install --quiet --quiet --disable-pip-version-check
 PIP := $(BIN)/python $(INSTALL)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test faults lint pictures bench-vs-ray bench-vs-syne-tune clean
+.PHONY: help demo test faults lint pictures bench bench-vs-ray bench-vs-syne-tune clean
 .NOTPARALLEL:
 
 help:
@@ -29,6 +29,7 @@ help:
 	@echo "make faults              kill drivers and members more than a hundred times, and count what was lost"
 	@echo "make lint                run the linter, the formatter's check and the type checkers"
 	@echo "make pictures            run the code of docs/guide.md, and make its pictures and what it prints"
+	@echo "make bench               measure all that is promised about speed, with targets; ten minutes"
 	@echo "make bench-vs-ray        run the same work on Shoal and on Ray Tune, side by side; 12 to 15 minutes"
 	@echo "make bench-vs-syne-tune  the same with Syne Tune; two minutes"
 	@echo "make clean               remove the environments and what tools left behind; results stay"
@@ -52,6 +53,9 @@ lint: $(VENV)/.installed-dev
 
 pictures: $(VENV)/.installed-examples
 	@$(BIN)/python docs/make_pictures.py $(ARGS)
+
+bench: $(VENV)/.installed-examples
+	@$(BIN)/python benchmarks/bench.py $(ARGS)
 
 bench-vs-ray: $(VENV)/.installed-examples $(VENV)-ray/.installed
 	@$(BIN)/python benchmarks/versus_ray.py $(ARGS)

@@ -257,6 +257,12 @@ def _init(cpus: int) -> None:
 PARTS = {"start": start, "switch": switch, "exploit": exploit}
 
 
+def figures(runs: int) -> Iterator[Figure]:
+    """Measure all of it."""
+    for part in PARTS.values():
+        yield from part(runs)
+
+
 def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])

@@ -22,6 +22,7 @@ from pathlib import Path
 from threading import Timer
 from typing import IO, Any
 
+import results
 from workload import Case
 
 HERE = Path(__file__).parent
@@ -177,7 +178,8 @@ def compare(rival: Library, rows: Sequence[Row], notes: str, description: str) -
     versions: dict[str, str] = {}
     measured: list[Measured] = []
     width = max((len(row.name) for row in chosen), default=0)
-    print(f"{'':{width}}  {'Shoal':>9} {rival.name:>9} {'ratio':>8} {'wanted':>7}", flush=True)
+    lines = [f"{'':{width}}  {'Shoal':>9} {rival.name:>9} {'ratio':>8} {'wanted':>7}"]
+    print(lines[0], flush=True)
     for row in chosen:
         found = Measured(row)
         measured.append(found)
@@ -189,8 +191,12 @@ def compare(rival: Library, rows: Sequence[Row], notes: str, description: str) -
                     found.failures.append(str(error))
                 else:
                     values.append(value)
-        print(_line(found, width), flush=True)
-    _foot(measured, versions, given, notes)
+        lines.append(_line(found, width))
+        print(lines[-1], flush=True)
+    lines.append(_foot(measured, versions, given, notes))
+    print(lines[-1], flush=True)
+    if given.write:
+        results.write_section(f"make bench-vs-{rival.name.lower().replace(' ', '-')}", "\n".join(lines))
     if given.json:
         Path(given.json).write_text(json.dumps(_as_json(measured, versions, given), indent=2) + "\n")
     return 0 if all(found.ok for found in measured) else 1
@@ -202,6 +208,7 @@ def _arguments(description: str) -> argparse.Namespace:
     parser.add_argument("--only", default="", metavar="TEXT", help="rows whose names hold this text")
     parser.add_argument("--scale", type=float, default=1.0, help="times the steps, for both (1.0); less is less exact")
     parser.add_argument("--json", metavar="FILE", help="write what was measured there")
+    parser.add_argument("--write", action="store_true", help="write the table into RESULTS.md as well")
     parser.add_argument("--shoal-python", default=sys.executable, help="the Python that has Shoal (this one)")
     parser.add_argument("--rival-python", help="the Python that has the other library (that of its own environment)")
     return parser.parse_args()
@@ -223,15 +230,13 @@ def _median(values: list[float], row: Row) -> str:
     return {"efficiency": f"{middle:.3f}", "rate": f"{middle:,.0f}", "start": f"{middle:.2f} s"}[row.kind]
 
 
-def _foot(measured: Sequence[Measured], versions: dict[str, str], given: argparse.Namespace, notes: str) -> None:
-    """Print what stands below the table."""
+def _foot(measured: Sequence[Measured], versions: dict[str, str], given: argparse.Namespace, notes: str) -> str:
+    """Return what stands below the table."""
     named = ", ".join(f"{name} {version}" for name, version in versions.items())
     each = "one run" if given.runs == 1 else f"medians of {given.runs} runs"
     scaled = "" if given.scale == 1 else f", with {given.scale:g} times the steps"
-    print(f"\n{named}; {each} of each{scaled}; {os.cpu_count()} CPUs.\n{notes}", flush=True)
-    for found in measured:
-        for failure in found.failures:
-            print(f"\nFAILED: {failure}", flush=True)
+    failures = [f"\nFAILED: {failure}" for found in measured for failure in found.failures]
+    return "\n".join([f"\n{named}; {each} of each{scaled}; {os.cpu_count()} CPUs.\n{notes}", *failures])
 
 
 def _as_json(measured: Sequence[Measured], versions: dict[str, str], given: argparse.Namespace) -> dict[str, Any]:
