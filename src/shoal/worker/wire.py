@@ -1,4 +1,7 @@
-"""Messages between the driver and a member: a length, then a pickle. Only between processes that Shoal started."""
+"""Messages between the driver and a member: a length, then a pickle. Only between processes that Shoal started.
+
+A result travels as the tuple of its fields: there are many of them, and a dataclass takes several times as long.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,13 @@ import select
 import socket
 import struct
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from operator import attrgetter
 from typing import Any, NoReturn
 
 from ..applied import CheckApplied
 from ..core.commands import Launch
+from ..core.events import Reported
 from ..core.reports import ReportRules
 
 __all__ = [
@@ -37,6 +41,8 @@ __all__ = [
 ]
 
 _HEADER = struct.Struct("<I")
+_HEADER_SIZE = _HEADER.size
+_values_of = attrgetter(*(each.name for each in fields(Reported)))
 CANNOT_LEAVE = 70
 """Exit code of a member whose function could not be left."""
 
@@ -148,7 +154,8 @@ class Exited:
 
 def frame(message: object) -> bytes:
     """Return a message as bytes, with its length in front."""
-    body = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
+    sent = _values_of(message) if type(message) is Reported else message
+    body = pickle.dumps(sent, pickle.HIGHEST_PROTOCOL)
     return _HEADER.pack(len(body)) + body
 
 
@@ -170,21 +177,28 @@ class FrameReader:
     def __init__(self) -> None:
         self._buffer = bytearray()
 
-    def feed(self, data: bytes | memoryview) -> Iterator[Any]:
-        """Take in bytes and yield the messages that are now complete."""
-        self._buffer += data
-        start = 0
+    def feed(self, data: bytes | memoryview) -> list[Any]:
+        """Take in bytes and return the messages that are now complete."""
+        buffer = self._buffer
+        buffer += data
+        messages: list[Any] = []
+        start, size = 0, len(buffer)
         try:
-            while len(self._buffer) - start >= _HEADER.size:
-                (length,) = _HEADER.unpack_from(self._buffer, start)
-                end = start + _HEADER.size + length
-                if len(self._buffer) < end:
+            while size - start >= _HEADER_SIZE:
+                begin = start + _HEADER_SIZE
+                end = begin + _HEADER.unpack_from(buffer, start)[0]
+                if size < end:
                     break
-                body = bytes(memoryview(self._buffer)[start + _HEADER.size : end])
                 start = end
-                yield pickle.loads(body)
+                messages.append(_message(buffer[begin:end]))
         finally:
-            del self._buffer[:start]
+            del buffer[:start]
+        return messages
+
+
+def _message(body: bytes | bytearray) -> Any:
+    message = pickle.loads(body)
+    return Reported(*message) if type(message) is tuple else message
 
 
 class Channel:
@@ -209,7 +223,7 @@ class Channel:
             DriverGone: the driver is gone.
         """
         (length,) = _HEADER.unpack(self._exactly(_HEADER.size))
-        return pickle.loads(self._exactly(length))
+        return _message(self._exactly(length))
 
     def pending(self) -> bool:
         """Return whether something has arrived."""
