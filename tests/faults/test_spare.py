@@ -49,7 +49,7 @@ class KillSpares(tune.Callback):
     ) -> None:
         self.members.add(result["pid"])
         with contextlib.suppress(psutil.NoSuchProcess):
-            for child in psutil.Process(result["pid"]).parent().children():
+            for child in psutil.Process(psutil.Process(result["pid"]).ppid()).children():
                 if child.pid not in self.members and child.pid not in self.killed:
                     self.killed.add(child.pid)
                     child.kill()
