@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-__all__ = ["Figure", "print_table"]
+__all__ = ["HEADER", "Figure", "print_table"]
+
+# Where Shoal is installed, its modules are compiled. Here they are at the first start, unless this forbids it.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,16 @@ counts its own seconds: all that runs between its calls into the library, its sa
 from __future__ import annotations
 
 import os
+import os
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+# Where Shoal is installed, its modules are compiled. Here they are at the first start, unless this forbids it.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 MEGABYTE = 1 << 20
 _blocks: dict[int, bytes] = {}

@@ -21,7 +21,14 @@ from .errors import ConfigError
 from .experiment import ExperimentInfo
 from .history import History
 from .naming import experiment_name, folder_name, tag_of, trainable_name, trial_id
-from .resources import FILES_OF_A_RESIDENT, has_resources, open_files_allowed, resources_of, with_resources
+from .resources import (
+    FILES_OF_A_RESIDENT,
+    has_resources,
+    memory_available,
+    open_files_allowed,
+    resources_of,
+    with_resources,
+)
 from .schedulers import FIFOScheduler, TrialScheduler
 from .space import Variant, check_space, expand, same
 from .stoppers import FunctionStopper
@@ -274,7 +281,5 @@ def _residents(slots: int, gpus: float) -> int:
     if gpus > 0:
         # A parked member keeps its share of the GPU's memory, and nobody knows how much that is.
         return slots
-    import psutil
-
-    by_memory = int(psutil.virtual_memory().available / 2 / _RESIDENT_BYTES)
+    by_memory = memory_available() // (2 * _RESIDENT_BYTES)
     return max(slots, min(by_memory, open_files_allowed() // FILES_OF_A_RESIDENT))

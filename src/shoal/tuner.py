@@ -17,9 +17,9 @@ from .errors import ConfigError, EngineError, JournalError
 from .trainable import Trainable
 
 if TYPE_CHECKING:
-    from .engines.parent import WarmParent
     from .restore import Again
     from .results import ResultGrid
+    from .warm_parent import WarmParent
 
 __all__ = ["Tuner"]
 
@@ -226,7 +226,7 @@ def _early_parent(tune: TuneConfig, trainable: Callable[..., Any]) -> Generator[
     if engine_name(tune) == "inline":
         yield None
         return
-    from .engines.parent import WarmParent
+    from .warm_parent import WarmParent
 
     parent = WarmParent([name for name in _SLOW_TO_IMPORT if name in sys.modules and _speaks_of(trainable, name)])
     try:

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from .display import Status
     from .driver import Driver
     from .engines import Engine, EngineSetup
-    from .engines.parent import WarmParent
     from .experiment import Reader
     from .interruption import Interruption
     from .journal.sqlite import SQLiteJournal
+    from .warm_parent import WarmParent
     from .watchdog import Watchdog
 
 __all__ = ["complete_files", "execute", "make_folder"]

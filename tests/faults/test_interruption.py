@@ -15,9 +15,8 @@ import pytest
 from tests.faults.test_driver import line_of, running, told
 from tests.helpers import fit
 
-from shoal import tune
+from shoal import tune, warm_parent
 from shoal.core.commands import Status
-from shoal.engines import parent as warm_parent
 from shoal.interruption import RESUME_EXIT_CODE, Interruption
 
 SLOW = """

@@ -26,6 +26,7 @@ from ..checkpoints.store import delete_unfinished
 from ..core.commands import Continue, Launch, Save, WindUp
 from ..core.events import Event, Failed, Lost
 from ..errors import EngineError
+from ..warm_parent import WarmParent, socket_pair
 from ..worker.wire import (
     CANNOT_LEAVE,
     Enter,
@@ -46,7 +47,6 @@ from ..worker.wire import (
 from . import EngineCommand, EngineSetup, grace_s
 from .members import MemberProcess
 from .memory import OutOfMemory
-from .parent import WarmParent, socket_pair
 from .pickling import pickle_config, pickle_trainable
 
 __all__ = ["ProcessEngine"]

@@ -18,8 +18,8 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import EngineError
-from ..worker.environment import THE_DRIVERS, THREAD_VARIABLES
+from .errors import EngineError
+from .worker.environment import THE_DRIVERS, THREAD_VARIABLES
 
 __all__ = ["WarmParent", "socket_pair"]
 
@@ -92,7 +92,7 @@ def _ends(process: subprocess.Popen[bytes], patience_s: float) -> bool:
 
 def _spawn(control: int, modules: Sequence[str]) -> subprocess.Popen[bytes]:
     """Start the warm parent with its end of the socket."""
-    root = str(Path(__file__).parents[2])
+    root = str(Path(__file__).parents[1])
     with _signals_wait():
         return subprocess.Popen(
             [
