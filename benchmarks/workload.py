@@ -7,7 +7,6 @@ counts its own seconds: all that runs between its calls into the library, its sa
 from __future__ import annotations
 
 import os
-import os
 import tempfile
 import time
 from collections.abc import Callable
