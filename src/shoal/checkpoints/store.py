@@ -27,8 +27,8 @@ from ..scratch import temporary_directories
 from .digest import Digest, buffer
 
 __all__ = [
-    "checkpoint_name", "commit", "damage", "delete", "delete_unfinished", "digest_of", "is_full", "measure", "unname",
-    "write",
+    "checkpoint_name", "commit", "damage", "delete", "delete_unfinished", "digest_of", "is_full", "measure",
+    "take_over", "write",
 ]  # fmt: skip
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -50,7 +50,19 @@ class _Unmovable(Exception):
 
 
 def commit(source: Path, trial_folder: Path, number: int, *, linked: Collection[str] = ()) -> SavedCheckpoint:
+    """As :func:`take_over`, with what follows from it."""
+    saved, settle = take_over(source, trial_folder, number, linked=linked)
+    settle()
+    return saved
+
+
+def take_over(
+    source: Path, trial_folder: Path, number: int, *, linked: Collection[str] = ()
+) -> tuple[SavedCheckpoint, Callable[[], None]]:
     """Take the user's folder over into the trial's, whole or not at all.
+
+    Returns:
+        The checkpoint, and what is to be called before the user's code goes on. A slot need not wait for it.
 
     Args:
         source: the folder that the user reported.
@@ -79,11 +91,15 @@ def commit(source: Path, trial_folder: Path, number: int, *, linked: Collection[
     if any(_lies_in(real, _real(name)) for name in temporary_directories().values()):
         with contextlib.suppress(_Unmovable):
             return _commit_by_moving(real, trial_folder, number)
-    return write(lambda staging: _copy(source, staging, linked), trial_folder, number)
+    return write(lambda staging: _copy(source, staging, linked), trial_folder, number), _nothing
 
 
-def _commit_by_moving(source: str, trial_folder: Path, number: int) -> SavedCheckpoint:
-    """As :func:`commit`, without a copy; ``source`` has no links in it.
+def _nothing() -> None:
+    pass
+
+
+def _commit_by_moving(source: str, trial_folder: Path, number: int) -> tuple[SavedCheckpoint, Callable[[], None]]:
+    """As :func:`take_over`, without a copy; ``source`` has no links in it.
 
     Raises:
         _Unmovable: nothing was done, and it must be copied.
@@ -91,25 +107,28 @@ def _commit_by_moving(source: str, trial_folder: Path, number: int) -> SavedChec
     found: list[tuple[str, str]] = []
     _list_movable(source, "", found)
     if not found and (earlier := _taken.get(source)) is not None:
-        return _once_more(earlier, trial_folder, number)
+        return _once_more(earlier, trial_folder, number), _nothing
     final = trial_folder / checkpoint_name(number)
     try:
         digest, size = _measured(sorted(found))
         _rename_over(source, final)
     except OSError:
         raise _Unmovable from None  # most likely another file system; and whatever it is, copying tells
-    try:
-        os.mkdir(source, 0o700)
-        os.chmod(final, stat.S_IMODE(os.stat(trial_folder).st_mode))
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            final.rename(source)  # over the empty one, if there is one
-        raise _cannot_be_written(final, error) from error
     _taken.pop(source, None)
     _taken[source] = final
     while len(_taken) > _REMEMBERED:
         _taken.pop(next(iter([*_taken])), None)
-    return SavedCheckpoint(number=number, digest=digest, size=size)
+    return SavedCheckpoint(number=number, digest=digest, size=size), functools.partial(_give_back, source, final)
+
+
+def _give_back(source: str, final: Path) -> None:
+    """Make an empty folder in place of the one that was moved, and give that the mode of its new place.
+
+    On a full disk there is none: whoever writes to it then is told so, and what was moved is safe.
+    """
+    with contextlib.suppress(OSError):
+        os.mkdir(source, 0o700)
+        os.chmod(final, stat.S_IMODE(os.stat(final.parent).st_mode))
 
 
 def _once_more(earlier: Path, trial_folder: Path, number: int) -> SavedCheckpoint:
@@ -209,11 +228,7 @@ def damage(folder: Path, digest: str) -> str | None:
 
 def delete(trial_folder: Path, number: int) -> None:
     """Delete a committed checkpoint; one that is not there is no error."""
-    shutil.rmtree(unname(trial_folder, number), ignore_errors=True)
-
-
-def unname(trial_folder: Path, number: int) -> Path:
-    """Take its name from a committed checkpoint, so that nobody finds it any more; return what is left to delete."""
+    # Its name is gone at once.
     final = trial_folder / checkpoint_name(number)
     trash = trial_folder / f".deleted_{final.name}"
     try:
@@ -229,7 +244,7 @@ def unname(trial_folder: Path, number: int) -> Path:
             os.rename(final, trash)
         except OSError:
             shutil.rmtree(final, ignore_errors=True)
-    return trash
+    shutil.rmtree(trash, ignore_errors=True)
 
 
 def delete_unfinished(trial_folder: Path, pid: int) -> None:

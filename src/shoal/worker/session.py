@@ -14,14 +14,14 @@ import os
 import pickle
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 from ..applied import CheckApplied
 from ..checkpoints import Checkpoint
-from ..checkpoints.store import commit, measure, write
+from ..checkpoints.store import measure, take_over, write
 from ..core.commands import Launch
 from ..core.events import Config, Drifted, Metrics, Reported, Saved, SavedCheckpoint
 from ..core.reports import DONE, ReportRules, at_boundary, check_report, progress, stop_reason
@@ -160,6 +160,8 @@ class Session:
         self._total_ns = 0
         self._since_restore_ns = 0
         self._next_checkpoint = 0
+        self._settle: Callable[[], None] = _nothing
+        """What is left of a commit, once the report is sent."""
         self._entered_ns = 0
         self._swallowed = 0
         self._progress = -math.inf
@@ -325,6 +327,8 @@ class Session:
                 iterations_since_restore=self._since_restore,
             )
         )
+        self._settle()
+        self._settle = _nothing
         if self._next is not None:
             self._unwind()
         # To save may have taken long; else it was heard only just now that there is nothing.
@@ -353,7 +357,8 @@ class Session:
     def _committed(self, checkpoint: Checkpoint) -> SavedCheckpoint:
         """Take the user's checkpoint over."""
         folder = Path(self._info.folder)
-        saved = commit(Path(checkpoint.path), folder, self._next_checkpoint, linked=checkpoint.linked_files)
+        number = self._next_checkpoint
+        saved, self._settle = take_over(Path(checkpoint.path), folder, number, linked=checkpoint.linked_files)
         self._next_checkpoint += 1
         return saved
 
@@ -445,6 +450,10 @@ def current_session(caller: str) -> Session:
             f"runs."
         )
     return session
+
+
+def _nothing() -> None:
+    pass
 
 
 def _check_checkpoint(checkpoint: object) -> None:
