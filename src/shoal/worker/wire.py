@@ -11,6 +11,7 @@ import select
 import socket
 import struct
 import sys
+from collections import deque
 from dataclasses import dataclass, field, fields
 from operator import attrgetter
 from typing import Any, NoReturn
@@ -208,6 +209,8 @@ class Channel:
         self._sock = sock
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
+        self._reader = FrameReader()
+        self._received: deque[Any] = deque()
 
     def send(self, message: object) -> None:
         """Send a message; waits while the driver is behind."""
@@ -222,27 +225,22 @@ class Channel:
         Raises:
             DriverGone: the driver is gone.
         """
-        (length,) = _HEADER.unpack(self._exactly(_HEADER.size))
-        return _message(self._exactly(length))
+        while not self._received:
+            try:
+                data = self._sock.recv(1 << 14)
+            except OSError as error:
+                raise DriverGone from error
+            if not data:
+                raise DriverGone
+            self._received += self._reader.feed(data)
+        return self._received.popleft()
 
     def pending(self) -> bool:
         """Return whether something has arrived."""
-        return bool(self._poll.poll(0))
+        return bool(self._received) or bool(self._poll.poll(0))
 
     def abandon(self, launch: int | None) -> NoReturn:
         """End this process: its function cannot be left otherwise. The driver sees the exit code."""
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(CANNOT_LEAVE)
-
-    def _exactly(self, count: int) -> bytes:
-        data = bytearray()
-        while len(data) < count:
-            try:
-                chunk = self._sock.recv(count - len(data))
-            except OSError as error:
-                raise DriverGone from error
-            if not chunk:
-                raise DriverGone
-            data += chunk
-        return bytes(data)
