@@ -16,8 +16,6 @@ __all__ = ["LineReader", "MemberProcess"]
 
 _LONGEST_LINE = 1 << 16
 _CHUNK = 1 << 16
-_received = memoryview(bytearray(1 << 18))
-"""Where bytes from sockets come to, again and again: so much new memory costs more than what is received."""
 
 
 class LineReader:
@@ -90,15 +88,18 @@ class MemberProcess:
         except OSError:
             self.outbox.clear()
 
-    def receive(self, events: list[Event]) -> bool:
-        """Append what it has sent to ``events``; return False where its end of the socket is closed."""
+    def receive(self, events: list[Event], memory: memoryview) -> bool:
+        """Append what it has sent to ``events``; return False where its end of the socket is closed.
+
+        ``memory``: where the bytes come to first, of no meaning afterwards.
+        """
         try:
-            count = self.sock.recv_into(_received, 0, socket.MSG_DONTWAIT)
+            count = self.sock.recv_into(memory, 0, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return True
         except OSError:
             return False
-        for event in self._frames.feed(_received[:count]):
+        for event in self._frames.feed(memory[:count]):
             if not self.leaving:
                 events.append(event)
         return count > 0

@@ -89,6 +89,8 @@ class ProcessEngine:
         self._postponed: list[tuple[Launch, str | None]] = []
         """Launches into a slot that a process has still to leave."""
         self._memory = OutOfMemory()
+        self._received = memoryview(bytearray(1 << 18))
+        """Where bytes from members come to, again and again: so much new memory costs more than what is received."""
         self._ready: deque[Event] = deque()
         """Events that did not come from a poll."""
 
@@ -318,7 +320,7 @@ class ProcessEngine:
                 if mask & selectors.EVENT_WRITE:
                     member.push()
                     self._watch(member)
-                if mask & selectors.EVENT_READ and not member.receive(events):
+                if mask & selectors.EVENT_READ and not member.receive(events, self._received):
                     self._forget(member.sock)  # the nursery tells how it ended
         events.extend(self._ready)
         self._ready.clear()
@@ -371,7 +373,7 @@ class ProcessEngine:
         before = -1
         while before < len(events):
             before = len(events)
-            member.receive(events)
+            member.receive(events, self._received)
         member.read_output()
 
     def _gone(self, member: MemberProcess, reason: str, *, innocent: bool = False) -> None:
