@@ -116,7 +116,12 @@ class Owner:
 _owners: list[Owner] = []
 
 
+_inherited: set[Any] = set()
+"""Finalizers of temporary directories that were there when this process was forked."""
+
+
 def _begin_anew() -> None:
+    _inherited.update(temporary_directories())
     for owner in _owners:
         owner.begin_anew()
 
@@ -151,10 +156,13 @@ def remove_temporary(folder: str) -> None:
     _files.leave_empty()
 
 
-def temporary_directories() -> dict[Any, str]:
+def temporary_directories(*, own: bool = False) -> dict[Any, str]:
     """Return the user's ``tempfile.TemporaryDirectory`` objects that are to be deleted: their finalizers, with paths.
 
     Oldest first. There is no public way to know them; should Python keep them elsewhere one day, there are none.
+
+    Args:
+        own: leave out those that were there when this process was forked, which others may use as well.
     """
     import tempfile
     import weakref
@@ -162,7 +170,7 @@ def temporary_directories() -> dict[Any, str]:
     deleting = getattr(getattr(tempfile.TemporaryDirectory, "_cleanup", None), "__func__", None)
     found: dict[Any, str] = {}
     for finalizer in list(getattr(weakref.finalize, "_registry", ())):
-        alive = finalizer.peek()
+        alive = None if own and finalizer in _inherited else finalizer.peek()
         if alive is not None and getattr(alive[1], "__func__", None) is deleting and alive[3].get("delete", True):
             found[finalizer] = alive[2][0]
     return found

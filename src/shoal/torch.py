@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from .applied import check_names, plain
-from .checkpoints import DICT_FILE, Checkpoint
+from .checkpoints import DICT_FILE, Checkpoint, replacing
 from .errors import ConfigError, ReportError
 from .torch_hyperparameters import Takeover, Under, describe, is_new, note, numbers_of
 from .worker.session import Session, current_session
@@ -84,7 +84,8 @@ def save(
     else:
         made = Checkpoint(folder)
     try:
-        with Path(made.path, FILE).open("wb") as file:  # so that a full disk is an OSError, which says so
+        # By way of another name: where this folder was reported before, the file may be linked into a checkpoint.
+        with replacing(Path(made.path, FILE)) as file:
             torch.save(state, file)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise ConfigError(

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import stat
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from shoal.checkpoints.store import commit, digest_of
+from shoal.checkpoints import Checkpoint, digest, read_dict, write_dict
+from shoal.checkpoints.store import commit, digest_of, take_over
 from shoal.core.commands import checkpoint_name
 from shoal.errors import ReportError, StorageError
 
@@ -158,23 +162,98 @@ def test_where_no_empty_folder_can_be_made_the_checkpoint_is_there_all_the_same(
         fill(Path(name))
         before = digest_of(Path(name))
         monkeypatch.setattr(os, "mkdir", full)
-        assert commit(Path(name), trial, 0).digest == digest_of(trial / checkpoint_name(0)) == before
+        saved, settle = take_over(Path(name), trial, 0)
+        assert saved.digest == digest_of(trial / checkpoint_name(0)) == before
+        with pytest.raises(OSError, match="No space left"):
+            settle()
         assert not Path(name).exists()
 
 
-def test_a_folder_that_is_reported_again_as_it_was_is_the_same_checkpoint_again(trial: Path, tmp_path: Path) -> None:
-    """One folder for the whole run, into which is saved at some reports only."""
+def test_a_folder_that_somebody_else_has_made_meanwhile_is_not_given_to_the_user(trial: Path, tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=tmp_path) as name:
+        fill(Path(name))
+        _, settle = take_over(Path(name), trial, 0)
+        Path(name).mkdir(mode=0o755)
+        with pytest.raises(ReportError, match=r"somebody else has made.*What you have reported counts"):
+            settle()
+
+
+def test_a_folder_for_many_checkpoints_may_be_reported_as_it_was(trial: Path, tmp_path: Path) -> None:
+    """One folder for the whole run, into which is saved at some reports only, and some files only once."""
     with tempfile.TemporaryDirectory(dir=tmp_path) as name:
         fill(Path(name))
         first, again = commit(Path(name), trial, 0), commit(Path(name), trial, 1)
         assert (again.digest, again.size) == (first.digest, first.size)
         assert digest_of(trial / checkpoint_name(1)) == first.digest
-        Path(name, "weights").write_text("other")
-        assert commit(Path(name), trial, 2).digest != first.digest
-        shutil.rmtree(trial / checkpoint_name(2))
-        with pytest.raises(ReportError, match=r"folder is empty.*Save into it before each report"):
-            commit(Path(name), trial, 3)
-    assert sorted(path.name for path in trial.iterdir()) == [checkpoint_name(0), checkpoint_name(1)]
+        shutil.rmtree(trial / checkpoint_name(0))
+        for number in (2, 3):
+            Path(name, "weights").write_text(f"other {number}")
+            commit(Path(name), trial, number)
+            assert (trial / checkpoint_name(number) / "weights").read_text() == f"other {number}"
+            assert (trial / checkpoint_name(number) / "deep" / "er" / "state.json").read_text() == "{}"
+        assert (trial / checkpoint_name(2) / "weights").read_text() == "other 2"
+        shutil.rmtree(trial / checkpoint_name(3))
+        with pytest.raises(ReportError, match=r"deleted meanwhile.*save all files before each report"):
+            commit(Path(name), trial, 4)
+    assert sorted(path.name for path in trial.iterdir()) == [checkpoint_name(1), checkpoint_name(2)]
+
+
+def test_a_folder_that_was_deleted_and_made_anew_has_nothing_of_the_earlier_one(trial: Path, tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=tmp_path) as name:
+        fill(Path(name))
+        commit(Path(name), trial, 0)
+        Path(name).rename(tmp_path / "kept, so that its inode is not given again")
+        Path(name).mkdir()
+        commit(Path(name), trial, 1)
+    assert list((trial / checkpoint_name(1)).iterdir()) == []
+
+
+def test_where_the_experiment_is_temporary_too_nothing_is_moved(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=tmp_path) as name:
+        trial = Path(name, "experiment", "trial")
+        for reported in (Path(name, "pretrained"), trial / checkpoint_name(0)):
+            if not reported.exists():
+                fill(reported)
+            before = digest_of(reported)
+            assert commit(reported, trial, len(list(trial.glob("*")))).digest == digest_of(reported) == before
+
+
+def stands_in(folder: Path) -> Callable[[], object]:
+    before = os.getcwd()
+    os.chdir(folder)
+    return lambda: os.chdir(before)
+
+
+def writes_to(folder: Path) -> Callable[[], object]:
+    return (folder / "log").open("w").close
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="nobody can tell there, so nothing is moved")
+@pytest.mark.parametrize("how", [stands_in, writes_to])
+def test_what_is_in_use_is_copied(how: Callable[[Path], Callable[[], object]], trial: Path, tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=tmp_path) as name:
+        inode = fill(Path(name))
+        end = how(Path(name))
+        try:
+            commit(Path(name), trial, 0)
+        finally:
+            end()
+        assert Path(name, "weights").stat().st_ino == inode
+        assert (trial / checkpoint_name(0) / "weights").stat().st_ino != inode
+
+
+def test_what_was_there_before_this_process_was_forked_is_copied(trial: Path, tmp_path: Path) -> None:
+    """Others may use it as well."""
+    with tempfile.TemporaryDirectory(dir=tmp_path) as name:
+        inode = fill(Path(name))
+        child = os.fork()
+        if child == 0:
+            with contextlib.suppress(BaseException):
+                commit(Path(name), trial, 0)
+            os._exit(0)
+        os.waitpid(child, 0)
+        assert Path(name, "weights").stat().st_ino == inode
+        assert (trial / checkpoint_name(0) / "weights").read_bytes() == b"w" * 3000
 
 
 def test_a_link_in_a_temporary_directory_does_not_make_what_it_points_at_temporary(trial: Path, tmp_path: Path) -> None:
@@ -194,3 +273,29 @@ def test_files_that_nobody_writes_to_again_are_linked(trial: Path, tmp_path: Pat
     assert (final / "weights").stat().st_ino == inode
     assert (final / "deep" / "er" / "state.json").stat().st_nlink == 1
     assert saved.digest == digest_of(tmp_path / "source")
+
+
+def test_what_shoal_writes_again_under_the_same_name_is_another_file(trial: Path) -> None:
+    made = Checkpoint.from_dict({"step": 1})
+    saved = commit(Path(made.path), trial, 0, linked=made.linked_files)
+    write_dict(Path(made.path), {"step": 2})
+    assert digest_of(trial / checkpoint_name(0)) == saved.digest
+    assert read_dict(trial / checkpoint_name(0)) == {"step": 1}
+    assert made.to_dict() == {"step": 2}
+    assert len(os.listdir(made.path)) == 1
+
+
+def test_a_file_that_changes_its_size_while_it_is_read_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path / "folder")
+    begin = digest.Digest.begin
+
+    def grows(self: digest.Digest, name: str, size: int) -> Any:
+        with (tmp_path / "folder" / "weights").open("ab") as file:
+            file.write(b"more")
+        return begin(self, name, size)
+
+    monkeypatch.setattr(digest.Digest, "begin", grows)
+    with pytest.raises(OSError, match="changed its size from"):
+        digest_of(tmp_path / "folder")

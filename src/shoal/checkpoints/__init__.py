@@ -7,14 +7,14 @@ import os
 import weakref
 from collections.abc import Generator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ..errors import ConfigError
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
-__all__ = ["DICT_FILE", "Checkpoint", "read_dict", "write_dict"]
+__all__ = ["DICT_FILE", "Checkpoint", "read_dict", "replacing", "write_dict"]
 
 DICT_FILE = ".shoal_dict.pkl"
 """The file of a checkpoint that is a dict: of :meth:`Checkpoint.from_dict`, or what a class returned to be saved."""
@@ -212,8 +212,24 @@ def write_dict(folder: Path, data: dict[str, Any]) -> None:
     """Write the dict that a checkpoint is made of into its folder."""
     import pickle
 
-    with (folder / DICT_FILE).open("wb") as file:
+    with replacing(folder / DICT_FILE) as file:
         pickle.dump(data, file, protocol=pickle.HIGHEST_PROTOCOL)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Generator[BinaryIO]:
+    """Write a file by way of another name, so that what was there stays as it is, also under its other names.
+
+    Raises:
+        OSError: there is no room, for example. Nothing is left behind.
+    """
+    staging = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with staging.open("wb") as file:
+            yield file
+        staging.replace(path)
+    finally:
+        staging.unlink(missing_ok=True)
 
 
 def read_dict(folder: Path) -> dict[str, Any] | None:

@@ -1,12 +1,14 @@
 """The digest of a checkpoint's files: XXH3 with 128 bits of their names, sizes and bytes.
 
 It is computed while a member holds its slot, so large files are read through mapped memory, which takes half the time
-of copying them. A mapping of a file that cannot be read, or was cut off, would kill the process; so each window is
-populated first, where the kernel tells that as an error.
+of copying them. A mapping of bytes that cannot be read would kill the process; so each window is populated first, where
+the kernel tells that as an error. And one of a file that is cut off meanwhile would; so only files are read here that
+nobody else can reach for writing: those of committed checkpoints.
 """
 
 from __future__ import annotations
 
+import io
 import mmap
 import os
 import re
@@ -43,12 +45,10 @@ class Digest:
         Raises:
             OSError: it cannot be read.
         """
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            size = os.fstat(file).st_size
-            _read(file, size, self.begin(name, size))
-        finally:
-            os.close(file)
+        with open(path, "rb", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            if (count := _read(file, size, self.begin(name, size))) != size:
+                raise OSError(f"{path} changed its size from {size} to {count} bytes while it was read")
 
     def begin(self, name: str, size: int) -> Callable[[_Buffer], object]:
         """Begin the next file, and return what takes its bytes: they are no part of the digest where it is notes."""
@@ -81,13 +81,15 @@ def buffer() -> memoryview:
     return found
 
 
-def _read(file: int, size: int, update: Callable[[_Buffer], object]) -> None:
-    """Pass on all bytes of a file, which is ``size`` bytes long or was a moment ago."""
-    done = _read_mapped(file, size, update) if size > _SMALL and sys.platform == "linux" else 0
+def _read(file: io.FileIO, size: int, update: Callable[[_Buffer], object]) -> int:
+    """Pass on all bytes of a file, which is ``size`` bytes long or was a moment ago; return how many there were."""
+    done = _read_mapped(file.fileno(), size, update) if size > _SMALL and sys.platform == "linux" else 0
+    file.seek(done)
     memory = buffer()
-    while count := os.preadv(file, [memory], done):
+    while count := file.readinto(memory):
         update(memory[:count])
         done += count
+    return done
 
 
 def _read_mapped(file: int, size: int, update: Callable[[_Buffer], object]) -> int:

@@ -40,8 +40,8 @@ _SAYS_FULL = re.compile(
 )
 _FICLONE = 0x40049409
 """Of Linux; Python has no name for it."""
-_taken: dict[str, Path] = {}
-"""Folders whose files were moved last, and where to: they are empty, and may be reported again."""
+_moved: dict[str, tuple[int, int, Path]] = {}
+"""Folders whose files were moved last: device and inode of those in their place, and where the files are."""
 _REMEMBERED = 8
 
 
@@ -81,21 +81,45 @@ def take_over(
             f"block that "
             f"made it, for example inside 'with tempfile.TemporaryDirectory() as folder:'."
         )
-    real = os.path.realpath(source)
-    if _lies_in(_real(str(trial_folder)), real):
+    real, trial = os.path.realpath(source), os.path.realpath(trial_folder)
+    if _lies_in(trial, real):
         raise ReportError(
             f"tune.report: the checkpoint's folder {str(source)!r} contains the trial's own folder, so every "
             f"checkpoint would contain those before it. Save into a folder of its own, for example "
             f"tempfile.TemporaryDirectory()."
         )
-    if any(_lies_in(real, _real(name)) for name in temporary_directories().values()):
+    earlier = _moved_before(real)
+    if earlier is None and _may_be_moved(real, trial):
         with contextlib.suppress(_Unmovable):
             return _commit_by_moving(real, trial_folder, number)
-    return write(lambda staging: _copy(source, staging, linked), trial_folder, number), _nothing
+    saved = write(lambda staging: _copy(source, staging, linked, earlier), trial_folder, number)
+    if earlier is not None:
+        _moved[real] = (*_moved[real][:2], trial_folder / checkpoint_name(number))
+    return saved, _nothing
 
 
 def _nothing() -> None:
     pass
+
+
+def _may_be_moved(source: str, trial: str) -> bool:
+    """Return whether a folder lies in a ``TemporaryDirectory`` of this process, and nobody has anything open in it.
+
+    One that has the experiment in it as well, as in a test, is no place for what is to be deleted soon.
+    """
+    holders = [os.path.realpath(name) for name in temporary_directories(own=True).values()]
+    if not any(_lies_in(source, name) and not _lies_in(trial, name) for name in holders):
+        return False
+    try:
+        if _lies_in(os.getcwd(), source):
+            return False
+        for name in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(FileNotFoundError):  # that of the listing itself
+                if _lies_in(os.readlink(f"/proc/self/fd/{name}"), source):
+                    return False
+    except OSError:
+        return False  # not Linux
+    return True
 
 
 def _commit_by_moving(source: str, trial_folder: Path, number: int) -> tuple[SavedCheckpoint, Callable[[], None]]:
@@ -104,41 +128,59 @@ def _commit_by_moving(source: str, trial_folder: Path, number: int) -> tuple[Sav
     Raises:
         _Unmovable: nothing was done, and it must be copied.
     """
-    found: list[tuple[str, str]] = []
+    found: list[str] = []
     _list_movable(source, "", found)
-    if not found and (earlier := _taken.get(source)) is not None:
-        return _once_more(earlier, trial_folder, number), _nothing
     final = trial_folder / checkpoint_name(number)
     try:
-        digest, size = _measured(sorted(found))
+        # First of all: from here on nobody reaches the files by the path that they had.
         _rename_over(source, final)
     except OSError:
         raise _Unmovable from None  # most likely another file system; and whatever it is, copying tells
-    _taken.pop(source, None)
-    _taken[source] = final
-    while len(_taken) > _REMEMBERED:
-        _taken.pop(next(iter([*_taken])), None)
+    try:
+        digest, size = _measured([(name, f"{final}/{name}") for name in sorted(found)])
+    except BaseException as error:
+        os.rename(final, source)
+        if isinstance(error, OSError):
+            raise _Unmovable from None
+        raise
     return SavedCheckpoint(number=number, digest=digest, size=size), functools.partial(_give_back, source, final)
 
 
 def _give_back(source: str, final: Path) -> None:
     """Make an empty folder in place of the one that was moved, and give that the mode of its new place.
 
-    On a full disk there is none: whoever writes to it then is told so, and what was moved is safe.
+    Raises:
+        ReportError: somebody else has made a folder there meanwhile.
+        OSError: there is no room. Whoever writes to the folder then will find that it is not there.
     """
     with contextlib.suppress(OSError):
-        os.mkdir(source, 0o700)
         os.chmod(final, stat.S_IMODE(os.stat(final.parent).st_mode))
-
-
-def _once_more(earlier: Path, trial_folder: Path, number: int) -> SavedCheckpoint:
-    """Commit what was moved out of a folder that is reported again, with nothing written to it since."""
-    if not earlier.is_dir():
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(source, 0o700)
+    found = os.lstat(source)
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
         raise ReportError(
-            f"tune.report: the checkpoint's folder is empty. Its files were taken over by an earlier report, as "
-            f"{earlier.name}, which was deleted meanwhile. Save into it before each report with a checkpoint."
+            f"tune.report: somebody else has made {source!r} in the moment in which the checkpoint was taken over, so "
+            f"it cannot be given back to you. What you have reported counts."
         )
-    return write(lambda staging: _copy(earlier, staging), trial_folder, number)
+    _moved.pop(source, None)
+    _moved[source] = (found.st_dev, found.st_ino, final)
+    while len(_moved) > _REMEMBERED:
+        _moved.pop(next(iter([*_moved])), None)
+
+
+def _moved_before(source: str) -> Path | None:
+    """Return where the files went that were in a folder when it was reported before; None where it was not moved.
+
+    It is one for many checkpoints then. What was written to it once is meant to be in all of them.
+    """
+    known = _moved.get(source)
+    if known is None:
+        return None
+    found = os.lstat(source)
+    if (found.st_dev, found.st_ino) != known[:2]:
+        return None  # it was deleted and made anew
+    return known[2]
 
 
 def _rename_over(source: str | Path, final: Path) -> None:
@@ -259,17 +301,12 @@ def digest_of(folder: Path) -> str:
     return measure(folder)[0]
 
 
-@functools.lru_cache(maxsize=64)
-def _real(path: str) -> str:
-    return os.path.realpath(path)
-
-
 def _lies_in(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
 
 
-def _list_movable(folder: str, prefix: str, found: list[tuple[str, str]]) -> None:
-    """Add (name, path) of all files below a folder; an empty folder below it has a name too.
+def _list_movable(folder: str, prefix: str, found: list[str]) -> None:
+    """Add the names of all files below a folder.
 
     Raises:
         _Unmovable: something in it can be changed from elsewhere, or is no regular file.
@@ -281,15 +318,36 @@ def _list_movable(folder: str, prefix: str, found: list[tuple[str, str]]) -> Non
             if stat.S_ISDIR(mode):
                 _list_movable(entry.path, f"{name}/", found)
             elif stat.S_ISREG(mode) and state.st_nlink == 1:
-                found.append((name, entry.path))
+                found.append(name)
             else:
                 raise _Unmovable
 
 
-def _copy(source: Path, target: Path, linked: Collection[str] = ()) -> tuple[str, int]:
-    """Copy all files, or link those that may be, and return the digest and the size of the copies."""
+def _copy(source: Path, target: Path, linked: Collection[str] = (), earlier: Path | None = None) -> tuple[str, int]:
+    """Copy all files, or link those that may be, and return the digest and the size of the copies.
+
+    Args:
+        source: where they are.
+        target: where they go to.
+        linked: names of files that may be linked.
+        earlier: a committed checkpoint of the same folder; what is not in the folder any more is linked from there.
+
+    Raises:
+        ReportError: the earlier one was deleted meanwhile.
+    """
     digest = Digest()
-    for name, path in _files(source):
+    files = _files(source)
+    if earlier is not None:
+        if not earlier.is_dir():
+            raise ReportError(
+                f"tune.report: the files in the checkpoint's folder {str(source)!r} were taken over by an earlier "
+                f"report, as {earlier.name}, which was deleted meanwhile. Make a TemporaryDirectory for each "
+                f"checkpoint, or save all files before each report."
+            )
+        there = {name for name, _ in files}
+        lacking = [(name, path) for name, path in _files(earlier) if name not in there]
+        files, linked = sorted([*files, *lacking]), {*linked, *(name for name, _ in lacking)}
+    for name, path in files:
         copy = target / name
         copy.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():

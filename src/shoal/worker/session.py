@@ -21,7 +21,7 @@ from typing import Any, NoReturn, Protocol
 
 from ..applied import CheckApplied
 from ..checkpoints import Checkpoint
-from ..checkpoints.store import measure, take_over, write
+from ..checkpoints.store import is_full, measure, take_over, write
 from ..core.commands import Launch
 from ..core.events import Config, Drifted, Metrics, Reported, Saved, SavedCheckpoint
 from ..core.reports import DONE, ReportRules, at_boundary, check_report, progress, stop_reason
@@ -162,6 +162,8 @@ class Session:
         self._next_checkpoint = 0
         self._settle: Callable[[], None] = _nothing
         """What is left of a commit, once the report is sent."""
+        self.lacked_room = False
+        """There was no room for the folder that the user may write to next; to fail for that is no fault of theirs."""
         self._entered_ns = 0
         self._swallowed = 0
         self._progress = -math.inf
@@ -327,14 +329,21 @@ class Session:
                 iterations_since_restore=self._since_restore,
             )
         )
-        self._settle()
-        self._settle = _nothing
+        self._settle_commit()
         if self._next is not None:
             self._unwind()
         # To save may have taken long; else it was heard only just now that there is nothing.
         if waiting or (saved is not None and self._port.pending()):
             self._answer(waiting)
         self._entered_ns = time.perf_counter_ns()
+
+    def _settle_commit(self) -> None:
+        """Do what is left of a commit. The report counts already."""
+        settle, self._settle = self._settle, _nothing
+        try:
+            settle()
+        except OSError as error:
+            self.lacked_room = is_full(error)
 
     def _check_applied(self, launch: Launch) -> None:
         """Tell the driver, or where the user wants it the trial, which hyperparameters have drifted."""
