@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from .arguments import check_arguments, check_keywords
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["Tuner"]
 
 _SLOW_TO_IMPORT = ("torch",)
-_PATIENCE_S = 5.0
-"""Seconds that the members' warm parent has to end, where a run does not begin."""
 
 
 @check_arguments
@@ -216,7 +214,8 @@ class Tuner:
             with contextlib.closing(journal):
                 complete_files(plan, self._folder, self._run)
         else:
-            execute(plan, self._folder, self._run, self._tune, journal)
+            with _early_parent(self._tune, self._trainable) as parent:
+                execute(plan, self._folder, self._run, self._tune, journal, parent)
         return self._folder, plan.raises
 
 
@@ -232,7 +231,7 @@ def _early_parent(tune: TuneConfig, trainable: Callable[..., Any]) -> Generator[
     try:
         yield parent
     finally:
-        parent.close(_PATIENCE_S)
+        parent.close(0.0)  # where a run has begun, that has closed it already; else nothing depends on it
 
 
 def _speaks_of(trainable: Callable[..., Any], package: str) -> bool:
@@ -243,7 +242,10 @@ def _speaks_of(trainable: Callable[..., Any], package: str) -> bool:
     for value in list(around.values()):
         name = None
         with contextlib.suppress(Exception):  # an object of the user's may answer as it likes
-            name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+            if isinstance(value, ModuleType):
+                name = ModuleType.__getattribute__(value, "__name__")  # its own way of asking may import it
+            else:
+                name = (value if isinstance(value, (type, FunctionType)) else type(value)).__module__
         if isinstance(name, str) and name.partition(".")[0] == package:
             return True
     return False

@@ -338,11 +338,11 @@ def test_who_catches_the_error_and_makes_room_may_report_again_and_nothing_count
     def stubborn(config: dict[str, Any]) -> None:
         copy, move, report, count = store._copy, store._commit_by_moving, tune.report, itertools.count(1)
 
-        def full(source: Path, target: Path, linked: Any) -> tuple[str, int]:
+        def full(source: Path, target: Path, *more: Any) -> tuple[str, int]:
             if next(count) in (2, 5):
                 Path(target, "half").write_bytes(b"x")
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            return copy(source, target, linked)
+            return copy(source, target, *more)
 
         def other_file_system(*_: Any) -> Any:
             raise store._Unmovable

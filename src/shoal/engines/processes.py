@@ -23,7 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..checkpoints.store import delete_unfinished
-from ..core.commands import Continue, Launch, Save, WindUp
+from ..core.commands import Continue, Launch, Save, Stop, WindUp
 from ..core.events import Event, Failed, Lost
 from ..errors import EngineError
 from ..warm_parent import WarmParent, socket_pair
@@ -79,6 +79,8 @@ class ProcessEngine:
         self._control_reader = FrameReader()
         self._selector: selectors.BaseSelector = selectors.DefaultSelector()
         self._infos: dict[str, MemberInfo] = {}
+        self._ended: set[str] = set()
+        """Trials that have ended, and need no process any more."""
         self._members: dict[str, MemberProcess] = {}
         """The process of each trial that has one."""
         self._by_key: dict[int, MemberProcess] = {}
@@ -103,11 +105,14 @@ class ProcessEngine:
         self._start_nursery(setup.check)
 
     def _start_nursery(self, check: Callable[[], None] = lambda: None) -> None:
+        early = self._early is not None
         try:
             self._try_to_start_nursery(check)
-        except BaseException:
+        except BaseException as error:
             self._end_nursery()
-            raise
+            if not (early and isinstance(error, _ParentKilled)):
+                raise
+            self._start_nursery(check)  # it had nothing to do with the trainable yet, most likely
 
     def _try_to_start_nursery(self, check: Callable[[], None]) -> None:
         setup = self._setup
@@ -126,17 +131,21 @@ class ProcessEngine:
             threads=max(1, math.ceil(setup.cpus)),
             applied=setup.applied,
         )
-        with contextlib.suppress(OSError):  # that it has ended is noticed next
-            ours.sendall(heavy_frame(message))
-        self._wait_until_loaded(ours, check)
+        self._wait_until_loaded(ours, bytearray(heavy_frame(message)), check)
         self._selector.register(ours, selectors.EVENT_READ, None)
 
-    def _wait_until_loaded(self, control: socket.socket, check: Callable[[], None]) -> None:
+    def _wait_until_loaded(self, control: socket.socket, outbox: bytearray, check: Callable[[], None]) -> None:
+        """Send what is to be loaded, as the parent takes it, which may be busy with importing; wait for its answer."""
         poll = select.poll()
-        poll.register(control, select.POLLIN)
         while True:
-            while not poll.poll(_ASK_EVERY_MS):
+            poll.register(control, select.POLLIN | (select.POLLOUT if outbox else 0))
+            while not (ready := poll.poll(_ASK_EVERY_MS)):
                 check()
+            if ready[0][1] & select.POLLOUT:
+                with contextlib.suppress(OSError):  # that it has ended is noticed next
+                    del outbox[: control.send(outbox[: 1 << 16], socket.MSG_DONTWAIT)]
+            if ready[0][1] == select.POLLOUT:
+                continue
             try:
                 data = control.recv(1 << 16)
             except OSError:
@@ -166,6 +175,7 @@ class ProcessEngine:
     def execute(self, command: EngineCommand, checkpoint: str | None) -> None:
         """Carry a command out."""
         if isinstance(command, Launch):
+            self._ended.discard(command.trial_id)
             if command.fresh and any(member.slot == command.slot for member in self._by_key.values() if member.leaving):
                 # Its CPU, and on a GPU its memory, is still in use.
                 self._postponed.append((command, checkpoint))
@@ -178,6 +188,8 @@ class ProcessEngine:
         elif isinstance(command, WindUp):
             self._wind_up(command)
         else:
+            if isinstance(command, Stop):
+                self._ended.add(command.trial_id)
             self._postponed = [entry for entry in self._postponed if entry[0].trial_id != command.trial_id]
             member = self._members.pop(command.trial_id, None)
             if member is not None:
@@ -224,7 +236,7 @@ class ProcessEngine:
         self._members[info.trial_id] = self._by_key[member.key] = member
         self._selector.register(ours, selectors.EVENT_READ, member)
         self._selector.register(read_end, selectors.EVENT_READ, member)
-        more = len(self._members) < len(self._infos)
+        more = len(self._members) + len(self._ended) < len(self._infos)
         request = frame(Fork(member.key, info, self._setup.devices[launch.slot], more))
         self._requests.append((bytearray(request), [theirs.detach(), write_end]))
         self._push_requests()

@@ -8,6 +8,7 @@ import importlib
 import os
 import pickle
 import re
+import site
 import sys
 from collections.abc import Collection, Generator, Sequence
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 from ..errors import EngineError
 from .wire import Setup
 
-__all__ = ["begin_to_import", "in_progress", "load", "preload"]
+__all__ = ["in_progress", "load", "preload", "prepare"]
 
 in_progress = False
 """True while the user's function, and with it the user's modules, is being loaded in this process."""
@@ -23,24 +24,41 @@ in_progress = False
 _SPEAKS_OF_OPTIMIZERS = re.compile(rb"optim(?!i[sz]|um|al)|SGD|Adam|RMSprop|Adagrad")
 _TRAINERS = frozenset({"accelerate", "fastai", "ignite", "keras", "lightning", "pytorch_lightning", "transformers"})
 """Packages that build optimizers."""
-_INSTALLED = tuple({sys.prefix, sys.base_prefix, sys.exec_prefix})
+_INSTALLED = tuple(
+    f"{folder}{os.sep}" for folder in {sys.prefix, sys.base_prefix, sys.exec_prefix, site.getusersitepackages()}
+)
 
 
-def begin_to_import(modules: Sequence[str]) -> None:
-    """Import what the trainable will need, before it is there. What cannot be imported is told when it is loaded."""
-    for name in modules:
-        with contextlib.suppress(Exception):
-            importlib.import_module(name)
+def prepare(modules: Sequence[str]) -> BaseException | None:
+    """Do what can be done before the trainable is there; return what went wrong, which is told when it is loaded.
+
+    Args:
+        modules: what the trainable will need, to be imported. What cannot be imported is told when it is loaded.
+    """
+    try:
+        with _loading():
+            preload()
+            for name in modules:
+                with contextlib.suppress(Exception):
+                    importlib.import_module(name)
+    except BaseException as error:
+        return error
+    return None
+
+
+@contextlib.contextmanager
+def _loading() -> Generator[None]:
+    global in_progress
+    in_progress = True
+    yield
+    in_progress = False
 
 
 def load(setup: Setup) -> Any:
     """Load the user's function and warm up what it imported, with one thread: no pool of threads survives a fork."""
-    global in_progress
-    in_progress = True
-    preload()
     before = set(sys.modules)
-    trainable = pickle.loads(setup.trainable)
-    in_progress = False
+    with _loading():
+        trainable = pickle.loads(setup.trainable)
     cuda: Any = getattr(sys.modules.get("torch"), "cuda", None)
     if cuda is not None and cuda.is_initialized():
         raise EngineError(

@@ -24,7 +24,7 @@ from typing import Any, NoReturn
 from .. import scratch
 from .environment import THE_DRIVERS, THREAD_VARIABLES
 from .guardian import adopt_orphans, children, die_with_parent, end_all, guard, kill_orphans, outlive_parent
-from .loading import begin_to_import, load
+from .loading import load, prepare
 from .main import run_member
 from .session import Session
 from .wire import Channel, DriverGone, Exited, Fork, Forked, FrameReader, LoadFailed, Ready, Setup, frame
@@ -46,17 +46,23 @@ def main(fd: int, path: list[str], modules: Sequence[str] = ()) -> None:
     leave_to_the_driver()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, THE_DRIVERS)  # until here they could have ended this process
     guardian = guard(fd)
-    files = scratch.MemberFiles()
+    files: scratch.MemberFiles | None = None
     os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
     with socket.socket(fileno=fd) as control:
         try:
-            begin_to_import(modules)
-            setup = Channel(control).receive()
             try:
+                failed = prepare(modules)
+                setup = Channel(control).receive()
+                if failed is not None:
+                    raise failed
                 trainable = load(setup)
+            except DriverGone:
+                raise
             except BaseException:
                 control.sendall(frame(LoadFailed(traceback.format_exc())))
                 return
+            # Not before: while it imports it may be killed, and then it has left nothing.
+            files = scratch.MemberFiles()
             Nursery(control, setup, trainable, files, guardian).serve()
         except (DriverGone, OSError, KeyboardInterrupt):
             pass  # The driver is gone, or about to be.
@@ -67,10 +73,11 @@ def main(fd: int, path: list[str], modules: Sequence[str] = ()) -> None:
         os._exit(0)
 
 
-def _leave_nothing(files: scratch.MemberFiles, guardian: int | None) -> None:
+def _leave_nothing(files: scratch.MemberFiles | None, guardian: int | None) -> None:
     """End all that is below this process, and delete what that has left. The guardian does so too, if it lives."""
     gone = set[int]() if guardian is None else end_all(trackers_too=False)
-    files.close()
+    if files is not None:
+        files.close()
     scratch.free_all()
     scratch.sweep()
     scratch.delete_of_torch(gone)
@@ -322,6 +329,7 @@ class Nursery:
                 if self._spare is not None and pid == self._spare.pid:
                     self._spare.sock.close()
                     self._spare = None
+                    self._wants_spare = False  # until the next request: who killed it may kill the next one, too
                     continue
                 self._dead.add(pid)
                 if (key := self._keys.pop(pid, None)) is not None:
