@@ -14,8 +14,10 @@ import psutil
 import pytest
 from tests.helpers import fit
 
-from shoal import driver, tune
+from shoal import driver, tune, warm_parent
 from shoal.checkpoints.store import delete
+from shoal.core.reports import ReportRules
+from shoal.engines import EngineSetup, processes
 from shoal.engines.inline import InlineEngine
 from shoal.tune.schedulers import PopulationBasedTraining
 
@@ -70,6 +72,33 @@ def test_whoever_kills_the_spare_process_harms_nobody(tmp_path: Path) -> None:
     assert killer.killed
     assert grid.num_errors == 0
     assert {result.metrics["training_iteration"] for result in grid if result.metrics is not None} == {6}
+
+
+def test_a_warm_parent_that_is_killed_before_it_has_anything_to_do_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mark = tmp_path / "killed"
+    first = f"import os; os.path.exists({str(mark)!r}) or (open({str(mark)!r}, 'w'), os.kill(os.getpid(), 9)); "
+    monkeypatch.setattr(warm_parent, "_START", first + warm_parent._START)
+    grid = fit(train, tmp_path / "run", engine="processes", num_samples=2, stop={"training_iteration": 2})
+    assert mark.exists()
+    assert grid.num_errors == 0
+
+
+def test_whoever_interrupts_is_heard_while_the_warm_parent_does_not_take_the_trainable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(warm_parent, "_START", "import signal; signal.pause()")
+    monkeypatch.setattr(processes, "_GRACE_S", 0.1)
+    large = bytes(4_000_000)
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    engine = processes.ProcessEngine()
+    setup = EngineSetup(lambda config: len(large), ReportRules(), "run", 1, 1.0, 0.0, [""], print, check=interrupt)
+    with contextlib.closing(engine), pytest.raises(KeyboardInterrupt):
+        engine.start(setup)
 
 
 @pytest.mark.parametrize("scarce", [True, False])

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from shoal.pickles import dumps
-from shoal.worker.loading import _may_build_optimizers
+from shoal.worker.loading import _may_build_optimizers, prepare
 
 
 def trains_with_torch(config: dict[str, Any]) -> None:
@@ -55,6 +55,23 @@ def test_modules_of_the_user_are_looked_into(text: str, expected: bool, tmp_path
         assert _may_build_optimizers(b"", evaluates, [name, "json"]) is expected
         assert not _may_build_optimizers(b"", evaluates, ["json", "not_imported"])
     finally:
+        del sys.modules[name]
+
+
+def test_what_is_to_be_done_first_is_done_before_anything_is_imported(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    hook = "def hook(): pathlib.Path('said').write_text(str('later' in sys.modules))"
+    (tmp_path / "shoal_test_first.py").write_text(f"import pathlib, sys\n{hook}\n")
+    (tmp_path / "later.py").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("SHOAL_PRELOAD", "shoal_test_first:hook")
+    assert prepare(["later", "not_there"]) is None
+    assert Path("said").read_text() == "False"
+    monkeypatch.setenv("SHOAL_PRELOAD", "shoal_test_first:no_such_hook")
+    assert isinstance(prepare([]), AttributeError)
+    for name in ("later", "shoal_test_first"):
         del sys.modules[name]
 
 

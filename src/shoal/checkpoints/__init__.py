@@ -26,7 +26,8 @@ class Checkpoint:
     """A folder of files that holds a member's state.
 
     Make one with :meth:`from_directory` (or :meth:`from_dict`, for a small state) and hand it to
-    ``tune.report(metrics, checkpoint=...)``, which takes a copy before it returns; the folder is then yours again. What
+    ``tune.report(metrics, checkpoint=...)``, which takes a copy before it returns, or the files themselves, see
+    :meth:`from_directory`; the folder is then yours again. What
     ``tune.get_checkpoint()`` and ``Result.checkpoint`` return is a committed checkpoint: read its files, and leave them
     as they are.
 
@@ -59,7 +60,8 @@ class Checkpoint:
         """Return a checkpoint made of the files in an existing folder, which stays where it is.
 
         ``tune.report`` copies them. What lies in a ``tempfile.TemporaryDirectory``, which would be deleted soon, it
-        moves instead, so read what you still need before.
+        moves instead, so read what you still need before. It copies there as well where something in it is open or the
+        working directory, where it holds the experiment, too, and on systems other than Linux.
         """
         return cls(path)
 

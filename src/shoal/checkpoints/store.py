@@ -43,6 +43,9 @@ _FICLONE = 0x40049409
 _moved: dict[str, tuple[int, int, Path]] = {}
 """Folders whose files were moved last: device and inode of those in their place, and where the files are."""
 _REMEMBERED = 8
+_GIVEN_BACK = 0o1700
+"""Their mode. The sticky bit means nothing where only one may enter; it tells them from those that were made anew, to
+which the system may give the same inode."""
 
 
 class _Unmovable(Exception):
@@ -156,7 +159,7 @@ def _give_back(source: str, final: Path) -> None:
     with contextlib.suppress(OSError):
         os.chmod(final, stat.S_IMODE(os.stat(final.parent).st_mode))
     with contextlib.suppress(FileExistsError):
-        os.mkdir(source, 0o700)
+        os.mkdir(source, _GIVEN_BACK)
     found = os.lstat(source)
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
         raise ReportError(
@@ -178,7 +181,7 @@ def _moved_before(source: str) -> Path | None:
     if known is None:
         return None
     found = os.lstat(source)
-    if (found.st_dev, found.st_ino) != known[:2]:
+    if (found.st_dev, found.st_ino) != known[:2] or stat.S_IMODE(found.st_mode) != _GIVEN_BACK:
         return None  # it was deleted and made anew
     return known[2]
 

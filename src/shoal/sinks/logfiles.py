@@ -26,18 +26,16 @@ __all__ = ["LogFiles"]
 _NOT_IN_CSV = ("config", "should_checkpoint")
 """The second says only that ``checkpoint_dir_name`` is not empty."""
 _RESERVED = frozenset(AUTOMATIC)
-_VARIES = frozenset(
-    {
-        "timestamp",
-        "training_iteration",
-        "date",
-        "time_this_iter_s",
-        "time_total_s",
-        "time_since_restore",
-        "iterations_since_restore",
-    }
+_VARIES = (
+    "timestamp",
+    "training_iteration",
+    "date",
+    "time_this_iter_s",
+    "time_total_s",
+    "time_since_restore",
+    "iterations_since_restore",
 )
-"""The automatic values that differ from result to result, where there is no checkpoint."""
+"""The automatic values that differ from result to result, where there is no checkpoint, in the order of a row."""
 
 
 class LogFiles:
@@ -149,7 +147,7 @@ class _Lines:
 
 
 def _numbers(report: Reported, texts: Sequence[str]) -> tuple[object, ...]:
-    """Return what varies in the lines of a result, in the order of :func:`shoal.history.full_row`."""
+    """Return what varies in the lines of a result: its metrics, then what ``_VARIES`` names."""
     *metrics, spent, total, since_restore = texts
     timestamp = int(report.timestamp)
     return (
@@ -233,6 +231,7 @@ class _TrialFiles:
         del values["config"]
         if list(values) != self._progress.columns:
             return None
+        assert [key for key in values if key in _VARIES or key in keys] == [*keys, *_VARIES]
         result = [f"{_escaped(to_json(key))}: {_escaped(to_json(value))}" for key, value in values.items()]
         progress = [_escaped(_cell(value)) for value in values.values()]
         for place, key in enumerate(values):
