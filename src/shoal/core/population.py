@@ -8,7 +8,8 @@ answers its questions. The same events give the same commands, always. Who runs 
 
 from __future__ import annotations
 
-from functools import singledispatchmethod
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 from ..errors import InvalidTransition
 from .commands import (
@@ -108,12 +109,14 @@ class Population(Slots):
             InvalidTransition: the event cannot follow what was before; a bug in the shell.
         """
         self._out = []
-        self._on(event)
-        if isinstance(event, Undecided):
-            return []
+        handler = _HANDLERS.get(type(event))
+        if handler is None:
+            raise InvalidTransition(f"unknown event {event!r}")
+        handler(self, event)
         if not self._mute:
             self._assign()
-        self._mute = False
+        elif not isinstance(event, Undecided):
+            self._mute = False
         return self._out
 
     @property
@@ -121,12 +124,7 @@ class Population(Slots):
         """The commands of the newest event, also where :meth:`apply` raised on the way."""
         return self._out
 
-    @singledispatchmethod
-    def _on(self, event: Event) -> None:
-        raise InvalidTransition(f"unknown event {event!r}")
-
-    @_on.register
-    def _(self, event: TrialAdded) -> None:
+    def _added(self, event: TrialAdded) -> None:
         if event.trial_id in self.trials:
             raise InvalidTransition(f"trial {event.trial_id} was added twice")
         trial = Trial(event.trial_id, event.index, event.config, first_config=event.config)
@@ -139,8 +137,7 @@ class Population(Slots):
             return
         self._queue.add(trial)
 
-    @_on.register
-    def _(self, event: Opened) -> None:
+    def _opened(self, event: Opened) -> None:
         self.retention.rules, self.stopping = event.retention, None
         self._begin_anew(event.limits)
         if event.config:
@@ -209,14 +206,12 @@ class Population(Slots):
             self._queue.add(trial)
         return whole
 
-    @_on.register
-    def _(self, event: Started) -> None:
+    def _started(self, event: Started) -> None:
         trial = self._speaking(event.trial_id, event.launch)
         if trial is not None:
-            trial.story.append(f"started, pid {event.pid}")
+            trial.story.append(("started, pid {}", event.pid))
 
-    @_on.register
-    def _(self, event: Damaged) -> None:
+    def _damaged(self, event: Damaged) -> None:
         trial = self._speaking(event.trial_id, event.launch)
         if trial is None:
             return
@@ -224,12 +219,10 @@ class Population(Slots):
             raise self._invalid(trial, event, "was not launched from that checkpoint")
         self._fall_back(trial, trial.restore, event.reason)
 
-    @_on.register
-    def _(self, event: Drifted) -> None:
+    def _drifted(self, event: Drifted) -> None:
         self._notice(f"drift {event.key}", event.text)
 
-    @_on.register
-    def _(self, event: Reported) -> None:
+    def _reported(self, event: Reported) -> None:
         trial = self._speaking(event.trial_id, event.launch)
         if trial is None:
             return
@@ -274,8 +267,7 @@ class Population(Slots):
         if decisions or at_boundary:
             self._decide(decisions, at_boundary=trial if at_boundary else None)
 
-    @_on.register
-    def _(self, event: Saved) -> None:
+    def _saved(self, event: Saved) -> None:
         trial = self._speaking(event.trial_id, event.launch)
         if trial is None:
             return
@@ -284,8 +276,7 @@ class Population(Slots):
         self.policy.observe(event.trial_id, trial.score, self._committed(trial, event.checkpoint))
         self._end(trial, Status.TERMINATED, trial.ending)
 
-    @_on.register
-    def _(self, event: Finished) -> None:
+    def _finished(self, event: Finished) -> None:
         trial = self._speaking(event.trial_id, event.launch)
         if trial is None:
             return
@@ -299,8 +290,7 @@ class Population(Slots):
                 "dict of metrics at the end.",
             )
 
-    @_on.register
-    def _(self, event: Failed) -> None:
+    def _raised(self, event: Failed) -> None:
         trial = self._speaking(event.trial_id, event.launch)
         if trial is None:
             return
@@ -313,8 +303,7 @@ class Population(Slots):
         else:
             self._failed(trial, event.error)
 
-    @_on.register
-    def _(self, event: Lost) -> None:
+    def _lost(self, event: Lost) -> None:
         trial = self._current(event.trial_id, event.launch)
         if trial is None:
             return
@@ -331,12 +320,10 @@ class Population(Slots):
             return
         self._failed(trial, event.reason, innocent=event.innocent)
 
-    @_on.register
-    def _(self, event: Undecided) -> None:
+    def _undecided(self, event: Undecided) -> None:
         self._mute = True
 
-    @_on.register
-    def _(self, event: StopAsked) -> None:
+    def _stop_asked(self, event: StopAsked) -> None:
         self._stop_all(event.reason, met=event.met, gently=event.gently)
 
     # --------------------------------------------------------------------------------------------------- transitions
@@ -440,7 +427,7 @@ class Population(Slots):
         trial.furthest = copy.checkpoint.iteration
         trial.config = copy.new_config
         trial.mutated, trial.mutated_at = changed_numbers(copy.donor_config, copy.new_config), None
-        trial.story.append(f"exploits {copy.checkpoint.id}")
+        trial.story.append(("exploits {}", copy.checkpoint.id))
         whole = donor.restore is not None and donor.restore.id == copy.checkpoint.id
         trial.older = donor.older if whole else ()
         self._restore_from(trial, copy.checkpoint)
@@ -632,3 +619,21 @@ class Population(Slots):
         if self._live and not self.running and self.stopping is None:
             raise InvalidTransition(f"nobody runs, and {self._live} live: everyone would wait for ever")
         self.retention.validate([trial.restore for trial in self.trials.values() if trial.restore is not None])
+
+
+_Handler: TypeAlias = Callable[[Population, Any], None]
+
+_HANDLERS: dict[type[Any], _Handler] = {
+    Damaged: Population._damaged,
+    Drifted: Population._drifted,
+    Failed: Population._raised,
+    Finished: Population._finished,
+    Lost: Population._lost,
+    Opened: Population._opened,
+    Reported: Population._reported,
+    Saved: Population._saved,
+    Started: Population._started,
+    StopAsked: Population._stop_asked,
+    TrialAdded: Population._added,
+    Undecided: Population._undecided,
+}

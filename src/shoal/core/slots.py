@@ -162,7 +162,7 @@ class Slots:
         trial.slot = slot
         trial.waiting = False
         trial.status = Status.RUNNING
-        trial.story.append(f"continues in slot {slot}")
+        trial.story.append(("continues in slot {}", slot))
         self._out.append(Continue(trial.trial_id, trial.launch, slot, self.policy.until(trial.trial_id)))
 
     def _launch(self, trial: Trial, slot: int) -> None:
@@ -178,9 +178,8 @@ class Slots:
         trial.status = Status.RUNNING
         trial.launch += 1
         trial.rewind()
-        trial.story.append(
-            f"launch {trial.launch} in slot {slot} from {trial.restore.id if trial.restore else 'scratch'}"
-        )
+        source = "scratch" if trial.restore is None else trial.restore.id
+        trial.story.append(("launch {} in slot {} from {}", trial.launch, slot, source))
         self._out.append(
             Launch(
                 trial_id=trial.trial_id,
@@ -223,7 +222,7 @@ class Slots:
             self._queue.add(trial)
 
     def _invalid(self, trial: Trial, event: Event | None, what: str) -> InvalidTransition:
-        lines = "\n  ".join(trial.story)
+        lines = "\n  ".join(trial.told())
         return InvalidTransition(
             f"trial {trial.trial_id} ({trial.status.value}) {what}: {event!r}\nIts story:\n  {lines}"
         )

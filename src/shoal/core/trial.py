@@ -6,13 +6,17 @@ import math
 import numbers
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from .commands import CheckpointRecord, Status, checkpoint_id
 from .events import Config, Reported, SavedCheckpoint
 from .reports import number, value_of
 
-__all__ = ["Trial", "changed_numbers", "replaced"]
+__all__ = ["Deed", "Trial", "changed_numbers", "replaced"]
+
+Deed: TypeAlias = str | tuple[Any, ...]
+"""An entry of a trial's story: a text, or what :meth:`str.format` makes one of. Nearly none is ever read, so that the
+text is made only then."""
 
 
 @dataclass(slots=True)
@@ -72,7 +76,7 @@ class Trial:
     """The id of the checkpoint of its own from which it went on with them; None for an exploit: that is a donor's."""
     queued: int = 0
     """Number of its valid entry in the queue for slots; 0 where it is not queued."""
-    story: deque[str] = field(default_factory=lambda: deque(maxlen=24))
+    story: deque[Deed] = field(default_factory=lambda: deque(maxlen=24))
 
     @property
     def resident(self) -> bool:
@@ -126,7 +130,11 @@ class Trial:
         if self.iteration > self.furthest:
             self.orphaned = 0
         self.waiting = report.waiting
-        self.story.append(f"report {report.iteration}{' waits' if report.waiting else ''}")
+        self.story.append(("report {} waits" if report.waiting else "report {}", report.iteration))
+
+    def told(self) -> list[str]:
+        """Return its story in words, its newest deeds only."""
+        return [deed if isinstance(deed, str) else deed[0].format(*deed[1:]) for deed in self.story]
 
     def absolve(self) -> None:
         """Forget its failures: it begins from another's weights, or is given another chance by the user."""
