@@ -44,7 +44,7 @@ from .events import (
 )
 from .limits import Limits, RetentionRules
 from .policy import Change, Copy, Decision, GiveUp, Policy
-from .reports import AUTOMATIC
+from .reports import AUTOMATIC, number, reader, value_of
 from .retention import Retention
 from .slots import Slots
 from .trial import Trial, changed_numbers
@@ -84,8 +84,8 @@ class Population(Slots):
         retention: RetentionRules | None = None,
     ) -> None:
         super().__init__(policy, limits or Limits())
-        self.metric = metric
-        self.time_attr = time_attr
+        self._score_of = reader(metric)
+        self._time_of = reader(time_attr)
         self.retention = Retention(retention or RetentionRules())
         self._met: str | None = None
         """The user's condition by which all end, or None."""
@@ -231,7 +231,12 @@ class Population(Slots):
         if event.iteration != trial.iteration + 1:
             raise self._invalid(trial, event, f"reports iteration {event.iteration} after {trial.iteration}")
         rank = self.retention.rules.score_attribute
-        trial.take(event, metric=self.metric, time_attr=self.time_attr, rank=rank)
+        trial.take(
+            event,
+            score=self._score_of(event),
+            time=self._time_of(event),
+            rank=None if rank is None else number(value_of(event, rank)),
+        )
         self._say_reserved(event)
         saved = event.checkpoint
         self.policy.observe(event.trial_id, trial.score, None if saved is None else self._committed(trial, saved))
@@ -363,7 +368,7 @@ class Population(Slots):
         older = trial.older if trial.restore is None else (*trial.older, trial.restore)
         self._restore_from(trial, record)
         self._delete(self.retention.add(record))
-        trial.older = tuple(filter(self.retention.exists, older))
+        trial.older = self.retention.existing(older)
         if self.retention.rules.num_to_keep is None:
             # Else the newest may be deleted before older ones, which a score keeps; and there are never many.
             trial.older = trial.older[-_FALLBACKS:]
@@ -376,15 +381,16 @@ class Population(Slots):
             self._delete(self.retention.unpin(old))
 
     def _delete(self, records: list[CheckpointRecord]) -> None:
-        self._out.extend(DeleteCheckpoint(record.trial_id, record.number) for record in records)
+        for record in records:
+            self._out.append(DeleteCheckpoint(record.trial_id, record.number))
 
     def _decide(self, decisions: list[Decision], at_boundary: Trial | None) -> None:
         """Carry a policy's decisions into the trials' state; slots are given out afterwards."""
         notice = self.policy.notice()
         if notice is not None:
             self._notice(*notice)
-        named = {decision.trial_id for decision in decisions}
-        if at_boundary is not None and at_boundary.trial_id not in named:
+        named = at_boundary is not None and any(decision.trial_id == at_boundary.trial_id for decision in decisions)
+        if at_boundary is not None and not named:
             self._park(at_boundary)
         for decision in decisions:
             trial = self.trials[decision.trial_id]
@@ -397,7 +403,7 @@ class Population(Slots):
                 continue
             if trial is not at_boundary:
                 self._queue.add(trial)
-        if at_boundary is not None and at_boundary.trial_id in named:
+        if at_boundary is not None and named:
             # Those that can have a free slot need not have this one.
             self._assign()
             self._keep_or_yield(at_boundary)

@@ -7,7 +7,6 @@ when there may be no more residents does one leave, through a checkpoint. Those 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping
 
 from ..errors import InvalidTransition
 from .commands import Command, Continue, Evict, Launch, Notice, Park, Status
@@ -18,8 +17,8 @@ from .trial import Trial
 
 __all__ = ["SlotQueue", "Slots"]
 
-_Entry = tuple[float, int, int, str]
-"""(time, iteration, number of the entry, trial id)."""
+_Entry = tuple[float, int, int, Trial]
+"""(time, iteration, number of the entry, trial)."""
 
 
 class SlotQueue:
@@ -27,13 +26,9 @@ class SlotQueue:
 
     A trial that is taken out, or put in again, leaves its old entry behind; only the entry whose number the trial
     carries in ``queued`` counts. So putting in and looking costs O(log n), and taking out nothing.
-
-    Args:
-        trials: all trials, by their ids; it may grow.
     """
 
-    def __init__(self, trials: Mapping[str, Trial]) -> None:
-        self._trials = trials
+    def __init__(self) -> None:
         self._heaps: dict[str, list[_Entry]] = {}
         self._numbers = 0
 
@@ -42,7 +37,7 @@ class SlotQueue:
         self._numbers += 1
         trial.queued = self._numbers
         heap = self._heaps.setdefault(trial.device or "", [])
-        heapq.heappush(heap, (trial.time, trial.iteration, self._numbers, trial.trial_id))
+        heapq.heappush(heap, (trial.time, trial.iteration, self._numbers, trial))
 
     def clear(self) -> None:
         """Forget all entries. Their trials have to know that by themselves."""
@@ -55,22 +50,24 @@ class SlotQueue:
             device: where it would run.
             move: whether it may come from another device where there is no other.
         """
-        heads = [entry for name in {device, ""} if (entry := self._head(name)) is not None]
-        if not heads and move:
+        least = self._head(device)
+        if device:
+            # Who has no process yet can run anywhere.
+            anywhere = self._head("")
+            if least is None or (anywhere is not None and anywhere < least):
+                least = anywhere
+        if least is None and move:
             # Rather move a trial from another device, where a checkpoint holds all that it has, than leave this idle.
-            heads = [
-                entry
-                for name in sorted(self._heaps)
-                if (entry := self._head(name)) is not None and self._trials[entry[3]].lossless
-            ]
-        return self._trials[min(heads)[3]] if heads else None
+            heads = [head for name in self._heaps if (head := self._head(name)) is not None and head[3].lossless]
+            least = min(heads, default=None)
+        return None if least is None else least[3]
 
     def _head(self, device: str) -> _Entry | None:
         """Return the first entry of a device's heap that counts."""
         heap = self._heaps.get(device)
         while heap:
             entry = heap[0]
-            if self._trials[entry[3]].queued == entry[2]:
+            if entry[3].queued == entry[2]:
                 return entry
             heapq.heappop(heap)
         return None
@@ -91,7 +88,7 @@ class Slots:
         self.stopping: str | None = None
         """Why all are to end, or None. Nobody gets a slot then."""
         self._free: list[int] = list(range(len(limits.devices)))
-        self._queue = SlotQueue(self.trials)
+        self._queue = SlotQueue()
         self._residents = 0
         self._noticed: set[str] = set()
         self._out: list[Command] = []

@@ -10,7 +10,6 @@ from typing import Any, TypeAlias
 
 from .commands import CheckpointRecord, Status, checkpoint_id
 from .events import Config, Reported, SavedCheckpoint
-from .reports import number, value_of
 
 __all__ = ["Deed", "Trial", "changed_numbers", "replaced"]
 
@@ -109,22 +108,21 @@ class Trial:
             return ()
         return self.mutated
 
-    def take(self, report: Reported, *, metric: str | None, time_attr: str, rank: str | None) -> None:
+    def take(self, report: Reported, *, score: float | None, time: float | None, rank: float | None) -> None:
         """Take in what a report says.
 
         Args:
             report: its next one.
-            metric: the key that is compared, or None.
-            time_attr: the key that measures progress.
-            rank: ``checkpoint_score_attribute``, or None.
+            score: its value of the key that is compared.
+            time: its value of ``time_attr``.
+            rank: its value of ``checkpoint_score_attribute``.
         """
-        time = number(value_of(report, time_attr))
         self.iteration = report.iteration
         # Only without require_attrs can it be missing, or be no number to count with.
         self.time = time if time is not None and math.isfinite(time) else float(report.iteration)
         self.time_total_s = report.time_total_s
-        self.score = None if metric is None else number(value_of(report, metric))
-        self.rank = None if rank is None else number(value_of(report, rank))
+        self.score = score
+        self.rank = rank
         self.reported = True
         self.barren = 0
         if self.iteration > self.furthest:
@@ -144,17 +142,17 @@ class Trial:
     def record_of(self, saved: SavedCheckpoint) -> CheckpointRecord:
         """Return a checkpoint of its newest report, with what that said."""
         return CheckpointRecord(
-            id=checkpoint_id(self.trial_id, saved.number),
-            trial_id=self.trial_id,
-            number=saved.number,
-            digest=saved.digest,
-            size=saved.size,
-            iteration=self.iteration,
-            time=self.time,
-            time_total_s=self.time_total_s,
-            score=self.score,
-            rank=self.rank,
-            transient=saved.transient,
+            checkpoint_id(self.trial_id, saved.number),
+            self.trial_id,
+            saved.number,
+            saved.digest,
+            saved.size,
+            self.iteration,
+            self.time,
+            self.time_total_s,
+            self.score,
+            self.rank,
+            saved.transient,
         )
 
     def rewind(self) -> None:

@@ -300,7 +300,7 @@ class PBTPolicy:
         member.checkpoint = checkpoint
         value = self._value(score)
         # The tie break of the evaluation to come: a member at its boundary has one place in both rankings.
-        rank = (value, self._tie(member.index, member.evaluations + 1), member.index)
+        rank = (value, self._tie(member), member.index)
         member.group.offer(member, rank if math.isfinite(value) else None)
 
     def spoiled(self, checkpoint: CheckpointRecord) -> None:
@@ -404,8 +404,10 @@ class PBTPolicy:
         if not self._looked:
             self._looked = True
             self._look_for_loners()
-        key = next(iter(self._notices), None)
-        return None if key is None else (key, self._notices.pop(key))
+        if not self._notices:
+            return None
+        key = next(iter(self._notices))
+        return key, self._notices.pop(key)
 
     # ------------------------------------------------------------------------------------------------------------------
 
@@ -452,7 +454,7 @@ class PBTPolicy:
                 member.boundary = self._next(instead.checkpoint.time)
         return decisions
 
-    def _instead(self, member: Member, donors: list[Rank]) -> Copy | GiveUp | None:
+    def _instead(self, member: Member, donors: Sequence[Rank]) -> Copy | GiveUp | None:
         """Return what a member does that has failed for good: None where it waits for somebody to save a checkpoint."""
         copy = self._copy(member, donors)
         if copy is None and not donors and any(self._mates(member)):
@@ -495,23 +497,24 @@ class PBTPolicy:
         )
 
     def _evaluate(self, member: Member, score: float | None) -> None:
+        rank = (self._value(score), self._tie(member), member.index)
         member.evaluations += 1
-        tie = self._tie(member.index, member.evaluations)
-        member.group.evaluate(member, (self._value(score), tie, member.index))
+        member.tie = None
+        member.group.evaluate(member, rank)
 
     def _is_low(self, member: Member) -> bool:
         return member.group.is_low(member, self.settings.quantile_fraction)
 
-    def _top(self, group: Group) -> list[Rank]:
+    def _top(self, group: Group) -> Sequence[Rank]:
         return group.top(self.settings.quantile_fraction)
 
-    def _exploit(self, member: Member, donors: list[Rank]) -> Copy | None:
+    def _exploit(self, member: Member, donors: Sequence[Rank]) -> Copy | None:
         """Return what a member copies whose score is among the lowest."""
         if all(other.checkpoint is None for other in self._by_index.values()):
             self._notices.update([NO_CHECKPOINT])
         return self._copy(member, donors)
 
-    def _copy(self, member: Member, donors: list[Rank]) -> Copy | None:
+    def _copy(self, member: Member, donors: Sequence[Rank]) -> Copy | None:
         donor = self._draw_donor(member, donors)
         if donor is None:
             return None
@@ -533,7 +536,7 @@ class PBTPolicy:
         member.config = new_config
         return copy
 
-    def _draw_donor(self, member: Member, donors: list[Rank]) -> Member | None:
+    def _draw_donor(self, member: Member, donors: Sequence[Rank]) -> Member | None:
         """Draw evenly among the donors that the member may copy."""
         if not donors:
             return None
@@ -566,8 +569,11 @@ class PBTPolicy:
             return -math.inf
         return self.sign * score
 
-    def _tie(self, index: int, evaluation: int) -> float:
-        return uniform_key(self.seed, "tie", index, evaluation)
+    def _tie(self, member: Member) -> float:
+        """Return what breaks ties in the member's evaluation to come."""
+        if member.tie is None:
+            member.tie = uniform_key(self.seed, "tie", member.index, member.evaluations + 1)
+        return member.tie
 
     def _next(self, time: float) -> float:
         return max(time + self.settings.perturbation_interval, self.settings.burn_in_period)

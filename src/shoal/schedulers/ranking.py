@@ -9,6 +9,7 @@ import math
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 from ..core.commands import CheckpointRecord
@@ -66,17 +67,35 @@ class Group:
 
     def quantile(self, fraction: float) -> int:
         """Return how many are in each quantile: rounded up, but never more than half of all."""
-        n = len(self.ranking)
-        # Rounded: 100 * 0.07 is 7.000000000000001, but means 7.
-        return min(math.ceil(round(n * fraction, 9)), n // 2)
+        return _quantile(len(self.ranking), fraction)
 
     def is_low(self, member: Member, fraction: float) -> bool:
         """Return whether a member is in the bottom quantile."""
-        return member.rank is not None and bisect_left(self.ranking, member.rank) < self.quantile(fraction)
+        if member.rank is None:
+            return False
+        quantile = self.quantile(fraction)
+        return quantile > 0 and member.rank <= self.ranking[quantile - 1]
 
-    def top(self, fraction: float) -> list[Rank]:
-        """Return the donors of the top quantile; one also where it is empty, for somebody who has failed."""
-        return self.donors[-max(1, self.quantile(fraction)) :]
+    def top(self, fraction: float) -> Sequence[Rank]:
+        """Return the donors of the top quantile; one also where it is empty, for somebody who has failed.
+
+        What is returned shows the donors as they are now, and is of no use when they have changed.
+        """
+        return _Top(self.donors, max(1, self.quantile(fraction)))
+
+
+class _Top(Sequence[Rank]):
+    """The last entries of a list, without a copy of them: it is long where the population is large."""
+
+    def __init__(self, ranks: list[Rank], count: int) -> None:
+        self._ranks = ranks
+        self._begin = max(0, len(ranks) - count)
+
+    def __len__(self) -> int:
+        return len(self._ranks) - self._begin
+
+    def __getitem__(self, place):
+        return self._ranks[self._begin + place]
 
 
 @dataclass(slots=True)
@@ -98,6 +117,8 @@ class Member:
     failed: bool = False
     """It has failed for good and is no donor, whatever it has saved."""
     checkpoint: CheckpointRecord | None = None
+    tie: float | None = None
+    """What breaks ties in its next evaluation; None as long as nobody has asked."""
     last_score: float | None = None
     """What it reported last."""
     copied_time: float = -math.inf
@@ -121,6 +142,12 @@ def _frozen(value: Any) -> Any:
         return (kind, "nan")  # NaN is what differs from itself
     # An object is another one after a restore. It can only be there by Opened.config, which gives all the same.
     return (kind, value) if value is None or isinstance(value, (bool, int, float, str)) else (kind,)
+
+
+@lru_cache(maxsize=16)
+def _quantile(count: int, fraction: float) -> int:
+    # Rounded: 100 * 0.07 is 7.000000000000001, but means 7.
+    return min(math.ceil(round(count * fraction, 9)), count // 2)
 
 
 def _put_in(ranks: list[Rank], entry: Rank | None) -> None:
