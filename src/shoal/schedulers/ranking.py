@@ -1,12 +1,14 @@
 """Who is ahead of whom: members that may copy each other, ranked by their scores. Pure.
 
-A change of a rank costs O(log n) comparisons, whatever the size of the population.
+A change of a rank costs O(log n) comparisons of numbers that lie side by side, and moves a few KB at most, whatever the
+size of the population.
 """
 
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, insort
+from array import array
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -22,6 +24,73 @@ Rank: TypeAlias = tuple[float, float, int]
 """(score with larger is better and non-finite as -inf, tie break, index)."""
 
 
+_PIECE = 512
+"""A piece of the ranks that is longer than this is cut in two."""
+
+
+class Ranks:
+    """Ranks in order, the lowest first; no two are equal.
+
+    They are kept in pieces. In a single list, what stands behind a change would have to be moved each time; and the
+    ranks of a large population lie all over the memory, so that looking at one costs far more than comparing it.
+    Therefore the scores are kept again, side by side, to be searched in.
+    """
+
+    def __init__(self) -> None:
+        self._pieces: list[list[Rank]] = [[]]
+        self._scores: list[array[float]] = [array("d")]
+        """The scores of the ranks in each piece."""
+        self._lasts: list[Rank] = []
+        """The last rank of each piece but the last one."""
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, place: int) -> Rank:
+        """Return the rank that so many are lower than; from 0, and never from the end."""
+        for piece in self._pieces:
+            if place < len(piece):
+                return piece[place]
+            place -= len(piece)
+        raise IndexError(f"there are only {self._count} ranks")
+
+    def add(self, rank: Rank) -> None:
+        """Put a rank in."""
+        number = bisect_left(self._lasts, rank)
+        piece, scores = self._pieces[number], self._scores[number]
+        place = _place(piece, scores, rank)
+        piece.insert(place, rank)
+        scores.insert(place, rank[0])
+        self._count += 1
+        if len(piece) > _PIECE:
+            half = len(piece) // 2
+            self._pieces[number : number + 1] = [piece[:half], piece[half:]]
+            self._scores[number : number + 1] = [scores[:half], scores[half:]]
+            self._lasts.insert(number, piece[half - 1])
+
+    def remove(self, rank: Rank) -> None:
+        """Take out a rank, which must be there."""
+        number = bisect_left(self._lasts, rank)
+        piece, scores = self._pieces[number], self._scores[number]
+        place = _place(piece, scores, rank)
+        del piece[place], scores[place]
+        self._count -= 1
+        if not piece and len(self._pieces) > 1:
+            del self._pieces[number], self._scores[number]
+            # What was the last piece but one is the last one now, if it was the last that has gone.
+            del self._lasts[min(number, len(self._lasts) - 1)]
+
+
+def _place(piece: list[Rank], scores: array[float], rank: Rank) -> int:
+    """Return how many ranks of a piece are lower."""
+    place = bisect_left(scores, rank[0])
+    if place < len(piece) and piece[place] < rank:
+        # They have the same score.
+        return bisect_left(piece, rank, place, bisect_right(scores, rank[0], place))
+    return place
+
+
 @dataclass(slots=True)
 class Group:
     """Members that may copy each other: all of them, or those with the same values of the fixed keys.
@@ -29,16 +98,16 @@ class Group:
     Each is a population of its own: who is low or on top is told by those in it.
     """
 
-    ranking: list[Rank] = field(default_factory=list[Rank])
+    ranking: Ranks = field(default_factory=Ranks)
     """By the scores at their last boundaries."""
-    donors: list[Rank] = field(default_factory=list[Rank])
+    donors: Ranks = field(default_factory=Ranks)
     """Those that can be copied, by the scores at their newest own checkpoints. Nobody who has failed is among them."""
 
     def evaluate(self, member: Member, rank: Rank) -> None:
         """Give a member its place by a new score."""
         _take_out(self.ranking, member.rank)
         member.rank = rank
-        insort(self.ranking, rank)
+        self.ranking.add(rank)
 
     def offer(self, member: Member, rank: Rank | None) -> None:
         """Give a member its place among the donors, or, with None, take it away."""
@@ -85,9 +154,9 @@ class Group:
 
 
 class _Top(Sequence[Rank]):
-    """The last entries of a list, without a copy of them: it is long where the population is large."""
+    """The highest ranks, without a copy of them: they are many where the population is large."""
 
-    def __init__(self, ranks: list[Rank], count: int) -> None:
+    def __init__(self, ranks: Ranks, count: int) -> None:
         self._ranks = ranks
         self._begin = max(0, len(ranks) - count)
 
@@ -150,11 +219,11 @@ def _quantile(count: int, fraction: float) -> int:
     return min(math.ceil(round(count * fraction, 9)), count // 2)
 
 
-def _put_in(ranks: list[Rank], entry: Rank | None) -> None:
+def _put_in(ranks: Ranks, entry: Rank | None) -> None:
     if entry is not None:
-        insort(ranks, entry)
+        ranks.add(entry)
 
 
-def _take_out(ranks: list[Rank], entry: Rank | None) -> None:
+def _take_out(ranks: Ranks, entry: Rank | None) -> None:
     if entry is not None:
-        del ranks[bisect_left(ranks, entry)]
+        ranks.remove(entry)
