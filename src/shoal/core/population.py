@@ -209,7 +209,7 @@ class Population(Slots):
     def _started(self, event: Started) -> None:
         trial = self._speaking(event.trial_id, event.launch)
         if trial is not None:
-            trial.story.append(("started, pid {}", event.pid))
+            trial.story.append(f"started, pid {event.pid}")
 
     def _damaged(self, event: Damaged) -> None:
         trial = self._speaking(event.trial_id, event.launch)
@@ -433,7 +433,7 @@ class Population(Slots):
         trial.furthest = copy.checkpoint.iteration
         trial.config = copy.new_config
         trial.mutated, trial.mutated_at = changed_numbers(copy.donor_config, copy.new_config), None
-        trial.story.append(("exploits {}", copy.checkpoint.id))
+        trial.story.append(f"exploits {copy.checkpoint.id}")
         whole = donor.restore is not None and donor.restore.id == copy.checkpoint.id
         trial.older = donor.older if whole else ()
         self._restore_from(trial, copy.checkpoint)

@@ -7,6 +7,7 @@ when there may be no more residents does one leave, through a checkpoint. Those 
 from __future__ import annotations
 
 import heapq
+from functools import lru_cache
 
 from ..errors import InvalidTransition
 from .commands import Command, Continue, Evict, Launch, Notice, Park, Status
@@ -71,6 +72,11 @@ class SlotQueue:
                 return entry
             heapq.heappop(heap)
         return None
+
+
+@lru_cache(maxsize=4096)
+def _continues(slot: int) -> str:
+    return f"continues in slot {slot}"
 
 
 class Slots:
@@ -159,7 +165,7 @@ class Slots:
         trial.slot = slot
         trial.waiting = False
         trial.status = Status.RUNNING
-        trial.story.append(("continues in slot {}", slot))
+        trial.story.append(_continues(slot))
         self._out.append(Continue(trial.trial_id, trial.launch, slot, self.policy.until(trial.trial_id)))
 
     def _launch(self, trial: Trial, slot: int) -> None:
@@ -176,7 +182,7 @@ class Slots:
         trial.launch += 1
         trial.rewind()
         source = "scratch" if trial.restore is None else trial.restore.id
-        trial.story.append(("launch {} in slot {} from {}", trial.launch, slot, source))
+        trial.story.append(f"launch {trial.launch} in slot {slot} from {source}")
         self._out.append(
             Launch(
                 trial_id=trial.trial_id,
@@ -219,7 +225,7 @@ class Slots:
             self._queue.add(trial)
 
     def _invalid(self, trial: Trial, event: Event | None, what: str) -> InvalidTransition:
-        lines = "\n  ".join(trial.told())
+        lines = "\n  ".join(trial.story)
         return InvalidTransition(
             f"trial {trial.trial_id} ({trial.status.value}) {what}: {event!r}\nIts story:\n  {lines}"
         )

@@ -6,16 +6,13 @@ import math
 import numbers
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from functools import lru_cache
+from typing import Any
 
 from .commands import CheckpointRecord, Status, checkpoint_id
 from .events import Config, Reported, SavedCheckpoint
 
-__all__ = ["Deed", "Trial", "changed_numbers", "replaced"]
-
-Deed: TypeAlias = str | tuple[Any, ...]
-"""An entry of a trial's story: a text, or what :meth:`str.format` makes one of. Nearly none is ever read, so that the
-text is made only then."""
+__all__ = ["Trial", "changed_numbers", "replaced"]
 
 
 @dataclass(slots=True)
@@ -75,7 +72,7 @@ class Trial:
     """The id of the checkpoint of its own from which it went on with them; None for an exploit: that is a donor's."""
     queued: int = 0
     """Number of its valid entry in the queue for slots; 0 where it is not queued."""
-    story: deque[Deed] = field(default_factory=lambda: deque(maxlen=24))
+    story: deque[str] = field(default_factory=lambda: deque(maxlen=24))
 
     @property
     def resident(self) -> bool:
@@ -128,11 +125,7 @@ class Trial:
         if self.iteration > self.furthest:
             self.orphaned = 0
         self.waiting = report.waiting
-        self.story.append(("report {} waits" if report.waiting else "report {}", report.iteration))
-
-    def told(self) -> list[str]:
-        """Return its story in words, its newest deeds only."""
-        return [deed if isinstance(deed, str) else deed[0].format(*deed[1:]) for deed in self.story]
+        self.story.append(_reported(report.iteration, report.waiting))
 
     def absolve(self) -> None:
         """Forget its failures: it begins from another's weights, or is given another chance by the user."""
@@ -187,6 +180,12 @@ class Trial:
         if self.waiting and not self.resident:
             return "waits without a process"
         return None
+
+
+@lru_cache(maxsize=4096)
+def _reported(iteration: int, waiting: bool) -> str:
+    # Members are at the same iterations, and so their stories hold the same texts.
+    return f"report {iteration}{' waits' if waiting else ''}"
 
 
 def changed_numbers(before: Config, after: Config, prefix: str = "") -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, TypeAlias
@@ -18,68 +18,110 @@ from ..core.commands import CheckpointRecord
 from ..core.events import Config
 from ..core.reports import lookup
 
-__all__ = ["Group", "Member", "Rank", "group_key"]
+__all__ = ["Group", "Member", "Rank", "Ranks", "Top", "group_key"]
 
 Rank: TypeAlias = tuple[float, float, int]
 """(score with larger is better and non-finite as -inf, tie break, index)."""
 
 
-_PIECE = 512
+_PIECE = 256
 """A piece of the ranks that is longer than this is cut in two."""
 
 
 class Ranks:
     """Ranks in order, the lowest first; no two are equal.
 
-    They are kept in pieces. In a single list, what stands behind a change would have to be moved each time; and the
-    ranks of a large population lie all over the memory, so that looking at one costs far more than comparing it.
-    Therefore the scores are kept again, side by side, to be searched in.
+    They are kept in pieces. In a single list, all that stands behind a change would have to be moved; and the ranks of
+    a large population lie all over the memory, so that looking at one costs more than comparing it. Therefore the
+    scores are kept a second time, side by side, to be searched in.
     """
 
     def __init__(self) -> None:
         self._pieces: list[list[Rank]] = [[]]
         self._scores: list[array[float]] = [array("d")]
         """The scores of the ranks in each piece."""
-        self._lasts: list[Rank] = []
-        """The last rank of each piece but the last one."""
+        self._counts = [0]
+        """How many there are in each piece."""
+        self._bounds: list[Rank] = []
+        """For each piece but the last: none in it is higher, and none behind it is as low."""
         self._count = 0
 
     def __len__(self) -> int:
         return self._count
 
-    def __getitem__(self, place: int) -> Rank:
-        """Return the rank that so many are lower than; from 0, and never from the end."""
-        for piece in self._pieces:
-            if place < len(piece):
-                return piece[place]
-            place -= len(piece)
-        raise IndexError(f"there are only {self._count} ranks")
+    def lower(self, rank: Rank) -> int:
+        """Return how many are lower than a rank, which need not be there."""
+        number = bisect_left(self._bounds, rank)
+        return sum(self._counts[:number]) + _place(self._pieces[number], self._scores[number], rank)
+
+    def highest(self, place: int) -> Rank:
+        """Return the rank that so many are higher than: 0 is the highest of all."""
+        number = len(self._counts) - 1
+        while place >= self._counts[number]:
+            place -= self._counts[number]
+            number -= 1
+        return self._pieces[number][-1 - place]
 
     def add(self, rank: Rank) -> None:
         """Put a rank in."""
-        number = bisect_left(self._lasts, rank)
+        number = bisect_left(self._bounds, rank)
         piece, scores = self._pieces[number], self._scores[number]
         place = _place(piece, scores, rank)
         piece.insert(place, rank)
         scores.insert(place, rank[0])
         self._count += 1
+        self._counts[number] += 1
         if len(piece) > _PIECE:
-            half = len(piece) // 2
-            self._pieces[number : number + 1] = [piece[:half], piece[half:]]
-            self._scores[number : number + 1] = [scores[:half], scores[half:]]
-            self._lasts.insert(number, piece[half - 1])
+            self._cut(number)
 
     def remove(self, rank: Rank) -> None:
         """Take out a rank, which must be there."""
-        number = bisect_left(self._lasts, rank)
+        number = bisect_left(self._bounds, rank)
         piece, scores = self._pieces[number], self._scores[number]
         place = _place(piece, scores, rank)
         del piece[place], scores[place]
         self._count -= 1
-        if not piece and len(self._pieces) > 1:
-            del self._pieces[number], self._scores[number]
-            # What was the last piece but one is the last one now, if it was the last that has gone.
-            del self._lasts[min(number, len(self._lasts) - 1)]
+        self._counts[number] -= 1
+        if len(piece) < _PIECE // 4 and len(self._pieces) > 1:
+            self._join(max(0, number - 1))
+
+    def _cut(self, number: int) -> None:
+        """Make two pieces of one."""
+        piece, scores = self._pieces[number], self._scores[number]
+        half = len(piece) // 2
+        self._pieces[number : number + 1] = [piece[:half], piece[half:]]
+        self._scores[number : number + 1] = [scores[:half], scores[half:]]
+        self._counts[number : number + 1] = [half, len(piece) - half]
+        self._bounds.insert(number, piece[half - 1])
+
+    def _join(self, number: int) -> None:
+        """Make one piece of two that stand side by side, or two that are alike in length."""
+        self._pieces[number] += self._pieces.pop(number + 1)
+        self._scores[number] += self._scores.pop(number + 1)
+        self._counts[number] += self._counts.pop(number + 1)
+        del self._bounds[number]
+        if self._counts[number] > _PIECE:
+            self._cut(number)
+
+
+class Top:
+    """The highest ranks, the lowest of them first, without a copy: in a large population they are many.
+
+    Of no use any more when a rank has changed.
+    """
+
+    def __init__(self, ranks: Ranks, count: int) -> None:
+        self._ranks = ranks
+        self._count = min(count, len(ranks))
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, place: int) -> Rank:
+        return self._ranks.highest(self._count - 1 - place)
+
+    def __iter__(self) -> Iterator[Rank]:
+        return iter([self[place] for place in range(self._count)])
 
 
 def _place(piece: list[Rank], scores: array[float], rank: Rank) -> int:
@@ -140,31 +182,11 @@ class Group:
 
     def is_low(self, member: Member, fraction: float) -> bool:
         """Return whether a member is in the bottom quantile."""
-        if member.rank is None:
-            return False
-        quantile = self.quantile(fraction)
-        return quantile > 0 and member.rank <= self.ranking[quantile - 1]
+        return member.rank is not None and self.ranking.lower(member.rank) < self.quantile(fraction)
 
-    def top(self, fraction: float) -> Sequence[Rank]:
-        """Return the donors of the top quantile; one also where it is empty, for somebody who has failed.
-
-        What is returned shows the donors as they are now, and is of no use when they have changed.
-        """
-        return _Top(self.donors, max(1, self.quantile(fraction)))
-
-
-class _Top(Sequence[Rank]):
-    """The highest ranks, without a copy of them: they are many where the population is large."""
-
-    def __init__(self, ranks: Ranks, count: int) -> None:
-        self._ranks = ranks
-        self._begin = max(0, len(ranks) - count)
-
-    def __len__(self) -> int:
-        return len(self._ranks) - self._begin
-
-    def __getitem__(self, place):
-        return self._ranks[self._begin + place]
+    def top(self, fraction: float) -> Top:
+        """Return the donors of the top quantile; one also where it is empty, for somebody who has failed."""
+        return Top(self.donors, max(1, self.quantile(fraction)))
 
 
 @dataclass(slots=True)
@@ -186,8 +208,8 @@ class Member:
     failed: bool = False
     """It has failed for good and is no donor, whatever it has saved."""
     checkpoint: CheckpointRecord | None = None
-    tie: float | None = None
-    """What breaks ties in its next evaluation; None as long as nobody has asked."""
+    next_rank: Rank | None = None
+    """Its rank, if it were evaluated by its newest checkpoint's score; None where it has been evaluated since."""
     last_score: float | None = None
     """What it reported last."""
     copied_time: float = -math.inf
