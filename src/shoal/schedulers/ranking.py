@@ -9,9 +9,11 @@ from __future__ import annotations
 import math
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import chain
 from typing import Any, TypeAlias
 
 from ..core.commands import CheckpointRecord
@@ -34,9 +36,13 @@ class Ranks:
     They are kept in pieces. In a single list, all that stands behind a change would have to be moved; and the ranks of
     a large population lie all over the memory, so that looking at one costs more than comparing it. Therefore the
     scores are kept a second time, side by side, to be searched in.
+
+    Changes wait until somebody asks. At a barrier all have changed, and then it costs less to sort once.
     """
 
     def __init__(self) -> None:
+        self._added: list[Rank] = []
+        self._removed: list[Rank] = []
         self._pieces: list[list[Rank]] = [[]]
         self._scores: list[array[float]] = [array("d")]
         """The scores of the ranks in each piece."""
@@ -49,38 +55,76 @@ class Ranks:
     def __len__(self) -> int:
         return self._count
 
+    def add(self, rank: Rank) -> None:
+        """Put a rank in."""
+        self._added.append(rank)
+        self._count += 1
+
+    def remove(self, rank: Rank) -> None:
+        """Take out a rank, which must be there."""
+        self._removed.append(rank)
+        self._count -= 1
+
     def lower(self, rank: Rank) -> int:
         """Return how many are lower than a rank, which need not be there."""
+        self._settle()
         number = bisect_left(self._bounds, rank)
         return sum(self._counts[:number]) + _place(self._pieces[number], self._scores[number], rank)
 
     def highest(self, place: int) -> Rank:
         """Return the rank that so many are higher than: 0 is the highest of all."""
+        self._settle()
         number = len(self._counts) - 1
         while place >= self._counts[number]:
             place -= self._counts[number]
             number -= 1
         return self._pieces[number][-1 - place]
 
-    def add(self, rank: Rank) -> None:
-        """Put a rank in."""
+    def _settle(self) -> None:
+        """Carry out the changes that wait."""
+        added, removed = self._added, self._removed
+        if not added and not removed:
+            return
+        self._added, self._removed = [], []
+        if 8 * (len(added) + len(removed)) > self._count:
+            self._build(chain(*self._pieces, added), removed)
+            return
+        # First all are put in: one that was taken out and put in again is there twice meanwhile.
+        for rank in added:
+            self._put_in(rank)
+        for rank in removed:
+            self._take_out(rank)
+
+    def _build(self, ranks: Iterable[Rank], removed: Iterable[Rank]) -> None:
+        """Make all pieces anew."""
+        gone = Counter(removed)
+        left: list[Rank] = []
+        for rank in sorted(ranks):
+            if gone and gone[rank]:
+                gone[rank] -= 1
+            else:
+                left.append(rank)
+        size = _PIECE // 2
+        self._pieces = [left[begin : begin + size] for begin in range(0, len(left), size)] or [[]]
+        self._scores = [array("d", [rank[0] for rank in piece]) for piece in self._pieces]
+        self._counts = list(map(len, self._pieces))
+        self._bounds = [piece[-1] for piece in self._pieces[:-1]]
+
+    def _put_in(self, rank: Rank) -> None:
         number = bisect_left(self._bounds, rank)
         piece, scores = self._pieces[number], self._scores[number]
         place = _place(piece, scores, rank)
         piece.insert(place, rank)
         scores.insert(place, rank[0])
-        self._count += 1
         self._counts[number] += 1
         if len(piece) > _PIECE:
             self._cut(number)
 
-    def remove(self, rank: Rank) -> None:
-        """Take out a rank, which must be there."""
+    def _take_out(self, rank: Rank) -> None:
         number = bisect_left(self._bounds, rank)
         piece, scores = self._pieces[number], self._scores[number]
         place = _place(piece, scores, rank)
         del piece[place], scores[place]
-        self._count -= 1
         self._counts[number] -= 1
         if len(piece) < _PIECE // 4 and len(self._pieces) > 1:
             self._join(max(0, number - 1))
