@@ -7,6 +7,7 @@ when there may be no more residents does one leave, through a checkpoint. Those 
 from __future__ import annotations
 
 import heapq
+from collections import deque
 from functools import lru_cache
 
 from ..errors import InvalidTransition
@@ -26,10 +27,12 @@ class SlotQueue:
     """Waiting trials, by the device that their process is bound to.
 
     A trial that is taken out, or put in again, leaves its old entry behind; only the entry whose number the trial
-    carries in ``queued`` counts. So putting in and looking costs O(log n), and taking out nothing.
+    carries in ``queued`` counts. So putting in and looking costs O(log n), and taking out nothing. Most come in the
+    order in which they go, and stand in a line; only the others need a heap.
     """
 
     def __init__(self) -> None:
+        self._lines: dict[str, deque[_Entry]] = {}
         self._heaps: dict[str, list[_Entry]] = {}
         self._numbers = 0
 
@@ -37,11 +40,20 @@ class SlotQueue:
         """Put the trial in."""
         self._numbers += 1
         trial.queued = self._numbers
-        heap = self._heaps.setdefault(trial.device or "", [])
-        heapq.heappush(heap, (trial.time, trial.iteration, self._numbers, trial))
+        device = trial.device or ""
+        line = self._lines.get(device)
+        if line is None:
+            line = self._lines[device] = deque()
+            self._heaps[device] = []
+        entry = (trial.time, trial.iteration, self._numbers, trial)
+        if not line or line[-1] < entry:
+            line.append(entry)
+        else:
+            heapq.heappush(self._heaps[device], entry)
 
     def clear(self) -> None:
         """Forget all entries. Their trials have to know that by themselves."""
+        self._lines.clear()
         self._heaps.clear()
 
     def least_trained(self, device: str, *, move: bool = True) -> Trial | None:
@@ -64,14 +76,18 @@ class SlotQueue:
         return None if least is None else least[3]
 
     def _head(self, device: str) -> _Entry | None:
-        """Return the first entry of a device's heap that counts."""
-        heap = self._heaps.get(device)
-        while heap:
-            entry = heap[0]
-            if entry[3].queued == entry[2]:
-                return entry
+        """Return the first of a device's entries that counts."""
+        line = self._lines.get(device)
+        if line is None:
+            return None
+        while line and line[0][3].queued != line[0][2]:
+            line.popleft()
+        heap = self._heaps[device]
+        while heap and heap[0][3].queued != heap[0][2]:
             heapq.heappop(heap)
-        return None
+        if heap and (not line or heap[0] < line[0]):
+            return heap[0]
+        return line[0] if line else None
 
 
 @lru_cache(maxsize=4096)

@@ -427,11 +427,11 @@ class PBTPolicy:
         if latest >= self._barrier:
             # A time_attr that grows in leaps has passed the next boundary too.
             self._barrier = self._next(latest)
-        low = {member.index for member in members if member.failed or self._is_low(member)}
-        donors: dict[int, list[Rank]] = {}
-        for group in {id(member.group): member.group for member in members}.values():
-            # All donors are as they were at the barrier: a member that copies in this round is nobody's donor in it.
-            donors[id(group)] = [entry for entry in self._top(group) if entry[2] not in low]
+        low = self._low(members)
+        # All donors are as they were at the barrier: a member that copies in this round is nobody's donor in it.
+        donors = {
+            id(group): [entry for entry in self._top(group) if entry[2] not in low] for group in self._groups.values()
+        }
         decisions: list[Decision] = []
         for member in members:
             found = donors[id(member.group)]
@@ -502,6 +502,11 @@ class PBTPolicy:
         member.evaluations += 1
         member.next_rank = None
         member.group.evaluate(member, rank)
+
+    def _low(self, members: list[Member]) -> set[int]:
+        """Return the indices of those members that have failed or are in the bottom quantile."""
+        low = {id(group): group.low(self.settings.quantile_fraction) for group in self._groups.values()}
+        return {member.index for member in members if member.failed or member.index in low[id(member.group)]}
 
     def _is_low(self, member: Member) -> bool:
         return member.group.is_low(member, self.settings.quantile_fraction)

@@ -10,10 +10,10 @@ import math
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import chain
+from itertools import chain, islice
 from typing import Any, TypeAlias
 
 from ..core.commands import CheckpointRecord
@@ -61,7 +61,7 @@ class Ranks:
         self._count += 1
 
     def remove(self, rank: Rank) -> None:
-        """Take out a rank, which must be there."""
+        """Take out a rank: the very object that was put in."""
         self._removed.append(rank)
         self._count -= 1
 
@@ -70,6 +70,11 @@ class Ranks:
         self._settle()
         number = bisect_left(self._bounds, rank)
         return sum(self._counts[:number]) + _place(self._pieces[number], self._scores[number], rank)
+
+    def lowest(self, count: int) -> Iterator[Rank]:
+        """Return the lowest ranks."""
+        self._settle()
+        return islice(chain.from_iterable(self._pieces), count)
 
     def highest(self, place: int) -> Rank:
         """Return the rank that so many are higher than: 0 is the highest of all."""
@@ -86,8 +91,9 @@ class Ranks:
         if not added and not removed:
             return
         self._added, self._removed = [], []
-        if 8 * (len(added) + len(removed)) > self._count:
-            self._build(chain(*self._pieces, added), removed)
+        if 2 * (len(added) + len(removed)) > self._count:
+            gone = Counter(map(id, removed))
+            self._build([rank for rank in chain(*self._pieces, added) if not _counted_down(gone, id(rank))])
             return
         # First all are put in: one that was taken out and put in again is there twice meanwhile.
         for rank in added:
@@ -95,17 +101,11 @@ class Ranks:
         for rank in removed:
             self._take_out(rank)
 
-    def _build(self, ranks: Iterable[Rank], removed: Iterable[Rank]) -> None:
+    def _build(self, ranks: list[Rank]) -> None:
         """Make all pieces anew."""
-        gone = Counter(removed)
-        left: list[Rank] = []
-        for rank in sorted(ranks):
-            if gone and gone[rank]:
-                gone[rank] -= 1
-            else:
-                left.append(rank)
+        ranks.sort()
         size = _PIECE // 2
-        self._pieces = [left[begin : begin + size] for begin in range(0, len(left), size)] or [[]]
+        self._pieces = [ranks[begin : begin + size] for begin in range(0, len(ranks), size)] or [[]]
         self._scores = [array("d", [rank[0] for rank in piece]) for piece in self._pieces]
         self._counts = list(map(len, self._pieces))
         self._bounds = [piece[-1] for piece in self._pieces[:-1]]
@@ -168,6 +168,15 @@ class Top:
         return iter([self[place] for place in range(self._count)])
 
 
+def _counted_down(counts: dict[int, int], key: int) -> bool:
+    """Count a key down by one, if it is there."""
+    count = counts.get(key)
+    if not count:
+        return False
+    counts[key] = count - 1
+    return True
+
+
 def _place(piece: list[Rank], scores: array[float], rank: Rank) -> int:
     """Return how many ranks of a piece are lower."""
     place = bisect_left(scores, rank[0])
@@ -227,6 +236,10 @@ class Group:
     def is_low(self, member: Member, fraction: float) -> bool:
         """Return whether a member is in the bottom quantile."""
         return member.rank is not None and self.ranking.lower(member.rank) < self.quantile(fraction)
+
+    def low(self, fraction: float) -> set[int]:
+        """Return the indices of the members in the bottom quantile."""
+        return {rank[2] for rank in self.ranking.lowest(self.quantile(fraction))}
 
     def top(self, fraction: float) -> Top:
         """Return the donors of the top quantile; one also where it is empty, for somebody who has failed."""
