@@ -9,7 +9,7 @@ answers its questions. The same events give the same commands, always. Who runs 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, ClassVar
 
 from ..errors import InvalidTransition
 from .commands import (
@@ -109,12 +109,13 @@ class Population(Slots):
             InvalidTransition: the event cannot follow what was before; a bug in the shell.
         """
         self._out = []
-        handler = _HANDLERS.get(type(event))
+        handler = self._HANDLERS.get(type(event))
         if handler is None:
             raise InvalidTransition(f"unknown event {event!r}")
         handler(self, event)
         if not self._mute:
-            self._assign()
+            if self._free:
+                self._assign()
         elif not isinstance(event, Undecided):
             self._mute = False
         return self._out
@@ -331,6 +332,21 @@ class Population(Slots):
     def _stop_asked(self, event: StopAsked) -> None:
         self._stop_all(event.reason, met=event.met, gently=event.gently)
 
+    _HANDLERS: ClassVar[dict[type[Any], Callable[[Population, Any], None]]] = {
+        Damaged: _damaged,
+        Drifted: _drifted,
+        Failed: _raised,
+        Finished: _finished,
+        Lost: _lost,
+        Opened: _opened,
+        Reported: _reported,
+        Saved: _saved,
+        Started: _started,
+        StopAsked: _stop_asked,
+        TrialAdded: _added,
+        Undecided: _undecided,
+    }
+
     # --------------------------------------------------------------------------------------------------- transitions
 
     def _current(self, trial_id: str, launch: int) -> Trial | None:
@@ -389,8 +405,9 @@ class Population(Slots):
         notice = self.policy.notice()
         if notice is not None:
             self._notice(*notice)
-        named = at_boundary is not None and any(decision.trial_id == at_boundary.trial_id for decision in decisions)
-        if at_boundary is not None and not named:
+        named = [decision.trial_id for decision in decisions]
+        goes_on = at_boundary is not None and at_boundary.trial_id in named
+        if at_boundary is not None and not goes_on:
             self._park(at_boundary)
         for decision in decisions:
             trial = self.trials[decision.trial_id]
@@ -403,9 +420,10 @@ class Population(Slots):
                 continue
             if trial is not at_boundary:
                 self._queue.add(trial)
-        if at_boundary is not None and named:
-            # Those that can have a free slot need not have this one.
-            self._assign()
+        if at_boundary is not None and goes_on:
+            if self._free:
+                # Those that can have a free slot need not have this one.
+                self._assign()
             self._keep_or_yield(at_boundary)
 
     def _exploit(self, trial: Trial, copy: Copy) -> None:
@@ -625,21 +643,3 @@ class Population(Slots):
         if self._live and not self.running and self.stopping is None:
             raise InvalidTransition(f"nobody runs, and {self._live} live: everyone would wait for ever")
         self.retention.validate([trial.restore for trial in self.trials.values() if trial.restore is not None])
-
-
-_Handler: TypeAlias = Callable[[Population, Any], None]
-
-_HANDLERS: dict[type[Any], _Handler] = {
-    Damaged: Population._damaged,
-    Drifted: Population._drifted,
-    Failed: Population._raised,
-    Finished: Population._finished,
-    Lost: Population._lost,
-    Opened: Population._opened,
-    Reported: Population._reported,
-    Saved: Population._saved,
-    Started: Population._started,
-    StopAsked: Population._stop_asked,
-    TrialAdded: Population._added,
-    Undecided: Population._undecided,
-}

@@ -147,10 +147,15 @@ def reader(name: str | None) -> Callable[[Reported], float | None]:
     if name is None:
         return lambda report: None
     attribute = _AUTOMATIC_NUMBERS.get(name)
-    if attribute is None:
-        return lambda report: number(lookup(report.metrics, name))
-    automatic = attrgetter(attribute)
-    return lambda report: number(automatic(report))
+    if attribute is not None:
+        automatic = attrgetter(attribute)
+        return lambda report: number(automatic(report))
+
+    def read(report: Reported) -> float | None:
+        value = report.metrics.get(name)
+        return value if type(value) is float else number(lookup(report.metrics, name))
+
+    return read
 
 
 def check_report(rules: ReportRules, metrics: Metrics, automatic: Mapping[str, Any], has_checkpoint: bool) -> None:

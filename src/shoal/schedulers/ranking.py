@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from array import array
 from bisect import bisect_left, bisect_right
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -41,8 +40,8 @@ class Ranks:
     """
 
     def __init__(self) -> None:
-        self._added: list[Rank] = []
-        self._removed: list[Rank] = []
+        self._changes: list[tuple[Rank, bool]] = []
+        """What has not been carried out yet: ranks that were put in (True) or taken out."""
         self._pieces: list[list[Rank]] = [[]]
         self._scores: list[array[float]] = [array("d")]
         """The scores of the ranks in each piece."""
@@ -57,12 +56,14 @@ class Ranks:
 
     def add(self, rank: Rank) -> None:
         """Put a rank in."""
-        self._added.append(rank)
+        self._changes.append((rank, True))
         self._count += 1
+        if len(self._changes) > 4 * self._count:
+            self._settle()  # where nobody ever asks
 
     def remove(self, rank: Rank) -> None:
         """Take out a rank: the very object that was put in."""
-        self._removed.append(rank)
+        self._changes.append((rank, False))
         self._count -= 1
 
     def lower(self, rank: Rank) -> int:
@@ -71,10 +72,10 @@ class Ranks:
         number = bisect_left(self._bounds, rank)
         return sum(self._counts[:number]) + _place(self._pieces[number], self._scores[number], rank)
 
-    def lowest(self, count: int) -> Iterator[Rank]:
-        """Return the lowest ranks."""
+    def between(self, begin: int, end: int) -> Iterator[Rank]:
+        """Return the ranks that at least ``begin`` and less than ``end`` are lower than, the lowest first."""
         self._settle()
-        return islice(chain.from_iterable(self._pieces), count)
+        return islice(chain.from_iterable(self._pieces), begin, end)
 
     def highest(self, place: int) -> Rank:
         """Return the rank that so many are higher than: 0 is the highest of all."""
@@ -87,23 +88,27 @@ class Ranks:
 
     def _settle(self) -> None:
         """Carry out the changes that wait."""
-        added, removed = self._added, self._removed
-        if not added and not removed:
+        if not self._changes:
             return
-        self._added, self._removed = [], []
-        if 2 * (len(added) + len(removed)) > self._count:
-            gone = Counter(map(id, removed))
-            self._build([rank for rank in chain(*self._pieces, added) if not _counted_down(gone, id(rank))])
+        changes, self._changes = self._changes, []
+        if 2 * len(changes) > self._count:
+            self._build(changes)
             return
-        # First all are put in: one that was taken out and put in again is there twice meanwhile.
-        for rank in added:
-            self._put_in(rank)
-        for rank in removed:
-            self._take_out(rank)
+        for rank, put_in in changes:
+            if put_in:
+                self._put_in(rank)
+            else:
+                self._take_out(rank)
 
-    def _build(self, ranks: list[Rank]) -> None:
-        """Make all pieces anew."""
-        ranks.sort()
+    def _build(self, changes: list[tuple[Rank, bool]]) -> None:
+        """Carry out so many changes that all pieces are made anew."""
+        there = {id(rank): rank for rank in chain(*self._pieces)}
+        for rank, put_in in changes:
+            if put_in:
+                there[id(rank)] = rank
+            else:
+                del there[id(rank)]
+        ranks = sorted(there.values())
         size = _PIECE // 2
         self._pieces = [ranks[begin : begin + size] for begin in range(0, len(ranks), size)] or [[]]
         self._scores = [array("d", [rank[0] for rank in piece]) for piece in self._pieces]
@@ -165,16 +170,7 @@ class Top:
         return self._ranks.highest(self._count - 1 - place)
 
     def __iter__(self) -> Iterator[Rank]:
-        return iter([self[place] for place in range(self._count)])
-
-
-def _counted_down(counts: dict[int, int], key: int) -> bool:
-    """Count a key down by one, if it is there."""
-    count = counts.get(key)
-    if not count:
-        return False
-    counts[key] = count - 1
-    return True
+        return self._ranks.between(len(self._ranks) - self._count, len(self._ranks))
 
 
 def _place(piece: list[Rank], scores: array[float], rank: Rank) -> int:
@@ -200,34 +196,39 @@ class Group:
 
     def evaluate(self, member: Member, rank: Rank) -> None:
         """Give a member its place by a new score."""
-        _take_out(self.ranking, member.rank)
+        if member.rank is not None:
+            self.ranking.remove(member.rank)
         member.rank = rank
         self.ranking.add(rank)
 
     def offer(self, member: Member, rank: Rank | None) -> None:
         """Give a member its place among the donors, or, with None, take it away."""
         if not member.failed:
-            _take_out(self.donors, member.donor_rank)
-            _put_in(self.donors, rank)
+            if member.donor_rank is not None:
+                self.donors.remove(member.donor_rank)
+            if rank is not None:
+                self.donors.add(rank)
         member.donor_rank = rank
 
     def fail(self, member: Member) -> None:
         """A member has failed for good: nobody copies from where it failed."""
-        if not member.failed:
-            _take_out(self.donors, member.donor_rank)
-            member.failed = True
+        if not member.failed and member.donor_rank is not None:
+            self.donors.remove(member.donor_rank)
+        member.failed = True
 
     def leave(self, member: Member) -> None:
         """A member is no longer there; what it has reached is not forgotten."""
-        _take_out(self.ranking, member.rank)
-        if not member.failed:
-            _take_out(self.donors, member.donor_rank)
+        if member.rank is not None:
+            self.ranking.remove(member.rank)
+        if not member.failed and member.donor_rank is not None:
+            self.donors.remove(member.donor_rank)
 
     def join(self, member: Member) -> None:
         """A member is there, with what it had reached when it left."""
-        _put_in(self.ranking, member.rank)
-        if not member.failed:
-            _put_in(self.donors, member.donor_rank)
+        if member.rank is not None:
+            self.ranking.add(member.rank)
+        if not member.failed and member.donor_rank is not None:
+            self.donors.add(member.donor_rank)
 
     def quantile(self, fraction: float) -> int:
         """Return how many are in each quantile: rounded up, but never more than half of all."""
@@ -239,7 +240,7 @@ class Group:
 
     def low(self, fraction: float) -> set[int]:
         """Return the indices of the members in the bottom quantile."""
-        return {rank[2] for rank in self.ranking.lowest(self.quantile(fraction))}
+        return {rank[2] for rank in self.ranking.between(0, self.quantile(fraction))}
 
     def top(self, fraction: float) -> Top:
         """Return the donors of the top quantile; one also where it is empty, for somebody who has failed."""
@@ -296,13 +297,3 @@ def _frozen(value: Any) -> Any:
 def _quantile(count: int, fraction: float) -> int:
     # Rounded: 100 * 0.07 is 7.000000000000001, but means 7.
     return min(math.ceil(round(count * fraction, 9)), count // 2)
-
-
-def _put_in(ranks: Ranks, entry: Rank | None) -> None:
-    if entry is not None:
-        ranks.add(entry)
-
-
-def _take_out(ranks: Ranks, entry: Rank | None) -> None:
-    if entry is not None:
-        ranks.remove(entry)
