@@ -49,7 +49,10 @@ class Status(str, Enum):
     @property
     def ended(self) -> bool:
         """True where nothing more will happen to the trial."""
-        return self in (Status.TERMINATED, Status.ERROR)
+        return self in _ENDED
+
+
+_ENDED = (Status.TERMINATED, Status.ERROR)
 
 
 def checkpoint_name(number: int) -> str:

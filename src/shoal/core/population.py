@@ -8,7 +8,8 @@ answers its questions. The same events give the same commands, always. Who runs 
 
 from __future__ import annotations
 
-from functools import singledispatchmethod
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 from ..errors import InvalidTransition
 from .commands import (
@@ -43,7 +44,7 @@ from .events import (
 )
 from .limits import Limits, RetentionRules
 from .policy import Change, Copy, Decision, GiveUp, Policy
-from .reports import AUTOMATIC
+from .reports import AUTOMATIC, number, reader, value_of
 from .retention import Retention
 from .slots import Slots
 from .trial import Trial, changed_numbers
@@ -83,8 +84,8 @@ class Population(Slots):
         retention: RetentionRules | None = None,
     ) -> None:
         super().__init__(policy, limits or Limits())
-        self.metric = metric
-        self.time_attr = time_attr
+        self._score_of = reader(metric)
+        self._time_of = reader(time_attr)
         self.retention = Retention(retention or RetentionRules())
         self._met: str | None = None
         """The user's condition by which all end, or None."""
@@ -108,12 +109,15 @@ class Population(Slots):
             InvalidTransition: the event cannot follow what was before; a bug in the shell.
         """
         self._out = []
-        self._on(event)
-        if isinstance(event, Undecided):
-            return []
+        handler = self._HANDLERS.get(type(event))
+        if handler is None:
+            raise InvalidTransition(f"unknown event {event!r}")
+        handler(self, event)
         if not self._mute:
-            self._assign()
-        self._mute = False
+            if self._free:
+                self._assign()
+        elif not isinstance(event, Undecided):
+            self._mute = False
         return self._out
 
     @property
@@ -121,12 +125,7 @@ class Population(Slots):
         """The commands of the newest event, also where :meth:`apply` raised on the way."""
         return self._out
 
-    @singledispatchmethod
-    def _on(self, event: Event) -> None:
-        raise InvalidTransition(f"unknown event {event!r}")
-
-    @_on.register
-    def _(self, event: TrialAdded) -> None:
+    def _added(self, event: TrialAdded) -> None:
         if event.trial_id in self.trials:
             raise InvalidTransition(f"trial {event.trial_id} was added twice")
         trial = Trial(event.trial_id, event.index, event.config, first_config=event.config)
@@ -139,8 +138,7 @@ class Population(Slots):
             return
         self._queue.add(trial)
 
-    @_on.register
-    def _(self, event: Opened) -> None:
+    def _opened(self, event: Opened) -> None:
         self.retention.rules, self.stopping = event.retention, None
         self._begin_anew(event.limits)
         if event.config:
@@ -209,14 +207,12 @@ class Population(Slots):
             self._queue.add(trial)
         return whole
 
-    @_on.register
-    def _(self, event: Started) -> None:
+    def _started(self, event: Started) -> None:
         trial = self._speaking(event.trial_id, event.launch)
         if trial is not None:
             trial.story.append(f"started, pid {event.pid}")
 
-    @_on.register
-    def _(self, event: Damaged) -> None:
+    def _damaged(self, event: Damaged) -> None:
         trial = self._speaking(event.trial_id, event.launch)
         if trial is None:
             return
@@ -224,12 +220,10 @@ class Population(Slots):
             raise self._invalid(trial, event, "was not launched from that checkpoint")
         self._fall_back(trial, trial.restore, event.reason)
 
-    @_on.register
-    def _(self, event: Drifted) -> None:
+    def _drifted(self, event: Drifted) -> None:
         self._notice(f"drift {event.key}", event.text)
 
-    @_on.register
-    def _(self, event: Reported) -> None:
+    def _reported(self, event: Reported) -> None:
         trial = self._speaking(event.trial_id, event.launch)
         if trial is None:
             return
@@ -238,7 +232,12 @@ class Population(Slots):
         if event.iteration != trial.iteration + 1:
             raise self._invalid(trial, event, f"reports iteration {event.iteration} after {trial.iteration}")
         rank = self.retention.rules.score_attribute
-        trial.take(event, metric=self.metric, time_attr=self.time_attr, rank=rank)
+        trial.take(
+            event,
+            score=self._score_of(event),
+            time=self._time_of(event),
+            rank=None if rank is None else number(value_of(event, rank)),
+        )
         self._say_reserved(event)
         saved = event.checkpoint
         self.policy.observe(event.trial_id, trial.score, None if saved is None else self._committed(trial, saved))
@@ -274,8 +273,7 @@ class Population(Slots):
         if decisions or at_boundary:
             self._decide(decisions, at_boundary=trial if at_boundary else None)
 
-    @_on.register
-    def _(self, event: Saved) -> None:
+    def _saved(self, event: Saved) -> None:
         trial = self._speaking(event.trial_id, event.launch)
         if trial is None:
             return
@@ -284,8 +282,7 @@ class Population(Slots):
         self.policy.observe(event.trial_id, trial.score, self._committed(trial, event.checkpoint))
         self._end(trial, Status.TERMINATED, trial.ending)
 
-    @_on.register
-    def _(self, event: Finished) -> None:
+    def _finished(self, event: Finished) -> None:
         trial = self._speaking(event.trial_id, event.launch)
         if trial is None:
             return
@@ -299,8 +296,7 @@ class Population(Slots):
                 "dict of metrics at the end.",
             )
 
-    @_on.register
-    def _(self, event: Failed) -> None:
+    def _raised(self, event: Failed) -> None:
         trial = self._speaking(event.trial_id, event.launch)
         if trial is None:
             return
@@ -313,8 +309,7 @@ class Population(Slots):
         else:
             self._failed(trial, event.error)
 
-    @_on.register
-    def _(self, event: Lost) -> None:
+    def _lost(self, event: Lost) -> None:
         trial = self._current(event.trial_id, event.launch)
         if trial is None:
             return
@@ -331,13 +326,26 @@ class Population(Slots):
             return
         self._failed(trial, event.reason, innocent=event.innocent)
 
-    @_on.register
-    def _(self, event: Undecided) -> None:
+    def _undecided(self, event: Undecided) -> None:
         self._mute = True
 
-    @_on.register
-    def _(self, event: StopAsked) -> None:
+    def _stop_asked(self, event: StopAsked) -> None:
         self._stop_all(event.reason, met=event.met, gently=event.gently)
+
+    _HANDLERS: ClassVar[dict[type[Any], Callable[[Population, Any], None]]] = {
+        Damaged: _damaged,
+        Drifted: _drifted,
+        Failed: _raised,
+        Finished: _finished,
+        Lost: _lost,
+        Opened: _opened,
+        Reported: _reported,
+        Saved: _saved,
+        Started: _started,
+        StopAsked: _stop_asked,
+        TrialAdded: _added,
+        Undecided: _undecided,
+    }
 
     # --------------------------------------------------------------------------------------------------- transitions
 
@@ -376,7 +384,7 @@ class Population(Slots):
         older = trial.older if trial.restore is None else (*trial.older, trial.restore)
         self._restore_from(trial, record)
         self._delete(self.retention.add(record))
-        trial.older = tuple(filter(self.retention.exists, older))
+        trial.older = self.retention.existing(older)
         if self.retention.rules.num_to_keep is None:
             # Else the newest may be deleted before older ones, which a score keeps; and there are never many.
             trial.older = trial.older[-_FALLBACKS:]
@@ -389,15 +397,17 @@ class Population(Slots):
             self._delete(self.retention.unpin(old))
 
     def _delete(self, records: list[CheckpointRecord]) -> None:
-        self._out.extend(DeleteCheckpoint(record.trial_id, record.number) for record in records)
+        for record in records:
+            self._out.append(DeleteCheckpoint(record.trial_id, record.number))
 
     def _decide(self, decisions: list[Decision], at_boundary: Trial | None) -> None:
         """Carry a policy's decisions into the trials' state; slots are given out afterwards."""
         notice = self.policy.notice()
         if notice is not None:
             self._notice(*notice)
-        named = {decision.trial_id for decision in decisions}
-        if at_boundary is not None and at_boundary.trial_id not in named:
+        named = [decision.trial_id for decision in decisions]
+        goes_on = at_boundary is not None and at_boundary.trial_id in named
+        if at_boundary is not None and not goes_on:
             self._park(at_boundary)
         for decision in decisions:
             trial = self.trials[decision.trial_id]
@@ -410,9 +420,10 @@ class Population(Slots):
                 continue
             if trial is not at_boundary:
                 self._queue.add(trial)
-        if at_boundary is not None and at_boundary.trial_id in named:
-            # Those that can have a free slot need not have this one.
-            self._assign()
+        if at_boundary is not None and goes_on:
+            if self._free:
+                # Those that can have a free slot need not have this one.
+                self._assign()
             self._keep_or_yield(at_boundary)
 
     def _exploit(self, trial: Trial, copy: Copy) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 from ..errors import ReportError, did_you_mean
@@ -23,6 +24,7 @@ __all__ = [
     "lookup",
     "number",
     "progress",
+    "reader",
     "stop_met",
     "stop_reason",
     "value_of",
@@ -138,6 +140,22 @@ def number(value: Any) -> float | None:
         return math.inf if value > 0 else -math.inf
     except (TypeError, ValueError):
         return None
+
+
+def reader(name: str | None) -> Callable[[Reported], float | None]:
+    """Return what reads one value of a report, as :func:`number` does; nothing where ``name`` is None."""
+    if name is None:
+        return lambda report: None
+    attribute = _AUTOMATIC_NUMBERS.get(name)
+    if attribute is not None:
+        automatic = attrgetter(attribute)
+        return lambda report: number(automatic(report))
+
+    def read(report: Reported) -> float | None:
+        value = report.metrics.get(name)
+        return value if type(value) is float else number(lookup(report.metrics, name))
+
+    return read
 
 
 def check_report(rules: ReportRules, metrics: Metrics, automatic: Mapping[str, Any], has_checkpoint: bool) -> None:

@@ -7,13 +7,17 @@ taken over. A pinned checkpoint is never deleted, whatever ``num_to_keep`` says.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 from ..errors import InvalidTransition
 from .commands import CheckpointRecord
 from .limits import RetentionRules
 
 __all__ = ["Retention", "RetentionRules"]
+
+_BY_NUMBER = attrgetter("number")
 
 
 @dataclass(slots=True)
@@ -34,7 +38,9 @@ class Retention:
             # It is pinned by the trial that saved it, and nothing else keeps it. Like a donor's, it is what that goes
             # on from, and counts.
             return self.goes_on_elsewhere(record.trial_id)
-        kept = self._kept.setdefault(record.trial_id, [])
+        kept = self._kept.get(record.trial_id)
+        if kept is None:
+            kept = self._kept[record.trial_id] = []
         kept.append(record)
         limit = self.rules.num_to_keep
         # The best stay, and the newest beside them: a user expects to find it, and it is what the trial goes on from.
@@ -55,20 +61,20 @@ class Retention:
         self, kept: list[CheckpointRecord], limit: int, spare: CheckpointRecord | None = None
     ) -> list[CheckpointRecord]:
         """Keep no more than ``limit`` of a trial's own, those that are worth most, and ``spare``."""
-        kept.sort(key=self._worth)
-        gone: list[CheckpointRecord] = []
-        for entry in kept[: max(0, len(kept) - limit)]:
-            if entry is not spare:
-                kept.remove(entry)
-                gone.extend(self._if_free(entry))
-        return gone
+        excess = len(kept) - limit
+        if excess <= 0:
+            return []
+        kept.sort(key=_BY_NUMBER if self.rules.score_attribute is None else self._worth)
+        worst = kept[:excess]
+        kept[:excess] = [entry for entry in worst if entry is spare]
+        return [entry for entry in worst if entry is not spare and self._freed(entry)]
 
     def spoil(self, record: CheckpointRecord) -> list[CheckpointRecord]:
         """A checkpoint turned out to be damaged: nothing keeps it. Return it if it can be deleted now."""
         self._spoiled.add(record.id)
         kept = self._kept.get(record.trial_id, [])
         kept[:] = [entry for entry in kept if entry.id != record.id]
-        return self._if_free(record)
+        return [record] if self._freed(record) else []
 
     def pin(self, record: CheckpointRecord) -> None:
         """Somebody would go on from this checkpoint."""
@@ -76,10 +82,12 @@ class Retention:
 
     def unpin(self, record: CheckpointRecord) -> list[CheckpointRecord]:
         """Somebody no longer would. Return the checkpoint if it can be deleted now."""
-        self._pins[record.id] -= 1
-        if self._pins[record.id] == 0:
-            del self._pins[record.id]
-        return self._if_free(record)
+        others = self._pins[record.id] - 1
+        if others:
+            self._pins[record.id] = others
+            return []
+        del self._pins[record.id]
+        return [record] if self._freed(record) else []
 
     def knows(self, identity: str) -> bool:
         """Return whether there is a committed checkpoint of this id that has not been deleted."""
@@ -87,7 +95,11 @@ class Retention:
 
     def exists(self, record: CheckpointRecord) -> bool:
         """Return whether the checkpoint has not been deleted."""
-        return self.knows(record.id)
+        return record.id in self._existing
+
+    def existing(self, records: Iterable[CheckpointRecord]) -> tuple[CheckpointRecord, ...]:
+        """Return those that have not been deleted."""
+        return tuple([record for record in records if record.id in self._existing])
 
     def validate(self, pinned: list[CheckpointRecord]) -> None:
         """Raise InvalidTransition unless exactly ``pinned`` are pinned and all that is pinned or kept exists."""
@@ -100,19 +112,21 @@ class Retention:
         if missing:
             raise InvalidTransition(f"checkpoints {sorted(missing)} were deleted although they are needed")
 
-    def _if_free(self, record: CheckpointRecord) -> list[CheckpointRecord]:
-        if self.rules.num_to_keep is None and not record.transient and record.id not in self._spoiled:
-            return []
-        kept = self._kept.get(record.trial_id, [])
-        if record.id in self._pins or record.id not in self._existing or any(entry.id == record.id for entry in kept):
-            return []
-        self._existing.discard(record.id)
-        return [record]
+    def _freed(self, record: CheckpointRecord) -> bool:
+        """Return whether a checkpoint can be deleted now; if so, it no longer exists."""
+        identity = record.id
+        if self.rules.num_to_keep is None and not record.transient and identity not in self._spoiled:
+            return False
+        if identity in self._pins or identity not in self._existing:
+            return False
+        for entry in self._kept.get(record.trial_id, ()):
+            if entry.id == identity:
+                return False
+        self._existing.discard(identity)
+        return True
 
     def _worth(self, record: CheckpointRecord) -> tuple[float, int]:
         """Larger is kept; NaN and missing scores go first; the newer wins a tie."""
-        if self.rules.score_attribute is None:
-            return (0.0, record.number)
         score = record.rank
         if score is None or not math.isfinite(score):
             return (-math.inf, record.number)

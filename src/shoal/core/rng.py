@@ -30,5 +30,7 @@ def uniform_key(seed: int, *purpose: str | int) -> float:
 
 
 def _digest(seed: int, purpose: tuple[str | int, ...], size: int) -> int:
-    text = "\x1f".join([str(seed), *(f"{type(part).__name__}:{part}" for part in purpose)])
+    text = str(seed)
+    for part in purpose:
+        text += f"\x1fint:{part}" if type(part) is int else f"\x1f{type(part).__name__}:{part}"
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=size).digest(), "big")

@@ -7,7 +7,8 @@ when there may be no more residents does one leave, through a checkpoint. Those 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping
+from collections import deque
+from functools import lru_cache
 
 from ..errors import InvalidTransition
 from .commands import Command, Continue, Evict, Launch, Notice, Park, Status
@@ -18,22 +19,20 @@ from .trial import Trial
 
 __all__ = ["SlotQueue", "Slots"]
 
-_Entry = tuple[float, int, int, str]
-"""(time, iteration, number of the entry, trial id)."""
+_Entry = tuple[float, int, int, Trial]
+"""(time, iteration, number of the entry, trial)."""
 
 
 class SlotQueue:
     """Waiting trials, by the device that their process is bound to.
 
     A trial that is taken out, or put in again, leaves its old entry behind; only the entry whose number the trial
-    carries in ``queued`` counts. So putting in and looking costs O(log n), and taking out nothing.
-
-    Args:
-        trials: all trials, by their ids; it may grow.
+    carries in ``queued`` counts. So putting in and looking costs O(log n), and taking out nothing. Most come in the
+    order in which they go, and stand in a line; only the others need a heap.
     """
 
-    def __init__(self, trials: Mapping[str, Trial]) -> None:
-        self._trials = trials
+    def __init__(self) -> None:
+        self._lines: dict[str, deque[_Entry]] = {}
         self._heaps: dict[str, list[_Entry]] = {}
         self._numbers = 0
 
@@ -41,11 +40,20 @@ class SlotQueue:
         """Put the trial in."""
         self._numbers += 1
         trial.queued = self._numbers
-        heap = self._heaps.setdefault(trial.device or "", [])
-        heapq.heappush(heap, (trial.time, trial.iteration, self._numbers, trial.trial_id))
+        device = trial.device or ""
+        line = self._lines.get(device)
+        if line is None:
+            line = self._lines[device] = deque()
+            self._heaps[device] = []
+        entry = (trial.time, trial.iteration, self._numbers, trial)
+        if not line or line[-1] < entry:
+            line.append(entry)
+        else:
+            heapq.heappush(self._heaps[device], entry)
 
     def clear(self) -> None:
         """Forget all entries. Their trials have to know that by themselves."""
+        self._lines.clear()
         self._heaps.clear()
 
     def least_trained(self, device: str, *, move: bool = True) -> Trial | None:
@@ -55,25 +63,36 @@ class SlotQueue:
             device: where it would run.
             move: whether it may come from another device where there is no other.
         """
-        heads = [entry for name in {device, ""} if (entry := self._head(name)) is not None]
-        if not heads and move:
+        least = self._head(device)
+        if device:
+            # Who has no process yet can run anywhere.
+            anywhere = self._head("")
+            if least is None or (anywhere is not None and anywhere < least):
+                least = anywhere
+        if least is None and move:
             # Rather move a trial from another device, where a checkpoint holds all that it has, than leave this idle.
-            heads = [
-                entry
-                for name in sorted(self._heaps)
-                if (entry := self._head(name)) is not None and self._trials[entry[3]].lossless
-            ]
-        return self._trials[min(heads)[3]] if heads else None
+            heads = [head for name in self._heaps if (head := self._head(name)) is not None and head[3].lossless]
+            least = min(heads, default=None)
+        return None if least is None else least[3]
 
     def _head(self, device: str) -> _Entry | None:
-        """Return the first entry of a device's heap that counts."""
-        heap = self._heaps.get(device)
-        while heap:
-            entry = heap[0]
-            if self._trials[entry[3]].queued == entry[2]:
-                return entry
+        """Return the first of a device's entries that counts."""
+        line = self._lines.get(device)
+        if line is None:
+            return None
+        while line and line[0][3].queued != line[0][2]:
+            line.popleft()
+        heap = self._heaps[device]
+        while heap and heap[0][3].queued != heap[0][2]:
             heapq.heappop(heap)
-        return None
+        if heap and (not line or heap[0] < line[0]):
+            return heap[0]
+        return line[0] if line else None
+
+
+@lru_cache(maxsize=4096)
+def _continues(slot: int) -> str:
+    return f"continues in slot {slot}"
 
 
 class Slots:
@@ -91,7 +110,7 @@ class Slots:
         self.stopping: str | None = None
         """Why all are to end, or None. Nobody gets a slot then."""
         self._free: list[int] = list(range(len(limits.devices)))
-        self._queue = SlotQueue(self.trials)
+        self._queue = SlotQueue()
         self._residents = 0
         self._noticed: set[str] = set()
         self._out: list[Command] = []
@@ -162,7 +181,7 @@ class Slots:
         trial.slot = slot
         trial.waiting = False
         trial.status = Status.RUNNING
-        trial.story.append(f"continues in slot {slot}")
+        trial.story.append(_continues(slot))
         self._out.append(Continue(trial.trial_id, trial.launch, slot, self.policy.until(trial.trial_id)))
 
     def _launch(self, trial: Trial, slot: int) -> None:
@@ -178,9 +197,8 @@ class Slots:
         trial.status = Status.RUNNING
         trial.launch += 1
         trial.rewind()
-        trial.story.append(
-            f"launch {trial.launch} in slot {slot} from {trial.restore.id if trial.restore else 'scratch'}"
-        )
+        source = "scratch" if trial.restore is None else trial.restore.id
+        trial.story.append(f"launch {trial.launch} in slot {slot} from {source}")
         self._out.append(
             Launch(
                 trial_id=trial.trial_id,

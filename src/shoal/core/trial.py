@@ -6,11 +6,11 @@ import math
 import numbers
 from collections import deque
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from .commands import CheckpointRecord, Status, checkpoint_id
 from .events import Config, Reported, SavedCheckpoint
-from .reports import number, value_of
 
 __all__ = ["Trial", "changed_numbers", "replaced"]
 
@@ -105,28 +105,27 @@ class Trial:
             return ()
         return self.mutated
 
-    def take(self, report: Reported, *, metric: str | None, time_attr: str, rank: str | None) -> None:
+    def take(self, report: Reported, *, score: float | None, time: float | None, rank: float | None) -> None:
         """Take in what a report says.
 
         Args:
             report: its next one.
-            metric: the key that is compared, or None.
-            time_attr: the key that measures progress.
-            rank: ``checkpoint_score_attribute``, or None.
+            score: its value of the key that is compared.
+            time: its value of ``time_attr``.
+            rank: its value of ``checkpoint_score_attribute``.
         """
-        time = number(value_of(report, time_attr))
         self.iteration = report.iteration
         # Only without require_attrs can it be missing, or be no number to count with.
         self.time = time if time is not None and math.isfinite(time) else float(report.iteration)
         self.time_total_s = report.time_total_s
-        self.score = None if metric is None else number(value_of(report, metric))
-        self.rank = None if rank is None else number(value_of(report, rank))
+        self.score = score
+        self.rank = rank
         self.reported = True
         self.barren = 0
         if self.iteration > self.furthest:
             self.orphaned = 0
         self.waiting = report.waiting
-        self.story.append(f"report {report.iteration}{' waits' if report.waiting else ''}")
+        self.story.append(_reported(report.iteration, report.waiting))
 
     def absolve(self) -> None:
         """Forget its failures: it begins from another's weights, or is given another chance by the user."""
@@ -136,17 +135,17 @@ class Trial:
     def record_of(self, saved: SavedCheckpoint) -> CheckpointRecord:
         """Return a checkpoint of its newest report, with what that said."""
         return CheckpointRecord(
-            id=checkpoint_id(self.trial_id, saved.number),
-            trial_id=self.trial_id,
-            number=saved.number,
-            digest=saved.digest,
-            size=saved.size,
-            iteration=self.iteration,
-            time=self.time,
-            time_total_s=self.time_total_s,
-            score=self.score,
-            rank=self.rank,
-            transient=saved.transient,
+            checkpoint_id(self.trial_id, saved.number),
+            self.trial_id,
+            saved.number,
+            saved.digest,
+            saved.size,
+            self.iteration,
+            self.time,
+            self.time_total_s,
+            self.score,
+            self.rank,
+            saved.transient,
         )
 
     def rewind(self) -> None:
@@ -181,6 +180,12 @@ class Trial:
         if self.waiting and not self.resident:
             return "waits without a process"
         return None
+
+
+@lru_cache(maxsize=4096)
+def _reported(iteration: int, waiting: bool) -> str:
+    # Members are at the same iterations, and so their stories hold the same texts.
+    return f"report {iteration}{' waits' if waiting else ''}"
 
 
 def changed_numbers(before: Config, after: Config, prefix: str = "") -> tuple[str, ...]:

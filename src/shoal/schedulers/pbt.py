@@ -9,7 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from ..arguments import check_arguments
 from ..core.commands import CheckpointRecord
@@ -22,7 +22,7 @@ from ..errors import ConfigError, SpaceError, did_you_mean, similar_name
 from ..space import same
 from .base import TrialScheduler, check_mode
 from .explore import Mutations, explore, fill, parse_mutations
-from .ranking import Group, Member, Rank, group_key
+from .ranking import Group, Member, Rank, Top, group_key
 
 __all__ = ["SECOND_CHANCES", "PBTPolicy", "PopulationBasedTraining"]
 
@@ -30,6 +30,8 @@ KEPT = ("seed", "random_seed")
 """Config keys that stay with the member by default, where there are such keys."""
 SECOND_CHANCES = 3
 """How often in a row a member may copy a checkpoint that is not later than those it has copied before."""
+
+Donors: TypeAlias = Top | list[Rank]
 
 
 @check_arguments
@@ -298,10 +300,9 @@ class PBTPolicy:
         if checkpoint is None:
             return
         member.checkpoint = checkpoint
-        value = self._value(score)
-        # The tie break of the evaluation to come: a member at its boundary has one place in both rankings.
-        rank = (value, self._tie(member.index, member.evaluations + 1), member.index)
-        member.group.offer(member, rank if math.isfinite(value) else None)
+        # By the evaluation to come: a member at its boundary has one place in both rankings.
+        rank = self._next_rank(member, score)
+        member.group.offer(member, rank if math.isfinite(rank[0]) else None)
 
     def spoiled(self, checkpoint: CheckpointRecord) -> None:
         """Take a damaged checkpoint out of what can be copied; its member donates again when it has saved the next."""
@@ -404,8 +405,10 @@ class PBTPolicy:
         if not self._looked:
             self._looked = True
             self._look_for_loners()
-        key = next(iter(self._notices), None)
-        return None if key is None else (key, self._notices.pop(key))
+        if not self._notices:
+            return None
+        key = next(iter(self._notices))
+        return key, self._notices.pop(key)
 
     # ------------------------------------------------------------------------------------------------------------------
 
@@ -424,11 +427,11 @@ class PBTPolicy:
         if latest >= self._barrier:
             # A time_attr that grows in leaps has passed the next boundary too.
             self._barrier = self._next(latest)
-        low = {member.index for member in members if member.failed or self._is_low(member)}
-        donors: dict[int, list[Rank]] = {}
-        for group in {id(member.group): member.group for member in members}.values():
-            # All donors are as they were at the barrier: a member that copies in this round is nobody's donor in it.
-            donors[id(group)] = [entry for entry in self._top(group) if entry[2] not in low]
+        low = self._low(members)
+        # All donors are as they were at the barrier: a member that copies in this round is nobody's donor in it.
+        donors = {
+            id(group): [entry for entry in self._top(group) if entry[2] not in low] for group in self._groups.values()
+        }
         decisions: list[Decision] = []
         for member in members:
             found = donors[id(member.group)]
@@ -452,7 +455,7 @@ class PBTPolicy:
                 member.boundary = self._next(instead.checkpoint.time)
         return decisions
 
-    def _instead(self, member: Member, donors: list[Rank]) -> Copy | GiveUp | None:
+    def _instead(self, member: Member, donors: Donors) -> Copy | GiveUp | None:
         """Return what a member does that has failed for good: None where it waits for somebody to save a checkpoint."""
         copy = self._copy(member, donors)
         if copy is None and not donors and any(self._mates(member)):
@@ -495,23 +498,29 @@ class PBTPolicy:
         )
 
     def _evaluate(self, member: Member, score: float | None) -> None:
+        rank = self._next_rank(member, score)
         member.evaluations += 1
-        tie = self._tie(member.index, member.evaluations)
-        member.group.evaluate(member, (self._value(score), tie, member.index))
+        member.next_rank = None
+        member.group.evaluate(member, rank)
+
+    def _low(self, members: list[Member]) -> set[int]:
+        """Return the indices of those members that have failed or are in the bottom quantile."""
+        low = {id(group): group.low(self.settings.quantile_fraction) for group in self._groups.values()}
+        return {member.index for member in members if member.failed or member.index in low[id(member.group)]}
 
     def _is_low(self, member: Member) -> bool:
         return member.group.is_low(member, self.settings.quantile_fraction)
 
-    def _top(self, group: Group) -> list[Rank]:
+    def _top(self, group: Group) -> Top:
         return group.top(self.settings.quantile_fraction)
 
-    def _exploit(self, member: Member, donors: list[Rank]) -> Copy | None:
+    def _exploit(self, member: Member, donors: Donors) -> Copy | None:
         """Return what a member copies whose score is among the lowest."""
         if all(other.checkpoint is None for other in self._by_index.values()):
             self._notices.update([NO_CHECKPOINT])
         return self._copy(member, donors)
 
-    def _copy(self, member: Member, donors: list[Rank]) -> Copy | None:
+    def _copy(self, member: Member, donors: Donors) -> Copy | None:
         donor = self._draw_donor(member, donors)
         if donor is None:
             return None
@@ -533,7 +542,7 @@ class PBTPolicy:
         member.config = new_config
         return copy
 
-    def _draw_donor(self, member: Member, donors: list[Rank]) -> Member | None:
+    def _draw_donor(self, member: Member, donors: Donors) -> Member | None:
         """Draw evenly among the donors that the member may copy."""
         if not donors:
             return None
@@ -566,8 +575,14 @@ class PBTPolicy:
             return -math.inf
         return self.sign * score
 
-    def _tie(self, index: int, evaluation: int) -> float:
-        return uniform_key(self.seed, "tie", index, evaluation)
+    def _next_rank(self, member: Member, score: float | None) -> Rank:
+        """Return the member's rank, should its next evaluation be by this score."""
+        value, known = self._value(score), member.next_rank
+        if known is not None and known[0] == value:
+            return known
+        tie = uniform_key(self.seed, "tie", member.index, member.evaluations + 1) if known is None else known[1]
+        member.next_rank = rank = (value, tie, member.index)
+        return rank
 
     def _next(self, time: float) -> float:
         return max(time + self.settings.perturbation_interval, self.settings.burn_in_period)
