@@ -50,8 +50,10 @@ def prepare(modules: Sequence[str]) -> BaseException | None:
 def _loading() -> Generator[None]:
     global in_progress
     in_progress = True
-    yield
-    in_progress = False
+    try:
+        yield
+    finally:
+        in_progress = False
 
 
 def load(setup: Setup) -> Any:
