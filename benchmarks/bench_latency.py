@@ -13,6 +13,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import itertools
 import os
 import statistics
@@ -121,7 +123,11 @@ def _switch_s(megabytes: int | None) -> float:
     from shoal import tune
     from shoal.tune.schedulers import PopulationBasedTraining
 
-    with tempfile.TemporaryDirectory() as storage, tempfile.TemporaryDirectory() as out:
+    with (
+        tempfile.TemporaryDirectory() as storage,
+        tempfile.TemporaryDirectory() as out,
+        contextlib.redirect_stdout(io.StringIO()),  # that nobody saves is meant
+    ):
         _init(1)
         tune.Tuner(
             take_turns,
