@@ -1,7 +1,8 @@
 """How much of the slots' time goes into the members' own code: ``python benchmarks/bench_efficiency.py [--runs 5]``.
 
 The cases, and what efficiency means, are in :mod:`workload`. Members sleep, so some cases at a time disturb each other
-little: a round of all then takes 95 s instead of 160 s. Three at a time cost one to three points. ``--alone`` runs one at a time.
+little: a round of all then takes 95 s instead of 160 s. Three at a time cost one to three points. ``--alone`` runs one
+at a time.
 """
 
 from __future__ import annotations
