@@ -4,27 +4,35 @@
 #   make test ARGS="-k pbt -x"         arguments for pytest
 #   make demo ARGS="--seed 1"          arguments for the example
 #   make faults ARGS="--kills 300"     more of it; --seed 7 for the same again, --minutes 30 for long
+#   make bench-vs-ray ARGS="--runs 3"  medians of three; --only synch for a part, --scale 0.2 for a glance
 
 PYTHON ?= python3
 ARGS ?=
 # pyproject.toml asks for a range of torch only. This release is a CPU build on Linux; the newest brings CUDA, several GB.
 TORCH ?= torch==2.13.0
+# What Shoal is compared with, each in an environment of its own. Figures belong to a release.
+RAY ?= ray[tune]==2.60.0
+SYNE_TUNE ?= syne-tune==0.16.0
 
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
+INSTALL := -m pip install --quiet --quiet --disable-pip-version-check
+PIP := $(BIN)/python $(INSTALL)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test faults lint pictures clean
+.PHONY: help demo test faults lint pictures bench bench-vs-ray bench-vs-syne-tune clean
 .NOTPARALLEL:
 
 help:
-	@echo "make demo      train a population of ConvNets on MNIST, in a minute or two"
-	@echo "make test      run the tests"
-	@echo "make faults    kill drivers and members more than a hundred times, and count what was lost"
-	@echo "make lint      run the linter, the formatter's check and the type checkers"
-	@echo "make pictures  run the code of docs/guide.md, and make its pictures and what it prints"
-	@echo "make clean     remove .venv and what tools left behind; results stay"
+	@echo "make demo                train a population of ConvNets on MNIST, in a minute or two"
+	@echo "make test                run the tests"
+	@echo "make faults              kill drivers and members more than a hundred times, and count what was lost"
+	@echo "make lint                run the linter, the formatter's check and the type checkers"
+	@echo "make pictures            run the code of docs/guide.md, and make its pictures and what it prints"
+	@echo "make bench               measure all that is promised about speed, with targets; ten minutes"
+	@echo "make bench-vs-ray        run the same work on Shoal and on Ray Tune, side by side; 12 to 15 minutes"
+	@echo "make bench-vs-syne-tune  the same with Syne Tune; two minutes"
+	@echo "make clean               remove the environments and what tools left behind; results stay"
 
 demo: $(VENV)/.installed-examples
 	@$(BIN)/python -m shoal.examples.pbt_mnist $(ARGS)
@@ -46,8 +54,17 @@ lint: $(VENV)/.installed-dev
 pictures: $(VENV)/.installed-examples
 	@$(BIN)/python docs/make_pictures.py $(ARGS)
 
+bench: $(VENV)/.installed-examples
+	@$(BIN)/python benchmarks/bench.py $(ARGS)
+
+bench-vs-ray: $(VENV)/.installed-examples $(VENV)-ray/.installed
+	@$(BIN)/python benchmarks/versus_ray.py $(ARGS)
+
+bench-vs-syne-tune: $(VENV)/.installed-examples $(VENV)-syne-tune/.installed
+	@$(BIN)/python benchmarks/versus_syne_tune.py $(ARGS)
+
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-ray $(VENV)-syne-tune build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find src tests -type d -name __pycache__ -prune -exec rm -rf {} +
 
 # A stamp says that .venv holds what pyproject.toml asked for when the stamp was made.
@@ -63,7 +80,18 @@ $(VENV)/.installed-dev: pyproject.toml $(VENV)/.installed-examples
 	@$(PIP) --editable ".[examples,dev]"
 	@touch $@
 
-$(VENV)/.created:
+# The Makefile names the releases.
+$(VENV)-ray/.installed: Makefile | $(VENV)-ray/.created
+	@echo "installing $(RAY) (some 600 MB) ..."
+	@$(@D)/bin/python $(INSTALL) "$(RAY)"
+	@touch $@
+
+$(VENV)-syne-tune/.installed: Makefile | $(VENV)-syne-tune/.created
+	@echo "installing $(SYNE_TUNE) (some 1.2 GB, with XGBoost) ..."
+	@$(@D)/bin/python $(INSTALL) "$(SYNE_TUNE)"
+	@touch $@
+
+$(VENV)/.created $(VENV)-ray/.created $(VENV)-syne-tune/.created:
 	@command -v "$(PYTHON)" >/dev/null || { \
 		echo "There is no $(PYTHON) here. Install Python 3.10 or newer, or name one: make PYTHON=/path/to/python3" >&2; \
 		exit 1; }
@@ -73,6 +101,6 @@ $(VENV)/.created:
 	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { \
 		echo "$(PYTHON) cannot make virtual environments. On Debian and Ubuntu: apt-get install python3-venv" >&2; \
 		exit 1; }
-	@echo "creating $(VENV) with $$("$(PYTHON)" -V 2>&1) ..."
-	@"$(PYTHON)" -m venv $(VENV)
+	@echo "creating $(@D) with $$("$(PYTHON)" -V 2>&1) ..."
+	@"$(PYTHON)" -m venv $(@D)
 	@touch $@

@@ -13,8 +13,11 @@ from __future__ import annotations
 import gc
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+
+from figures import Figure
 
 from shoal import space
 from shoal.core.commands import Exploit
@@ -50,8 +53,8 @@ def train(config: Config, state: float | None) -> tuple[dict[str, Any], float]:
     return {"score": level}, level
 
 
-def measure(members: int, synch: bool) -> Row:
-    """Simulate an experiment and time the core on its events."""
+def simulated(members: int, synch: bool, steps: int = STEPS) -> tuple[Simulation[Any], list[Event]]:
+    """Simulate an experiment; return it, and its events."""
     simulation = Simulation(
         train,
         [{"lr": (index * 7919 % members) / members} for index in range(members)],
@@ -62,37 +65,77 @@ def measure(members: int, synch: bool) -> Row:
             synch=synch,
         ),
         slots=SLOTS,
-        stop={"training_iteration": STEPS},
+        stop={"training_iteration": steps},
         num_to_keep=1,
         checkpoint_every=INTERVAL,
         duration=lambda index, iteration, config: 1.0 + (index * 31 + iteration * 17) % 8 / 8,
         validate=False,
-        max_events=100 * members * STEPS,
+        max_events=100 * members * steps,
     )
-    result = simulation.run()
+    return simulation, list(simulation.run().events)
+
+
+def measure(members: int, synch: bool) -> Row:
+    """Simulate an experiment and time the core on its events."""
+    simulation, events = simulated(members, synch)
     population = simulation.population()
     gc.collect()
     gc.disable()
     total = decided = slowest = 0.0
-    for event in result.events:
+    exploits = 0
+    for event in events:
         started = time.perf_counter()
-        population.apply(event)
+        commands = population.apply(event)
         spent = time.perf_counter() - started
         total += spent
         slowest = max(slowest, spent)
+        exploits += sum(isinstance(command, Exploit) for command in commands)
         if at_boundary(event):
             decided += spent
     gc.enable()
     return Row(
         members,
         synch,
-        events=len(result.events),
-        decisions=sum(map(at_boundary, result.events)),
-        exploits=len(result.of_kind(Exploit)),
+        events=len(events),
+        decisions=sum(map(at_boundary, events)),
+        exploits=exploits,
         total_s=total,
         decisions_s=decided,
         slowest_s=slowest,
     )
+
+
+def figures(runs: int) -> Iterator[Figure]:
+    """Events a second with 10,000 members, and what an event costs there in times of what it costs with 100.
+
+    A small population is simulated several times over, so that both are timed for about as long.
+    """
+    for synch in (False, True):
+        mode = "synchronous" if synch else "asynchronous"
+        costs: dict[int, list[float]] = {100: [], 10_000: []}
+        simulations = {members: simulated(members, synch, steps=8) for members in costs}
+        for _ in range(runs):
+            for members, (simulation, events) in simulations.items():
+                costs[members].append(_cost_s(simulation, events, times=10_000 // members // 2 or 1))
+        large = tuple(1 / cost for cost in costs[10_000])
+        yield Figure(f"core, events a second, 10,000 members, {mode}", large, 50_000, least=True)
+        ratios = tuple(more / less for more, less in zip(costs[10_000], costs[100], strict=True))
+        yield Figure(f"core, cost of an event, 10,000 members / 100, {mode}", ratios, 1.3)
+
+
+def _cost_s(simulation: Simulation[Any], events: list[Event], times: int) -> float:
+    """Give the events to as many fresh populations; return the mean of seconds for one."""
+    gc.collect()
+    gc.disable()
+    spent = 0.0
+    for _ in range(times):
+        apply = simulation.population().apply
+        began = time.perf_counter()
+        for event in events:
+            apply(event)
+        spent += time.perf_counter() - began
+    gc.enable()
+    return spent / (times * len(events))
 
 
 def at_boundary(event: Event) -> bool:

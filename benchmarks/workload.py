@@ -1,4 +1,4 @@
-"""What the benchmark of efficiency trains, and how it counts: the same for Shoal and for what it is compared with.
+"""What the benchmarks train, and how they count: the same for Shoal and for what it is compared with.
 
 Efficiency = seconds spent in the members' own functions / (slots x wall time of ``fit()``, start-up included). A member
 counts its own seconds: all that runs between its calls into the library, its saving and loading included.
@@ -6,11 +6,16 @@ counts its own seconds: all that runs between its calls into the library, its sa
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+# Where Shoal is installed, its modules are compiled. Here they are at the first start, unless this forbids it.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 MEGABYTE = 1 << 20
 _blocks: dict[int, bytes] = {}
@@ -56,6 +61,18 @@ def block(megabytes: int) -> bytes:
     return _blocks[megabytes]
 
 
+def save(folder: str | Path, step: int, megabytes: int) -> None:
+    """Write a member's checkpoint."""
+    Path(folder, "step").write_text(str(step))
+    Path(folder, "weights").write_bytes(block(megabytes))
+
+
+def load(folder: str | Path) -> int:
+    """Read a member's checkpoint, all of it, and return its step."""
+    Path(folder, "weights").read_bytes()
+    return int(Path(folder, "step").read_text())
+
+
 def train_with(tune: Any, config: dict[str, Any]) -> None:
     """Train one member as the guide does: sleep a step, report, at each boundary with a checkpoint.
 
@@ -67,8 +84,7 @@ def train_with(tune: Any, config: dict[str, Any]) -> None:
     step = 0
     if (checkpoint := tune.get_checkpoint()) is not None:
         with checkpoint.as_directory() as folder:
-            step = int(Path(folder, "step").read_text())
-            Path(folder, "weights").read_bytes()
+            step = load(folder)
     while True:
         step += 1
         time.sleep(config["step_s"])
@@ -77,8 +93,7 @@ def train_with(tune: Any, config: dict[str, Any]) -> None:
             left = _report(tune, metrics, left)
             continue
         with tempfile.TemporaryDirectory() as folder:
-            Path(folder, "step").write_text(str(step))
-            Path(folder, "weights").write_bytes(block(config["megabytes"]))
+            save(folder, step, config["megabytes"])
             left = _report(tune, metrics, left, checkpoint=tune.Checkpoint.from_directory(folder))
 
 
@@ -87,3 +102,28 @@ def _report(tune: Any, metrics: dict[str, Any], left: float, **more: Any) -> flo
     metrics["own_s"] = time.perf_counter() - left
     tune.report(metrics, **more)
     return time.perf_counter()
+
+
+def report_with(report: Callable[[dict[str, Any]], None], reports: int, folder: str | Path) -> None:
+    """Do nothing but report.
+
+    Args:
+        report: the library's.
+        reports: how often.
+        folder: where to note, in seconds of the epoch, when the first report was done; see :func:`results_a_second`.
+    """
+    for step in range(1, reports + 1):
+        report({"score": step})
+        if step == 1:
+            Path(folder, str(os.getpid())).write_text(repr(time.time()))
+
+
+def results_a_second(folder: str | Path, results: int) -> float:
+    """Return the rate from the first report of any member until now, where all is known to be written.
+
+    Args:
+        folder: what :func:`report_with` was given.
+        results: of all members.
+    """
+    began = min(float(path.read_text()) for path in Path(folder).iterdir())
+    return (results - 1) / (time.time() - began)

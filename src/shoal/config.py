@@ -277,3 +277,20 @@ class TuneConfig:
 
 ENGINES = ("processes", "inline")
 """The engines that ``TuneConfig(engine=...)`` knows."""
+
+
+def engine_name(tune: TuneConfig) -> str:
+    """Return the engine's name: what the user set, or else that of the environment variable ``SHOAL_ENGINE``.
+
+    Raises:
+        ConfigError: the variable names none.
+    """
+    if tune.engine is not None:
+        return tune.engine
+    name = os.environ.get("SHOAL_ENGINE", "").strip() or ENGINES[0]
+    if name not in ENGINES:
+        raise ConfigError(
+            f"The environment variable SHOAL_ENGINE must be one of {', '.join(map(repr, ENGINES))}, but is {name!r}."
+            f"{did_you_mean(name, ENGINES)}"
+        )
+    return name

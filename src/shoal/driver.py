@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import shutil
 import sys
 import time
 import traceback
@@ -22,14 +23,13 @@ from .core.events import Event, Failed, Reported, StopAsked, TrialAdded, Undecid
 from .core.population import Population
 from .display import Status
 from .engines import Engine, EngineCommand, grace_s
-from .errors import InvalidTransition, JournalError, StorageError, stopper_failed
+from .errors import InvalidTransition, JournalError, StorageError, one_line, stopper_failed
 from .experiment import ExperimentInfo, Reader
 from .history import History, Row, full_row
 from .interruption import RESUME_EXIT_CODE, Interruption
 from .journal import Item, Journal
 from .space import copy_containers
 from .watchdog import Watchdog
-from .worker.main import one_line
 from .worker.wire import MemberInfo
 
 __all__ = ["Driver", "Stopper"]
@@ -37,6 +37,10 @@ __all__ = ["Driver", "Stopper"]
 STOPPED_ALL = "the stopper ended the experiment"
 _TICK_S = 0.1
 _POLL_S = 0.1
+_SCARCE = 64
+"""So many checkpoints, at least, must still have room on the disk, or old ones are deleted before members go on."""
+_FOR_THE_ENGINE = (Launch, Continue, Save, WindUp, Evict, Stop)
+_SIGNS_OF_LIFE = (Reported, Launch, Continue)
 
 
 class Stopper(Protocol):
@@ -87,6 +91,8 @@ class Driver:
     """The core knows of something that is not in the journal."""
     _no_room: str | None = None
     """What there was no room on the disk for; that ends the run."""
+    _largest: int = 0
+    """Bytes of the largest checkpoint so far."""
     _next_tick: float = 0.0
     _began: float = field(default_factory=time.monotonic)
 
@@ -107,7 +113,7 @@ class Driver:
         self._readers = [self.status, *self.readers]
         with self.interruption as interruption:
             try:
-                for reader in list(self._readers):
+                for reader in self._readers:
                     self._guarded(reader, partial(reader.start, self.info, self.folder, self.history))
                 self.history.forget_rows()
                 for trial in trials:
@@ -158,7 +164,7 @@ class Driver:
         try:
             self.engine.close(at_once=self.interruption.insisted)
         finally:
-            for reader in list(self._readers):
+            for reader in self._readers:
                 self._guarded(reader, reader.close)
             if self.interruption.asked is not None:
                 self._say_how_to_go_on(f"Everything reported so far is in {self.folder}.", self._how_to_go_on())
@@ -259,7 +265,7 @@ class Driver:
                     # Taken out first: a second Ctrl-C on the way must not have them committed again below.
                     before, items = items, []
                     self._commit(before)
-                for judged in self._judged(event):
+                for judged in (event,) if self.stopper is None else self._judged(event):
                     try:
                         items += [judged, *self.population.apply(judged)]
                     except InvalidTransition:
@@ -288,19 +294,42 @@ class Driver:
         except BaseException:
             self._ahead = True
             raise
-        for item in items:
-            if isinstance(item, DeleteCheckpoint):
-                delete(self._trial_folder(item.trial_id), item.number)
-            elif isinstance(item, Launch | Continue | Save | WindUp | Evict | Stop):
-                self._execute(item)
-            if self.watchdog is not None and isinstance(item, Reported | Launch | Continue):
-                self.watchdog.hear(item.trial_id, self._elapsed())
+        self._carry_out(items)
         for record in records:
             self.history.add(record)
-            for reader in list(self._readers):
-                self._guarded(reader, partial(reader.take, record))
-        for reader in list(self._readers):
+            for reader in self._readers:
+                try:
+                    reader.take(record)
+                except Exception as error:
+                    self._leave_out(reader, error)
+        for reader in self._readers:
             self._guarded(reader, reader.flush)
+
+    def _carry_out(self, items: list[Item]) -> None:
+        deletions = [item for item in items if isinstance(item, DeleteCheckpoint)]
+        if deletions and self._room_is_scarce():
+            self._delete(deletions)  # before a member goes on that may need the room
+            deletions.clear()
+        for item in items:
+            if isinstance(item, Reported):  # the first to be asked for, because most are
+                if item.checkpoint is not None:
+                    self._largest = max(self._largest, item.checkpoint.size)
+            elif isinstance(item, _FOR_THE_ENGINE):
+                self._execute(item)
+            if self.watchdog is not None and isinstance(item, _SIGNS_OF_LIFE):
+                self.watchdog.hear(item.trial_id, self._elapsed())
+        self._delete(deletions)
+
+    def _room_is_scarce(self) -> bool:
+        """Return whether the disk might be full before the next deletion."""
+        try:
+            return shutil.disk_usage(self.folder).free < _SCARCE * max(self._largest, 1 << 20)
+        except OSError:
+            return True
+
+    def _delete(self, deletions: Sequence[DeleteCheckpoint]) -> None:
+        for command in deletions:
+            delete(self._trial_folder(command.trial_id), command.number)
 
     def _after_a_lost_record(self, full: bool) -> str:
         """Say what to do where the journal could not be written."""
@@ -355,22 +384,26 @@ class Driver:
 
     def _guarded(self, reader: Reader, call: Callable[[], object]) -> None:
         """A reader that raises is shown and left out from then on; the run goes on."""
-        if reader not in self._readers:
+        if reader in self._readers:
+            try:
+                call()
+            except Exception as error:
+                self._leave_out(reader, error)
+
+    def _leave_out(self, reader: Reader, error: Exception) -> None:
+        # A new list, because somebody may be going through the old one.
+        self._readers = [other for other in self._readers if other is not reader]
+        if is_full(error) and reader is not self.status:
+            # What it lacks now is written when the run goes on, from the journal.
+            self._no_room = f"{type(reader).__name__}: {one_line(error)}"
+            with contextlib.suppress(Exception):
+                reader.close()
             return
-        try:
-            call()
-        except Exception as error:
-            self._readers.remove(reader)
-            if is_full(error) and reader is not self.status:
-                # What it lacks now is written when the run goes on, from the journal.
-                self._no_room = f"{type(reader).__name__}: {one_line(error)}"
-                with contextlib.suppress(Exception):
-                    reader.close()
-                return
-            text = f"{type(reader).__name__} failed and is switched off:\n{traceback.format_exc()}"
-            if reader is not self.status:
-                self._guarded(self.status, partial(self.status.note, text))
-            else:
-                # Its terminal or pipe is gone, most likely; the run is not.
-                with contextlib.suppress(Exception):
-                    sys.stderr.write(f"shoal: {text}")
+        failure = "".join(traceback.format_exception(error))
+        text = f"{type(reader).__name__} failed and is switched off:\n{failure}"
+        if reader is not self.status:
+            self._guarded(self.status, partial(self.status.note, text))
+        else:
+            # Its terminal or pipe is gone, most likely; the run is not.
+            with contextlib.suppress(Exception):
+                sys.stderr.write(f"shoal: {text}")

@@ -112,3 +112,13 @@ def stopper_failed(stopper: object, error: Exception, asked: str) -> ConfigError
     return ConfigError(
         f"RunConfig(stop=...): {name} raised {type(error).__name__}: {error}, when it was asked {asked}."
     )
+
+
+def one_line(error: BaseException) -> str:
+    """Return an exception's type and message in one line."""
+    name = type(error).__name__
+    try:
+        text = " ".join(str(error).split())
+    except Exception:
+        text = "(its text cannot be shown)"
+    return f"{name}: {text}" if text else name

@@ -56,7 +56,7 @@ from .core.trial import replaced
 from .journal.codec import Record
 from .space import same
 
-__all__ = ["Ancestry", "CheckpointEntry", "History", "Replaced", "Row", "TrialHistory", "full_row"]
+__all__ = ["Ancestry", "CheckpointEntry", "History", "Replaced", "Row", "TrialHistory", "date_text", "full_row"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,7 +306,8 @@ class History:
 
     def _reported(self, report: Reported) -> None:
         trial = self.trials[report.trial_id]
-        if report.launch != trial.launches or trial.over or trial.status.ended:
+        status = trial.status
+        if report.launch != trial.launches or trial.over or (status is not Status.RUNNING and status.ended):
             return  # late: the core has ignored it too
         self.results += 1
         trial.reported += 1
@@ -478,7 +479,7 @@ def full_row(trial: TrialHistory, row: Row) -> Metrics:
         "done": report.stop is not None,
         "training_iteration": report.iteration,
         "trial_id": trial.trial_id,
-        "date": _date(int(report.timestamp)),
+        "date": date_text(int(report.timestamp)),
         "time_this_iter_s": report.time_this_iter_s,
         "time_total_s": report.time_total_s,
         "pid": row.pid,
@@ -494,7 +495,8 @@ def full_row(trial: TrialHistory, row: Row) -> Metrics:
 
 
 @lru_cache(maxsize=64)
-def _date(timestamp: int) -> str:
+def date_text(timestamp: int) -> str:
+    """Return seconds since the epoch as ``date`` shows them, in local time."""
     # Most results share their second with the one before, and the formatting costs as much as the rest of a row.
     return time.strftime("%Y-%m-%d_%H-%M-%S", time.localtime(timestamp))
 

@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
+from . import resources
 from .errors import ConfigError, StorageError
 from .scratch import OBJECT_SUFFIX, SHARED_MEMORY, Owner
 
@@ -384,10 +385,8 @@ def _places_for(size: int) -> Iterator[Path]:
     """Yield where to try to store so many bytes."""
     import tempfile
 
-    import psutil
-
     if os.access(_SHARED_MEMORY, os.W_OK):
-        room = min(_free_space(_SHARED_MEMORY), psutil.virtual_memory().available, _memory_left_in_container())
+        room = min(_free_space(_SHARED_MEMORY), resources.memory_available(), _memory_left_in_container())
         if size <= room / 2:
             yield _SHARED_MEMORY
     try:

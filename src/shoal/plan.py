@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 import secrets
 import time
 import warnings
@@ -12,17 +11,24 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from . import runtime
-from .config import ENGINES, CheckpointConfig, FailureConfig, RunConfig, TuneConfig
+from .config import CheckpointConfig, FailureConfig, RunConfig, TuneConfig, engine_name
 from .core.events import Config, Event, Opened, TrialAdded
 from .core.limits import Limits, RetentionRules
 from .core.population import Population
 from .core.reports import ReportRules, lookup
 from .engines.pickling import check_config
-from .errors import ConfigError, did_you_mean
+from .errors import ConfigError
 from .experiment import ExperimentInfo
 from .history import History
 from .naming import experiment_name, folder_name, tag_of, trainable_name, trial_id
-from .resources import FILES_OF_A_RESIDENT, has_resources, open_files_allowed, resources_of, with_resources
+from .resources import (
+    FILES_OF_A_RESIDENT,
+    has_resources,
+    memory_available,
+    open_files_allowed,
+    resources_of,
+    with_resources,
+)
 from .schedulers import FIFOScheduler, TrialScheduler
 from .space import Variant, check_space, expand, same
 from .stoppers import FunctionStopper
@@ -130,7 +136,7 @@ def make_plan(trainable: Callable[..., Any], space: dict[str, Any], tune: TuneCo
 
 def facts(trainable: Callable[..., Any], config: Config, tune: TuneConfig, run: RunConfig) -> dict[str, Any]:
     """Return the fields of ExperimentInfo that may be others when the experiment goes on."""
-    engine = _engine_name(tune)
+    engine = engine_name(tune)
     cpus, gpus = resources_of(_with_own_request(trainable, config))
     devices = [""] if engine == "inline" else runtime.slots(cpus, gpus, tune.max_concurrent_trials)
     budget = tune.time_budget_s
@@ -263,18 +269,6 @@ def _agreed(what: str, ours: str | None, theirs: str | None, scheduler: TrialSch
     return theirs if ours is None else ours
 
 
-def _engine_name(tune: TuneConfig) -> str:
-    if tune.engine is not None:
-        return tune.engine
-    name = os.environ.get("SHOAL_ENGINE", "").strip() or ENGINES[0]
-    if name not in ENGINES:
-        raise ConfigError(
-            f"The environment variable SHOAL_ENGINE must be one of {', '.join(map(repr, ENGINES))}, but is {name!r}."
-            f"{did_you_mean(name, ENGINES)}"
-        )
-    return name
-
-
 def stopper_of(stop: object) -> Stopper | None:
     if stop is None or isinstance(stop, Mapping):
         return None
@@ -287,7 +281,5 @@ def _residents(slots: int, gpus: float) -> int:
     if gpus > 0:
         # A parked member keeps its share of the GPU's memory, and nobody knows how much that is.
         return slots
-    import psutil
-
-    by_memory = int(psutil.virtual_memory().available / 2 / _RESIDENT_BYTES)
+    by_memory = memory_available() // (2 * _RESIDENT_BYTES)
     return max(slots, min(by_memory, open_files_allowed() // FILES_OF_A_RESIDENT))

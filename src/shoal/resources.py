@@ -25,6 +25,7 @@ __all__ = [
     "has_resources",
     "list_gpus",
     "make_slots",
+    "memory_available",
     "open_files_allowed",
     "resources_of",
     "show_innermost",
@@ -208,6 +209,16 @@ def count_cpus() -> int:
     except (OSError, ValueError):
         pass  # no such limit here
     return count
+
+
+def memory_available() -> int:
+    """Return how many bytes of memory new processes may use without swapping."""
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return 1024 * int(next(line.split()[1] for line in lines if line.startswith("MemAvailable:")))
+    import psutil  # late: elsewhere, too, it takes as long to import as half of Shoal
+
+    return int(psutil.virtual_memory().available)
 
 
 def list_gpus() -> list[str]:

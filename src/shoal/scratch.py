@@ -116,7 +116,12 @@ class Owner:
 _owners: list[Owner] = []
 
 
+_inherited: set[Any] = set()
+"""Finalizers of temporary directories that were there when this process was forked."""
+
+
 def _begin_anew() -> None:
+    _inherited.update(temporary_directories())
     for owner in _owners:
         owner.begin_anew()
 
@@ -151,10 +156,13 @@ def remove_temporary(folder: str) -> None:
     _files.leave_empty()
 
 
-def temporary_directories() -> dict[Any, str]:
+def temporary_directories(*, own: bool = False) -> dict[Any, str]:
     """Return the user's ``tempfile.TemporaryDirectory`` objects that are to be deleted: their finalizers, with paths.
 
     Oldest first. There is no public way to know them; should Python keep them elsewhere one day, there are none.
+
+    Args:
+        own: leave out those that were there when this process was forked, which others may use as well.
     """
     import tempfile
     import weakref
@@ -162,7 +170,7 @@ def temporary_directories() -> dict[Any, str]:
     deleting = getattr(getattr(tempfile.TemporaryDirectory, "_cleanup", None), "__func__", None)
     found: dict[Any, str] = {}
     for finalizer in list(getattr(weakref.finalize, "_registry", ())):
-        alive = finalizer.peek()
+        alive = None if own and finalizer in _inherited else finalizer.peek()
         if alive is not None and getattr(alive[1], "__func__", None) is deleting and alive[3].get("delete", True):
             found[finalizer] = alive[2][0]
     return found
@@ -379,11 +387,14 @@ class MemberFiles:
         with contextlib.suppress(OSError):
             os.unlink(str(key), dir_fd=self._folder.lock)
 
-    def delete(self, keys: Iterable[int]) -> None:
-        """Delete what members that are dead have left, unless they ended in order."""
-        if self._folder is not None:
-            with contextlib.suppress(OSError):
-                _delete_of_members(self._folder, [str(key) for key in keys])
+    def delete(self, keys: Iterable[int]) -> bool:
+        """Delete what members that are dead have left, unless they ended in order. Return whether all have done so."""
+        if self._folder is None:
+            return False
+        try:
+            return not _delete_of_members(self._folder, [str(key) for key in keys])
+        except OSError:
+            return False
 
     def close(self) -> None:
         """Delete what all of them have left; they must be dead."""
@@ -431,8 +442,8 @@ def _have_shared_memory_use(prefix: str) -> None:
         vars(module).update(_SHM_NAME_PREFIX=letters, _SHM_SAFE_NAME_LENGTH=len(letters) + 16)
 
 
-def _delete_of_members(folder: _Folder, keys: list[str]) -> None:
-    """Delete what the members have left that there is a note about, and the notes."""
+def _delete_of_members(folder: _Folder, keys: list[str]) -> list[str]:
+    """Delete what the members have left that there is a note about, and the notes. Return those members."""
     notes = set(os.listdir(folder.lock))
     prefixes: list[str] = []
     places = dict.fromkeys([str(folder.path.parent)])
@@ -448,3 +459,4 @@ def _delete_of_members(folder: _Folder, keys: list[str]) -> None:
                     _remove(Path(entry.path))
     for key in gone:
         os.unlink(key, dir_fd=folder.lock)
+    return gone

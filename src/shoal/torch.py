@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from .applied import check_names, plain
-from .checkpoints import DICT_FILE, Checkpoint
+from .checkpoints import DICT_FILE, Checkpoint, replacing
 from .errors import ConfigError, ReportError
 from .torch_hyperparameters import Takeover, Under, describe, is_new, note, numbers_of
 from .worker.session import Session, current_session
@@ -80,10 +80,12 @@ def save(
     if folder is None:
         made = Checkpoint.from_dict({})  # a folder that goes with the object
         Path(made.path, DICT_FILE).unlink()
+        made.linked_files = (FILE,)
     else:
         made = Checkpoint(folder)
     try:
-        with Path(made.path, FILE).open("wb") as file:  # so that a full disk is an OSError, which says so
+        # By way of another name: where this folder was reported before, the file may be linked into a checkpoint.
+        with replacing(Path(made.path, FILE)) as file:
             torch.save(state, file)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise ConfigError(

@@ -6,20 +6,24 @@ import contextlib
 import inspect
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
+from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from .arguments import check_arguments, check_keywords
-from .config import RunConfig, TuneConfig
+from .config import RunConfig, TuneConfig, engine_name
 from .errors import ConfigError, EngineError, JournalError
 from .trainable import Trainable
 
 if TYPE_CHECKING:
     from .restore import Again
     from .results import ResultGrid
+    from .warm_parent import WarmParent
 
 __all__ = ["Tuner"]
+
+_SLOW_TO_IMPORT = ("torch",)
 
 
 @check_arguments
@@ -156,10 +160,10 @@ class Tuner:
                 ``tune.ResultGrid.read(folder)`` returns it, and :meth:`restore` goes on with it.
         """
         _check_not_loading()
+        folder, raises = self._begin() if self._again is None else self._go_on(self._again)
         # Late, so that importing shoal costs next to nothing.
         from .results import ResultGrid
 
-        folder, raises = self._begin() if self._again is None else self._go_on(self._again)
         self._results = grid = ResultGrid.read(folder)
         if raises and grid.errors:
             raise grid.errors[0]
@@ -184,13 +188,14 @@ class Tuner:
 
     def _begin(self) -> tuple[Path, bool]:
         """Run a new experiment. Return its folder, and whether errors are raised."""
-        from .plan import make_plan
-        from .wiring import execute, make_folder
+        with _early_parent(self._tune, self._trainable) as parent:
+            from .plan import make_plan
+            from .wiring import execute, make_folder
 
-        plan = make_plan(self._trainable, self._space, self._tune, self._run)
-        folder = make_folder(self._run, plan.info.name)
-        execute(plan, folder, self._run, self._tune)
-        return folder, plan.raises
+            plan = make_plan(self._trainable, self._space, self._tune, self._run)
+            folder = make_folder(self._run, plan.info.name)
+            execute(plan, folder, self._run, self._tune, parent=parent)
+            return folder, plan.raises
 
     def _go_on(self, again: Again) -> tuple[Path, bool]:
         """Run an experiment on. Return its folder, and whether errors are raised."""
@@ -209,8 +214,41 @@ class Tuner:
             with contextlib.closing(journal):
                 complete_files(plan, self._folder, self._run)
         else:
-            execute(plan, self._folder, self._run, self._tune, journal)
+            with _early_parent(self._tune, self._trainable) as parent:
+                execute(plan, self._folder, self._run, self._tune, journal, parent)
         return self._folder, plan.raises
+
+
+@contextlib.contextmanager
+def _early_parent(tune: TuneConfig, trainable: Callable[..., Any]) -> Generator[WarmParent | None]:
+    """Start the members' warm parent, so that it imports what it needs while this process does the same."""
+    if engine_name(tune) == "inline":
+        yield None
+        return
+    from .warm_parent import WarmParent
+
+    parent = WarmParent([name for name in _SLOW_TO_IMPORT if name in sys.modules and _speaks_of(trainable, name)])
+    try:
+        yield parent
+    finally:
+        parent.close(0.0)  # where a run has begun, that has closed it already; else nothing depends on it
+
+
+def _speaks_of(trainable: Callable[..., Any], package: str) -> bool:
+    """Return whether what a function, or the module of a class, has around it comes from a package."""
+    around = getattr(inspect.unwrap(trainable), "__globals__", None)
+    if around is None:
+        around = getattr(sys.modules.get(str(getattr(trainable, "__module__", ""))), "__dict__", {})
+    for value in list(around.values()):
+        name = None
+        with contextlib.suppress(Exception):  # an object of the user's may answer as it likes
+            if isinstance(value, ModuleType):
+                name = ModuleType.__getattribute__(value, "__name__")  # its own way of asking may import it
+            else:
+                name = (value if isinstance(value, (type, FunctionType)) else type(value)).__module__
+        if isinstance(name, str) and name.partition(".")[0] == package:
+            return True
+    return False
 
 
 def _check_space(param_space: object) -> dict[str, Any]:
@@ -251,8 +289,8 @@ def _checked_folder(path: object) -> Path:
 
 def _check_not_loading() -> None:
     """Refuse to start an experiment while members' modules are imported: each parent process would start another."""
-    nursery = sys.modules.get("shoal.worker.nursery")
-    if nursery is not None and nursery.loading:
+    loading = sys.modules.get("shoal.worker.loading")
+    if loading is not None and loading.in_progress:
         raise EngineError(
             "Tuner.fit() was called by a module that is only imported to find the trainable in it. Put the call under "
             "if __name__ == '__main__': or into a function."

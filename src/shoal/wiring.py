@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .experiment import Reader
     from .interruption import Interruption
     from .journal.sqlite import SQLiteJournal
+    from .warm_parent import WarmParent
     from .watchdog import Watchdog
 
 __all__ = ["complete_files", "execute", "make_folder"]
@@ -37,7 +38,14 @@ _PROBE = ".writable"
 """Name of a file that is there for a moment, to see whether the folder can be written."""
 
 
-def execute(plan: Plan, folder: Path, run: RunConfig, tune: TuneConfig, journal: SQLiteJournal | None = None) -> None:
+def execute(
+    plan: Plan,
+    folder: Path,
+    run: RunConfig,
+    tune: TuneConfig,
+    journal: SQLiteJournal | None = None,
+    parent: WarmParent | None = None,
+) -> None:
     """Run the plan in its folder, and leave nothing running, however it ends.
 
     Args:
@@ -45,6 +53,7 @@ def execute(plan: Plan, folder: Path, run: RunConfig, tune: TuneConfig, journal:
         folder: the experiment's folder.
         run, tune: the settings, which are kept for a restore.
         journal: that of an experiment that goes on, open for writing; it is closed here. None: begin one.
+        parent: the members' warm parent, where it was started early; it is closed here.
 
     Raises:
         KeyboardInterrupt, SystemExit: as ``Driver.run``, also where the signal came before that.
@@ -53,7 +62,7 @@ def execute(plan: Plan, folder: Path, run: RunConfig, tune: TuneConfig, journal:
 
     # Around all of it: to load the trainable may take long, and what a signal cuts in half there would be left.
     with Interruption() as interruption:
-        driver = _execute(plan, folder, run, tune, journal, interruption)
+        driver = _execute(plan, folder, run, tune, journal, parent, interruption)
         driver.leave_if_asked()
 
 
@@ -63,6 +72,7 @@ def _execute(
     run: RunConfig,
     tune: TuneConfig,
     journal: SQLiteJournal | None,
+    parent: WarmParent | None,
     interruption: Interruption,
 ) -> Driver:
     """As :func:`execute`; returns the driver, which has done its work."""
@@ -76,7 +86,7 @@ def _execute(
 
     started = False
     status: Status = make_status(run.verbose, inline=plan.info.engine == "inline")
-    engine = _make_engine(plan.info.engine)
+    engine = _make_engine(plan.info.engine, parent)
     new = journal is None
     driver: Driver | None = None
     try:
@@ -217,14 +227,14 @@ def _of_the_store(numbers: Collection[int], following: int) -> list[int]:
     return [number for number in numbers if number < following]
 
 
-def _make_engine(name: str) -> Engine:
+def _make_engine(name: str, parent: WarmParent | None) -> Engine:
     if name == "inline":
         from .engines.inline import InlineEngine
 
         return InlineEngine()
     from .engines.processes import ProcessEngine
 
-    return ProcessEngine()
+    return ProcessEngine(parent)
 
 
 def make_folder(run: RunConfig, name: str) -> Path:

@@ -27,6 +27,7 @@ from shoal.core.commands import Exploit, Launch, Status, checkpoint_name
 from shoal.core.events import Opened, StopAsked, Undecided
 from shoal.errors import SpaceError
 from shoal.journal import JOURNAL_NAME
+from shoal.journal.brief import BRIEF
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -39,7 +40,8 @@ def reports(folder: Path) -> int:
     path = folder / JOURNAL_NAME
     try:
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=10)) as connection:
-            return int(connection.execute("SELECT count(*) FROM journal WHERE kind = 'Reported'").fetchone()[0])
+            query = f"SELECT count(*) FROM journal WHERE kind IN ('Reported', '{BRIEF}')"
+            return int(connection.execute(query).fetchone()[0])
     except sqlite3.OperationalError:
         return 0
 

@@ -29,10 +29,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
-from tests.faults.storm_judge import Evidence, Line, Snapshot, Verdict, gather, judge, lines_of, outside, snapshot
+from tests.faults.storm_judge import (
+    Evidence,
+    Line,
+    Snapshot,
+    Verdict,
+    gather,
+    items_in,
+    judge,
+    lines_of,
+    outside,
+    snapshot,
+)
 from tests.faults.storm_script import EXPERIMENTS, MADE, PAUSE, Experiment, tuner
 
-from shoal.core.events import Reported, Started
+from shoal.core.events import Opened, Reported, Started
 from shoal.interruption import RESUME_EXIT_CODE
 from shoal.journal import JOURNAL_NAME
 from shoal.journal.codec import decode
@@ -253,9 +264,9 @@ class Strike:
     def look(self, lines: Sequence[Line]) -> None:
         """Look in the journal for the first result after it: of a new driver, or of the trials that were struck."""
         begun, again = self.what not in ENDS, set[str]()
-        for _, at, kind, body in lines[self.records :]:
-            begun = begun or kind == "Opened"
-            item = decode(kind, body) if kind in ("Started", "Reported") else None
+        for seq, item in items_in(lines, self.records):
+            at = lines[seq - 1][1]
+            begun = begun or isinstance(item, Opened)
             if isinstance(item, Started) and (not self.trials or item.trial_id in self.trials):
                 again.add(item.trial_id)
             if isinstance(item, Reported) and begun and item.trial_id in again:

@@ -12,7 +12,7 @@ import shutil
 import sqlite3
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +26,7 @@ from shoal.core.commands import DeleteCheckpoint, Exploit, FallBack, Launch, Sta
 from shoal.core.events import Damaged, Failed, Lost, Opened, Reported, Saved, TrialAdded
 from shoal.core.trial import replaced
 from shoal.journal import JOURNAL_NAME
+from shoal.journal.brief import BRIEF, Expander
 from shoal.journal.codec import decode
 
 __all__ = [
@@ -52,6 +53,14 @@ def lines_of(path: Path) -> list[Line]:
             return list(connection.execute("SELECT seq, at, kind, body FROM journal ORDER BY seq"))
     except sqlite3.OperationalError:
         return []
+
+
+def items_in(lines: Sequence[Line], after: int = 0) -> Iterator[tuple[int, Any]]:
+    """Yield number and item of each record of a journal, but of the first ones."""
+    by_number = {line[0]: line for line in lines}
+    expander = Expander(lambda number: decode(*by_number[number][2:]))
+    for seq, _, kind, body in lines[after:]:
+        yield seq, expander.decode(seq, body) if kind == BRIEF else decode(kind, body)
 
 
 @dataclass(frozen=True)
@@ -229,7 +238,7 @@ class Account:
     """What counts, by the journal's records alone; and what is wrong with them."""
 
     def __init__(self, lines: Iterable[Line]) -> None:
-        self.items = [(line[0], decode(line[2], line[3])) for line in lines]
+        self.items = list(items_in(list(lines)))
         self.trials: dict[str, _Trial] = {}
         self.saved: dict[str, tuple[str, str]] = {}
         """Digest and chain of each committed checkpoint, by its id."""

@@ -336,13 +336,16 @@ def test_who_catches_the_error_and_makes_room_may_report_again_and_nothing_count
     marks.mkdir()
 
     def stubborn(config: dict[str, Any]) -> None:
-        copy, move, report, count = store._copy, store._move, tune.report, itertools.count(1)
+        copy, move, report, count = store._copy, store._commit_by_moving, tune.report, itertools.count(1)
 
-        def full(source: Path, target: Path) -> tuple[str, int]:
+        def full(source: Path, target: Path, *more: Any) -> tuple[str, int]:
             if next(count) in (2, 5):
                 Path(target, "half").write_bytes(b"x")
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            return copy(source, target)
+            return copy(source, target, *more)
+
+        def other_file_system(*_: Any) -> Any:
+            raise store._Unmovable
 
         def again(metrics: dict[str, Any], checkpoint: tune.Checkpoint) -> None:
             try:
@@ -354,11 +357,11 @@ def test_who_catches_the_error_and_makes_room_may_report_again_and_nothing_count
                 os.close(tempfile.mkstemp(dir=marks)[0])
                 report(metrics, checkpoint=checkpoint)
 
-        store._copy, store._move, tune.report = full, lambda source, target: False, again  # type: ignore[assignment]
+        store._copy, store._commit_by_moving, tune.report = full, other_file_system, again  # type: ignore[assignment]
         try:
             train(config)
         finally:
-            store._copy, store._move, tune.report = copy, move, report
+            store._copy, store._commit_by_moving, tune.report = copy, move, report
 
     expected = outcome(tuner(train, tmp_path / "plain").fit())
     grid = tuner(stubborn, tmp_path / "full").fit()

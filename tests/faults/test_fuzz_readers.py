@@ -28,6 +28,7 @@ from shoal.core import commands, events
 from shoal.errors import ConfigError, JournalError
 from shoal.examples import digits
 from shoal.journal import JOURNAL_NAME, sqlite
+from shoal.journal.brief import BRIEF
 from shoal.journal.codec import decode, encode
 from shoal.journal.sqlite import SQLiteJournal
 from shoal.replay import PopulationBasedTrainingReplay
@@ -147,7 +148,10 @@ def test_a_record_that_is_nested_too_deeply_is_a_value_error(kind: str, depth: i
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from(sorted(KINDS)), st.lists(json_values, max_size=6)), max_size=5), st.data())
+@given(
+    st.lists(st.tuples(st.sampled_from([*sorted(KINDS), BRIEF]), st.lists(json_values, max_size=6)), max_size=5),
+    st.data(),
+)
 def test_any_journal_is_read_or_refused_by_name(
     place: Path, rows: list[tuple[str, list[Any]]], data: st.DataObject
 ) -> None:
@@ -159,8 +163,9 @@ def test_any_journal_is_read_or_refused_by_name(
         connection.executescript(f"{sqlite._SCHEMA} PRAGMA user_version={sqlite.SCHEMA_VERSION};")
         for seq, (kind, values) in enumerate(rows, start=1):
             body = json.dumps(values)
-            stamp = sqlite._stamp(seq, 1.0, kind, body, last=seq == len(rows))
-            connection.execute("INSERT INTO journal VALUES (?, ?, ?, ?, ?)", (seq, 1.0, kind, body, stamp))
+            stamp = sqlite._stamp(seq, "1.0", kind, body)
+            row = (seq, 1.0, kind, body, ~stamp if seq == len(rows) else stamp)
+            connection.execute("INSERT INTO journal VALUES (?, ?, ?, ?, ?)", row)
         facts = data.draw(st.dictionaries(st.sampled_from(["name", "metric", "settings_tune", "stop"]), json_values))
         sqlite._store(connection, {key: json.dumps(value) for key, value in facts.items()})
         connection.commit()

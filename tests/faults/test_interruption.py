@@ -15,9 +15,8 @@ import pytest
 from tests.faults.test_driver import line_of, running, told
 from tests.helpers import fit
 
-from shoal import tune
+from shoal import tune, warm_parent
 from shoal.core.commands import Status
-from shoal.engines import processes
 from shoal.interruption import RESUME_EXIT_CODE, Interruption
 
 SLOW = """
@@ -155,7 +154,7 @@ def test_such_a_signal_does_not_end_the_parent_of_the_members_while_it_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kills = "import os, signal; [os.kill(os.getpid(), number) for number in (2, 10, 15)]; "
-    monkeypatch.setattr(processes, "_START", kills + processes._START)
+    monkeypatch.setattr(warm_parent, "_START", kills + warm_parent._START)
     grid = fit(lambda config: {"score": 1.0}, tmp_path, engine="processes", num_samples=1)
     assert grid.num_errors == 0
 

@@ -212,11 +212,13 @@ def test_deletions_obey_the_pins_under_all_faults(
     residents: bool, replace: bool, failures: int, landscape: str, rates: dict[Fault, float], kills: list[int],
     interval: float,
 ) -> None:  # fmt: skip
+    # Whoever saves seldom, fails at most steps and is tried again for ever, hardly ever comes to its next checkpoint.
+    most = 0.2 if every < 3 else 0.05
     scenario = Scenario(
         seed=seed, members=members, slots=slots, residents=slots if residents else None, synch=synch, interval=interval,
         quantile="0.5", landscape=landscape, length=12, checkpoint_every=every, of_class=of_class,
         num_to_keep=keep, score_attribute=score, max_failures=failures, replace_failed=replace,
-        faults=tuple(rates.items()),
+        faults=tuple((fault, min(rate, most)) for fault, rate in rates.items()),
     )  # fmt: skip
     disk = Disk()
     simulation = scenario.simulation(disk)  # type: ignore[arg-type]

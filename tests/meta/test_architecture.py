@@ -16,7 +16,7 @@ MODULES = {
     for path in sorted(SRC.rglob("*.py"))
 }
 PURE_STDLIB = {
-    "__future__", "abc", "bisect", "collections", "collections.abc", "contextlib", "copy", "dataclasses",
+    "__future__", "abc", "array", "bisect", "collections", "collections.abc", "contextlib", "copy", "dataclasses",
     "difflib", "enum", "fractions", "functools", "hashlib", "heapq", "inspect", "itertools", "math",
     "numbers", "operator", "random", "statistics", "sys", "types", "typing", "warnings",
 }  # fmt: skip

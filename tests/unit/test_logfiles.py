@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import math
 import os
+import tempfile
 from datetime import date
 from fractions import Fraction
 from pathlib import Path
@@ -15,13 +17,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from shoal.core.commands import Launch, Status, Stop
 from shoal.core.events import Opened
 from shoal.core.limits import Limits, RetentionRules
 from shoal.history import History
+from shoal.journal import Record
 from shoal.sinks import LogFiles, files
 
 from .stories import Story
@@ -147,6 +150,49 @@ def test_every_result_is_kept_in_order(story: Story) -> None:
     assert len(table(story)) == 121
 
 
+class WrittenAnew(LogFiles):
+    """Makes no use of what was written before."""
+
+    def take(self, record: Record) -> None:
+        super().take(dataclasses.replace(record, texts=None))
+
+
+numbers = st.integers(-(2**70), 2**70) | st.floats() | st.floats(-10, 10)
+reported = st.fixed_dictionaries(
+    {}, optional=dict.fromkeys(["loss", '100%,"', "ö\n", "val", "timestamp"], numbers | st.just({"acc": 0.5}))
+)
+happened = st.lists(
+    st.tuples(reported, st.sampled_from(["", "", "", "save", "stop", "exploit", "restart", "back"])), max_size=15
+)
+
+
+@given(happened)
+@example([({"loss": 0.5}, ""), ({"loss": 0.5}, ""), ({"loss": 0.5, "val": 0.5}, "save"), ({"loss": 0.5}, "")])
+def test_lines_of_numbers_that_were_written_before_are_those_that_are_written_anew(told: list[Any]) -> None:
+    with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
+        stories = [Story(Path(one), LogFiles()), Story(Path(other), WrittenAnew())]
+        for story in stories:
+            story.add({"lr": 0.1, "%s": "100%", "momentum": 0.9}, {"lr": 0.2})
+            story.launch(0)
+            story.launch(1)
+            story.report(1, save=True)
+            for metrics, what in told:
+                if what == "exploit":
+                    story.exploit(0, 1, lr=story.now)
+                elif what == "restart":
+                    story.launch(0, story.history.trials[story.name(0)].iteration)
+                elif what == "back":
+                    story.launch(0)
+                else:
+                    story.report(0, metrics, save=what == "save", stop="enough" if what == "stop" else None)
+                story.now += 0.75
+            story.close()
+        texts = [
+            {path.name: path.read_text() for path in folder_of(story).iterdir() if path.is_file()} for story in stories
+        ]
+    assert texts[0] == texts[1]
+
+
 # -------------------------------------------------------------------------------------------------------- progress.csv
 
 
@@ -185,6 +231,12 @@ def test_a_new_key_comes_at_the_end_and_nothing_is_lost(story: Story) -> None:
     assert columns["late"] == ["", "", "", "1", "2"]
     assert columns["training_iteration"] == ["1", "2", "3", "4", "5"]
     assert sorted(os.listdir(folder_of(story))) == ["params.json", "progress.csv", "result.json"]
+
+
+def test_a_result_like_those_before_a_new_key_has_a_cell_for_it_too(story: Story) -> None:
+    for metrics in (USUAL, USUAL, {**USUAL, "loss": math.nan}, USUAL):
+        story.report(0, metrics)
+    assert [len(row) for row in table(story)] == [len(HEADER.split(",")) + 1] * 5
 
 
 def test_a_text_longer_than_csv_readers_like_survives_a_new_key(story: Story) -> None:

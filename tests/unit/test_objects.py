@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import psutil
 import pytest
 import torch
 
 import shoal
-from shoal import objects, scratch
+from shoal import objects, resources, scratch
 from shoal.errors import ConfigError, StorageError
 from shoal.objects import ObjectRef, free_all, get, put
 
@@ -258,12 +257,9 @@ def test_an_object_that_takes_more_than_half_of_the_room_goes_to_the_temporary_f
 ) -> None:
     free = {"shared": 1e15, "memory": 1e15, "container": 1e15, room: 1e6}
 
-    class Memory:
-        available = free["memory"]
-
     monkeypatch.setattr(objects, "_free_space", lambda folder: free["shared"] if folder == places[0] else 1e15)
     monkeypatch.setattr(objects, "_memory_left_in_container", lambda: free["container"])
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: Memory)
+    monkeypatch.setattr(resources, "memory_available", lambda: free["memory"])
     small, large = put(bytes(400_000)), put(bytes(600_000))
     assert Path(small.path).parents[1] == places[0]
     assert Path(large.path).parents[1] == places[1]

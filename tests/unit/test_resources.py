@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import cloudpickle
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,6 +27,7 @@ from shoal.resources import (
     count_cpus,
     list_gpus,
     make_slots,
+    memory_available,
     open_files_allowed,
     resources_of,
 )
@@ -350,3 +352,8 @@ def test_a_trial_that_takes_no_cpu_is_limited_by_the_gpus_alone() -> None:
     trainable = tune.with_resources(lambda config: None, {"cpu": 0, "gpu": 0.5})
     assert resources_of(trainable) == (0.0, 0.5)
     assert make_slots(0.0, 0.5, None, 1, ["0", "1"]) == ["0", "1", "0", "1"]
+
+
+def test_the_memory_that_is_available_is_what_psutil_says() -> None:
+    assert 0 < memory_available() <= psutil.virtual_memory().total
+    assert abs(memory_available() - psutil.virtual_memory().available) < psutil.virtual_memory().total / 4

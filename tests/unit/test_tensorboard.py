@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import os
 import struct
 import sys
+import tempfile
 import threading
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ from shoal.core.commands import Status as TrialStatus
 from shoal.core.events import Reported
 from shoal.experiment import Reader
 from shoal.history import History
+from shoal.journal import Record
 from shoal.journal.memory import MemoryJournal
 from shoal.sinks import tfevents
 from shoal.sinks.tensorboard import TensorBoardFiles
@@ -128,6 +131,23 @@ def test_scalars_are_what_the_library_would_write(
     assert event.SerializeToString(deterministic=True) == expected.SerializeToString(deterministic=True)
 
 
+SINGLE = st.floats(width=32) | st.integers(-(2**100), 2**100)
+
+
+@given(
+    st.lists(TAGS, min_size=1, max_size=8),
+    st.lists(st.tuples(TAGS, SINGLE), max_size=3),
+    st.lists(st.tuples(st.integers(1, 2**40), st.floats(), st.lists(SINGLE, min_size=8, max_size=8)), max_size=5),
+)
+def test_records_of_a_series_are_the_same_as_others(tags: list[str], more: list[Any], steps: list[Any]) -> None:
+    constant = b"".join(tfevents.scalar(tag, value) for tag, value in more)
+    series = tfevents.Series(tags, constant)
+    for step, at, given_values in steps:
+        values = given_values[: len(tags)]
+        expected = b"".join(tfevents.scalar(tag, value) for tag, value in zip(tags, values, strict=True)) + constant
+        assert series.record(at, step, values) == tfevents.scalars(at, step, expected)
+
+
 HPARAMS = st.one_of(st.booleans(), st.integers(-(2**53), 2**53), st.floats(allow_nan=False), TAGS)
 
 
@@ -164,6 +184,14 @@ def test_what_single_precision_cannot_hold_is_infinite(tmp_path: Path) -> None:
     data = tfevents.scalars(1.0, 1, b"".join(tfevents.scalar("x", value) for value in values))
     (event,) = records(data, tmp_path)
     assert [each.simple_value for each in event.summary.value] == [math.inf, -math.inf, math.inf, 0.0]
+
+
+def test_a_series_says_where_it_cannot_hold_a_value() -> None:
+    series = tfevents.Series(["x"], b"")
+    for value in (1e39, 10**400):
+        with pytest.raises(OverflowError):
+            series.record(1.0, 1, [value])
+    assert series.record(1.0, 1, [2.5]) == tfevents.scalars(1.0, 1, tfevents.scalar("x", 2.5))
 
 
 def test_text_that_is_no_unicode_is_kept_readable(tmp_path: Path) -> None:
@@ -290,6 +318,38 @@ def test_the_newest_value_of_each_step_is_left(tmp_path_factory: pytest.TempPath
         expected[step] = float(number)
         story.report(0, {"mean_accuracy": float(number)}, iteration=step)
     assert line(story, "mean_accuracy") == sorted(expected.items())
+
+
+class WrittenAnew(TensorBoardFiles):
+    """Knows nothing of what metrics are."""
+
+    def take(self, record: Record) -> None:
+        super().take(dataclasses.replace(record, texts=None))
+
+
+METRICS = st.fixed_dictionaries(
+    {}, optional=dict.fromkeys(["loss", "ö", "val"], SINGLE | st.floats() | st.just({"acc": 0.5}) | st.just("text"))
+)
+
+
+@given(st.lists(st.tuples(METRICS, st.sampled_from(["", "", "", "exploit", "back"])), max_size=15))
+def test_results_of_one_kind_are_written_as_others_are(told: list[Any]) -> None:
+    found: list[bytes] = []
+    for reader in (TensorBoardFiles(), WrittenAnew()):
+        with tempfile.TemporaryDirectory() as folder:
+            story = Story(Path(folder), reader)
+            story.add_usual(2)
+            story.report(1, save=True)
+            for metrics, what in told:
+                if what == "exploit":
+                    story.exploit(0, 1, lr=story.now)
+                elif what == "back":
+                    story.launch(0)
+                else:
+                    story.report(0, metrics)
+            story.close()
+            found.append(b"".join(path.read_bytes() for path in sorted(Path(folder).rglob("events.out*"))))
+    assert found[0] == found[1]
 
 
 def test_nothing_is_written_for_a_report_that_came_late(story: Story) -> None:

@@ -7,14 +7,14 @@ import os
 import weakref
 from collections.abc import Generator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ..errors import ConfigError
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
-__all__ = ["DICT_FILE", "Checkpoint", "read_dict", "write_dict"]
+__all__ = ["DICT_FILE", "Checkpoint", "read_dict", "replacing", "write_dict"]
 
 DICT_FILE = ".shoal_dict.pkl"
 """The file of a checkpoint that is a dict: of :meth:`Checkpoint.from_dict`, or what a class returned to be saved."""
@@ -26,7 +26,8 @@ class Checkpoint:
     """A folder of files that holds a member's state.
 
     Make one with :meth:`from_directory` (or :meth:`from_dict`, for a small state) and hand it to
-    ``tune.report(metrics, checkpoint=...)``, which takes a copy before it returns; the folder is then yours again. What
+    ``tune.report(metrics, checkpoint=...)``, which takes a copy before it returns, or the files themselves, see
+    :meth:`from_directory`; the folder is then yours again. What
     ``tune.get_checkpoint()`` and ``Result.checkpoint`` return is a committed checkpoint: read its files, and leave them
     as they are.
 
@@ -36,6 +37,9 @@ class Checkpoint:
     Raises:
         ConfigError: there is no such folder.
     """
+
+    linked_files: tuple[str, ...] = ()
+    """Names of files that only Shoal has written, and nobody writes to again: ``tune.report`` need not copy them."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         if not isinstance(path, (str, os.PathLike)):
@@ -56,7 +60,8 @@ class Checkpoint:
         """Return a checkpoint made of the files in an existing folder, which stays where it is.
 
         ``tune.report`` copies them. What lies in a ``tempfile.TemporaryDirectory``, which would be deleted soon, it
-        moves instead, so read what you still need before.
+        moves instead, so read what you still need before. It copies there as well where something in it is open or the
+        working directory, where it holds the experiment, too, and on systems other than Linux.
         """
         return cls(path)
 
@@ -89,6 +94,7 @@ class Checkpoint:
                 f"arrays and state_dicts into it."
             ) from error
         made = cls(folder)
+        made.linked_files = (DICT_FILE,)
         weakref.finalize(made, _remove, folder, os.getpid())
         return made
 
@@ -208,8 +214,24 @@ def write_dict(folder: Path, data: dict[str, Any]) -> None:
     """Write the dict that a checkpoint is made of into its folder."""
     import pickle
 
-    with (folder / DICT_FILE).open("wb") as file:
+    with replacing(folder / DICT_FILE) as file:
         pickle.dump(data, file, protocol=pickle.HIGHEST_PROTOCOL)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Generator[BinaryIO]:
+    """Write a file by way of another name, so that what was there stays as it is, also under its other names.
+
+    Raises:
+        OSError: there is no room, for example. Nothing is left behind.
+    """
+    staging = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with staging.open("wb") as file:
+            yield file
+        staging.replace(path)
+    finally:
+        staging.unlink(missing_ok=True)
 
 
 def read_dict(folder: Path) -> dict[str, Any] | None:

@@ -205,7 +205,7 @@ def _need(name: str, what: str, metrics: Metrics, automatic: Mapping[str, Any], 
 
 def stop_reason(rules: ReportRules, metrics: Metrics, automatic: Mapping[str, Any]) -> str | None:
     """Return why the trial ends with this report, or None."""
-    return stop_met(rules.stop, lambda key: _reported(key, metrics, automatic))
+    return stop_met(rules.stop, lambda key: _reported(key, metrics, automatic)) if rules.stop else None
 
 
 def stop_met(stop: Mapping[str, float], read: Callable[[str], Any]) -> str | None:
@@ -219,13 +219,17 @@ def stop_met(stop: Mapping[str, float], read: Callable[[str], Any]) -> str | Non
 
 def waits(rules: ReportRules, until: float | None, metrics: Metrics, automatic: Mapping[str, Any]) -> bool:
     """Return whether the member has to wait for a decision after this report, stop conditions aside."""
-    return rules.always_wait or at_boundary(rules, until, metrics, automatic)
+    return rules.always_wait or at_boundary(until, progress(rules, metrics, automatic))
 
 
-def at_boundary(rules: ReportRules, until: float | None, metrics: Metrics, automatic: Mapping[str, Any]) -> bool:
-    """Return whether the scheduler decides about the member upon this report."""
-    value = progress(rules, metrics, automatic)
-    return until is not None and value is not None and value >= until
+def at_boundary(until: float | None, reached: float | None) -> bool:
+    """Return whether the scheduler decides about the member upon a report.
+
+    Args:
+        until: where it decides next.
+        reached: the :func:`progress` of the report.
+    """
+    return until is not None and reached is not None and reached >= until
 
 
 def progress(rules: ReportRules, metrics: Metrics, automatic: Mapping[str, Any]) -> float | None:

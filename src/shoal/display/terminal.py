@@ -20,10 +20,11 @@ from rich.segment import ControlType, Segment
 from rich.style import Style
 
 from ..core.commands import Status
+from ..core.events import Reported
 from ..experiment import ExperimentInfo
 from ..history import History
 from ..journal.codec import Record
-from .base import SILENT, Memory, StatusBase
+from .base import RESULTS, SILENT, Memory, StatusBase
 from .capture import Capture
 from .table import Overview, Pace, Progress, count_text, end_line, overview, stopped_because
 from .text import Grid, crop, format_duration, lay_out, printable, width_of
@@ -132,6 +133,9 @@ class TerminalStatus(StatusBase):
     def take(self, record: Record) -> None:
         """Remember that something happened."""
         self._changed = True
+        if self.verbose < RESULTS and isinstance(record.item, Reported):
+            self.now = max(self.now, record.at)  # there are many of these, and none has a line of its own
+            return
         with self._or_gone():
             super().take(record)
 

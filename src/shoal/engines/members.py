@@ -88,18 +88,21 @@ class MemberProcess:
         except OSError:
             self.outbox.clear()
 
-    def receive(self, events: list[Event]) -> bool:
-        """Append what it has sent to ``events``; return False where its end of the socket is closed."""
+    def receive(self, events: list[Event], memory: memoryview) -> bool:
+        """Append what it has sent to ``events``; return False where its end of the socket is closed.
+
+        ``memory``: where the bytes come to first, of no meaning afterwards.
+        """
         try:
-            data = self.sock.recv(1 << 18, socket.MSG_DONTWAIT)
+            count = self.sock.recv_into(memory, 0, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return True
         except OSError:
             return False
-        for event in self._frames.feed(data):
+        for event in self._frames.feed(memory[:count]):
             if not self.leaving:
                 events.append(event)
-        return bool(data)
+        return count > 0
 
     def read_output(self) -> bool:
         """Pass on what it has printed; return False where nothing can follow."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,6 +10,8 @@ from ..core.events import Config
 from ..errors import ConfigError
 
 __all__ = ["check_config", "pickle_config", "pickle_trainable"]
+
+_PLAIN = frozenset({bool, int, float, str, type(None)})
 
 
 def pickle_trainable(trainable: Callable[..., Any]) -> bytes:
@@ -39,7 +42,9 @@ def pickle_trainable(trainable: Callable[..., Any]) -> bytes:
 
 
 def pickle_config(config: Config) -> bytes:
-    """Return a member's config as bytes."""
+    """Return a member's config as bytes. Most are plain, and these need no look into scripts and notebooks."""
+    if all(type(key) is str and type(value) in _PLAIN for key, value in config.items()):
+        return pickle.dumps(config, pickle.HIGHEST_PROTOCOL)
     from ..pickles import dumps
 
     return dumps(config)

@@ -10,35 +10,35 @@ from __future__ import annotations
 import array
 import contextlib
 import dataclasses
-import fcntl
-import json
 import math
 import os
 import select
 import selectors
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from ..checkpoints.store import delete_unfinished
-from ..core.commands import Continue, Launch, Save, WindUp
+from ..core.commands import Continue, Launch, Save, Stop, WindUp
 from ..core.events import Event, Failed, Lost
 from ..errors import EngineError
-from ..worker.nursery import THE_DRIVERS, THREAD_VARIABLES, Exited, Forked, LoadFailed, Ready
+from ..warm_parent import WarmParent, socket_pair
 from ..worker.wire import (
     CANNOT_LEAVE,
     Enter,
+    Exited,
     Fork,
+    Forked,
     FrameReader,
     Go,
     Leave,
+    LoadFailed,
     MemberInfo,
+    Ready,
     SaveNow,
     Setup,
     frame,
@@ -55,11 +55,6 @@ _ASK_EVERY_MS = 100
 """How often to look whether the user still wants it, while the trainable is loaded."""
 _GRACE_S = 5.0
 """Seconds that a member has to leave its function and end, before it is killed."""
-_START = (
-    # Without the folder that -c puts in front: a module there called like one of the standard library must not get in.
-    "import sys; sys.path[:] = [entry for entry in sys.path if entry] + [{root!r}]; "
-    "from shoal.worker.nursery import run_from_command_line as run; run()"
-)
 
 
 class _ParentKilled(EngineError):
@@ -67,18 +62,25 @@ class _ParentKilled(EngineError):
 
 
 class ProcessEngine:
-    """See :class:`shoal.engines.Engine`."""
+    """See :class:`shoal.engines.Engine`.
 
-    def __init__(self) -> None:
+    Args:
+        parent: a warm parent that was started early; it belongs to the engine from then on. None: one is started.
+    """
+
+    def __init__(self, parent: WarmParent | None = None) -> None:
         self._setup: EngineSetup | None = None
         self._trainable = b""
-        self._nursery: subprocess.Popen[bytes] | None = None
+        self._early = parent
+        self._nursery: WarmParent | None = None
         self._adopts = False
         """Whether the warm parent ends what a member has started, so that it suffices to kill the member."""
         self._control: socket.socket | None = None
         self._control_reader = FrameReader()
         self._selector: selectors.BaseSelector = selectors.DefaultSelector()
         self._infos: dict[str, MemberInfo] = {}
+        self._ended: set[str] = set()
+        """Trials that have ended, and need no process any more."""
         self._members: dict[str, MemberProcess] = {}
         """The process of each trial that has one."""
         self._by_key: dict[int, MemberProcess] = {}
@@ -89,6 +91,8 @@ class ProcessEngine:
         self._postponed: list[tuple[Launch, str | None]] = []
         """Launches into a slot that a process has still to leave."""
         self._memory = OutOfMemory()
+        self._received = memoryview(bytearray(1 << 18))
+        """Where bytes from members come to, again and again: so much new memory costs more than what is received."""
         self._ready: deque[Event] = deque()
         """Events that did not come from a poll."""
 
@@ -101,24 +105,22 @@ class ProcessEngine:
         self._start_nursery(setup.check)
 
     def _start_nursery(self, check: Callable[[], None] = lambda: None) -> None:
+        early = self._early is not None
         try:
             self._try_to_start_nursery(check)
-        except BaseException:
+        except BaseException as error:
             self._end_nursery()
-            raise
+            if not (early and isinstance(error, _ParentKilled)):
+                raise
+            self._start_nursery(check)  # it had nothing to do with the trainable yet, most likely
 
     def _try_to_start_nursery(self, check: Callable[[], None]) -> None:
         setup = self._setup
         assert setup is not None
-        ours, theirs = _socket_pair()
-        self._control = ours
+        parent, self._early = self._early, None
+        self._nursery = parent or WarmParent()
+        self._control = ours = self._nursery.control
         self._control_reader = FrameReader()
-        try:
-            self._nursery = _spawn(theirs.fileno())
-        except OSError as error:
-            raise EngineError(f"The parent process of the members cannot be started: {error}.") from error
-        finally:
-            theirs.close()
         message = Setup(
             trainable=self._trainable,
             rules=setup.rules,
@@ -129,17 +131,21 @@ class ProcessEngine:
             threads=max(1, math.ceil(setup.cpus)),
             applied=setup.applied,
         )
-        with contextlib.suppress(OSError):  # that it has ended is noticed next
-            ours.sendall(heavy_frame(message))
-        self._wait_until_loaded(ours, check)
+        self._wait_until_loaded(ours, bytearray(heavy_frame(message)), check)
         self._selector.register(ours, selectors.EVENT_READ, None)
 
-    def _wait_until_loaded(self, control: socket.socket, check: Callable[[], None]) -> None:
+    def _wait_until_loaded(self, control: socket.socket, outbox: bytearray, check: Callable[[], None]) -> None:
+        """Send what is to be loaded, as the parent takes it, which may be busy with importing; wait for its answer."""
         poll = select.poll()
-        poll.register(control, select.POLLIN)
         while True:
-            while not poll.poll(_ASK_EVERY_MS):
+            poll.register(control, select.POLLIN | (select.POLLOUT if outbox else 0))
+            while not (ready := poll.poll(_ASK_EVERY_MS)):
                 check()
+            if ready[0][1] & select.POLLOUT:
+                with contextlib.suppress(OSError):  # that it has ended is noticed next
+                    del outbox[: control.send(outbox[: 1 << 16], socket.MSG_DONTWAIT)]
+            if ready[0][1] == select.POLLOUT:
+                continue
             try:
                 data = control.recv(1 << 16)
             except OSError:
@@ -169,6 +175,7 @@ class ProcessEngine:
     def execute(self, command: EngineCommand, checkpoint: str | None) -> None:
         """Carry a command out."""
         if isinstance(command, Launch):
+            self._ended.discard(command.trial_id)
             if command.fresh and any(member.slot == command.slot for member in self._by_key.values() if member.leaving):
                 # Its CPU, and on a GPU its memory, is still in use.
                 self._postponed.append((command, checkpoint))
@@ -181,6 +188,8 @@ class ProcessEngine:
         elif isinstance(command, WindUp):
             self._wind_up(command)
         else:
+            if isinstance(command, Stop):
+                self._ended.add(command.trial_id)
             self._postponed = [entry for entry in self._postponed if entry[0].trial_id != command.trial_id]
             member = self._members.pop(command.trial_id, None)
             if member is not None:
@@ -207,7 +216,7 @@ class ProcessEngine:
         if self._control is None:
             self._start_nursery()
         assert self._control is not None
-        ours, theirs = _socket_pair()
+        ours, theirs = socket_pair()
         try:
             read_end, write_end = os.pipe()
         except OSError:
@@ -227,7 +236,8 @@ class ProcessEngine:
         self._members[info.trial_id] = self._by_key[member.key] = member
         self._selector.register(ours, selectors.EVENT_READ, member)
         self._selector.register(read_end, selectors.EVENT_READ, member)
-        request = frame(Fork(member.key, info, self._setup.devices[launch.slot]))
+        more = len(self._members) + len(self._ended) < len(self._infos)
+        request = frame(Fork(member.key, info, self._setup.devices[launch.slot], more))
         self._requests.append((bytearray(request), [theirs.detach(), write_end]))
         self._push_requests()
 
@@ -322,7 +332,7 @@ class ProcessEngine:
                 if mask & selectors.EVENT_WRITE:
                     member.push()
                     self._watch(member)
-                if mask & selectors.EVENT_READ and not member.receive(events):
+                if mask & selectors.EVENT_READ and not member.receive(events, self._received):
                     self._forget(member.sock)  # the nursery tells how it ended
         events.extend(self._ready)
         self._ready.clear()
@@ -375,7 +385,7 @@ class ProcessEngine:
         before = -1
         while before < len(events):
             before = len(events)
-            member.receive(events)
+            member.receive(events, self._received)
         member.read_output()
 
     def _gone(self, member: MemberProcess, reason: str, *, innocent: bool = False) -> None:
@@ -410,21 +420,18 @@ class ProcessEngine:
 
     def _end_nursery(self) -> None:
         """Close the socket to the warm parent, upon which it kills what is left of the members and ends."""
+        if self._early is not None:
+            self._nursery, self._early = self._early, None
         if self._control is not None:
             self._forget(self._control)
-            self._control.close()
             self._control = None
         for _, fds in self._requests:
             _close_all(fds)
         self._requests.clear()
         if self._nursery is not None:
-            if not self._by_key and sys.platform != "linux":
-                self._nursery.kill()  # it may be busy with importing, and nothing depends on it any more
-            try:
-                self._nursery.wait(_GRACE_S)
-            except subprocess.TimeoutExpired:
-                self._nursery.kill()
-                self._nursery.wait()
+            # Without members, and where it does not tidy up: it may be busy with importing, and nothing depends on it.
+            needed = self._by_key or sys.platform == "linux"
+            self._nursery.close(_GRACE_S if needed else 0.0)
             self._nursery = None
 
     def _kill_overdue(self) -> None:
@@ -466,66 +473,12 @@ class ProcessEngine:
             self._selector.close()
 
 
-def _spawn(control: int) -> subprocess.Popen[bytes]:
-    """Start the warm parent with its end of the socket."""
-    root = str(Path(__file__).parents[2])
-    with _signals_wait():
-        return subprocess.Popen(
-            [
-                *(sys.executable, *_interpreter_flags(), "-c", _START.format(root=root)),
-                json.dumps([control, sys.path]),
-            ],
-            pass_fds=[control],
-            stdin=subprocess.DEVNULL,
-            stdout=None if _is_open(1) else subprocess.DEVNULL,
-            stderr=None if _is_open(2) else subprocess.DEVNULL,
-            # One thread while it imports: a pool of threads does not survive a fork. Members set their own number.
-            # CUDA survives none either, and torch.cuda.is_available() at the top of a module must not open it.
-            env={"PYTORCH_NVML_BASED_CUDA_CHECK": "1", **os.environ, **dict.fromkeys(THREAD_VARIABLES, "1")},
-            start_new_session=True,
-        )
-
-
-@contextlib.contextmanager
-def _signals_wait() -> Generator[None]:
-    """Have a process that is started begin with the driver's signals blocked, until it can leave them to the driver."""
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, THE_DRIVERS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-
-
-def _socket_pair() -> tuple[socket.socket, socket.socket]:
-    """Return two ends of a socket; the second, which goes to another process, is not one of its standard streams."""
-    ours, theirs = socket.socketpair()
-    if theirs.fileno() < 3:
-        moved = socket.socket(fileno=fcntl.fcntl(theirs.fileno(), fcntl.F_DUPFD_CLOEXEC, 3))
-        theirs.close()
-        theirs = moved
-    return ours, theirs
-
-
 def _close_all(fds: list[int]) -> None:
     while fds:
         os.close(fds.pop())
-
-
-def _is_open(fd: int) -> bool:
-    try:
-        os.fstat(fd)
-    except OSError:
-        return False
-    return True
 
 
 def _kill_group(pid: int | None) -> None:
     if pid is not None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(pid, signal.SIGKILL)
-
-
-def _interpreter_flags() -> list[str]:
-    """The warning and development options of this interpreter, for the members."""
-    flags: Any = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    return list(flags)

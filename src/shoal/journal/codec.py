@@ -13,7 +13,8 @@ import dataclasses
 import json
 import pickle
 import types
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias, Union, get_args, get_origin, get_type_hints
 
 from ..core import commands, events
@@ -22,7 +23,7 @@ from ..core.events import Event, SavedCheckpoint
 from ..core.limits import Limits, RetentionRules
 from ..errors import JournalError
 
-__all__ = ["Item", "Record", "Unloadable", "decode", "encode", "is_known", "pack", "unpack"]
+__all__ = ["Item", "Record", "Unloadable", "decode", "encode", "is_known", "made", "pack", "to_json_text", "unpack"]
 
 Item: TypeAlias = Event | Command
 
@@ -36,6 +37,10 @@ class Record:
     at: float
     """When the driver wrote it, seconds since the epoch."""
     item: Item
+    texts: Sequence[str] | None = field(default=None, compare=False, repr=False)
+    """Of a result that was written just now, where its metrics are finite numbers: how they are written, then
+    ``time_this_iter_s``, ``time_total_s`` and ``time_since_restore``. To write a float takes as long as to read a
+    whole result from a member, and the log files need the same texts."""
 
 
 _KINDS: dict[str, type[Any]] = {
@@ -84,13 +89,18 @@ _JSON = json.JSONEncoder(separators=(",", ":"))
 # ASCII only: half a surrogate pair, as in a file name that is no UTF-8, cannot be stored in any other way.
 
 
+def to_json_text(value: Any) -> str:
+    """Return the JSON text of what JSON can hold, as it is written in a journal."""
+    return _JSON.encode(value)
+
+
 def encode(item: Item) -> tuple[str, str]:
     """Return (kind, body) of an event or a command; ``body`` is JSON text."""
     kind = type(item).__name__
-    values = [getattr(item, name) for name in _FIELDS[kind]]
+    values: list[Any] = [getattr(item, name) for name in _FIELDS[kind]]
     for place, name in _SPECIAL[kind]:
         values[place] = _to_json(name, values[place])
-    return kind, _JSON.encode(values)
+    return kind, to_json_text(values)
 
 
 def decode(kind: str, body: str) -> Item:
@@ -109,7 +119,7 @@ def decode(kind: str, body: str) -> Item:
         for place, name in _SPECIAL[kind]:
             if place < len(values):
                 values[place] = _from_json(kind, name, values[place])
-        item: Item = _made(cls, values)
+        item: Item = made(cls, values)
     except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
         raise ValueError(f"a record of kind {kind} cannot be read: {error}") from error
     return item
@@ -120,7 +130,7 @@ def is_known(kind: str) -> bool:
     return kind in _KINDS
 
 
-def _made(cls: type[Any], values: list[Any]) -> Any:
+def made(cls: type[Any], values: list[Any]) -> Any:
     """Return an object of a dataclass with values for its first fields, or all.
 
     Raises:
@@ -144,11 +154,11 @@ def _check_types(cls: type[Any], values: list[Any]) -> None:
     allowed = _allowed(cls)
     if len(values) > len(allowed):
         raise ValueError(f"it has {len(values)} fields instead of {len(allowed)}; a newer Shoal may have written it")
-    for field, value, fits in zip(dataclasses.fields(cls), values, allowed, strict=False):
+    for each, value, fits in zip(dataclasses.fields(cls), values, allowed, strict=False):
         a_config = dict in fits and isinstance(value, (dict, Unloadable))
         texts = not isinstance(value, (list, tuple)) or all(type(entry) is str for entry in value)
         if not texts or not (type(value) in fits or a_config):
-            raise ValueError(f"its field {field.name} is {value!r:.100}")
+            raise ValueError(f"its field {each.name} is {value!r:.100}")
 
 
 def _allowed(cls: type[Any]) -> tuple[frozenset[type[Any]], ...]:
@@ -195,10 +205,10 @@ def _from_json(kind: str, name: str, value: Any) -> Any:
     if name in _TEXTS:
         return tuple(value)
     if name == "checkpoint":
-        return _made(SavedCheckpoint if kind in ("Reported", "Saved") else CheckpointRecord, value)
+        return made(SavedCheckpoint if kind in ("Reported", "Saved") else CheckpointRecord, value)
     if name == "limits":
-        return _made(Limits, value or [[""]])  # devices are a list here, also the default ones
-    return _made(RetentionRules, value)
+        return made(Limits, value or [[""]])  # devices are a list here, also the default ones
+    return made(RetentionRules, value)
 
 
 def pack(value: Any) -> Any:

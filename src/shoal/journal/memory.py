@@ -6,7 +6,8 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from .codec import Item, Record, decode, encode
+from .brief import BRIEF, Expander, Writer
+from .codec import Item, Record, decode
 
 __all__ = ["MemoryJournal"]
 
@@ -17,13 +18,17 @@ class MemoryJournal:
     def __init__(self) -> None:
         self._rows: list[tuple[float, str, str]] = []
         self._meta: dict[str, str] = {}
+        self._writer = Writer()
 
     def append(self, items: Sequence[Item], at: float) -> list[Record]:
         """Write the items in order. Return their records."""
-        rows = [(at, *encode(item)) for item in items]
-        first = len(self._rows) + 1
-        self._rows.extend(rows)
-        return [Record(first + place, at, item) for place, item in enumerate(items)]
+        records: list[Record] = []
+        for item in items:
+            seq = len(self._rows) + 1
+            kind, body, texts = self._writer.encode(seq, item)
+            self._rows.append((at, kind, body))
+            records.append(Record(seq, at, item, texts))
+        return records
 
     def set_meta(self, **values: Any) -> None:
         """Remember facts about the whole experiment."""
@@ -35,8 +40,10 @@ class MemoryJournal:
 
     def read(self, after: int = 0) -> Iterator[Record]:
         """Yield the records whose number is greater than ``after``, in order."""
+        expander = Expander(lambda number: decode(*self._rows[number - 1][1:]))
         for place, (at, kind, body) in enumerate(self._rows[after:], start=after + 1):
-            yield Record(place, at, decode(kind, body))
+            item = expander.decode(place, body) if kind == BRIEF else decode(kind, body)
+            yield Record(place, at, item)
 
     def check_place(self) -> None:
         """It is always where it is."""

@@ -23,15 +23,18 @@ from typing import Any
 
 from ..errors import JournalError
 from . import JOURNAL_NAME
-from .codec import Item, Record, decode, encode, is_known
+from .brief import BRIEF, Expander, Writer
+from .codec import Item, Record, decode, is_known
 from .lock import LOCK_NAME, is_at, is_gone, unlock
 from .lock import lock as take_lock
 
 __all__ = ["SCHEMA_VERSION", "SQLiteJournal", "never_began"]
 
-SCHEMA_VERSION = 3
-_READABLE = (2, SCHEMA_VERSION)
-"""Format 2 has the same form, but what was decided followed from other rules: it can be read, and not gone on with."""
+SCHEMA_VERSION = 4
+_READABLE = (2, 3, SCHEMA_VERSION)
+"""Format 3 has all results written out, and has format 4 from when it goes on. Format 2 has them, too, but what was
+decided followed from other rules: it can be read, and not gone on with."""
+_GOES_ON = (3, SCHEMA_VERSION)
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE journal (
@@ -57,6 +60,7 @@ class SQLiteJournal:
         self._path = path
         self._lock = lock
         self._process = os.getpid()
+        self._writer = Writer()
         self._gone = False
         """The files are not where they were."""
         row = connection.execute("SELECT max(seq) FROM journal").fetchone()
@@ -129,14 +133,21 @@ class SQLiteJournal:
             JournalError: they could not be written, all of them; the same call may succeed later.
         """
         at = float(at)
-        records = [Record(self._last + place, at, item) for place, item in enumerate(items, start=1)]
-        end = self._last + len(records)
+        at_text = repr(at)
+        end = self._last + len(items)
+        records: list[Record] = []
         rows: list[tuple[int, float, str, str, int]] = []
-        for record in records:
-            kind, body = encode(record.item)
-            rows.append((record.seq, at, kind, body, _stamp(record.seq, at, kind, body, last=record.seq == end)))
-        with self._transaction() as connection:
-            connection.executemany("INSERT INTO journal VALUES (?, ?, ?, ?, ?)", rows)
+        try:
+            for seq, item in enumerate(items, start=self._last + 1):
+                kind, body, texts = self._writer.encode(seq, item)
+                stamp = _stamp(seq, at_text, kind, body)
+                rows.append((seq, at, kind, body, stamp if seq < end else ~stamp))
+                records.append(Record(seq, at, item, texts))
+            with self._transaction() as connection:
+                connection.executemany("INSERT INTO journal VALUES (?, ?, ?, ?, ?)", rows)
+        except BaseException:
+            self._writer = Writer()  # whose results are like none that was not written
+            raise
         self._last = end
         return records
 
@@ -163,9 +174,10 @@ class SQLiteJournal:
         Raises:
             JournalError: a record is not what was written, or is missing. Those that came before are right.
         """
+        expander = Expander(self._result)
         for seq, at, kind, body in self._rows(after):
             try:
-                item = decode(kind, body)
+                item = expander.decode(seq, body) if kind == BRIEF else decode(kind, body)
             except ValueError as error:
                 raise self._damaged(f"record {seq}: {error}") from error
             yield Record(seq, at, item)
@@ -194,7 +206,7 @@ class SQLiteJournal:
             JournalError: it was written by an earlier one, which took other decisions.
         """
         version = self._connection.execute("PRAGMA user_version").fetchone()[0]
-        if version != SCHEMA_VERSION:
+        if version not in _GOES_ON:
             raise JournalError(
                 f"The journal {self._path} has format {version}. It was written by an earlier Shoal, which decided by "
                 f"other rules, so the experiment cannot go on with this one, which goes on with format "
@@ -230,8 +242,9 @@ class SQLiteJournal:
                 if seq != last + 1:
                     raise self._damaged(f"records {last + 1} to {seq - 1} are missing")
                 last = seq
-                whole = stamp != _stamp(seq, at, kind, body, last=False)
-                if whole and stamp != _stamp(seq, at, kind, body, last=True):
+                expected = _stamp(seq, repr(at), kind, body)
+                whole = stamp == ~expected
+                if not whole and stamp != expected:
                     raise self._damaged(f"record {seq} is not what was written, by its checksum")
                 yield seq, at, kind, body
         except sqlite3.Error as error:
@@ -240,6 +253,25 @@ class SQLiteJournal:
             raise self._damaged(f"records are missing after record {last}, which was not written as the last one")
         if last < int(count):
             raise self._damaged(f"records {last + 1} to {count} are missing")
+
+    def _result(self, number: int) -> Item:
+        """Return the item of one record, checked.
+
+        Raises:
+            ValueError: it is not there, or not what was written.
+        """
+        query = f"SELECT {', '.join(_COLUMNS)} FROM journal WHERE seq = ?"
+        try:
+            found = self._connection.execute(query, (number,)).fetchone()
+        except sqlite3.Error as error:
+            raise ValueError(f"record {number} cannot be read: {error}") from error
+        if found is None:
+            raise ValueError(f"record {number} is missing")
+        seq, at, kind, body, stamp = found
+        expected = _stamp(seq, repr(at), kind, body)
+        if stamp not in (expected, ~expected):
+            raise ValueError(f"record {number} is not what was written, by its checksum")
+        return decode(kind, body)
 
     def _facts(self) -> Mapping[str, str]:
         """Return the table of facts, checked."""
@@ -262,7 +294,7 @@ class SQLiteJournal:
             raise self._damaged(" ".join(found.split()))
         self.meta()
         for seq, _, kind, _ in self._rows(0):
-            if not is_known(kind):
+            if kind != BRIEF and not is_known(kind):
                 raise self._damaged(f"record {seq} is of the unknown kind {kind!r}")
 
     def _damaged(self, what: str) -> JournalError:
@@ -306,10 +338,9 @@ class SQLiteJournal:
             connection.execute("PRAGMA journal_mode=DELETE")
 
 
-def _stamp(seq: int, at: float, kind: str, body: str, *, last: bool) -> int:
-    """Return the checksum of a record, in 31 bits; negative where the record is the last of its transaction."""
-    crc = zlib.crc32(f"{seq} {at!r} {kind} {body}".encode()) & 0x7FFFFFFF
-    return ~crc if last else crc
+def _stamp(seq: int, at: str, kind: str, body: str) -> int:
+    """Return the checksum of a record, in 31 bits; the last one of a transaction has its complement, a negative one."""
+    return zlib.crc32(f"{seq} {at} {kind} {body}".encode()) & 0x7FFFFFFF
 
 
 def _seal_of(facts: Mapping[str, str]) -> str:
@@ -394,9 +425,16 @@ def _open(folder: Path) -> sqlite3.Connection:
 
 
 def _open_again(path: Path) -> sqlite3.Connection:
-    """Open a journal for writing that could be read."""
+    """Open a journal for writing that could be read, and say that it has the format of what will be written."""
     try:
-        return _connect(path, "rw")
+        connection = _connect(path, "rw")
+        try:
+            if connection.execute("PRAGMA user_version").fetchone()[0] != SCHEMA_VERSION:
+                connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
     except sqlite3.Error as error:
         raise JournalError(f"The journal {path} cannot be written: {error}.") from error
 

@@ -10,13 +10,14 @@ import csv
 import io
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..core.commands import Await, Exploit, Launch, Reconfigure, Retry, Status, Stop
 from ..core.events import Config, Metrics, Opened, Reported, TrialAdded
-from ..core.reports import flatten
+from ..core.reports import AUTOMATIC, flatten
 from ..experiment import ExperimentInfo
-from ..history import History, Row, TrialHistory, full_row
+from ..history import History, Row, TrialHistory, date_text, full_row
 from ..journal.codec import Record
 from .files import GrowingFiles, cut_rows, replace_text, to_json
 
@@ -24,6 +25,17 @@ __all__ = ["LogFiles"]
 
 _NOT_IN_CSV = ("config", "should_checkpoint")
 """The second says only that ``checkpoint_dir_name`` is not empty."""
+_RESERVED = frozenset(AUTOMATIC)
+_VARIES = (
+    "timestamp",
+    "training_iteration",
+    "date",
+    "time_this_iter_s",
+    "time_total_s",
+    "time_since_restore",
+    "iterations_since_restore",
+)
+"""The automatic values that differ from result to result, where there is no checkpoint, in the order of a row."""
 
 
 class LogFiles:
@@ -63,7 +75,7 @@ class LogFiles:
             row = files.trial.last
             if row is not None and row.report is item:
                 self._changed[item.trial_id] = files
-                files.add_row(row)
+                files.add_row(row, record.texts)
         elif isinstance(item, Launch):
             files = self._trials[item.trial_id]
             if files.go_back():
@@ -108,6 +120,53 @@ class LogFiles:
         return files
 
 
+@dataclass(frozen=True, slots=True)
+class _Lines:
+    """What differs only in numbers from line to line, with ``%s`` for these: a tenth of the work of writing it anew."""
+
+    keys: tuple[str, ...]
+    config: Config
+    pid: int
+    hostname: str
+    result: str
+    """A line of ``result.json``."""
+    progress: str
+    """A line of ``progress.csv``."""
+    columns: int
+    """How many that has."""
+
+    def fit(self, row: Row, columns: int) -> bool:
+        """Return whether a result without a checkpoint, and that ends nothing, has lines like these.
+
+        Args:
+            row: the result.
+            columns: how many ``progress.csv`` has now.
+        """
+        same = row.config is self.config and row.pid == self.pid and row.hostname == self.hostname
+        return same and columns == self.columns and tuple(row.report.metrics) == self.keys
+
+
+def _numbers(report: Reported, texts: Sequence[str]) -> tuple[object, ...]:
+    """Return what varies in the lines of a result: its metrics, then what ``_VARIES`` names."""
+    *metrics, spent, total, since_restore = texts
+    timestamp = int(report.timestamp)
+    return (
+        *metrics, timestamp, report.iteration, date_text(timestamp), spent, total, since_restore,
+        report.iterations_since_restore,
+    )  # fmt: skip
+
+
+def _escaped(text: str) -> str:
+    return text.replace("%", "%%")
+
+
+def _cell(value: object) -> str:
+    """Return a value as it stands in a table."""
+    cells: list[str] = []
+    csv.writer(_Collected(cells), lineterminator="\n").writerow([value, ""])
+    return cells[0].removesuffix(",\n")
+
+
 class _TrialFiles:
     """The files of one trial, and what is to be written to them."""
 
@@ -128,22 +187,62 @@ class _TrialFiles:
         """It has failed for good, was told so, and has not been replaced yet."""
         self._config: Config | None = None
         self._config_text = ""
+        self._lines: _Lines | None = None
+        """What the lines of results like the newest one are made with."""
         folder.mkdir(parents=True, exist_ok=True)
         self._write_params()
 
-    def add_row(self, row: Row) -> None:
-        """Collect a result."""
+    def add_row(self, row: Row, texts: Sequence[str] | None = None) -> None:
+        """Collect a result.
+
+        Args:
+            row: the result.
+            texts: its numbers, where they were written before; see :class:`shoal.journal.codec.Record`.
+        """
+        self._written += 1
+        if texts is not None and row.report.checkpoint is None and row.report.stop is None:
+            if self._lines is None or not self._lines.fit(row, len(self._progress.columns)):
+                self._lines = self._lines_like(row)
+            if self._lines is not None:
+                numbers = _numbers(row.report, texts)
+                self._results.append(self._lines.result % numbers)
+                self._progress.add_line(self._lines.progress % numbers)
+                return
         values = full_row(self.trial, row)
         for key in _NOT_IN_CSV:
             values.pop(key, None)
         self._progress.add(values)
         if row.report.checkpoint is not None:
             values["should_checkpoint"] = True
-        # The config changes only with an exploit, and may hold objects whose text is long to make.
-        if row.config is not self._config:
-            self._config, self._config_text = row.config, to_json(row.config)
-        self._results.append(f'{to_json(values)[:-1]}, "config": {self._config_text}}}\n')
-        self._written += 1
+        self._results.append(f'{to_json(values)[:-1]}, "config": {self._text_of(row.config)}}}\n')
+
+    def _text_of(self, config: Config) -> str:
+        # It changes only with an exploit, and may hold objects whose text is long to make.
+        if config is not self._config:
+            self._config, self._config_text = config, to_json(config)
+        return self._config_text
+
+    def _lines_like(self, row: Row) -> _Lines | None:
+        """Return what lines like those of a result are made with; None where it goes into the table in another way."""
+        keys = tuple(row.report.metrics)
+        if not _RESERVED.isdisjoint(keys):
+            return None
+        values = full_row(self.trial, row)
+        del values["config"]
+        if list(values) != self._progress.columns:
+            return None
+        assert [key for key in values if key in _VARIES or key in keys] == [*keys, *_VARIES]
+        result = [f"{_escaped(to_json(key))}: {_escaped(to_json(value))}" for key, value in values.items()]
+        progress = [_escaped(_cell(value)) for value in values.values()]
+        for place, key in enumerate(values):
+            if key in _VARIES or key in row.report.metrics:
+                result[place] = f"{_escaped(to_json(key))}: {to_json('%s') if key == 'date' else '%s'}"
+                progress[place] = "%s"
+        config = _escaped(self._text_of(row.config))
+        return _Lines(
+            keys, row.config, row.pid, row.hostname,
+            f'{{{", ".join(result)}, "config": {config}}}\n', f"{','.join(progress)}\n", len(values),
+        )  # fmt: skip
 
     def go_back(self) -> bool:
         """Drop the results that no longer count, and return whether there are any."""
@@ -220,28 +319,33 @@ class _Progress:
     def __init__(self, path: Path) -> None:
         self._path = path
         old = _read(path)
-        self._columns: list[str] = old[0] if old else []
+        self.columns: list[str] = old[0] if old else []
+        """Names in the order of the first results that had them."""
         self._stale = not old
-        """Whether the file's header is not ``_columns``."""
+        """Whether the file's header is not ``columns``."""
         self._lines: list[str] = []
         """Rows that are collected, each one entry."""
         self._surplus = 0
         """How many rows at the end of the file no longer count."""
-        self._row = csv.writer(_Lines(self._lines), lineterminator="\n").writerow
+        self._row = csv.writer(_Collected(self._lines), lineterminator="\n").writerow
 
     def add(self, values: Metrics) -> None:
         """Collect a row of values."""
         if dict in map(type, values.values()):
             values = dict(flatten(values))
-        if list(values) == self._columns:
+        if list(values) == self.columns:
             self._row(values.values())
             return
-        known = set(self._columns)
+        known = set(self.columns)
         new = [key for key in values if key not in known]
         if new:
-            self._columns += new
+            self.columns += new
             self._stale = True
-        self._row([values.get(key) for key in self._columns])
+        self._row([values.get(key) for key in self.columns])
+
+    def add_line(self, text: str) -> None:
+        """Collect a row of values that is written already, for all columns."""
+        self._lines.append(text)
 
     def drop(self, count: int) -> None:
         """Drop the last rows, collected or written."""
@@ -252,7 +356,7 @@ class _Progress:
         if self._surplus:
             cut_rows(self._path, self._surplus, quoted=True)
             self._surplus = 0
-        if not self._lines and not (self._stale and self._columns):
+        if not self._lines and not (self._stale and self.columns):
             return
         text = "".join(self._lines)
         self._lines.clear()
@@ -262,8 +366,8 @@ class _Progress:
         files.release(self._path)
         table = io.StringIO()
         writer = csv.writer(table, lineterminator="\n")
-        writer.writerow(self._columns)
-        width = len(self._columns)
+        writer.writerow(self.columns)
+        width = len(self.columns)
         writer.writerows(row + [""] * (width - len(row)) for row in (*_read(self._path)[1:], *_parse(text)))
         replace_text(self._path, table.getvalue())
         self._stale = False
@@ -272,7 +376,7 @@ class _Progress:
         """Forget the file, which is then written from its start: with its columns of now, or with those to come."""
         self._path.unlink(missing_ok=True)
         if not keep_header:
-            self._columns = []
+            self.columns = []
         self._stale = True
 
 
@@ -283,7 +387,7 @@ def _drop(lines: list[str], count: int) -> int:
     return max(-kept, 0)
 
 
-class _Lines:
+class _Collected:
     """A file, as far as ``csv.writer`` asks, that is a list of lines."""
 
     def __init__(self, lines: list[str]) -> None:

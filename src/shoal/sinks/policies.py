@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..core.commands import Exploit, FallBack, Launch
-from ..core.events import Opened
+from ..core.events import Opened, Reported
 from ..experiment import ExperimentInfo
 from ..history import History, TrialHistory
 from ..journal.codec import Record
@@ -50,16 +50,19 @@ class PolicyFiles:
     def take(self, record: Record) -> None:
         """Collect an exploit."""
         item = record.item
-        if self._wanted and isinstance(item, Opened):
+        if not self._wanted or isinstance(item, Reported):
+            return
+        if isinstance(item, Opened):
             for trial_id in item.anew:
                 # It has nothing of the weights that the file tells of.
                 (self._folder / f"pbt_policy_{trial_id}.txt").unlink(missing_ok=True)
-        if self._wanted and isinstance(item, FallBack):
+        elif isinstance(item, FallBack):
             self._fallen.add(item.trial_id)
-        if self._wanted and isinstance(item, Launch) and item.trial_id in self._fallen:
-            self._fallen.discard(item.trial_id)
-            self._targets[item.trial_id] = self._history.trials[item.trial_id]
-        if self._wanted and isinstance(item, Exploit):
+        elif isinstance(item, Launch):
+            if item.trial_id in self._fallen:
+                self._fallen.discard(item.trial_id)
+                self._targets[item.trial_id] = self._history.trials[item.trial_id]
+        elif isinstance(item, Exploit):
             self._lines.append(self._line(item))
             self._targets[item.trial_id] = self._history.trials[item.trial_id]
 

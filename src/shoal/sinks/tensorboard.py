@@ -29,12 +29,14 @@ from ..experiment import ExperimentInfo
 from ..history import History, Row, TrialHistory
 from ..journal.codec import Record
 from .files import append_whole
-from .tfevents import Kind, first, records, restart, scalar, scalars, session_end, session_start
+from .tfevents import Kind, Series, first, records, restart, scalar, scalars, session_end, session_start
 
 __all__ = ["TensorBoardFiles"]
 
 _SUFFIX = ".shoal"
 """Tells Shoal's file from those that a train function writes itself."""
+_LONGEST_SERIES = 64
+"""With more values, what a series remembers would become large."""
 
 
 class TensorBoardFiles:
@@ -70,7 +72,7 @@ class TensorBoardFiles:
             events = self._trials[item.trial_id]
             row = events.trial.last
             if row is not None and row.report is item:
-                events.add_row(row)
+                events.add_row(row, plain=record.texts is not None)
                 self._changed[item.trial_id] = events
         elif isinstance(item, TrialAdded):
             self._add(self._history.trials[item.trial_id])
@@ -114,9 +116,17 @@ class _TrialEvents:
         """The step of the newest scalars."""
         self._config: Config | None = None
         self._config_values = b""
+        self._names: tuple[str, ...] | None = None
+        """Of the newest result's metrics, where these were numbers; None where its config was another."""
+        self._series: Series | None = None
 
-    def add_row(self, row: Row) -> None:
-        """Collect a result."""
+    def add_row(self, row: Row, *, plain: bool = False) -> None:
+        """Collect a result.
+
+        Args:
+            row: the result.
+            plain: whether all of its metrics are known to be finite numbers.
+        """
         report = row.report
         if not self._begun:
             self._begin(report.timestamp)
@@ -125,9 +135,30 @@ class _TrialEvents:
         self._step = report.iteration
         if row.config is not self._config:
             self._config, self._config_values = row.config, self._hyperparameters(row.config)
-        values = [scalar(name, value) for name, value in _numbers(report.metrics)]
-        values += scalar("time_this_iter_s", report.time_this_iter_s), scalar("time_total_s", report.time_total_s)
-        self._records.append(scalars(report.timestamp, report.iteration, b"".join(values) + self._config_values))
+            self._names = self._series = None
+        if not (plain and self._add_to_series(report)):
+            values = [scalar(name, value) for name, value in _numbers(report.metrics)]
+            values += scalar("time_this_iter_s", report.time_this_iter_s), scalar("time_total_s", report.time_total_s)
+            self._records.append(scalars(report.timestamp, report.iteration, b"".join(values) + self._config_values))
+
+    def _add_to_series(self, report: Reported) -> bool:
+        """Collect a result as one more of those before it; return False, and do nothing, where it is of another."""
+        names = tuple(report.metrics)
+        if names != self._names:
+            self._names, self._series = names, None
+            return False
+        if self._series is None:
+            # With the second of a kind, because it takes as long as some results.
+            if len(names) > _LONGEST_SERIES:
+                return False
+            self._series = Series([*names, "time_this_iter_s", "time_total_s"], self._config_values)
+        values = [*report.metrics.values(), report.time_this_iter_s, report.time_total_s]
+        try:
+            record = self._series.record(report.timestamp, report.iteration, values)
+        except OverflowError:
+            return False
+        self._records.append(record)
+        return True
 
     def end(self, at: float) -> None:
         """Collect that the trial has ended, once."""

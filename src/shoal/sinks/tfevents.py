@@ -14,12 +14,25 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator, Mapping
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
 from functools import lru_cache
-from typing import NamedTuple
+from operator import itemgetter
+from typing import Any, NamedTuple
 
-__all__ = ["Kind", "Written", "first", "records", "restart", "scalar", "scalars", "session_end", "session_start"]
+__all__ = [
+    "Kind",
+    "Series",
+    "Written",
+    "first",
+    "records",
+    "restart",
+    "scalar",
+    "scalars",
+    "session_end",
+    "session_start",
+]
 
 _START_TAG = "_hparams_/session_start_info"
 _END_TAG = "_hparams_/session_end_info"
@@ -46,6 +59,73 @@ def scalar(tag: str, value: float) -> bytes:
 def scalars(wall_time: float, step: int, values: bytes) -> bytes:
     """Return the record of the values at a step, which are what :func:`scalar` returned, one after the other."""
     return _record(_event(wall_time, step) + _bytes(5, values))
+
+
+class Series:
+    """Makes records like those of :func:`scalars`, of the same tags at many steps, in a fifth of the time.
+
+    All bytes stay the same but those of the time, the step and the values. And a checksum is linear: it is that of a
+    record with zeros in their places, changed by what each of them adds there.
+
+    Args:
+        tags: the names of the values, at least one.
+        constant: further values, which stay the same, as :func:`scalar` returned them.
+    """
+
+    def __init__(self, tags: Sequence[str], constant: bytes) -> None:
+        self._prefixes = [_scalar_prefix(tag) for tag in tags]
+        self._constant = constant
+        self._layouts: dict[int, _Layout] = {}
+        """By the bytes that a step takes."""
+
+    def record(self, wall_time: float, step: int, values: Sequence[float]) -> bytes:
+        """Return the record of the values at a step, which is not 0.
+
+        Raises:
+            OverflowError: single precision cannot hold one of them.
+        """
+        encoded = _varint(step)
+        layout = self._layouts.get(len(encoded))
+        if layout is None:
+            layout = self._layouts[len(encoded)] = _Layout(self._prefixes, self._constant, len(encoded))
+        return layout.record(wall_time, encoded, values)
+
+
+class _Layout:
+    """Where everything is in the records of a series whose steps take the same number of bytes."""
+
+    def __init__(self, prefixes: Sequence[bytes], constant: bytes, step_size: int) -> None:
+        count = len(prefixes)
+        values = b"\x2a" + _varint(sum(map(len, prefixes)) + 4 * count + len(constant))
+        # What stays, and behind each part of it what varies: its kind for struct, and how many bytes it takes.
+        known = [b"\x09", b"\x10", values + prefixes[0], *prefixes[1:], constant]
+        kinds = ["d", f"{step_size}s", *["f"] * count, ""]
+        sizes = [8, step_size, *[4] * count, 0]
+        zeros, varying = b"", list[int]()
+        for part, size in zip(known, sizes, strict=True):
+            zeros += part + bytes(size)
+            varying += range(len(zeros) - size, len(zeros))
+        self._pack = struct.Struct(
+            "<12s" + "".join(f"{len(part)}s{kind}" for part, kind in zip(known, kinds, strict=True))
+        ).pack
+        self._parts: list[Any] = [_record_head(len(zeros)), *(each for part in known for each in (part, None))][:-1]
+        self._register = _register(zeros)
+        self._varying = itemgetter(*(12 + place for place in varying))
+        self._added = [_added_by(len(zeros) - 1 - place) for place in varying]
+
+    def record(self, wall_time: float, step: bytes, values: Sequence[float]) -> bytes:
+        """As in :class:`Series`."""
+        parts = self._parts
+        parts[2], parts[4] = wall_time, step
+        parts[6:-1:2] = values
+        try:
+            record = self._pack(*parts)
+        except struct.error as error:  # of an int that no float can hold
+            raise OverflowError(*error.args) from error
+        register = self._register
+        for added, byte in zip(self._added, self._varying(record), strict=True):
+            register ^= added[byte]
+        return record + _masked(register)
 
 
 def restart(wall_time: float, step: int) -> bytes:
@@ -195,11 +275,34 @@ def _crc_table() -> tuple[int, ...]:
 _CRC_TABLE = _crc_table()
 
 
+def _register(data: bytes) -> int:
+    table = _CRC_TABLE
+    register = 0xFFFFFFFF
+    for byte in data:
+        register = table[(register ^ byte) & 0xFF] ^ register >> 8
+    return register
+
+
+def _masked(register: int) -> bytes:
+    crc = register ^ 0xFFFFFFFF
+    return _U32(((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+
+
 def _masked_crc(data: bytes) -> bytes:
     """Return the CRC-32C of the data, masked as TFRecord does it."""
-    table = _CRC_TABLE
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc = table[(crc ^ byte) & 0xFF] ^ crc >> 8
-    crc ^= 0xFFFFFFFF
-    return _U32(((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+    return _masked(_register(data))
+
+
+_bits_behind: list[tuple[int, ...]] = [tuple(_CRC_TABLE[1 << bit] for bit in range(8))]
+"""What each bit of a byte adds to the checksum, by the number of bytes that follow."""
+
+
+@lru_cache(maxsize=4_000)
+def _added_by(following: int) -> array[int]:
+    """Return what each value of a byte adds to the checksum's register, where so many bytes follow."""
+    while len(_bits_behind) <= following:
+        _bits_behind.append(tuple(_CRC_TABLE[bit & 0xFF] ^ bit >> 8 for bit in _bits_behind[-1]))
+    added = [0]
+    for bit in _bits_behind[following]:
+        added += [bit ^ other for other in added]
+    return array("I", added)

@@ -45,7 +45,7 @@ from ..core.events import (
     Started,
 )
 from ..core.population import Population
-from ..core.reports import ReportRules, at_boundary, check_report, stop_reason, waits
+from ..core.reports import ReportRules, at_boundary, check_report, progress, stop_reason, waits
 from ..core.rng import uniform_key
 
 __all__ = ["BrokenContract", "Fault", "Faults", "SimulatedEngine", "Train", "VirtualClock", "random_faults"]
@@ -496,7 +496,8 @@ class SimulatedEngine:
         transient = False
         if self._saves_when_needed and not saves:
             saves = stop is not None and self._rules.save_at_end
-            needed = process.leaving or at_boundary(self._rules, process.until, metrics, automatic)
+            reached = progress(self._rules, metrics, automatic)
+            needed = process.leaving or at_boundary(process.until, reached)
             transient = stop is None and needed
         check_report(self._rules, metrics, automatic, saves or transient)
         process.state = state

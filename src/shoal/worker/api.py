@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoints import Checkpoint
@@ -14,11 +14,17 @@ if TYPE_CHECKING:
 __all__ = ["get_checkpoint", "get_context", "report"]
 
 
-def _session(caller: str) -> Session:
-    # Late: a script that only sets up a run needs none of it.
-    from .session import current_session
+_find: Callable[[str], Session] | None = None
 
-    return current_session(caller)
+
+def _session(caller: str) -> Session:
+    global _find
+    if _find is None:
+        # Late: a script that only sets up a run needs none of it. And once: each report comes by.
+        from .session import current_session
+
+        _find = current_session
+    return _find(caller)
 
 
 def report(metrics: Mapping[str, Any] | None = None, checkpoint: Checkpoint | None = None, **unknown: Any) -> None:

@@ -88,12 +88,15 @@ def _let_end(nursery: int, control: int) -> int:
     with contextlib.suppress(OSError), socket.socket(fileno=os.dup(control)) as sock:
         sock.shutdown(socket.SHUT_RDWR)  # tells it, also where a fork of the driver holds the other end
     late = time.monotonic() + _OWN_END_S
-    while time.monotonic() < late:
+    with contextlib.suppress(OSError, AttributeError):
+        ended = select.poll()
+        ended.register(os.pidfd_open(nursery), select.POLLIN)
+        ended.poll(1000 * _OWN_END_S)
+    while True:
         pid, status = os.waitpid(nursery, os.WNOHANG)
-        if pid:
-            return status
-        time.sleep(0.005)
-    return 0
+        if pid or time.monotonic() >= late:
+            return status if pid else 0
+        time.sleep(0.005)  # where the system does not tell
 
 
 def _maker_of(control: int) -> int | None:
@@ -184,6 +187,22 @@ def kill_orphans(known: Collection[int], *, patient: bool) -> tuple[int, int]:
 
 def children() -> list[int]:
     """Return the processes whose parent is this one, those that have ended too."""
+    try:
+        # Twice, because one that ends while the system lists them can hide another.
+        return list(dict.fromkeys([*_listed_children(), *_listed_children()]))
+    except FileNotFoundError:
+        return _searched_children()  # a kernel without such lists
+
+
+def _listed_children() -> list[int]:
+    found: list[int] = []
+    for thread in os.listdir("/proc/self/task"):
+        with open(f"/proc/self/task/{thread}/children", "rb") as file:
+            found += map(int, file.read().split())
+    return found
+
+
+def _searched_children() -> list[int]:
     found: list[int] = []
     me = str(os.getpid()).encode()
     for name in os.listdir("/proc"):

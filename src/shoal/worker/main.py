@@ -17,11 +17,12 @@ from typing import Any
 from ..checkpoints.store import damage, is_full
 from ..core.events import Damaged, Failed, Finished, Started
 from ..core.rng import stream
+from ..errors import one_line
 from .classes import ClassRunner
 from .session import Port, Session, Unwind, set_current_session
 from .wire import DriverGone, Enter, Leave
 
-__all__ = ["one_line", "run_member", "seed_member"]
+__all__ = ["run_member", "seed_member"]
 
 Trainable = Callable[[dict[str, Any]], Any] | type[Any]
 
@@ -79,7 +80,7 @@ def _run_once(
     except BaseException as error:
         # All of them, SystemExit and asyncio's CancelledError too: the function has ended, and the member lives on.
         _only_the_member(session, 1)
-        outcome = _failure(launch.trial_id, launch.launch, error)
+        outcome = _failure(launch.trial_id, launch.launch, error, no_room=session.lacked_room)
     finally:
         session.end()
     return None if session.leaving else outcome
@@ -94,7 +95,7 @@ def _only_the_member(session: Session, code: int) -> None:
         os._exit(code)
 
 
-def _failure(trial_id: str, launch: int, error: BaseException) -> Failed:
+def _failure(trial_id: str, launch: int, error: BaseException, *, no_room: bool) -> Failed:
     # The frames of this module are of no interest to the user.
     shown = error.__traceback__
     while shown is not None and shown.tb_frame.f_code.co_filename == __file__:
@@ -108,17 +109,7 @@ def _failure(trial_id: str, launch: int, error: BaseException) -> Failed:
         hint = " (breakpoint() and input() work with TuneConfig(engine='inline') or SHOAL_ENGINE=inline)"
     elif "Cannot re-initialize CUDA in forked subprocess" in text:
         hint = " (a module of the trainable asks CUDA something when it is imported: do that inside the trainable)"
-    return Failed(trial_id, launch, one_line(error) + hint, text + hint, _pickled(error), is_full(error))
-
-
-def one_line(error: BaseException) -> str:
-    """Return an exception's type and message in one line."""
-    name = type(error).__name__
-    try:
-        text = " ".join(str(error).split())
-    except Exception:
-        text = "(its text cannot be shown)"
-    return f"{name}: {text}" if text else name
+    return Failed(trial_id, launch, one_line(error) + hint, text + hint, _pickled(error), no_room or is_full(error))
 
 
 def _pickled(error: BaseException) -> bytes | None:

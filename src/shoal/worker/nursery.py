@@ -8,91 +8,37 @@ happens, its socket closes here, and the nursery ends all members and itself. On
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
 import os
-import pickle
 import selectors
 import signal
 import socket
 import sys
 import time
 import traceback
-from collections.abc import Generator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NoReturn
 
 from .. import scratch
-from ..errors import EngineError
+from .environment import THE_DRIVERS, THREAD_VARIABLES
 from .guardian import adopt_orphans, children, die_with_parent, end_all, guard, kill_orphans, outlive_parent
+from .loading import load, prepare
 from .main import run_member
 from .session import Session
-from .wire import Channel, DriverGone, Fork, FrameReader, Setup, frame
+from .wire import Channel, DriverGone, Exited, Fork, Forked, FrameReader, LoadFailed, Ready, Setup, frame
 
-__all__ = [
-    "THE_DRIVERS",
-    "THREAD_VARIABLES",
-    "Exited",
-    "Forked",
-    "LoadFailed",
-    "Ready",
-    "main",
-    "run_from_command_line",
-]
+__all__ = ["main", "run_from_command_line"]
 
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-"""What tells numeric libraries, when they are loaded, how many threads to use."""
 _PATIENCE_S = 0.5
 """Seconds that what a member has left running has to end, before the driver is told that the member is gone."""
-THE_DRIVERS: dict[signal.Signals, Any] = {
-    signal.SIGTERM: signal.SIG_DFL,
-    signal.SIGUSR1: signal.SIG_DFL,
-    signal.SIGINT: signal.default_int_handler,
-}
-"""What a cluster or a terminal may send to all processes of a job; with what they do in what a member starts."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """The user's function is loaded; members can be forked."""
-
-    adopts: bool = False
-    """Whether all that a member has started is ended with it, so that it suffices to kill the member alone."""
-
-
-@dataclass(frozen=True, slots=True)
-class LoadFailed:
-    """The user's function cannot be loaded in a process of its own."""
-
-    traceback: str
-
-
-@dataclass(frozen=True, slots=True)
-class Forked:
-    """A member's process exists."""
-
-    key: int
-    pid: int
-
-
-@dataclass(frozen=True, slots=True)
-class Exited:
-    """A member's process is gone."""
-
-    key: int
-    status: int
-    """As from ``os.waitpid``."""
-    reason: str | None = None
-    """Why it could not even be started."""
-
-
-loading = False
-"""True while the user's function, and with it the user's modules, is being loaded in this process."""
-
-
-def main(fd: int, path: list[str]) -> None:
+def main(fd: int, path: list[str], modules: Sequence[str] = ()) -> None:
     """Serve the driver at the other end of the socket ``fd`` until it is gone.
 
+    ``modules`` are imported at once: the trainable will need them.
     ``path`` is the driver's ``sys.path``. It is taken over only now, when all that Shoal itself needs is imported, so
     that a module of the user's that is called like one of the standard library cannot get in the way.
     """
@@ -100,16 +46,23 @@ def main(fd: int, path: list[str]) -> None:
     leave_to_the_driver()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, THE_DRIVERS)  # until here they could have ended this process
     guardian = guard(fd)
-    files = scratch.MemberFiles()
+    files: scratch.MemberFiles | None = None
     os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
     with socket.socket(fileno=fd) as control:
         try:
-            setup = Channel(control).receive()
             try:
+                failed = prepare(modules)
+                setup = Channel(control).receive()
+                if failed is not None:
+                    raise failed
                 trainable = load(setup)
+            except DriverGone:
+                raise
             except BaseException:
                 control.sendall(frame(LoadFailed(traceback.format_exc())))
                 return
+            # Not before: while it imports it may be killed, and then it has left nothing.
+            files = scratch.MemberFiles()
             Nursery(control, setup, trainable, files, guardian).serve()
         except (DriverGone, OSError, KeyboardInterrupt):
             pass  # The driver is gone, or about to be.
@@ -120,10 +73,11 @@ def main(fd: int, path: list[str]) -> None:
         os._exit(0)
 
 
-def _leave_nothing(files: scratch.MemberFiles, guardian: int | None) -> None:
+def _leave_nothing(files: scratch.MemberFiles | None, guardian: int | None) -> None:
     """End all that is below this process, and delete what that has left. The guardian does so too, if it lives."""
     gone = set[int]() if guardian is None else end_all(trackers_too=False)
-    files.close()
+    if files is not None:
+        files.close()
     scratch.free_all()
     scratch.sweep()
     scratch.delete_of_torch(gone)
@@ -132,89 +86,20 @@ def _leave_nothing(files: scratch.MemberFiles, guardian: int | None) -> None:
             text.flush()
 
 
-def load(setup: Setup) -> Any:
-    """Load the user's function and warm up what it imported, with one thread: no pool of threads survives a fork."""
-    global loading
-    loading = True
-    preload()
-    trainable = pickle.loads(setup.trainable)
-    loading = False
-    cuda: Any = getattr(sys.modules.get("torch"), "cuda", None)
-    if cuda is not None and cuda.is_initialized():
-        raise EngineError(
-            "A module of the trainable uses the GPU when it is imported. Members are forked from the process that "
-            "imports it, and CUDA does not survive a fork. Use the GPU inside of the trainable only."
-        )
-    _publish_main(trainable)
-    _warm_up()
-    return trainable
+@dataclass(frozen=True, slots=True)
+class _Spare:
+    """A process that was forked in advance and waits for the member that it will be."""
 
-
-def preload() -> None:
-    """Call what the environment variable ``SHOAL_PRELOAD`` names, ``module:function`` with commas between.
-
-    What the driver's process did before it imported the user's modules may have to be done here as well, before they
-    are imported for the trainable. ``shoal.as_ray.install()`` puts itself there.
-    """
-    for entry in filter(None, os.environ.get("SHOAL_PRELOAD", "").split(",")):
-        module, _, function = entry.partition(":")
-        getattr(importlib.import_module(module), function)()
-
-
-def _publish_main(trainable: Any) -> None:
-    """Let plain pickle find what the user's script defined, so that ``torch.save(model)`` works in members.
-
-    cloudpickle carries functions and classes of ``__main__`` by value; pickle looks them up there by name.
-    """
-    # Behind with_resources, functools.partial, bound methods and callable objects there is a function with globals.
-    for attribute in ("__wrapped__", "func", "__func__"):
-        trainable = getattr(trainable, attribute, trainable)
-    names: dict[str, Any] = {}
-    if isinstance(trainable, type):
-        # The class itself is in no globals unless it names itself; those of its methods may be of several modules.
-        for kind in trainable.__mro__:
-            names[kind.__name__] = kind
-            for method in vars(kind).values():
-                names.update(getattr(method, "__globals__", {}))
-    elif not hasattr(trainable, "__globals__"):
-        trainable = vars(type(trainable)).get("__call__", trainable)
-    names.update(getattr(trainable, "__globals__", {}))
-    here = vars(sys.modules["__main__"])
-    for name, value in names.items():
-        if getattr(value, "__module__", None) == "__main__":
-            here.setdefault(name, value)
-
-
-def _warm_up() -> None:
-    """Do once, before any fork, what every member would do on its own: building an optimizer imports half of torch."""
-    torch = sys.modules.get("torch")
-    if torch is None:
-        return
-    torch.set_num_threads(1)
-    with contextlib.suppress(Exception), _no_gpus():
-        parameter = torch.nn.Parameter(torch.zeros(1))
-        parameter.grad = torch.zeros(1)
-        for kind in (torch.optim.SGD, torch.optim.Adam):
-            kind([parameter], lr=0.1).step()
-
-
-@contextlib.contextmanager
-def _no_gpus() -> Generator[None]:
-    """Hide the GPUs: each step of an optimizer asks CUDA, where there is one, and an open CUDA survives no fork."""
-    name = "CUDA_VISIBLE_DEVICES"
-    before = os.environ.get(name)
-    os.environ[name] = ""
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
+    pid: int
+    sock: socket.socket
 
 
 class Nursery:
-    """Forks members and tells the driver when they are gone."""
+    """Forks members and tells the driver when they are gone.
+
+    Where more of them will be asked for, a spare one is forked in advance, when there is nothing else to do: a slot
+    stands empty while its member is forked.
+    """
 
     def __init__(
         self, control: socket.socket, setup: Setup, trainable: Any, files: scratch.MemberFiles, guardian: int | None
@@ -235,6 +120,10 @@ class Nursery:
         """Process ids of members, with their keys."""
         self._fds: list[int] = []
         """File descriptors that have arrived for requests still to be read."""
+        self._spare: _Spare | None = None
+        self._wants_spare = True
+        self._not_for_members: list[Callable[[], object]] = [control.close]
+        """Closes what a member must not hold."""
 
     def serve(self) -> None:
         """Fork on request until the driver or the guardian is gone; then end every member."""
@@ -248,17 +137,15 @@ class Nursery:
             selector.register(self._control, selectors.EVENT_READ)
             selector.register(wake_read, selectors.EVENT_READ)
             parent = _watch_parent(selector)
+            self._not_for_members += [selector.close, *(partial(os.close, fd) for fd in (wake_read, wake_write))]
             if self._adopts and parent is not None:
                 outlive_parent()  # or what members have started would outlive both
             self._control.sendall(frame(Ready(self._adopts)))
             while True:
-                ready = {key.fd for key, _ in selector.select()}
+                idle = self._spare is None and self._wants_spare
+                ready = {key.fd for key, _ in selector.select(0 if idle else None)}
                 if parent in ready:
                     break
-                if wake_read in ready:
-                    with contextlib.suppress(BlockingIOError):
-                        os.read(wake_read, 4096)
-                    self._reap()
                 if self._control.fileno() in ready:
                     try:
                         data, fds, _, _ = socket.recv_fds(self._control, 1 << 16, 16)
@@ -268,12 +155,80 @@ class Nursery:
                         break
                     self._fds += fds
                     for message in reader.feed(data):
-                        self._fork(message, (wake_read, wake_write, selector))
+                        self._wants_spare = message.more
+                        self._fork(message)
+                elif wake_read in ready:
+                    # After what the driver asks for: nobody waits for this.
+                    with contextlib.suppress(BlockingIOError):
+                        os.read(wake_read, 4096)
+                    self._reap()
+                elif idle:
+                    self._fork_spare()
         for pid in self._keys:
             (_kill if self._adopts else _kill_group)(pid)
+        if self._spare is not None:
+            _kill(self._spare.pid)
+            self._spare.sock.close()
 
-    def _fork(self, request: Fork, mine: tuple[int, int, selectors.BaseSelector]) -> None:
+    def _fork(self, request: Fork) -> None:
         sock, output = self._fds.pop(0), self._fds.pop(0)
+        try:
+            pid = self._use_spare(request, sock, output) or self._child(lambda: self._be_member(request, sock, output))
+        except OSError as error:
+            reason = f"its process cannot be started: {error}"
+            self._control.sendall(frame(Exited(request.key, 0, reason)))
+        else:
+            self._keys[pid] = request.key
+            self._control.sendall(frame(Forked(request.key, pid)))
+        finally:
+            os.close(sock)
+            os.close(output)
+
+    def _use_spare(self, request: Fork, sock: int, output: int) -> int | None:
+        """Make a member of the spare process; return its number, or None where there is none that can be one."""
+        spare, self._spare = self._spare, None
+        if spare is None:
+            return None
+        try:
+            with spare.sock:
+                socket.send_fds(spare.sock, [frame(request)], [sock, output])
+        except OSError:
+            return None  # it was killed, which is noticed elsewhere
+        return spare.pid
+
+    def _fork_spare(self) -> None:
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                pid = self._child(lambda: self._be_spare(ours, theirs))
+        except OSError:
+            ours.close()
+            self._wants_spare = False  # whoever is asked for next is told why
+        else:
+            self._spare = _Spare(pid, ours)
+
+    def _be_spare(self, nurserys: socket.socket, sock: socket.socket) -> NoReturn:
+        """Wait for the member to be, in the child process. Never returns."""
+        try:
+            nurserys.close()
+            self._wants_spare = False
+            data, fds, _, _ = socket.recv_fds(sock, 1 << 16, 2)
+            reader = FrameReader()
+            requests = [*reader.feed(data)]
+            while data and not requests:
+                requests = [*reader.feed(data := sock.recv(1 << 16))]
+            sock.close()
+            if requests:
+                self._be_member(requests[0], *fds)
+        finally:
+            os._exit(0)  # the nursery is gone
+
+    def _child(self, live: Callable[[], NoReturn]) -> int:
+        """Fork a process that leads a life of its own; return its number.
+
+        Raises:
+            OSError: it cannot be forked.
+        """
         parent = os.getpid()
         for text in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):
@@ -282,37 +237,35 @@ class Nursery:
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, THE_DRIVERS)
         try:
             pid = os.fork()
-        except OSError as error:
+        except OSError:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            os.close(sock)
-            os.close(output)
-            reason = f"its process cannot be started: {error}"
-            self._control.sendall(frame(Exited(request.key, 0, reason)))
-            return
-        if pid == 0:
+            raise
+        if pid:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            return pid
+        try:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             leave_to_the_driver()
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            mine[2].close()
-            for fd in (mine[0], mine[1]):
-                os.close(fd)
-            self._control.close()
-            self._be_member(request, sock, output, parent)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        os.close(sock)
-        os.close(output)
-        self._keys[pid] = request.key
-        self._control.sendall(frame(Forked(request.key, pid)))
-
-    def _be_member(self, request: Fork, sock: int, output: int, parent: int) -> NoReturn:
-        """Live as a member, in the child process. Never returns."""
-        code = 1
-        try:
+            for close in self._not_for_members:
+                close()
+            if self._spare is not None:
+                self._spare.sock.close()
             os.setsid()  # Ctrl-C in the terminal is the driver's business, and the group can be ended as a whole.
             die_with_parent(parent)
             # So that none of its own children can leave it: they all go when it does.
             adopt_orphans()
+            live()
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(1)
+
+    def _be_member(self, request: Fork, sock: int, output: int) -> NoReturn:
+        """Live as a member, in the child process. Never returns."""
+        code = 1
+        try:
             inherited = [*scratch.temporary_directories()]
             self._files.enter(request.key, request.info.folder)
             os.dup2(output, 1)
@@ -350,7 +303,7 @@ class Nursery:
         """Tell of members that are gone, once what they have left running is gone too: DataLoader workers, say."""
         ended = self._wait()
         last = time.monotonic() + _PATIENCE_S
-        while self._gone and self._adopts and any(kill_orphans({*self._keys, *self._mine}, patient=True)):
+        while self._gone and self._adopts and any(kill_orphans(self._known(), patient=True)):
             if time.monotonic() > last:
                 break  # The signal of its end leads here again.
             time.sleep(0.002)
@@ -361,6 +314,10 @@ class Nursery:
             with contextlib.suppress(OSError):
                 self._control.sendall(frame(message))
 
+    def _known(self) -> set[int]:
+        """Return the processes that nobody has left running."""
+        return {*self._keys, *self._mine, *([] if self._spare is None else [self._spare.pid])}
+
     def _wait(self) -> list[Exited]:
         """Return which members have ended, without waiting for any."""
         ended: list[Exited] = []
@@ -369,6 +326,11 @@ class Nursery:
                 pid, status = os.waitpid(-1, os.WNOHANG)
                 if pid == 0:
                     break
+                if self._spare is not None and pid == self._spare.pid:
+                    self._spare.sock.close()
+                    self._spare = None
+                    self._wants_spare = False  # until the next request: who killed it may kill the next one, too
+                    continue
                 self._dead.add(pid)
                 if (key := self._keys.pop(pid, None)) is not None:
                     ended.append(Exited(key, status))
@@ -380,8 +342,9 @@ class Nursery:
     def _tidy_up(self) -> None:
         """Delete what members that were killed have left."""
         if self._gone:
-            self._files.delete(self._gone)
-            scratch.sweep()
+            in_order = self._files.delete(self._gone) and len(self._dead) == len(self._gone)
+            if not in_order:
+                scratch.sweep()
             scratch.delete_of_torch(self._dead)
             self._gone.clear()
             self._dead.clear()
@@ -471,7 +434,7 @@ def _kill_group(pid: int) -> None:
 
 
 def run_from_command_line() -> None:
-    """Serve with the socket's number and the driver's ``sys.path``, which the command line gives as JSON."""
-    fd, path = json.loads(sys.argv[1])
+    """Serve with the socket's number, the driver's ``sys.path`` and modules, which the command line gives as JSON."""
+    fd, path, modules = json.loads(sys.argv[1])
     del sys.argv[1:]
-    main(fd, path)
+    main(fd, path, modules)

@@ -14,17 +14,17 @@ import os
 import pickle
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 from ..applied import CheckApplied
 from ..checkpoints import Checkpoint
-from ..checkpoints.store import commit, measure, write
+from ..checkpoints.store import is_full, measure, take_over, write
 from ..core.commands import Launch
 from ..core.events import Config, Drifted, Metrics, Reported, Saved, SavedCheckpoint
-from ..core.reports import DONE, ReportRules, at_boundary, check_report, progress, stop_reason, waits
+from ..core.reports import DONE, ReportRules, at_boundary, check_report, progress, stop_reason
 from ..errors import ReportError
 from .applied import Watch
 from .wire import Enter, Go, Leave, MemberInfo, SaveNow
@@ -156,10 +156,15 @@ class Session:
         self._checkpoint: Checkpoint | None = None
         self._iteration = 0
         self._since_restore = 0
-        self._total = 0.0
-        self._total_since_restore = 0.0
+        # Nanoseconds are counted as integers: a sum of them has no digits that are noise, which would be written down.
+        self._total_ns = 0
+        self._since_restore_ns = 0
         self._next_checkpoint = 0
-        self._entered = 0.0
+        self._settle: Callable[[], None] = _nothing
+        """What is left of a commit, once the report is sent."""
+        self.lacked_room = False
+        """There was no room for the folder that the user may write to next; to fail for that is no fault of theirs."""
+        self._entered_ns = 0
         self._swallowed = 0
         self._progress = -math.inf
         self._turn = threading.RLock()
@@ -181,15 +186,15 @@ class Session:
         self._until = launch.until
         self._checkpoint = None if enter.checkpoint is None else Checkpoint(enter.checkpoint)
         self._iteration = launch.iteration
-        self._total = launch.time_total_s
-        self._total_since_restore = 0.0
+        self._total_ns = round(launch.time_total_s * 1e9)
+        self._since_restore_ns = 0
         self._since_restore = 0
         self._progress = -math.inf
         self._next_checkpoint = launch.next_checkpoint
         self._swallowed = 0
         self._next = None
         self._watch.begin(enter)
-        self._entered = time.perf_counter()
+        self._entered_ns = time.perf_counter_ns()
 
     def end(self) -> None:
         """The run of the user's function that began last has ended, however it did."""
@@ -271,20 +276,22 @@ class Session:
             self._report(metrics, checkpoint, keeper)
 
     def _report(self, metrics: Mapping[str, Any] | None, checkpoint: Checkpoint | None, keeper: Keeper | None) -> None:
-        now = time.perf_counter()
+        now = time.perf_counter_ns()
         if self._next is not None:
             self._unwind()
         launch = self._check_caller()
         self._check_applied(launch)
-        spent = now - self._entered
-        timestamp = time.time()
+        spent_ns = now - self._entered_ns
+        total_ns, since_restore_ns = self._total_ns + spent_ns, self._since_restore_ns + spent_ns
+        spent, total, since_restore = spent_ns / 1e9, total_ns / 1e9, since_restore_ns / 1e9
+        timestamp = time.time_ns() // 1000 / 1e6
         plain = _plain_metrics(metrics)
         _check_checkpoint(checkpoint)
         automatic = {
             "training_iteration": self._iteration + 1,
             "time_this_iter_s": spent,
-            "time_total_s": self._total + spent,
-            "time_since_restore": self._total_since_restore + spent,
+            "time_total_s": total,
+            "time_since_restore": since_restore,
             "iterations_since_restore": self._since_restore + 1,
             "timestamp": timestamp,
         }
@@ -293,19 +300,19 @@ class Session:
         self._hear_early()
         wanted = keeper is not None and keeper.wants(self._iteration + 1, ends=stop is not None)
         check_report(self._rules, plain, automatic, checkpoint is not None or wanted)
-        self._check_growth(progress(self._rules, plain, automatic))
-        waiting = stop is not None or waits(self._rules, self._until, plain, automatic)
+        reached = progress(self._rules, plain, automatic)
+        self._check_growth(reached)
+        at_its_boundary = at_boundary(self._until, reached)
+        waiting = stop is not None or self._rules.always_wait or at_its_boundary
         self._keeper = keeper
         if keeper is None:
             saved = None if checkpoint is None else self._committed(checkpoint)
         else:
-            at_its_boundary = at_boundary(self._rules, self._until, plain, automatic)
             needed = stop is None and (at_its_boundary or self._next is not None)
             saved = self._saved(keeper, transient=not wanted) if wanted or needed else None
         self._iteration += 1
         self._since_restore += 1
-        self._total += spent
-        self._total_since_restore += spent
+        self._total_ns, self._since_restore_ns = total_ns, since_restore_ns
         self._port.send(
             Reported(
                 trial_id=self._info.trial_id,
@@ -317,16 +324,26 @@ class Session:
                 checkpoint=saved,
                 timestamp=timestamp,
                 time_this_iter_s=spent,
-                time_total_s=self._total,
-                time_since_restore=self._total_since_restore,
+                time_total_s=total,
+                time_since_restore=since_restore,
                 iterations_since_restore=self._since_restore,
             )
         )
+        self._settle_commit()
         if self._next is not None:
             self._unwind()
-        if waiting or self._port.pending():
+        # To save may have taken long; else it was heard only just now that there is nothing.
+        if waiting or (saved is not None and self._port.pending()):
             self._answer(waiting)
-        self._entered = time.perf_counter()
+        self._entered_ns = time.perf_counter_ns()
+
+    def _settle_commit(self) -> None:
+        """Do what is left of a commit. The report counts already."""
+        settle, self._settle = self._settle, _nothing
+        try:
+            settle()
+        except OSError as error:
+            self.lacked_room = is_full(error)
 
     def _check_applied(self, launch: Launch) -> None:
         """Tell the driver, or where the user wants it the trial, which hyperparameters have drifted."""
@@ -348,7 +365,9 @@ class Session:
 
     def _committed(self, checkpoint: Checkpoint) -> SavedCheckpoint:
         """Take the user's checkpoint over."""
-        saved = commit(Path(checkpoint.path), Path(self._info.folder), self._next_checkpoint)
+        folder = Path(self._info.folder)
+        number = self._next_checkpoint
+        saved, self._settle = take_over(Path(checkpoint.path), folder, number, linked=checkpoint.linked_files)
         self._next_checkpoint += 1
         return saved
 
@@ -442,6 +461,10 @@ def current_session(caller: str) -> Session:
     return session
 
 
+def _nothing() -> None:
+    pass
+
+
 def _check_checkpoint(checkpoint: object) -> None:
     if checkpoint is not None and not isinstance(checkpoint, Checkpoint):
         raise ReportError(
@@ -451,7 +474,7 @@ def _check_checkpoint(checkpoint: object) -> None:
 
 
 def _plain_metrics(metrics: object) -> Metrics:
-    if not isinstance(metrics, Mapping):
+    if type(metrics) is not dict and not isinstance(metrics, Mapping):
         raise ReportError(
             f"tune.report: metrics must be a dict of names and values, such as {{'mean_accuracy': 0.9}}, but is "
             f"{metrics!r} "
@@ -463,7 +486,7 @@ def _plain_metrics(metrics: object) -> Metrics:
             raise ReportError(
                 f"tune.report: the keys of metrics must be text, but one is {key!r} ({type(key).__name__})."
             )
-        plain[key] = _plain(value)
+        plain[key] = value if type(value) is float else _plain(value)
     return plain
 
 

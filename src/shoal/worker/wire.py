@@ -1,4 +1,7 @@
-"""Messages between the driver and a member: a length, then a pickle. Only between processes that Shoal started."""
+"""Messages between the driver and a member: a length, then a pickle. Only between processes that Shoal started.
+
+A result travels as the tuple of its fields: there are many of them, and a dataclass takes several times as long.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,14 @@ import select
 import socket
 import struct
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections import deque
+from dataclasses import dataclass, field, fields
+from operator import attrgetter
 from typing import Any, NoReturn
 
 from ..applied import CheckApplied
 from ..core.commands import Launch
+from ..core.events import Reported
 from ..core.reports import ReportRules
 
 __all__ = [
@@ -21,11 +26,15 @@ __all__ = [
     "Channel",
     "DriverGone",
     "Enter",
+    "Exited",
     "Fork",
+    "Forked",
     "FrameReader",
     "Go",
     "Leave",
+    "LoadFailed",
     "MemberInfo",
+    "Ready",
     "SaveNow",
     "Setup",
     "frame",
@@ -33,6 +42,8 @@ __all__ = [
 ]
 
 _HEADER = struct.Struct("<I")
+_HEADER_SIZE = _HEADER.size
+_values_of = attrgetter(*(each.name for each in fields(Reported)))
 CANNOT_LEAVE = 70
 """Exit code of a member whose function could not be left."""
 
@@ -73,6 +84,8 @@ class Fork:
     info: MemberInfo
     device: str
     """``CUDA_VISIBLE_DEVICES`` of the process; ``""`` leaves it as it is."""
+    more: bool = False
+    """Whether other processes will most likely be asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +119,44 @@ class Leave:
     """Whether the next report still counts."""
 
 
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The warm parent to the driver: the user's function is loaded, and members can be forked."""
+
+    adopts: bool = False
+    """Whether all that a member has started is ended with it, so that it suffices to kill the member alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadFailed:
+    """The warm parent to the driver: the user's function cannot be loaded in a process of its own."""
+
+    traceback: str
+
+
+@dataclass(frozen=True, slots=True)
+class Forked:
+    """The warm parent to the driver: a member's process exists."""
+
+    key: int
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Exited:
+    """The warm parent to the driver: a member's process is gone."""
+
+    key: int
+    status: int
+    """As from ``os.waitpid``."""
+    reason: str | None = None
+    """Why it could not even be started."""
+
+
 def frame(message: object) -> bytes:
     """Return a message as bytes, with its length in front."""
-    body = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
+    sent = _values_of(message) if type(message) is Reported else message
+    body = pickle.dumps(sent, pickle.HIGHEST_PROTOCOL)
     return _HEADER.pack(len(body)) + body
 
 
@@ -130,21 +178,28 @@ class FrameReader:
     def __init__(self) -> None:
         self._buffer = bytearray()
 
-    def feed(self, data: bytes) -> Iterator[Any]:
-        """Take in bytes and yield the messages that are now complete."""
-        self._buffer += data
-        start = 0
+    def feed(self, data: bytes | memoryview) -> list[Any]:
+        """Take in bytes and return the messages that are now complete."""
+        buffer = self._buffer
+        buffer += data
+        messages: list[Any] = []
+        start, size = 0, len(buffer)
         try:
-            while len(self._buffer) - start >= _HEADER.size:
-                (length,) = _HEADER.unpack_from(self._buffer, start)
-                end = start + _HEADER.size + length
-                if len(self._buffer) < end:
+            while size - start >= _HEADER_SIZE:
+                begin = start + _HEADER_SIZE
+                end = begin + _HEADER.unpack_from(buffer, start)[0]
+                if size < end:
                     break
-                body = bytes(memoryview(self._buffer)[start + _HEADER.size : end])
                 start = end
-                yield pickle.loads(body)
+                messages.append(_message(buffer[begin:end]))
         finally:
-            del self._buffer[:start]
+            del buffer[:start]
+        return messages
+
+
+def _message(body: bytes | bytearray) -> Any:
+    message = pickle.loads(body)
+    return Reported(*message) if type(message) is tuple else message
 
 
 class Channel:
@@ -154,6 +209,8 @@ class Channel:
         self._sock = sock
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
+        self._reader = FrameReader()
+        self._received: deque[Any] = deque()
 
     def send(self, message: object) -> None:
         """Send a message; waits while the driver is behind."""
@@ -168,27 +225,22 @@ class Channel:
         Raises:
             DriverGone: the driver is gone.
         """
-        (length,) = _HEADER.unpack(self._exactly(_HEADER.size))
-        return pickle.loads(self._exactly(length))
+        while not self._received:
+            try:
+                data = self._sock.recv(1 << 14)
+            except OSError as error:
+                raise DriverGone from error
+            if not data:
+                raise DriverGone
+            self._received += self._reader.feed(data)
+        return self._received.popleft()
 
     def pending(self) -> bool:
         """Return whether something has arrived."""
-        return bool(self._poll.poll(0))
+        return bool(self._received) or bool(self._poll.poll(0))
 
     def abandon(self, launch: int | None) -> NoReturn:
         """End this process: its function cannot be left otherwise. The driver sees the exit code."""
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(CANNOT_LEAVE)
-
-    def _exactly(self, count: int) -> bytes:
-        data = bytearray()
-        while len(data) < count:
-            try:
-                chunk = self._sock.recv(count - len(data))
-            except OSError as error:
-                raise DriverGone from error
-            if not chunk:
-                raise DriverGone
-            data += chunk
-        return bytes(data)
