@@ -12,7 +12,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.core.reports import ReportRules, check_report, flatten, lookup, number, stop_reason, waits
+from shoal.core.events import Reported
+from shoal.core.reports import (
+    ReportRules,
+    check_report,
+    flatten,
+    lookup,
+    number,
+    reader,
+    stop_reason,
+    value_of,
+    waits,
+)
 from shoal.errors import ReportError
 
 AUTOMATIC = {"training_iteration": 4, "time_total_s": 2.5}
@@ -90,6 +101,33 @@ def test_every_path_of_flattened_metrics_leads_to_one_of_its_values(metrics: dic
 )
 def test_numbers_are_numbers_whatever_their_type(value: object, expected: float) -> None:
     assert number(value) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("score", 0.5),
+        ("count", 3.0),
+        ("val/acc", 0.25),
+        ("flat/path", 7.0),
+        ("text", None),
+        ("nothing", None),
+        ("missing", None),
+        ("training_iteration", 4.0),
+        ("time_total_s", 2.5),
+        ("timestamp", 0.0),
+    ],
+)
+def test_a_reader_reads_what_a_look_up_finds(name: str, expected: float | None) -> None:
+    metrics = {"score": 0.5, "count": 3, "val": {"acc": 0.25}, "flat/path": 7, "text": "x", "nothing": None}
+    report = Reported("a", 1, 4, metrics, waiting=False, time_total_s=2.5)
+    found = reader(name)(report)
+    assert found == expected == number(value_of(report, name))
+    assert found is None or type(found) is float
+
+
+def test_without_a_name_a_reader_reads_nothing() -> None:
+    assert reader(None)(Reported("a", 1, 1, {"score": 1.0}, waiting=False)) is None
 
 
 def test_nan_is_a_number() -> None:

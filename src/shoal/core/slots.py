@@ -92,6 +92,7 @@ class SlotQueue:
 
 @lru_cache(maxsize=4096)
 def _continues(slot: int) -> str:
+    # A text for each slot, not for each time.
     return f"continues in slot {slot}"
 
 

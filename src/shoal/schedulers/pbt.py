@@ -32,6 +32,7 @@ SECOND_CHANCES = 3
 """How often in a row a member may copy a checkpoint that is not later than those it has copied before."""
 
 Donors: TypeAlias = Top | list[Rank]
+"""Those whom a member may copy, the lowest rank first."""
 
 
 @check_arguments

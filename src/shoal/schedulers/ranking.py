@@ -1,14 +1,12 @@
 """Who is ahead of whom: members that may copy each other, ranked by their scores. Pure.
 
-A change of a rank costs O(log n) comparisons of numbers that lie side by side, and moves a few KB at most, whatever the
-size of the population.
+A change of a rank costs O(log n) comparisons and moves 2 KB at most, whatever the size of the population.
 """
 
 from __future__ import annotations
 
 import math
-from array import array
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -24,7 +22,6 @@ __all__ = ["Group", "Member", "Rank", "Ranks", "Top", "group_key"]
 Rank: TypeAlias = tuple[float, float, int]
 """(score with larger is better and non-finite as -inf, tie break, index)."""
 
-
 _PIECE = 256
 """A piece of the ranks that is longer than this is cut in two."""
 
@@ -32,19 +29,14 @@ _PIECE = 256
 class Ranks:
     """Ranks in order, the lowest first; no two are equal.
 
-    They are kept in pieces. In a single list, all that stands behind a change would have to be moved; and the ranks of
-    a large population lie all over the memory, so that looking at one costs more than comparing it. Therefore the
-    scores are kept a second time, side by side, to be searched in.
-
-    Changes wait until somebody asks. At a barrier all have changed, and then it costs less to sort once.
+    They are kept in pieces: in a single list, all that stands behind a change would have to be moved. And changes wait
+    until somebody asks: at a barrier all ranks have changed, and then it costs less to sort once.
     """
 
     def __init__(self) -> None:
         self._changes: list[tuple[Rank, bool]] = []
         """What has not been carried out yet: ranks that were put in (True) or taken out."""
         self._pieces: list[list[Rank]] = [[]]
-        self._scores: list[array[float]] = [array("d")]
-        """The scores of the ranks in each piece."""
         self._counts = [0]
         """How many there are in each piece."""
         self._bounds: list[Rank] = []
@@ -59,7 +51,7 @@ class Ranks:
         self._changes.append((rank, True))
         self._count += 1
         if len(self._changes) > 4 * self._count:
-            self._settle()  # where nobody ever asks
+            self._settle()  # nobody has asked for so long that they would become too many
 
     def remove(self, rank: Rank) -> None:
         """Take out a rank: the very object that was put in."""
@@ -70,7 +62,7 @@ class Ranks:
         """Return how many are lower than a rank, which need not be there."""
         self._settle()
         number = bisect_left(self._bounds, rank)
-        return sum(self._counts[:number]) + _place(self._pieces[number], self._scores[number], rank)
+        return sum(self._counts[:number]) + bisect_left(self._pieces[number], rank)
 
     def between(self, begin: int, end: int) -> Iterator[Rank]:
         """Return the ranks that at least ``begin`` and less than ``end`` are lower than, the lowest first."""
@@ -111,42 +103,36 @@ class Ranks:
         ranks = sorted(there.values())
         size = _PIECE // 2
         self._pieces = [ranks[begin : begin + size] for begin in range(0, len(ranks), size)] or [[]]
-        self._scores = [array("d", [rank[0] for rank in piece]) for piece in self._pieces]
         self._counts = list(map(len, self._pieces))
         self._bounds = [piece[-1] for piece in self._pieces[:-1]]
 
     def _put_in(self, rank: Rank) -> None:
         number = bisect_left(self._bounds, rank)
-        piece, scores = self._pieces[number], self._scores[number]
-        place = _place(piece, scores, rank)
-        piece.insert(place, rank)
-        scores.insert(place, rank[0])
+        piece = self._pieces[number]
+        insort(piece, rank)
         self._counts[number] += 1
         if len(piece) > _PIECE:
             self._cut(number)
 
     def _take_out(self, rank: Rank) -> None:
         number = bisect_left(self._bounds, rank)
-        piece, scores = self._pieces[number], self._scores[number]
-        place = _place(piece, scores, rank)
-        del piece[place], scores[place]
+        piece = self._pieces[number]
+        del piece[bisect_left(piece, rank)]
         self._counts[number] -= 1
         if len(piece) < _PIECE // 4 and len(self._pieces) > 1:
             self._join(max(0, number - 1))
 
     def _cut(self, number: int) -> None:
         """Make two pieces of one."""
-        piece, scores = self._pieces[number], self._scores[number]
+        piece = self._pieces[number]
         half = len(piece) // 2
         self._pieces[number : number + 1] = [piece[:half], piece[half:]]
-        self._scores[number : number + 1] = [scores[:half], scores[half:]]
         self._counts[number : number + 1] = [half, len(piece) - half]
         self._bounds.insert(number, piece[half - 1])
 
     def _join(self, number: int) -> None:
         """Make one piece of two that stand side by side, or two that are alike in length."""
         self._pieces[number] += self._pieces.pop(number + 1)
-        self._scores[number] += self._scores.pop(number + 1)
         self._counts[number] += self._counts.pop(number + 1)
         del self._bounds[number]
         if self._counts[number] > _PIECE:
@@ -171,15 +157,6 @@ class Top:
 
     def __iter__(self) -> Iterator[Rank]:
         return self._ranks.between(len(self._ranks) - self._count, len(self._ranks))
-
-
-def _place(piece: list[Rank], scores: array[float], rank: Rank) -> int:
-    """Return how many ranks of a piece are lower."""
-    place = bisect_left(scores, rank[0])
-    if place < len(piece) and piece[place] < rank:
-        # They have the same score.
-        return bisect_left(piece, rank, place, bisect_right(scores, rank[0], place))
-    return place
 
 
 @dataclass(slots=True)
