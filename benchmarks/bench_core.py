@@ -53,7 +53,7 @@ def train(config: Config, state: float | None) -> tuple[dict[str, Any], float]:
     return {"score": level}, level
 
 
-def simulated(members: int, synch: bool, steps: int = STEPS) -> tuple[Simulation[Any], list[Event]]:
+def simulated(members: int, synch: bool, steps: int = STEPS) -> tuple[Simulation, list[Event]]:
     """Simulate an experiment; return it, and its events."""
     simulation = Simulation(
         train,
@@ -123,7 +123,7 @@ def figures(runs: int) -> Iterator[Figure]:
         yield Figure(f"core, cost of an event, 10,000 members / 100, {mode}", ratios, 1.3)
 
 
-def _cost_s(simulation: Simulation[Any], events: list[Event], times: int) -> float:
+def _cost_s(simulation: Simulation, events: list[Event], times: int) -> float:
     """Give the events to as many fresh populations; return the mean of seconds for one."""
     gc.collect()
     gc.disable()
