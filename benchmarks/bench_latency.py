@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -121,35 +121,14 @@ def switch(runs: int) -> Iterator[Figure]:
 
 def _switch_s(megabytes: int | None) -> float:
     from shoal import tune
-    from shoal.tune.schedulers import PopulationBasedTraining
 
     with (
         tempfile.TemporaryDirectory() as storage,
         tempfile.TemporaryDirectory() as out,
         contextlib.redirect_stdout(io.StringIO()),  # that nobody saves is meant
     ):
-        _init(1)
-        tune.Tuner(
-            take_turns,
-            param_space={"lr": tune.uniform(0, 1), "megabytes": megabytes, "out": out},
-            tune_config=tune.TuneConfig(
-                metric="score",
-                mode="max",
-                num_samples=4,
-                seed=1,
-                scheduler=PopulationBasedTraining(
-                    time_attr="training_iteration",
-                    perturbation_interval=1,
-                    hyperparam_mutations={"lr": tune.uniform(0, 1)},
-                ),
-            ),
-            run_config=tune.RunConfig(
-                storage_path=storage,
-                verbose=0,
-                stop={"training_iteration": 150},
-                checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
-            ),
-        ).fit()
+        space = {"lr": tune.uniform(0, 1), "megabytes": megabytes, "out": out}
+        _fit(take_turns, space, storage, slots=1, members=4, steps=150, perturbation_interval=1)
         noted = sorted(
             (float(moment), what, path.name)
             for path in Path(out).iterdir()
@@ -211,32 +190,11 @@ def _exploit(megabytes: int) -> tuple[float, float]:
     from shoal import tune
     from shoal.core.commands import Exploit
     from shoal.journal.sqlite import SQLiteJournal
-    from shoal.tune.schedulers import PopulationBasedTraining
 
     with tempfile.TemporaryDirectory() as storage, tempfile.TemporaryDirectory() as out:
-        _init(2)
-        grid = tune.Tuner(
-            follow,
-            param_space={"lr": tune.grid_search([0.1, 0.9]), "megabytes": megabytes, "out": out},
-            tune_config=tune.TuneConfig(
-                metric="score",
-                mode="max",
-                seed=1,
-                scheduler=PopulationBasedTraining(
-                    time_attr="training_iteration",
-                    perturbation_interval=2,
-                    quantile_fraction=0.5,
-                    resample_probability=0.0,
-                    hyperparam_mutations={"lr": tune.uniform(0, 1)},
-                ),
-            ),
-            run_config=tune.RunConfig(
-                storage_path=storage,
-                verbose=0,
-                stop={"training_iteration": 40},
-                checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
-            ),
-        ).fit()
+        space = {"lr": tune.grid_search([0.1, 0.9]), "megabytes": megabytes, "out": out}
+        pbt = {"perturbation_interval": 2, "quantile_fraction": 0.5, "resample_probability": 0.0}
+        grid = _fit(follow, space, storage, slots=2, members=1, steps=40, **pbt)
         journal = SQLiteJournal.open_for_reading(Path(grid.experiment_path))
         decided: dict[str, list[float]] = {}
         for record in journal.read():
@@ -253,11 +211,33 @@ def _exploit(megabytes: int) -> tuple[float, float]:
     return statistics.median(latencies), statistics.median(reads)
 
 
-def _init(cpus: int) -> None:
+def _fit(
+    trainable: Callable[[dict[str, Any]], None],
+    space: dict[str, Any],
+    storage: str,
+    *,
+    slots: int,
+    members: int,
+    steps: int,
+    **pbt: Any,
+) -> Any:
+    """Run a population on so many slots, as quietly as it goes, and return its results."""
     import shoal
+    from shoal import tune
+    from shoal.tune.schedulers import PopulationBasedTraining
 
     shoal.shutdown()
-    shoal.init(num_cpus=cpus)
+    shoal.init(num_cpus=slots)
+    mutations = {"lr": tune.uniform(0, 1)}
+    scheduler = PopulationBasedTraining(time_attr="training_iteration", hyperparam_mutations=mutations, **pbt)
+    settings = tune.TuneConfig(metric="score", mode="max", num_samples=members, seed=1, scheduler=scheduler)
+    run = tune.RunConfig(
+        storage_path=storage,
+        verbose=0,
+        stop={"training_iteration": steps},
+        checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
+    )
+    return tune.Tuner(trainable, param_space=space, tune_config=settings, run_config=run).fit()
 
 
 PARTS = {"start": start, "switch": switch, "exploit": exploit}

@@ -7,10 +7,15 @@ import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-__all__ = ["HEADER", "Figure", "print_table"]
+__all__ = ["HEADER", "Figure", "as_installed", "print_table"]
 
-# Where Shoal is installed, its modules are compiled. Here they are at the first start, unless this forbids it.
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+def as_installed() -> None:
+    """Let modules be compiled at the first start, as they are where Shoal is installed."""
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+
+as_installed()
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from threading import Timer
 from typing import IO, Any
 
 import results
+from figures import as_installed
 from workload import Case
 
 HERE = Path(__file__).parent
@@ -171,6 +172,7 @@ def compare(rival: Library, rows: Sequence[Row], notes: str, description: str) -
     Returns:
         The exit code: 0 if all ratios are what is wanted.
     """
+    as_installed()
     given = _arguments(description)
     shoal = Library("Shoal", given.shoal_python, "versus_shoal.py")
     rival = replace(rival, python=given.rival_python or rival.python)

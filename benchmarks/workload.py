@@ -14,9 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# Where Shoal is installed, its modules are compiled. Here they are at the first start, unless this forbids it.
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-
 MEGABYTE = 1 << 20
 _blocks: dict[int, bytes] = {}
 

@@ -7,12 +7,14 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 from shoal import tune
+from shoal.checkpoints.store import take_over
 from shoal.core.commands import Exploit
+from shoal.core.events import SavedCheckpoint
 from shoal.history import History
 from shoal.journal.sqlite import SQLiteJournal
 from shoal.tune.schedulers import PopulationBasedTraining
@@ -76,6 +78,13 @@ def fit(
         tune_config=tune.TuneConfig(**settings),
         run_config=tune.RunConfig(**where),
     ).fit()
+
+
+def commit(source: Path, trial_folder: Path, number: int, *, linked: Collection[str] = ()) -> SavedCheckpoint:
+    """Take a checkpoint over, and do what follows from that."""
+    saved, settle = take_over(source, trial_folder, number, linked=linked)
+    settle()
+    return saved
 
 
 def story(grid: tune.ResultGrid) -> History:

@@ -9,7 +9,6 @@ import contextlib
 import fcntl
 import json
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import EngineError
-from .worker.environment import THE_DRIVERS, THREAD_VARIABLES
+from .worker.environment import THE_DRIVERS, THREAD_VARIABLES, ends
 
 __all__ = ["WarmParent", "socket_pair"]
 
@@ -44,11 +43,10 @@ class WarmParent:
         self.control, theirs = socket_pair()
         try:
             self._process = _spawn(theirs.fileno(), modules)
-        except OSError as error:
+        except BaseException as error:
             self.control.close()
-            raise EngineError(f"The parent process of the members cannot be started: {error}.") from error
-        except BaseException:
-            self.control.close()
+            if isinstance(error, OSError):
+                raise EngineError(f"The parent process of the members cannot be started: {error}.") from error
             raise
         finally:
             theirs.close()
@@ -75,14 +73,8 @@ class WarmParent:
 
 def _ends(process: subprocess.Popen[bytes], patience_s: float) -> bool:
     """Wait until a process ends, and return whether it did in this time."""
-    with contextlib.suppress(OSError, AttributeError):  # macOS, or too many open files
-        handle = os.pidfd_open(process.pid)
-        try:
-            poll = select.poll()
-            poll.register(handle, select.POLLIN)
-            return bool(poll.poll(1000 * patience_s))
-        finally:
-            os.close(handle)
+    if (ended := ends(process.pid, patience_s)) is not None:
+        return ended
     try:
         process.wait(patience_s)
     except subprocess.TimeoutExpired:

@@ -40,7 +40,9 @@ def test_a_script_that_names_an_optimizer_has_one_built() -> None:
 
 
 def test_a_script_without_one_does_not_wait_for_it() -> None:
-    function = lambda config: {"optimized": 1.0, "optimum": sum(config.values())}  # noqa: E731
+    def function(config: dict[str, Any]) -> dict[str, float]:
+        return {"optimized": 1.0, "optimum": sum(config.values())}
+
     function.__module__ = "__main__"
     assert not _may_build_optimizers(dumps(function), function, [])
 

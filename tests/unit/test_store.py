@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.helpers import commit
 
-from shoal.checkpoints.store import commit, delete, delete_unfinished, digest_of
+from shoal.checkpoints.store import delete, delete_unfinished, digest_of
 from shoal.core.commands import checkpoint_name
 from shoal.errors import ReportError, StorageError
 

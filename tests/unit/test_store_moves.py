@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.helpers import commit
 
 from shoal.checkpoints import Checkpoint, digest, read_dict, write_dict
-from shoal.checkpoints.store import commit, digest_of, take_over
+from shoal.checkpoints.store import digest_of, take_over
 from shoal.core.commands import checkpoint_name
 from shoal.errors import ReportError, StorageError
 

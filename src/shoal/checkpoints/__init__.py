@@ -171,13 +171,8 @@ class Checkpoint:
             text = json.dumps(dict(metadata), indent=2, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"Checkpoint.set_metadata: metadata must be JSON values: {error}.") from error
-        # By way of another name, so that what was there stays if this cannot be written.
-        staging = Path(self.path, f"{_METADATA}.{os.getpid()}")
-        try:
-            staging.write_text(text + "\n", encoding="utf-8")
-            staging.replace(Path(self.path, _METADATA))
-        finally:
-            staging.unlink(missing_ok=True)
+        with replacing(Path(self.path, _METADATA)) as file:
+            file.write(f"{text}\n".encode())
 
     def update_metadata(self, metadata: Mapping[str, Any]) -> None:
         """Add to the notes; see :meth:`set_metadata`."""
@@ -225,7 +220,7 @@ def replacing(path: Path) -> Generator[BinaryIO]:
     Raises:
         OSError: there is no room, for example. Nothing is left behind.
     """
-    staging = path.with_name(f"{path.name}.{os.getpid()}.part")
+    staging = path.with_name(f"{path.name}.{os.getpid()}")
     try:
         with staging.open("wb") as file:
             yield file

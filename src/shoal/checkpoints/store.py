@@ -27,7 +27,7 @@ from ..scratch import temporary_directories
 from .digest import Digest, buffer
 
 __all__ = [
-    "checkpoint_name", "commit", "damage", "delete", "delete_unfinished", "digest_of", "is_full", "measure",
+    "checkpoint_name", "damage", "delete", "delete_unfinished", "digest_of", "is_full", "measure",
     "take_over", "write",
 ]  # fmt: skip
 
@@ -50,13 +50,6 @@ which the system may give the same inode."""
 
 class _Unmovable(Exception):
     """The folder's files must be copied."""
-
-
-def commit(source: Path, trial_folder: Path, number: int, *, linked: Collection[str] = ()) -> SavedCheckpoint:
-    """As :func:`take_over`, with what follows from it."""
-    saved, settle = take_over(source, trial_folder, number, linked=linked)
-    settle()
-    return saved
 
 
 def take_over(

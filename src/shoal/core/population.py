@@ -526,7 +526,7 @@ class Population(Slots):
         if trial.leaving:
             self._close(trial)
             return
-        older = [record for record in trial.older if self.retention.exists(record)]
+        older = list(self.retention.existing(trial.older))
         self.policy.spoiled(damaged)
         self._delete(self.retention.spoil(damaged))
         trial.story.append(f"{damaged.id} is damaged")

@@ -217,9 +217,14 @@ def stop_met(stop: Mapping[str, float], read: Callable[[str], Any]) -> str | Non
     return None
 
 
-def waits(rules: ReportRules, until: float | None, metrics: Metrics, automatic: Mapping[str, Any]) -> bool:
-    """Return whether the member has to wait for a decision after this report, stop conditions aside."""
-    return rules.always_wait or at_boundary(until, progress(rules, metrics, automatic))
+def waits(rules: ReportRules, until: float | None, reached: float | None) -> bool:
+    """Return whether the member has to wait for a decision after a report, stop conditions aside.
+
+    Args:
+        rules: the experiment's rules.
+        until, reached: as for :func:`at_boundary`.
+    """
+    return rules.always_wait or at_boundary(until, reached)
 
 
 def at_boundary(until: float | None, reached: float | None) -> bool:

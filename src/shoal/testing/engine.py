@@ -494,16 +494,16 @@ class SimulatedEngine:
         saves = every(process.index, iteration) if callable(every) else every > 0 and iteration % every == 0
         stop = stop_reason(self._rules, metrics, automatic)
         transient = False
+        reached = progress(self._rules, metrics, automatic)
         if self._saves_when_needed and not saves:
             saves = stop is not None and self._rules.save_at_end
-            reached = progress(self._rules, metrics, automatic)
             needed = process.leaving or at_boundary(process.until, reached)
             transient = stop is None and needed
         check_report(self._rules, metrics, automatic, saves or transient)
         process.state = state
         process.iteration = iteration
         process.time_total_s = total
-        waiting = stop is not None or waits(self._rules, process.until, metrics, automatic)
+        waiting = stop is not None or waits(self._rules, process.until, reached)
         event = Reported(
             trial_id=process.trial_id,
             launch=process.launch,

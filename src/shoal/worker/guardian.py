@@ -25,6 +25,7 @@ from collections.abc import Collection
 from typing import NoReturn
 
 from .. import scratch
+from .environment import ends
 
 __all__ = ["adopt_orphans", "children", "die_with_parent", "end_all", "guard", "kill_orphans", "outlive_parent"]
 
@@ -88,10 +89,7 @@ def _let_end(nursery: int, control: int) -> int:
     with contextlib.suppress(OSError), socket.socket(fileno=os.dup(control)) as sock:
         sock.shutdown(socket.SHUT_RDWR)  # tells it, also where a fork of the driver holds the other end
     late = time.monotonic() + _OWN_END_S
-    with contextlib.suppress(OSError, AttributeError):
-        ended = select.poll()
-        ended.register(os.pidfd_open(nursery), select.POLLIN)
-        ended.poll(1000 * _OWN_END_S)
+    ends(nursery, _OWN_END_S)
     while True:
         pid, status = os.waitpid(nursery, os.WNOHANG)
         if pid or time.monotonic() >= late:

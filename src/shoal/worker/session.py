@@ -24,7 +24,7 @@ from ..checkpoints import Checkpoint
 from ..checkpoints.store import is_full, measure, take_over, write
 from ..core.commands import Launch
 from ..core.events import Config, Drifted, Metrics, Reported, Saved, SavedCheckpoint
-from ..core.reports import DONE, ReportRules, at_boundary, check_report, progress, stop_reason
+from ..core.reports import DONE, ReportRules, at_boundary, check_report, progress, stop_reason, waits
 from ..errors import ReportError
 from .applied import Watch
 from .wire import Enter, Go, Leave, MemberInfo, SaveNow
@@ -160,7 +160,7 @@ class Session:
         self._total_ns = 0
         self._since_restore_ns = 0
         self._next_checkpoint = 0
-        self._settle: Callable[[], None] = _nothing
+        self._settle: Callable[[], None] | None = None
         """What is left of a commit, once the report is sent."""
         self.lacked_room = False
         """There was no room for the folder that the user may write to next; to fail for that is no fault of theirs."""
@@ -302,13 +302,12 @@ class Session:
         check_report(self._rules, plain, automatic, checkpoint is not None or wanted)
         reached = progress(self._rules, plain, automatic)
         self._check_growth(reached)
-        at_its_boundary = at_boundary(self._until, reached)
-        waiting = stop is not None or self._rules.always_wait or at_its_boundary
+        waiting = stop is not None or waits(self._rules, self._until, reached)
         self._keeper = keeper
         if keeper is None:
             saved = None if checkpoint is None else self._committed(checkpoint)
         else:
-            needed = stop is None and (at_its_boundary or self._next is not None)
+            needed = stop is None and (at_boundary(self._until, reached) or self._next is not None)
             saved = self._saved(keeper, transient=not wanted) if wanted or needed else None
         self._iteration += 1
         self._since_restore += 1
@@ -339,7 +338,9 @@ class Session:
 
     def _settle_commit(self) -> None:
         """Do what is left of a commit. The report counts already."""
-        settle, self._settle = self._settle, _nothing
+        settle, self._settle = self._settle, None
+        if settle is None:
+            return
         try:
             settle()
         except OSError as error:
@@ -459,10 +460,6 @@ def current_session(caller: str) -> Session:
             f"runs."
         )
     return session
-
-
-def _nothing() -> None:
-    pass
 
 
 def _check_checkpoint(checkpoint: object) -> None:
