@@ -16,6 +16,7 @@ from shoal.core.commands import (
     DeleteCheckpoint,
     Exploit,
     FallBack,
+    HandOn,
     Launch,
     Park,
     Retry,
@@ -80,6 +81,8 @@ class Scenario:
     uneven: bool = True
     """Whether steps differ in duration."""
     start_time: float = 0.0
+    hands_on: bool = False
+    """Whether members hand their slot on by themselves."""
 
     def scheduler(self) -> TrialScheduler:
         if not self.pbt:
@@ -138,6 +141,7 @@ class Scenario:
             start_time=self.start_time,
             checkpoint_every=self.checkpoint_every,
             saves_when_needed=self.of_class,
+            hands_on=self._hands_on if self.hands_on else None,
             checkpoint_at_end=self.of_class and self.checkpoint_at_end,
             faults=random_faults(self.seed, dict(self.faults)) if self.faults else None,
             validate=validate,
@@ -162,6 +166,10 @@ class Scenario:
 
     def _duration(self, index: int, iteration: int, config: Config) -> float:
         return 0.5 + (index * 7919 + iteration * 104729 + self.seed) % 16 / 16
+
+    def _hands_on(self, index: int, iteration: int) -> float | None:
+        drawn = random.Random(f"{self.seed}/{index}/{iteration}/hands_on").random()
+        return None if drawn < 0.1 else max(0.0, 2.0 * drawn - 0.8)
 
     @staticmethod
     def _stopper(event: Reported) -> str | None:
@@ -193,7 +201,11 @@ def run_through(*lives: tuple[Scenario, int | None], **resume: Any) -> Simulatio
     return result
 
 
-_APART = {Fault.DAMAGE: ("damage", (0.02, 0.1, 0.5)), Fault.ORPHAN: ("orphan", (0.02, 0.1))}
+_APART = {
+    Fault.DAMAGE: ("damage", (0.02, 0.1, 0.5)),
+    Fault.ORPHAN: ("orphan", (0.02, 0.1)),
+    Fault.CRASH_COMMITTING: ("committing", (0.02, 0.1)),
+}
 """Faults whose rates are drawn from streams of their own, so that they leave the other draws as they are."""
 
 
@@ -247,6 +259,7 @@ def drawn_scenario(seed: int, largest: int, **fixed: Any) -> Scenario:
         start_time=rng.choice((0.0, 0.0, 3.0)),
         of_class=rng.random() < 0.2,
         checkpoint_at_end=rng.random() < 0.5,
+        hands_on=random.Random(f"{seed}/hands_on").random() < 0.6,
     )
     return replace(drawn, **fixed)
 
@@ -297,6 +310,8 @@ class Invariants:
     """How many trials went on after their end."""
     failed: set[str] = field(default_factory=set[str])
     """Trials that have failed for good, and wait for a donor."""
+    promised: dict[str, int] = field(default_factory=dict[str, int])
+    """Slots that trials were promised."""
 
     def __call__(self, population: Population, event: Event, commands: list[Command]) -> None:
         at_boundary = None
@@ -352,7 +367,7 @@ class Invariants:
                 self._exploits(population, apart, list(self.failed), judged=judged)
                 self._replaced(commands, live, judged=judged)
         else:
-            assert all(not isinstance(command, Launch | Continue | Exploit | Retry) for command in commands)
+            assert all(not isinstance(command, Launch | Continue | HandOn | Exploit | Retry) for command in commands)
         for command in commands:
             if isinstance(command, Stop) and command.trial_id not in self.ended:
                 self._stop(command, event)
@@ -361,10 +376,10 @@ class Invariants:
             self._follow(command, population)
         back = {trial_id for trial_id, slot in parked.items() if population.trials[trial_id].slot == slot}
         assert not back, "gives its slot up only to get it again"
-        if len(set(population.limits.devices)) == 1 and not self._merely_goes_on(event, at_boundary):
+        if len(set(population.limits.devices)) == 1:
             moved = [trial_id for trial_id in parked if population.trials[trial_id].slot is not None]
             assert not moved, "changes its slot for no reason"
-            self._least_trained_first(population, commands)
+            self._least_trained_first(population, commands, gives=not self._merely_goes_on(event, at_boundary))
 
     def at_the_end(self, result: SimulationResult) -> None:
         scenario = self.scenario
@@ -525,7 +540,8 @@ class Invariants:
     def _follow(self, command: Command, population: Population) -> None:
         if isinstance(command, Launch):
             self.launch[command.trial_id] = command.launch
-            self.slot[command.trial_id] = command.slot
+            if not command.waits:
+                self.slot[command.trial_id] = command.slot
             self.until[command.trial_id] = command.until
             time = population.trials[command.trial_id].time
             assert command.until is None or command.until > time, "it would wait at once, for ever"
@@ -665,11 +681,20 @@ class Invariants:
         """A member that waited for a stopper and may go on keeps its slot: no slot is given out."""
         return isinstance(event, Reported) and event.stop is None and at_boundary is None
 
-    @staticmethod
-    def _least_trained_first(population: Population, commands: list[Command]) -> None:
-        started = [command.trial_id for command in commands if isinstance(command, Launch | Continue)]
-        queued = [(trial.time, trial.iteration) for trial in population.trials.values() if trial.queued]
-        if started and queued:
-            trials = [population.trials[trial_id] for trial_id in started]
-            last = max((trial.time, trial.iteration) for trial in trials)
-            assert last <= min(queued), "somebody who has trained less waits for a slot"
+    def _least_trained_first(self, population: Population, commands: list[Command], *, gives: bool) -> None:
+        trials = population.trials
+        queued = [trial.place for trial in trials.values() if trial.queued]
+        running = {trial.trial_id for trial in population.running}
+        for command in commands:
+            if isinstance(command, HandOn):
+                assert population.limits.hands_on
+                to, until = trials[command.to], trials[command.trial_id].until
+                assert until is not None
+                assert to.time <= until, "it has trained more than the holder will have"
+                assert to.place <= min(queued, default=to.place), "somebody who has trained less waits for a slot"
+                self.promised[command.to] = command.slot
+            elif isinstance(command, Continue | Launch) and command.trial_id in running:
+                if self.promised.pop(command.trial_id, None) == command.slot or not gives:
+                    continue
+                place = trials[command.trial_id].place
+                assert place <= min(queued, default=place), "somebody who has trained less waits for a slot"

@@ -43,6 +43,7 @@ LIMITS = st.builds(
     max_failures=st.sampled_from([0, 1, -1]),
     fail_fast=st.booleans(),
     replace_failed=st.booleans(),
+    hands_on=st.booleans(),
 )
 KEPT = st.sampled_from([None, 1, 2])
 SCORES = st.sampled_from([0.0, 1.0, 1.0, 2.0, -1.0, math.nan, math.inf])
@@ -200,6 +201,11 @@ class PopulationMachine(RuleBasedStateMachine):
     def a_running_process_dies(self, who: int) -> None:
         if trial := self.one_of(self.population.running, who):
             self.tell(Lost(trial.trial_id, trial.launch, "killed"))
+
+    @rule(who=WHO)
+    def one_that_gets_ready_fails(self, who: int) -> None:
+        if trial := self.one_of([trial for trial in self.parked if trial.ready], who):
+            self.tell(Failed(trial.trial_id, trial.launch, "its config cannot be sent", ""))
 
     @rule(who=WHO)
     def a_parked_process_dies(self, who: int) -> None:

@@ -20,6 +20,7 @@ __all__ = [
     "Evict",
     "Exploit",
     "FallBack",
+    "HandOn",
     "Launch",
     "Notice",
     "Park",
@@ -94,6 +95,7 @@ class Launch:
     trial_id: str
     launch: int
     slot: int
+    """Where it runs, or where it most likely will."""
     config: Config
     checkpoint: CheckpointRecord | None
     """What ``tune.get_checkpoint()`` returns; None starts from scratch."""
@@ -110,16 +112,40 @@ class Launch:
     changed: tuple[str, ...] = ()
     """The numbers of the config, ``a/b`` for nested ones, that are others than those that the checkpoint was made with:
     mutated by an exploit, or replaced."""
+    waits: bool = False
+    """True where it only gets ready: a ``Continue`` follows when it has the slot, and then the function is entered."""
 
 
 @dataclass(frozen=True, slots=True)
 class Continue:
-    """Let a member that waits in ``tune.report`` go on."""
+    """Let a member go on that waits in ``tune.report``, or before its function."""
 
     trial_id: str
     launch: int
     slot: int
     until: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class HandOn:
+    """A slot is promised: when its holder comes to its boundary, the other goes on there.
+
+    The holder may tell the other so itself, before it commits its checkpoint and reports: the other then trains
+    meanwhile. The ``Continue`` that follows upon the report repeats it. Where the holder gives the slot up otherwise,
+    or cannot tell, the other goes on with that ``Continue``. An engine may ignore this command.
+    """
+
+    trial_id: str
+    """Who holds the slot."""
+    launch: int
+    slot: int
+    to: str
+    """The trial that waits for the slot."""
+    to_launch: int
+    to_iteration: int
+    """At which it waits."""
+    until: float | None
+    """As in its ``Continue``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +291,7 @@ class Notice:
 Command: TypeAlias = (
     Launch
     | Continue
+    | HandOn
     | Park
     | Exploit
     | Reconfigure

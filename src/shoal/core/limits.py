@@ -25,6 +25,8 @@ class Limits:
     that can save at any time, those of a class, understand."""
     replace_failed: bool = False
     """Whether a trial that has failed for good takes over a donor, where the scheduler knows one."""
+    hands_on: bool = False
+    """Whether members can hand their slot on by themselves, to one that was promised it."""
 
 
 @dataclass(frozen=True, slots=True)

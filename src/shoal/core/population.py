@@ -116,6 +116,11 @@ class Population(Slots):
         if not self._mute:
             if self._free:
                 self._assign()
+            if self._nearer:
+                if self.limits.hands_on:
+                    for trial in self._nearer:
+                        self._promise(trial)
+                self._nearer.clear()
         elif not isinstance(event, Undecided):
             self._mute = False
         return self._out
@@ -260,7 +265,9 @@ class Population(Slots):
         """Have decided what follows from a report that does not end its trial."""
         until = self.policy.until(trial.trial_id) if event.waiting else None
         at_boundary = until is not None and trial.time >= until
-        if event.waiting and not at_boundary:
+        if not event.waiting:
+            self._nearer.append(trial)
+        elif not at_boundary:
             assert trial.slot is not None
             self._continue(trial, trial.slot)
         if self._mute:
@@ -317,11 +324,12 @@ class Population(Slots):
         if trial.ending is not None and trial.lossless:
             self._end(trial, Status.TERMINATED, trial.ending)
             return
-        if trial.slot is None and trial.lossless:
+        if trial.slot is None and trial.lossless and not trial.ready:
             # It was parked and everything it had is in a checkpoint: only the process has to come back.
             trial.waiting = False
             trial.story.append("lost its process while parked")
-            if trial.queued:
+            if trial.claims:
+                self._withdraw(trial)
                 self._queue.add(trial)
             return
         self._failed(trial, event.reason, innocent=event.innocent)
@@ -479,12 +487,11 @@ class Population(Slots):
         trial.rewind()
 
     def _keep_or_yield(self, trial: Trial) -> None:
-        """At a boundary, pass the slot to a waiting trial that has trained less."""
+        """At a boundary, pass the slot to whom it was promised, or to a waiting trial that has trained less."""
         assert trial.slot is not None
         slot = trial.slot
-        device = self.limits.devices[slot]
-        other = self._queue.least_trained(device, move=False)
-        if other is not None and (other.time, other.iteration) < (trial.time, trial.iteration):
+        other = self._queue.least_trained(self.limits.devices[slot], move=False)
+        if slot in self._promised or (other is not None and other.place < trial.place):
             self._park(trial)
             self._queue.add(trial)
         else:
@@ -583,7 +590,7 @@ class Population(Slots):
         self._release(trial)
         self._hoping.discard(trial.trial_id)
         trial.queued = 0
-        trial.waiting = False
+        trial.waiting = trial.ready = False
         trial.ending = trial.failed = None
         trial.leaving = False
         trial.status = status

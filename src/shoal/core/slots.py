@@ -2,6 +2,11 @@
 
 A *slot* is a permit to run. A trial that has none waits inside ``tune.report``, in its own process (a *resident*). Only
 when there may be no more residents does one leave, through a checkpoint. Those that have trained least go first.
+
+Where members can hand a slot on by themselves, it is *promised* when its holder is one report away from its boundary.
+Who was promised it gets ready, and goes on there as soon as the holder is at its boundary: what happened until then is
+told, decided and committed while it trains. What has been promised is kept, unless who waits for it can go on elsewhere
+before.
 """
 
 from __future__ import annotations
@@ -11,7 +16,7 @@ from collections import deque
 from functools import lru_cache
 
 from ..errors import InvalidTransition
-from .commands import Command, Continue, Evict, Launch, Notice, Park, Status
+from .commands import Command, Continue, Evict, HandOn, Launch, Notice, Park, Status
 from .events import Event
 from .limits import Limits
 from .policy import Policy
@@ -112,6 +117,10 @@ class Slots:
         """Why all are to end, or None. Nobody gets a slot then."""
         self._free: list[int] = list(range(len(limits.devices)))
         self._queue = SlotQueue()
+        self._promised: dict[int, Trial] = {}
+        """Who goes on next in a slot that is held."""
+        self._nearer: list[Trial] = []
+        """Trials that the newest event has brought nearer to their boundary, or to a slot."""
         self._residents = 0
         self._noticed: set[str] = set()
         self._out: list[Command] = []
@@ -127,6 +136,7 @@ class Slots:
         self.limits = limits
         self._free = list(range(len(limits.devices)))
         self._queue.clear()
+        self._promised.clear()
         self._residents = 0
         self._noticed.clear()
 
@@ -143,9 +153,18 @@ class Slots:
         self._out.append(Park(trial.trial_id, trial.launch))
 
     def _release(self, trial: Trial) -> None:
+        """The trial gives up its slot, or the one that it was promised."""
         if trial.slot is not None:
             heapq.heappush(self._free, trial.slot)
             trial.slot = None
+        elif trial.promised is not None:
+            self._withdraw(trial)
+
+    def _withdraw(self, trial: Trial) -> None:
+        """The trial no longer waits for the slot that it was promised."""
+        if trial.promised is not None:
+            del self._promised[trial.promised]
+            trial.promised = None
 
     def _leave(self, trial: Trial) -> None:
         """The trial's process is gone, or about to be."""
@@ -154,13 +173,13 @@ class Slots:
             self._residents -= 1
 
     def _assign(self) -> None:
-        """Give free slots to the trials that have trained least."""
+        """Give free slots to those that they were promised, and to the trials that have trained least."""
         if self.stopping is not None:
             return
         passed: list[int] = []
         while self._free:
             slot = heapq.heappop(self._free)
-            trial = self._queue.least_trained(self.limits.devices[slot])
+            trial = self._promised.get(slot) or self._next_for(self.limits.devices[slot])
             if trial is None:
                 passed.append(slot)
                 if self.limits.devices[slot] == "":
@@ -170,8 +189,18 @@ class Slots:
         for slot in passed:
             heapq.heappush(self._free, slot)
 
+    def _next_for(self, device: str) -> Trial | None:
+        """Return who goes on where a slot has become free that was promised to nobody."""
+        least = self._queue.least_trained(device)
+        # Rather let somebody go on here than wait for a slot that is still held.
+        for other in self._promised.values():
+            if other.device == device and (least is None or other.place < least.place):
+                least = other
+        return least
+
     def _run(self, trial: Trial, slot: int) -> None:
         """Let the trial run in the slot: continue it where it waits, or launch it."""
+        self._withdraw(trial)
         trial.queued = 0
         if trial.waiting and trial.device == self.limits.devices[slot]:
             self._continue(trial, slot)
@@ -180,12 +209,38 @@ class Slots:
 
     def _continue(self, trial: Trial, slot: int) -> None:
         trial.slot = slot
-        trial.waiting = False
+        trial.waiting = trial.ready = False
         trial.status = Status.RUNNING
+        trial.until = self.policy.until(trial.trial_id)
         trial.story.append(_continues(slot))
-        self._out.append(Continue(trial.trial_id, trial.launch, slot, self.policy.until(trial.trial_id)))
+        self._out.append(Continue(trial.trial_id, trial.launch, slot, trial.until))
+        self._nearer.append(trial)
 
-    def _launch(self, trial: Trial, slot: int) -> None:
+    def _promise(self, holder: Trial) -> None:
+        """Promise a slot whose holder is about to come to its boundary to the trial that has trained least."""
+        slot = holder.slot
+        if slot is None or slot in self._promised or not holder.nearly_there or self.stopping is not None:
+            return
+        device = self.limits.devices[slot]
+        trial = self._queue.least_trained(device, move=False)
+        assert holder.until is not None
+        if trial is None or trial.time > holder.until:
+            return  # the holder will most likely go on itself
+        if not trial.waiting or trial.device != device:
+            if not (trial.resident or self._has_room(trial)):
+                return
+            self._launch(trial, slot, waits=True)
+        trial.queued = 0
+        trial.promised = slot
+        self._promised[slot] = trial
+        trial.story.append(f"is promised slot {slot}")
+        until = self.policy.until(trial.trial_id)
+        self._out.append(
+            HandOn(holder.trial_id, holder.launch, slot, trial.trial_id, trial.launch, trial.iteration, until)
+        )
+
+    def _launch(self, trial: Trial, slot: int, *, waits: bool = False) -> None:
+        """Launch the trial for a slot, which it has; or, where it waits, does not have yet."""
         device = self.limits.devices[slot]
         if trial.resident and trial.device != device:
             self._evict(trial)
@@ -194,12 +249,17 @@ class Slots:
             self._make_room()
             self._residents += 1
         trial.device = device
-        trial.slot = slot
-        trial.status = Status.RUNNING
         trial.launch += 1
         trial.rewind()
+        if waits:
+            trial.waiting = trial.ready = True
+            trial.status = Status.PAUSED
+        else:
+            trial.slot = slot
+            trial.status = Status.RUNNING
+        trial.until = self.policy.until(trial.trial_id)
         source = "scratch" if trial.restore is None else trial.restore.id
-        trial.story.append(f"launch {trial.launch} in slot {slot} from {source}")
+        trial.story.append(f"launch {trial.launch} {'for' if waits else 'in'} slot {slot} from {source}")
         self._out.append(
             Launch(
                 trial_id=trial.trial_id,
@@ -210,11 +270,31 @@ class Slots:
                 iteration=trial.iteration,
                 time_total_s=trial.time_total_s,
                 next_checkpoint=trial.next_checkpoint,
-                until=self.policy.until(trial.trial_id),
+                until=trial.until,
                 fresh=fresh,
                 generation=trial.generation,
                 changed=trial.changed,
+                waits=waits,
             )
+        )
+        if not waits:
+            self._nearer.append(trial)
+
+    def _has_room(self, trial: Trial) -> bool:
+        """Return whether one more process is allowed for the trial, or another that has trained more can leave."""
+        limit = self.limits.residents
+        if limit is None or self._residents < limit:
+            return True
+        first = next(iter(self._evictable()), None)
+        return self._residents == limit and first is not None and first.promised is None and first.time >= trial.time
+
+    def _evictable(self) -> list[Trial]:
+        """Return the parked trials that lose nothing without a process, the most trained first."""
+        parked = [trial for trial in self.trials.values() if trial.resident and trial.slot is None]
+        return sorted(
+            (trial for trial in parked if trial.lossless),
+            # Whom a slot was promised to, goes only where there is nobody else.
+            key=lambda trial: (trial.promised is not None, -trial.time, -trial.index),
         )
 
     def _make_room(self) -> None:
@@ -222,8 +302,7 @@ class Slots:
         limit = self.limits.residents
         if limit is None or self._residents < limit:
             return
-        parked = [trial for trial in self.trials.values() if trial.resident and trial.slot is None]
-        leaving = sorted((trial for trial in parked if trial.lossless), key=lambda trial: (-trial.time, -trial.index))
+        leaving = self._evictable()
         for trial in leaving[: self._residents - limit + 1]:
             self._evict(trial)
         if self._residents >= limit:
@@ -235,10 +314,12 @@ class Slots:
 
     def _evict(self, trial: Trial) -> None:
         self._leave(trial)
-        trial.waiting = False
+        claims = trial.claims
+        self._withdraw(trial)
+        trial.waiting = trial.ready = False
         trial.story.append("evicted")
         self._out.append(Evict(trial.trial_id, trial.launch))
-        if trial.queued:
+        if claims:
             self._queue.add(trial)
 
     def _invalid(self, trial: Trial, event: Event | None, what: str) -> InvalidTransition:
@@ -253,6 +334,9 @@ class Slots:
             raise InvalidTransition(
                 f"slots {sorted(taken)} taken and {sorted(self._free)} free are not all slots, each once"
             )
+        promised = {trial.promised: trial for trial in self.trials.values() if trial.promised is not None}
+        if promised != self._promised or not set(promised) <= set(taken):
+            raise InvalidTransition(f"slots {sorted(promised)} are promised, and {sorted(self._promised)} in the list")
         queued = [trial for trial in self.trials.values() if trial.queued]
         if queued and self._free and len(set(self.limits.devices)) == 1 and self.stopping is None:
             raise InvalidTransition("a slot is free although a trial waits for one")

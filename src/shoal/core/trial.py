@@ -30,7 +30,15 @@ class Trial:
     device: str | None = None
     """The device that its process is bound to; None without a process."""
     waiting: bool = False
-    """It waits inside ``tune.report`` and can be continued where it is."""
+    """It waits inside ``tune.report``, or before its function, and can be continued where it is."""
+    ready: bool = False
+    """It waits before its function, for which it has been launched."""
+    promised: int | None = None
+    """The slot that it has as soon as whoever runs there gives it up; then it is not in the queue."""
+    until: float | None = None
+    """``time_attr`` from which on its reports wait for a decision, since it was continued or launched last."""
+    step: float = 0.0
+    """By how much ``time_attr`` grew with its newest report."""
     iteration: int = 0
     time: float = 0.0
     """``time_attr`` at its newest report."""
@@ -80,9 +88,24 @@ class Trial:
         return self.device is not None
 
     @property
+    def claims(self) -> bool:
+        """True where it waits for a slot: any that becomes free, or the one that it was promised."""
+        return self.queued > 0 or self.promised is not None
+
+    @property
+    def place(self) -> tuple[float, int]:
+        """Those for whom this is least have trained least, and go first."""
+        return self.time, self.iteration
+
+    @property
     def at_barrier(self) -> bool:
         """True where it waits for others, with no claim to a slot."""
-        return self.slot is None and not self.queued and not self.status.ended
+        return self.slot is None and not self.claims and not self.status.ended
+
+    @property
+    def nearly_there(self) -> bool:
+        """True where its next report will be the one that waits for a decision, if it gets as far as with its last."""
+        return self.until is not None and self.time + self.step >= self.until
 
     @property
     def undecided(self) -> bool:
@@ -95,7 +118,8 @@ class Trial:
     @property
     def lossless(self) -> bool:
         """True where ending the process would lose nothing: all is in a checkpoint, or it is to be launched anew."""
-        return not self.waiting or (self.restore is not None and self.restore.iteration == self.iteration)
+        there = self.restore is not None and self.restore.iteration == self.iteration
+        return there or self.ready or not self.waiting
 
     @property
     def changed(self) -> tuple[str, ...]:
@@ -116,7 +140,8 @@ class Trial:
         """
         self.iteration = report.iteration
         # Only without require_attrs can it be missing, or be no number to count with.
-        self.time = time if time is not None and math.isfinite(time) else float(report.iteration)
+        reached = time if time is not None and math.isfinite(time) else float(report.iteration)
+        self.step, self.time = reached - self.time, reached
         self.time_total_s = report.time_total_s
         self.score = score
         self.rank = rank
@@ -150,7 +175,7 @@ class Trial:
 
     def rewind(self) -> None:
         """Set it back to where it will be launched from."""
-        self.waiting = False
+        self.waiting = self.ready = False
         self.ending = None
         restore = self.restore
         self.iteration = 0 if restore is None else restore.iteration
@@ -160,7 +185,7 @@ class Trial:
     def reopen(self, values: Config) -> None:
         """Set it to what it is without a process, with other values in its configs."""
         self.story.append("the experiment was opened again")
-        self.slot = self.device = None
+        self.slot = self.device = self.promised = None
         self.leaving = False
         self.queued = 0
         old, self.config = self.config, replaced(self.config, values)
@@ -173,12 +198,16 @@ class Trial:
         """Return which of the rules that hold at any time is broken, or None."""
         if (self.slot is not None) != (self.status is Status.RUNNING):
             return f"has slot {self.slot}"
-        if self.slot is not None and ((self.waiting and self.ending is None) or self.queued or not self.resident):
+        if self.slot is not None and ((self.waiting and self.ending is None) or self.claims or not self.resident):
             return "runs, and waits or has no process"
-        if self.status.ended and (self.resident or self.queued):
+        if self.status.ended and (self.resident or self.claims):
             return "has ended, and has a process or is queued"
         if self.waiting and not self.resident:
             return "waits without a process"
+        if self.promised is not None and (self.queued or not self.waiting):
+            return "was promised a slot, and is queued or does not wait for it"
+        if self.ready and not self.waiting:
+            return "stands before its function, and does not wait"
         return None
 
 

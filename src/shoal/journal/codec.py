@@ -60,6 +60,7 @@ _KINDS: dict[str, type[Any]] = {
         events.StopAsked,
         commands.Launch,
         commands.Continue,
+        commands.HandOn,
         commands.Park,
         commands.Exploit,
         commands.Reconfigure,

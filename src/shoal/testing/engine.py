@@ -19,6 +19,7 @@ from ..core.commands import (
     Evict,
     Exploit,
     FallBack,
+    HandOn,
     Launch,
     Notice,
     Park,
@@ -45,16 +46,20 @@ from ..core.events import (
     Started,
 )
 from ..core.population import Population
-from ..core.reports import ReportRules, at_boundary, check_report, progress, stop_reason, waits
+from ..core.reports import ReportRules, at_boundary, check_report, progress, stop_reason, value_of, waits
 from ..core.rng import uniform_key
 
-__all__ = ["BrokenContract", "Fault", "Faults", "SimulatedEngine", "Train", "VirtualClock", "random_faults"]
+__all__ = ["BrokenContract", "Fault", "Faults", "HandsOn", "SimulatedEngine", "Train", "VirtualClock", "random_faults"]
 
 EPOCH = 1_700_000_000.0
 """The virtual clock's zero, in seconds since the epoch."""
 
 Train: TypeAlias = Callable[[Config, Any], "tuple[Metrics, Any] | None"]
 """One step of a member. ``state`` is None at the start. None ends the member's function; an exception fails it."""
+
+
+HandsOn: TypeAlias = Callable[[int, int], "float | None"]
+"""See :class:`SimulatedEngine`."""
 
 
 class BrokenContract(AssertionError):
@@ -67,6 +72,7 @@ class Fault(str, Enum):
     CRASH = "its process dies during the step"
     CRASH_AFTER_REPORT = "its process dies right after it sent the report, perhaps before the answer"
     LATE_REPORT = "its process dies right after it sent the report, and the news of its death overtakes the report"
+    CRASH_COMMITTING = "its process dies when it has handed its slot on, before it sent the report"
     CRASH_PARKED = "if it has to give up its slot after this report, its process dies while it waits"
     RAISE = "its function raises"
     RAISE_AND_CRASH = "its function raises, and its process dies soon after, perhaps when it was entered again"
@@ -120,6 +126,14 @@ class VirtualClock:
 _Phase = Literal["training", "waiting", "idle"]
 
 
+@dataclass(frozen=True, slots=True)
+class _Before:
+    """Where a member was when it was handed a slot."""
+
+    iteration: int
+    state: Any
+
+
 @dataclass(slots=True)
 class _Process:
     """A member's process."""
@@ -140,6 +154,16 @@ class _Process:
     """It leaves its function with its next report."""
     damaged: str | None = None
     """Id of the damaged checkpoint that it is to load."""
+    door: bool = False
+    """It has been launched and waits for a slot before its function, or is on its way there."""
+    arrived: bool = False
+    """It stands there."""
+    successor: HandOn | None = None
+    """To whom it hands its slot on at its boundary."""
+    early: _Before | None = None
+    """It was handed a slot, of which the core has not heard yet; then what it was before that."""
+    held: list[Callable[[], Event | None]] = field(default_factory=list["Callable[[], Event | None]"])
+    """What happened to it meanwhile. The core hears of it afterwards."""
     config: Config = field(default_factory=dict[str, Any])
     state: Any = None
     until: float | None = None
@@ -175,6 +199,8 @@ class SimulatedEngine:
         faults: what goes wrong.
         seed: of the small delays that news of a crash takes.
         stopper: looks at each report in the driver and returns why the trial should end, or None.
+        hands_on: ``(index, iteration) -> seconds``, after which the report is heard of a member that hands its slot on;
+            or None, where it does not hear in time that it could. Default: members cannot do that.
     """
 
     def __init__(
@@ -190,6 +216,7 @@ class SimulatedEngine:
         faults: Faults | None = None,
         seed: int = 0,
         stopper: Callable[[Reported], str | None] | None = None,
+        hands_on: HandsOn | None = None,
     ) -> None:
         self.clock = VirtualClock()
         self.busy_s = 0.0
@@ -209,6 +236,7 @@ class SimulatedEngine:
         self._faults = faults
         self._seed = seed
         self._stopper = stopper
+        self._hands_on = hands_on
         self._indices: dict[str, int] = {}
         self._processes: dict[str, _Process] = {}
         self._slots: list[str | None] = [None] * len(self._devices)
@@ -216,7 +244,7 @@ class SimulatedEngine:
         self._deleted: set[str] = set()
         self._damaged: set[str] = set()
         self._unknown: set[str] = set()
-        """Checkpoints that came with a late report, of which the core never heard."""
+        """Checkpoints of which the core has not heard, and never will where their report is late."""
         self._goes_on_from: dict[str, _Stored] = {}
         self._went_at: dict[str, int] = {}
         """The iteration at which a waiting trial lost its process; its next launch must go on from there."""
@@ -232,7 +260,32 @@ class SimulatedEngine:
 
     def wait(self) -> Event | None:
         """Return what happens next; None if nothing ever will."""
-        return self.clock.next_event()
+        while (event := self.clock.next_event()) is not None:
+            process = self._processes.get(getattr(event, "trial_id", ""))
+            mine = process is not None and process.launch == getattr(event, "launch", None)
+            if process is None or not mine:
+                return event
+            if process.early is not None and not isinstance(event, Damaged):
+                process.held.append(self._later(process, event))
+                continue
+            if isinstance(event, Reported | Saved) and event.checkpoint is not None:
+                self._goes_on_from[event.trial_id] = self._make_known(event.trial_id, event.checkpoint.number)
+            return event
+        return None
+
+    def _later(self, process: _Process, event: Event) -> Callable[[], Event]:
+        def tell() -> Event:
+            if isinstance(event, Failed):
+                self._free_slot(process)  # which it was given by mistake
+            return event
+
+        return tell
+
+    def _make_known(self, trial_id: str, number: int) -> _Stored:
+        name = checkpoint_id(trial_id, number)
+        self._unknown.discard(name)
+        self.peak_checkpoints = max(self.peak_checkpoints, len(self._stored) - len(self._unknown))
+        return self._stored[name]
 
     def take_over(self, before: SimulatedEngine, core: Population, opened: Opened) -> None:
         """Begin where the engine of an earlier driver was left: no process, and the checkpoints that the core knows.
@@ -284,12 +337,15 @@ class SimulatedEngine:
         state, iteration, time_total_s = self._load(command)
         expected = self._went_at.get(command.trial_id, iteration)
         _check(expected == iteration, command, f"it waited at iteration {expected}: work is lost")
-        self._take_slot(process, command.slot, command)
+        if not command.waits:
+            self._take_slot(process, command.slot, command)
         self._went_at.pop(command.trial_id, None)
         self._processes[command.trial_id] = process
         self.peak_processes = max(self.peak_processes, len(self._processes))
         process.launch = command.launch
-        process.phase = "training"
+        process.phase = "waiting" if command.waits else "training"
+        process.door, process.arrived = True, False
+        process.successor = process.early = None
         process.doomed = False
         process.turn += 1
         process.config = command.config
@@ -301,21 +357,62 @@ class SimulatedEngine:
         process.time_total_s = process.start_time_s = time_total_s
         process.next_checkpoint = command.next_checkpoint
         turn = process.turn
-        self.clock.after(self._start_time if command.fresh else 0.0, lambda: self._enter(process, turn))
+        self.clock.after(self._start_time if command.fresh else 0.0, lambda: self._arrive(process, turn))
 
     @execute.register
     def _(self, command: Continue) -> None:
         process = self._resident(command)
-        _check(process.phase == "waiting", command, f"but it is {process.phase}")
+        early, process.early = process.early, None
+        _check(process.phase == "waiting" or early is not None, command, f"but it is {process.phase}")
         _check(process.device == self._devices[command.slot], command, f"its process is bound to {process.device!r}")
         if process.slot != command.slot:
             _check(process.slot is None, command, f"it holds slot {process.slot}")
             self._take_slot(process, command.slot, command)
+        if early is None:
+            self._set_off(process, command.until)
+            return
+        _check(process.until == command.until, command, f"it was handed the slot until {process.until}")
+        for tell in process.held:
+            self.clock.after(0.0, tell)
+        process.held.clear()
+
+    def _set_off(self, process: _Process, until: float | None) -> None:
+        """Let a member that waits go on, or enter its function."""
         process.phase = "training"
         process.doomed = False
+        process.until = until
+        process.successor = None
+        if process.door and not process.arrived:
+            return
         process.turn += 1
-        process.until = command.until
+        if process.door:
+            process.door = False
+            started = self._started(process)
+            self.clock.after(0.0, lambda: started)
         self._begin_step(process)
+
+    @execute.register
+    def _(self, command: HandOn) -> None:
+        process, other = self._resident(command), self._processes.get(command.to)
+        _check(process.slot == command.slot, command, f"but it is {process}")
+        fits = other is not None and other.phase == "waiting" and other.slot is None
+        _check(fits, command, f"{command.to} does not wait for a slot: {other}")
+        assert other is not None
+        _check(other.launch == command.to_launch, command, f"its launch is {other.launch}")
+        _check(other.iteration == command.to_iteration, command, f"it waits at {other.iteration}")
+        _check(other.device == self._devices[command.slot], command, f"its process is bound to {other.device!r}")
+        if process.phase == "training":  # else it has come to its boundary meanwhile
+            process.successor = command
+
+    def _hand_on(self, process: _Process) -> None:
+        """A member is at its boundary: let the other go on in its slot that was promised it."""
+        told, process.successor = process.successor, None
+        other = None if told is None else self._processes.get(told.to)
+        if told is None or other is None or not other.alive or other.phase != "waiting":
+            return
+        if (other.launch, other.iteration) == (told.to_launch, told.to_iteration) and other.slot is None:
+            other.early = _Before(other.iteration, other.state)
+            self._set_off(other, told.until)
 
     @execute.register
     def _(self, command: Park) -> None:
@@ -363,9 +460,10 @@ class SimulatedEngine:
     @execute.register
     def _(self, command: Evict) -> None:
         process = self._resident(command)
-        _check(process.phase != "training" and process.slot is None, command, f"but it is {process}")
-        if process.phase == "waiting":
-            self._went_at[command.trial_id] = process.iteration
+        parked = process.phase != "training" or process.early is not None
+        _check(parked and process.slot is None, command, f"but it is {process}")
+        self._wait_without_process(process)
+        process.turn += 1
         del self._processes[command.trial_id]
 
     @execute.register
@@ -407,7 +505,11 @@ class SimulatedEngine:
             self._free_slot(process)
         self._went_at.pop(command.trial_id, None)
         stored = self._goes_on_from.get(command.trial_id)
-        self.states[command.trial_id] = process.state if process is not None else stored and stored.state
+        if process is None:
+            self.states[command.trial_id] = stored and stored.state
+        else:
+            # What it did in a slot that the core did not give it counts for nobody.
+            self.states[command.trial_id] = process.state if process.early is None else process.early.state
 
     @execute.register
     def _(self, command: DeleteCheckpoint) -> None:
@@ -422,14 +524,25 @@ class SimulatedEngine:
 
     # ------------------------------------------------------------------------------------------------------ members
 
-    def _enter(self, process: _Process, turn: int) -> Event | None:
+    def _arrive(self, process: _Process, turn: int) -> Event | None:
+        """A member stands before its function; it enters it where it has a slot."""
         if process.turn != turn or not process.alive:
             return None
         if process.damaged is not None:
             process.phase = "idle"
+            process.door = False
+            process.early = None
             self._free_slot(process)
             return Damaged(process.trial_id, process.launch, process.damaged, "its bytes have changed (simulated)")
+        process.arrived = True
+        if process.phase == "waiting":
+            return None
+        process.door = False
         self._begin_step(process)
+        return self._started(process)
+
+    @staticmethod
+    def _started(process: _Process) -> Started:
         return Started(process.trial_id, process.launch, pid=1000 + process.index, hostname="simulated")
 
     def _begin_step(self, process: _Process) -> None:
@@ -456,18 +569,28 @@ class SimulatedEngine:
             return self._returned(process)
         try:
             step = self._train(process.config, process.state)
-            event = None if step is None else self._report(process, *step, spent=spent, late=fault is Fault.LATE_REPORT)
+            event = None if step is None else self._report(process, *step, spent=spent)
         except BrokenContract:
             raise
         except Exception as error:
             return self._failed(process, f"{type(error).__name__}: {error}")
         if event is None:
             return self._returned(process)
+        lag = 0.0
         if event.waiting or process.leaving:
             process.phase = "waiting"
+            at_boundary = event.stop is None and not process.leaving and self._at_boundary(process, event)
+            heard = self._hands_on(process.index, event.iteration) if self._hands_on and at_boundary else None
+            if heard is not None:
+                lag = heard
+                self._hand_on(process)
         if fault is Fault.DAMAGE and event.checkpoint is not None:
             self._damaged.add(checkpoint_id(process.trial_id, event.checkpoint.number))
         process.doomed = fault is Fault.CRASH_PARKED
+        if fault is Fault.CRASH_COMMITTING and event.waiting:
+            process.alive = False
+            self.clock.after(self._lag(process), lambda: self._tell_of_death(process))
+            return None
         if fault is Fault.CRASH_AFTER_REPORT:
             process.alive = False
             self.clock.after(self._lag(process), lambda: self._tell_of_death(process))
@@ -477,9 +600,15 @@ class SimulatedEngine:
             return self._tell_of_death(process)
         elif not event.waiting and not process.leaving:
             self._begin_step(process)
+        elif lag:
+            self.clock.after(lag, lambda: event)
+            return None
         return event
 
-    def _report(self, process: _Process, metrics: Metrics, state: Any, *, spent: float, late: bool) -> Reported:
+    def _at_boundary(self, process: _Process, event: Reported) -> bool:
+        return at_boundary(process.until, value_of(event, self._rules.time_attr))
+
+    def _report(self, process: _Process, metrics: Metrics, state: Any, *, spent: float) -> Reported:
         iteration = process.iteration + 1
         total = process.time_total_s + spent
         automatic = {
@@ -511,7 +640,7 @@ class SimulatedEngine:
             metrics=metrics,
             waiting=waiting,
             stop=stop,
-            checkpoint=self._save(process, late=late, transient=transient) if saves or transient else None,
+            checkpoint=self._save(process, transient=transient) if saves or transient else None,
             timestamp=automatic["timestamp"],
             time_this_iter_s=spent,
             time_total_s=total,
@@ -539,19 +668,28 @@ class SimulatedEngine:
         process.alive = False
         return self._tell_of_death(process)
 
-    def _tell_of_death(self, process: _Process, *, innocent: bool = False) -> Lost:
+    def _tell_of_death(self, process: _Process, *, innocent: bool = False) -> Lost | None:
         """The process is gone. What it was last asked to launch is what is lost, also where it never came to that."""
         if self._processes.get(process.trial_id) is process:
+            if process.early is not None and process.held:
+                # What shows that it was training is told first.
+                process.held.append(lambda: self._tell_of_death(process, innocent=innocent))
+                return None
+            self._wait_without_process(process)
             del self._processes[process.trial_id]
             self._free_slot(process)
-            if process.phase == "waiting":
-                # If the core sees no failure in this (no Retry and no Stop follow), nothing may be lost.
-                self._went_at[process.trial_id] = process.iteration
         return Lost(process.trial_id, process.launch, "the process was killed (simulated)", innocent)
+
+    def _wait_without_process(self, process: _Process) -> None:
+        """If the core sees no failure in this (no Retry and no Stop follow), nothing may be lost."""
+        if process.early is not None:
+            self._went_at[process.trial_id] = process.early.iteration
+        elif process.phase == "waiting":
+            self._went_at[process.trial_id] = process.iteration
 
     # -------------------------------------------------------------------------------------------- slots, checkpoints
 
-    def _resident(self, command: Continue | Park | Save | WindUp | Evict) -> _Process:
+    def _resident(self, command: Continue | HandOn | Park | Save | WindUp | Evict) -> _Process:
         process = self._processes.get(command.trial_id)
         if process is None:
             raise BrokenContract(f"{command!r}: it has no process")
@@ -575,7 +713,7 @@ class SimulatedEngine:
             return None
         return Saved(process.trial_id, process.launch, self._save(process))
 
-    def _save(self, process: _Process, *, late: bool = False, transient: bool = False) -> SavedCheckpoint:
+    def _save(self, process: _Process, *, transient: bool = False) -> SavedCheckpoint:
         number = process.next_checkpoint
         process.next_checkpoint += 1
         name = checkpoint_id(process.trial_id, number)
@@ -584,12 +722,8 @@ class SimulatedEngine:
             raise BrokenContract(f"{name} was used before: two checkpoints would have the same name")
         self._damaged.discard(name)
         digest = f"{name}@{process.launch}/{process.iteration}"
-        stored = _Stored(process.state, process.iteration, process.time_total_s, digest)
-        self._stored[name] = stored
-        (self._unknown.add if late else self._unknown.discard)(name)
-        if not late:
-            self._goes_on_from[process.trial_id] = stored
-        self.peak_checkpoints = max(self.peak_checkpoints, len(self._stored) - len(self._unknown))
+        self._stored[name] = _Stored(process.state, process.iteration, process.time_total_s, digest)
+        self._unknown.add(name)
         return SavedCheckpoint(number, digest, size=1, transient=transient)
 
     def _load(self, command: Launch) -> tuple[Any, int, float]:

@@ -34,7 +34,7 @@ from ..core.reports import ReportRules, number, value_of
 from ..core.trial import Trial
 from ..schedulers.base import TrialScheduler
 from ..schedulers.fifo import FIFOScheduler
-from .engine import BrokenContract, Faults, SimulatedEngine, Train
+from .engine import BrokenContract, Faults, HandsOn, SimulatedEngine, Train
 
 __all__ = ["Simulation", "SimulationResult", "Watch"]
 
@@ -122,6 +122,7 @@ class Simulation:
         stop: a trial ends with the first report in which one of these keys is at least the given value.
         num_to_keep, score_attribute, score_order: as in ``CheckpointConfig``.
         always_wait, stopper: every report waits for ``stopper``, which returns why the trial should end, or None.
+        hands_on: see :class:`SimulatedEngine`.
         stop_asked_at: virtual time at which the whole experiment is asked to end.
         gently: whether members may come to their next report then.
         checkpoint_at_end: as in ``CheckpointConfig``; needs ``saves_when_needed``.
@@ -151,6 +152,7 @@ class Simulation:
         score_attribute: str | None = None,
         score_order: str = "max",
         stopper: Callable[[Reported], str | None] | None = None,
+        hands_on: HandsOn | None = None,
         stop_asked_at: float | None = None,
         gently: bool = False,
         duration: float | Callable[[int, int, Config], float] = 1.0,
@@ -168,7 +170,13 @@ class Simulation:
         self.mode = self.scheduler.mode or mode
         self.seed = seed
         self.limits = Limits(
-            tuple(devices or [""] * slots), residents, max_failures, fail_fast, checkpoint_at_end, replace_failed
+            tuple(devices or [""] * slots),
+            residents,
+            max_failures,
+            fail_fast,
+            checkpoint_at_end,
+            replace_failed,
+            hands_on is not None,
         )
         self.retention = RetentionRules(num_to_keep, score_attribute, score_order)
         self.rules = ReportRules(
@@ -198,6 +206,7 @@ class Simulation:
             faults=faults,
             seed=seed,
             stopper=stopper,
+            hands_on=hands_on,
         )
 
     def population(self) -> Population:
