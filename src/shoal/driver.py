@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 from .checkpoints.store import delete, is_full
-from .core.commands import Continue, DeleteCheckpoint, Evict, Launch, Save, Stop, WindUp, checkpoint_name
+from .core.commands import Continue, DeleteCheckpoint, Evict, HandOn, Launch, Save, Stop, WindUp, checkpoint_name
 from .core.events import Event, Failed, Reported, StopAsked, TrialAdded, Undecided
 from .core.population import Population
 from .display import Status
@@ -39,7 +39,7 @@ _TICK_S = 0.1
 _POLL_S = 0.1
 _SCARCE = 64
 """So many checkpoints, at least, must still have room on the disk, or old ones are deleted before members go on."""
-_FOR_THE_ENGINE = (Launch, Continue, Save, WindUp, Evict, Stop)
+_FOR_THE_ENGINE = (Launch, Continue, HandOn, Save, WindUp, Evict, Stop)
 _SIGNS_OF_LIFE = (Reported, Launch, Continue)
 
 

@@ -354,8 +354,8 @@ class History:
         if isinstance(item, Started):
             trial.pid, trial.hostname = item.pid, item.hostname
         elif isinstance(item, Launch):
-            trial.launches, trial.slot, trial.status = item.launch, item.slot, Status.RUNNING
-            trial.over = False
+            trial.launches, trial.over = item.launch, False
+            trial.slot, trial.status = (None, Status.PAUSED) if item.waits else (item.slot, Status.RUNNING)
             self._goes_on_from(trial, item.checkpoint)
         elif isinstance(item, Continue):
             trial.slot, trial.status = item.slot, Status.RUNNING

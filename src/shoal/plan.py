@@ -173,6 +173,7 @@ def limits_of(info: ExperimentInfo, tune: TuneConfig, run: RunConfig) -> Limits:
         fail_fast=bool(failures.fail_fast),
         save_at_end=bool((run.checkpoint_config or CheckpointConfig()).checkpoint_at_end),
         replace_failed=failures.replace_failed,
+        hands_on=info.engine == "processes",
     )
 
 

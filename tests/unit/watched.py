@@ -20,7 +20,7 @@ from shoal.core.commands import CheckpointRecord, Launch
 from shoal.core.events import Drifted
 from shoal.core.reports import ReportRules
 from shoal.worker.session import Session, set_current_session
-from shoal.worker.wire import Enter, MemberInfo
+from shoal.worker.wire import Enter, HandTo, MemberInfo, Turn
 
 # What is in torch while nobody watches.
 SET_STATE = optim.Optimizer.__setstate__
@@ -35,8 +35,11 @@ class Port:
     def send(self, message: object) -> None:
         self.sent.append(message)
 
-    def receive(self) -> Any:
+    def receive(self, turn: Turn | None = None) -> Any:
         raise AssertionError("nothing is waited for")
+
+    def hand_on(self, to: HandTo) -> bool:
+        return False
 
     def pending(self) -> bool:
         return False

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ..applied import CheckApplied
-from ..core.commands import Continue, Evict, Launch, Save, Stop, WindUp
+from ..core.commands import Continue, Evict, HandOn, Launch, Save, Stop, WindUp
 from ..core.events import Event
 from ..core.reports import ReportRules
 from ..worker.wire import MemberInfo
@@ -21,7 +21,7 @@ __all__ = ["Engine", "EngineCommand", "EngineSetup", "grace_s"]
 
 _DEFAULT_GRACE_S = 20.0
 
-EngineCommand = Launch | Continue | Save | WindUp | Evict | Stop
+EngineCommand = Launch | Continue | HandOn | Save | WindUp | Evict | Stop
 """The commands that an engine carries out; the others are bookkeeping."""
 
 
@@ -89,7 +89,10 @@ class Engine(Protocol):
         ...
 
     def poll(self, timeout: float) -> list[Event]:
-        """Return what has happened, in order; wait at most ``timeout`` seconds for the first event."""
+        """Return what has happened, in order; wait at most ``timeout`` seconds for the first event.
+
+        What members did in a slot that another handed on to them is told after the ``Continue`` for it.
+        """
         ...
 
     def close(self, *, at_once: bool = False) -> None:

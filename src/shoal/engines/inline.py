@@ -12,11 +12,11 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from ..core.commands import Continue, Launch, Save, WindUp
+from ..core.commands import Continue, HandOn, Launch, Save, WindUp
 from ..core.events import Event, Failed, Lost, StopAsked
 from ..worker.main import run_member
 from ..worker.session import SWALLOWED, Session, set_current_session
-from ..worker.wire import Enter, Go, Leave, MemberInfo, SaveNow
+from ..worker.wire import Enter, Go, HandTo, Leave, MemberInfo, SaveNow, Turn
 from . import EngineCommand, EngineSetup, grace_s
 
 __all__ = ["InlineEngine"]
@@ -39,8 +39,11 @@ class _Port:
         if isinstance(message, Failed) and message.error.startswith("BdbQuit"):
             self.events.put(StopAsked("the debugger was left"))  # or the next member would stop at the same place
 
-    def receive(self) -> Any:
+    def receive(self, turn: Turn | None = None) -> Any:
         return self.inbox.get()
+
+    def hand_on(self, to: HandTo) -> bool:
+        return False
 
     def pending(self) -> bool:
         return not self.inbox.empty()
@@ -92,6 +95,8 @@ class InlineEngine:
             self._members[command.trial_id].port.inbox.put(Enter(command, checkpoint))
         elif isinstance(command, Continue):
             self._members[command.trial_id].port.inbox.put(Go(command.until))
+        elif isinstance(command, HandOn):
+            pass  # the driver tells, which is in the same process
         elif isinstance(command, Save):
             self._members[command.trial_id].port.inbox.put(SaveNow())
         elif isinstance(command, WindUp):

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..core.events import Event
-from ..worker.wire import FrameReader, MemberInfo
+from ..core.events import Damaged, Event
+from ..worker.wire import FrameReader, Handed, MemberInfo, Turn
 
 __all__ = ["LineReader", "MemberProcess"]
 
@@ -69,6 +69,14 @@ class MemberProcess:
     killed_for: str | None = None
     """Why the driver had it killed, or None."""
     closed: bool = False
+    entered: bool = False
+    """It has entered its function, or may have."""
+    promised: Turn | None = None
+    """Where it waits for a slot that it was promised. Its holder may tell it to go on before the driver does."""
+    told: bool = False
+    """The holder has told it."""
+    held: list[Event | Handed] = field(default_factory=list["Event | Handed"])
+    """What it has sent since. It is passed on when the driver knows that it goes on."""
     outbox: bytearray = field(default_factory=bytearray)
     _frames: FrameReader = field(default_factory=FrameReader)
     _lines: LineReader = field(default_factory=LineReader)
@@ -88,7 +96,7 @@ class MemberProcess:
         except OSError:
             self.outbox.clear()
 
-    def receive(self, events: list[Event], memory: memoryview) -> bool:
+    def receive(self, events: list[Event | Handed], memory: memoryview) -> bool:
         """Append what it has sent to ``events``; return False where its end of the socket is closed.
 
         ``memory``: where the bytes come to first, of no meaning afterwards.
@@ -100,9 +108,18 @@ class MemberProcess:
         except OSError:
             return False
         for event in self._frames.feed(memory[:count]):
-            if not self.leaving:
+            if self.promised is not None and not isinstance(event, Damaged):
+                self.held.append(event)
+            elif not self.leaving:
                 events.append(event)
         return count > 0
+
+    def goes_on(self, slot: int) -> tuple[bool, list[Event | Handed]]:
+        """Take in that it has a slot. Return whether it has to be told, and what it has sent since another told it."""
+        tell, held = not self.told, self.held
+        self.slot, self.entered = slot, True
+        self.promised, self.told, self.held = None, False, []
+        return tell, held
 
     def read_output(self) -> bool:
         """Pass on what it has printed; return False where nothing can follow."""

@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import math
 import os
+import secrets
 import select
 import selectors
 import signal
@@ -23,7 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..checkpoints.store import delete_unfinished
-from ..core.commands import Continue, Launch, Save, Stop, WindUp
+from ..core.commands import Continue, HandOn, Launch, Save, Stop, WindUp
 from ..core.events import Event, Failed, Lost
 from ..errors import EngineError
 from ..warm_parent import WarmParent, socket_pair
@@ -35,12 +36,16 @@ from ..worker.wire import (
     Forked,
     FrameReader,
     Go,
+    Handed,
+    HandTo,
     Leave,
     LoadFailed,
     MemberInfo,
     Ready,
     SaveNow,
     Setup,
+    address_of,
+    baton,
     frame,
     heavy_frame,
 )
@@ -88,12 +93,17 @@ class ProcessEngine:
         self._last_key = 0
         self._requests: deque[tuple[bytearray, list[int]]] = deque()
         """Requests to the warm parent that it has not taken yet, with the file descriptors that go along."""
-        self._postponed: list[tuple[Launch, str | None]] = []
-        """Launches into a slot that a process has still to leave."""
+        self._postponed: list[tuple[Launch | Continue, str | None]] = []
+        """What is to enter its function in a slot that a process has still to leave."""
+        self._mourned: dict[str, list[Event | Handed]] = {}
+        """What is known of members that went on in a slot by the word of its holder, and whose process is gone."""
+        self._run = secrets.token_hex(8) if sys.platform == "linux" else ""
+        """Part of the addresses of members. Only Linux has such that nobody has to delete."""
+        self._secret = secrets.token_bytes(16)
         self._memory = OutOfMemory()
         self._received = memoryview(bytearray(1 << 18))
         """Where bytes from members come to, again and again: so much new memory costs more than what is received."""
-        self._ready: deque[Event] = deque()
+        self._ready: deque[Event | Handed] = deque()
         """Events that did not come from a poll."""
 
     # -------------------------------------------------------------------------------------------------------- starting
@@ -130,6 +140,8 @@ class ProcessEngine:
             gpus=setup.gpus,
             threads=max(1, math.ceil(setup.cpus)),
             applied=setup.applied,
+            run=self._run,
+            secret=self._secret,
         )
         self._wait_until_loaded(ours, bytearray(heavy_frame(message)), check)
         self._selector.register(ours, selectors.EVENT_READ, None)
@@ -176,13 +188,14 @@ class ProcessEngine:
         """Carry a command out."""
         if isinstance(command, Launch):
             self._ended.discard(command.trial_id)
-            if command.fresh and any(member.slot == command.slot for member in self._by_key.values() if member.leaving):
-                # Its CPU, and on a GPU its memory, is still in use.
+            if command.fresh and not command.waits and self._is_being_left(command.slot):
                 self._postponed.append((command, checkpoint))
             else:
                 self._launch(command, checkpoint)
         elif isinstance(command, Continue):
-            self._tell(command.trial_id, command.launch, command.slot, frame(Go(command.until)))
+            self._continue(command)
+        elif isinstance(command, HandOn):
+            self._promise(command)
         elif isinstance(command, Save):
             self._tell(command.trial_id, command.launch, None, frame(SaveNow()))
         elif isinstance(command, WindUp):
@@ -191,9 +204,42 @@ class ProcessEngine:
             if isinstance(command, Stop):
                 self._ended.add(command.trial_id)
             self._postponed = [entry for entry in self._postponed if entry[0].trial_id != command.trial_id]
+            self._mourned.pop(command.trial_id, None)
             member = self._members.pop(command.trial_id, None)
             if member is not None:
                 self._dismiss(member)
+
+    def _is_being_left(self, slot: int) -> bool:
+        """Return whether the CPU of a slot, and on a GPU its memory, is still in use."""
+        return any(member.slot == slot for member in self._by_key.values() if member.leaving)
+
+    def _continue(self, command: Continue) -> None:
+        """Let a member go on, unless the one before in its slot has told it."""
+        if (known := self._mourned.pop(command.trial_id, None)) is not None:
+            self._ready.extend(known)
+            return
+        member = self._members.get(command.trial_id)
+        turn = None if member is None else member.promised
+        if member is not None:
+            if not (member.entered or member.told) and self._is_being_left(command.slot):
+                self._postponed.append((command, None))
+                return
+            tell, held = member.goes_on(command.slot)
+            self._ready.extend(held)
+            if not tell:
+                return
+        self._tell(command.trial_id, command.launch, command.slot, frame(Go(command.until, turn)))
+
+    def _promise(self, command: HandOn) -> None:
+        """Tell the holder of a slot who goes on there."""
+        holder, other = self._members.get(command.trial_id), self._members.get(command.to)
+        if other is None:
+            return  # which becomes an event when it is to go on
+        other.promised = (command.to_launch, command.to_iteration)
+        if holder is not None and self._run:
+            address, data = address_of(self._run, other.key), baton(self._secret, command.until, other.promised)
+            holder.send(frame(HandTo(command.to, other.promised, address, data)))
+            self._watch(holder)
 
     def _launch(self, launch: Launch, checkpoint: str | None) -> None:
         try:
@@ -208,6 +254,10 @@ class ProcessEngine:
             text = f"{type(error).__name__}: {error}"
             self._ready.append(Failed(launch.trial_id, launch.launch, text, text))
             return
+        self._mourned.pop(launch.trial_id, None)
+        if (member := self._members.get(launch.trial_id)) is not None:
+            member.goes_on(launch.slot)
+            member.entered = not (launch.fresh and launch.waits)
         enter = Enter(dataclasses.replace(launch, config={}), checkpoint, config)
         self._tell(launch.trial_id, launch.launch, launch.slot, frame(enter))
 
@@ -314,7 +364,7 @@ class ProcessEngine:
 
     def poll(self, timeout: float) -> list[Event]:
         """Return what has happened; wait at most ``timeout`` seconds for the first event."""
-        events: list[Event] = []
+        events: list[Event | Handed] = []
         if self._ready:
             timeout = 0.0
         for key, mask in self._selector.select(timeout):
@@ -337,7 +387,15 @@ class ProcessEngine:
         events.extend(self._ready)
         self._ready.clear()
         self._kill_overdue()
-        return [self._explained(event) if isinstance(event, Failed) else event for event in events]
+        return [self._told(event) if isinstance(event, Failed | Handed) else event for event in events]
+
+    def _told(self, event: Failed | Handed) -> Event:
+        if isinstance(event, Failed):
+            return self._explained(event)
+        other = self._members.get(event.trial_id)
+        if other is not None and other.promised == event.turn:
+            other.told = True
+        return event.report
 
     def _explained(self, event: Failed) -> Failed:
         """Say so where a member failed because the kernel had killed a process of its own, such as a worker."""
@@ -348,7 +406,7 @@ class ProcessEngine:
             event, error=f"{event.error} ({hint})", traceback=f"{event.traceback.rstrip()} ({hint})"
         )
 
-    def _read_control(self, events: list[Event]) -> None:
+    def _read_control(self, events: list[Event | Handed]) -> None:
         assert self._control is not None
         try:
             data = self._control.recv(1 << 16)
@@ -380,11 +438,11 @@ class ProcessEngine:
         hint = f"; {self._memory.hint()}" if -code == signal.SIGKILL else ""
         return f"its process was killed by {name}{hint}"
 
-    def _drain(self, member: MemberProcess, events: list[Event]) -> None:
+    def _drain(self, member: MemberProcess, events: list[Event | Handed]) -> None:
         """Read what a dead member had still sent and printed."""
         before = -1
-        while before < len(events):
-            before = len(events)
+        while before < len(events) + len(member.held):
+            before = len(events) + len(member.held)
             member.receive(events, self._received)
         member.read_output()
 
@@ -400,7 +458,11 @@ class ProcessEngine:
         if self._members.get(trial_id) is member:
             del self._members[trial_id]
         if not member.leaving:
-            self._ready.append(Lost(trial_id, member.launch, reason, innocent))
+            lost = Lost(trial_id, member.launch, reason, innocent)
+            if member.held:
+                self._mourned[trial_id] = [*member.held, lost]
+            else:
+                self._ready.append(lost)
         waiting, self._postponed = self._postponed, []
         for launch, checkpoint in waiting:
             self.execute(launch, checkpoint)
@@ -409,7 +471,7 @@ class ProcessEngine:
         with contextlib.suppress(KeyError, ValueError):
             self._selector.unregister(file)
 
-    def _nursery_died(self, events: list[Event]) -> None:
+    def _nursery_died(self, events: list[Event | Handed]) -> None:
         """Without the warm parent all members end; the core launches them again where it may, in a new one."""
         self._end_nursery()
         for member in list(self._by_key.values()):

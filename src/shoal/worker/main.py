@@ -66,6 +66,8 @@ def _run_once(
             if wrong is not None:
                 return Damaged(launch.trial_id, launch.launch, source.id, wrong)
         session.begin(message)
+        if launch.waits:
+            session.wait_for_slot()
         digest = None if source is None else source.digest
         port.send(Started(launch.trial_id, launch.launch, os.getpid(), socket.gethostname(), digest))
         config = launch.config if message.config is None else pickle.loads(message.config)

@@ -27,7 +27,7 @@ from .guardian import adopt_orphans, children, die_with_parent, end_all, guard, 
 from .loading import load, prepare
 from .main import run_member
 from .session import Session
-from .wire import Channel, DriverGone, Exited, Fork, Forked, FrameReader, LoadFailed, Ready, Setup, frame
+from .wire import Channel, DriverGone, Exited, Fork, Forked, FrameReader, LoadFailed, Ready, Setup, frame, open_inbox
 
 __all__ = ["main", "run_from_command_line"]
 
@@ -279,7 +279,7 @@ class Nursery:
                 os.makedirs(request.info.folder, exist_ok=True)
                 os.chdir(request.info.folder)
             use_threads(setup.threads)
-            channel = Channel(socket.socket(fileno=sock))
+            channel = Channel(socket.socket(fileno=sock), open_inbox(setup, request.key), setup.secret)
             session = Session(
                 channel, request.info, setup.rules, setup.experiment, setup.cpus, setup.gpus, setup.applied
             )

@@ -27,7 +27,7 @@ from ..core.events import Config, Drifted, Metrics, Reported, Saved, SavedCheckp
 from ..core.reports import DONE, ReportRules, at_boundary, check_report, progress, stop_reason, waits
 from ..errors import ReportError
 from .applied import Watch
-from .wire import Enter, Go, Leave, MemberInfo, SaveNow
+from .wire import Enter, Go, Handed, HandTo, Leave, MemberInfo, SaveNow, Turn
 
 __all__ = ["SWALLOWED", "Keeper", "Port", "Session", "TrialContext", "Unwind", "current_session", "set_current_session"]
 
@@ -50,8 +50,12 @@ class Port(Protocol):
         """Send an event."""
         ...
 
-    def receive(self) -> Any:
-        """Wait for an answer."""
+    def receive(self, turn: Turn | None = None) -> Any:
+        """Wait for an answer; where ``turn`` says where the member waits to go on, also of another member."""
+        ...
+
+    def hand_on(self, to: HandTo) -> bool:
+        """Let another member go on in this one's slot; return whether it was told."""
         ...
 
     def pending(self) -> bool:
@@ -169,6 +173,8 @@ class Session:
         self._progress = -math.inf
         self._turn = threading.RLock()
         self._next: Enter | Leave | None = None
+        self._heir: HandTo | None = None
+        """Who goes on in this member's slot when it comes to its boundary, where that is known."""
         self._keeper: Keeper | None = None
         self._applied = applied
         self._watch = Watch(applied, lambda: _session_here() is self)
@@ -192,8 +198,19 @@ class Session:
         self._progress = -math.inf
         self._next_checkpoint = launch.next_checkpoint
         self._swallowed = 0
-        self._next = None
+        self._next = self._heir = None
         self._watch.begin(enter)
+        self._entered_ns = time.perf_counter_ns()
+
+    def wait_for_slot(self) -> None:
+        """Wait before the function until it may be entered.
+
+        Raises:
+            Unwind: something else comes instead.
+        """
+        self._next = self._wait_to_go_on()
+        if self._next is not None:
+            raise Unwind
         self._entered_ns = time.perf_counter_ns()
 
     def end(self) -> None:
@@ -304,30 +321,34 @@ class Session:
         self._check_growth(reached)
         waiting = stop is not None or waits(self._rules, self._until, reached)
         self._keeper = keeper
+        yields = stop is None and self._next is None and at_boundary(self._until, reached)
+        heir: HandTo | None = None
         if keeper is None:
+            # From here on nothing of the user's runs, so another may train while this is done.
+            heir = self._hand_on() if yields else None
             saved = None if checkpoint is None else self._committed(checkpoint)
         else:
-            needed = stop is None and (at_boundary(self._until, reached) or self._next is not None)
+            needed = yields or (stop is None and self._next is not None)
             saved = self._saved(keeper, transient=not wanted) if wanted or needed else None
+            heir = self._hand_on() if yields else None
         self._iteration += 1
         self._since_restore += 1
         self._total_ns, self._since_restore_ns = total_ns, since_restore_ns
-        self._port.send(
-            Reported(
-                trial_id=self._info.trial_id,
-                launch=launch.launch,
-                iteration=self._iteration,
-                metrics=plain,
-                waiting=waiting,
-                stop=stop,
-                checkpoint=saved,
-                timestamp=timestamp,
-                time_this_iter_s=spent,
-                time_total_s=total,
-                time_since_restore=since_restore,
-                iterations_since_restore=self._since_restore,
-            )
+        report = Reported(
+            trial_id=self._info.trial_id,
+            launch=launch.launch,
+            iteration=self._iteration,
+            metrics=plain,
+            waiting=waiting,
+            stop=stop,
+            checkpoint=saved,
+            timestamp=timestamp,
+            time_this_iter_s=spent,
+            time_total_s=total,
+            time_since_restore=since_restore,
+            iterations_since_restore=self._since_restore,
         )
+        self._port.send(report if heir is None else Handed(report, heir.trial_id, heir.turn))
         self._settle_commit()
         if self._next is not None:
             self._unwind()
@@ -358,11 +379,24 @@ class Session:
 
         Whose report counts no more saves nothing: another may have taken its place, and the numbers of its checkpoints.
         """
-        if self._port.pending():
-            # A member that was not asked to wait is told nothing but to leave.
-            self._next = message = self._port.receive()
-            if not (isinstance(message, Leave) and message.counts):
-                self._unwind()
+        while self._next is None and self._port.pending():
+            # A member that was not asked to wait is told who goes on after it, or to leave.
+            message = self._port.receive()
+            if not self._is_told_in_passing(message):
+                self._next = message
+                if not (isinstance(message, Leave) and message.counts):
+                    self._unwind()
+
+    def _is_told_in_passing(self, message: object) -> bool:
+        """Take in what leads to nothing by itself; return False where it is something else."""
+        if isinstance(message, HandTo):
+            self._heir = message
+        return isinstance(message, HandTo | Go)  # that it may go on it has heard of another before
+
+    def _hand_on(self) -> HandTo | None:
+        """Let the one that was promised this slot go on there. Return who that is, if it was told."""
+        heir, self._heir = self._heir, None
+        return heir if heir is not None and self._port.hand_on(heir) else None
 
     def _committed(self, checkpoint: Checkpoint) -> SavedCheckpoint:
         """Take the user's checkpoint over."""
@@ -394,19 +428,32 @@ class Session:
 
     def _answer(self, waiting: bool) -> None:
         """Take the driver's answers until the function may go on or must be left."""
-        while waiting or self._port.pending():
-            # A member that is not asked to wait, and is told something all the same, is told to leave.
-            message = self._port.receive()
+        if waiting:
+            self._next = self._wait_to_go_on()
+        else:
+            self._hear_early()
+        if self._next is not None:
+            self._unwind()
+
+    def _wait_to_go_on(self) -> Enter | Leave | None:
+        """Wait until the function may go on, or be entered; return what comes instead, or None."""
+        launch = self._check_caller().launch
+        turn = (launch, self._iteration)
+        while True:
+            message = self._port.receive(turn)
             if isinstance(message, Go):
+                if message.turn is not None and message.turn != turn:
+                    continue  # it has gone on from there, by the word of another
+                if message.until != self._until:
+                    self._heir = None
                 self._until = message.until
-                return
+                return None
             if isinstance(message, SaveNow):
                 assert self._keeper is not None, "only a class trainable is asked to save"
-                launch = self._check_caller().launch
                 self._port.send(Saved(self._info.trial_id, launch, self._saved(self._keeper)))
-                continue
-            self._next = message
-            self._unwind()
+            elif not self._is_told_in_passing(message):
+                other: Enter | Leave = message
+                return other
 
     def _unwind(self) -> None:
         self._swallowed += 1

@@ -5,6 +5,7 @@ A result travels as the tuple of its fields: there are many of them, and a datac
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
 import select
@@ -14,7 +15,7 @@ import sys
 from collections import deque
 from dataclasses import dataclass, field, fields
 from operator import attrgetter
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 from ..applied import CheckApplied
 from ..core.commands import Launch
@@ -31,19 +32,29 @@ __all__ = [
     "Forked",
     "FrameReader",
     "Go",
+    "HandTo",
+    "Handed",
     "Leave",
     "LoadFailed",
     "MemberInfo",
     "Ready",
     "SaveNow",
     "Setup",
+    "Turn",
+    "address_of",
+    "baton",
     "frame",
     "heavy_frame",
+    "open_inbox",
 ]
 
 _HEADER = struct.Struct("<I")
 _HEADER_SIZE = _HEADER.size
 _values_of = attrgetter(*(each.name for each in fields(Reported)))
+_VALUES = len(fields(Reported))
+_BATON = struct.Struct("<16sqqd")
+Turn: TypeAlias = tuple[int, int]
+"""Where a member waits: (launch, iteration)."""
 CANNOT_LEAVE = 70
 """Exit code of a member whose function could not be left."""
 
@@ -63,6 +74,10 @@ class Setup:
     """Threads that numeric libraries use in a member."""
     applied: CheckApplied | None = field(default_factory=CheckApplied)
     """How members check that optimizers use the config's values; None: not at all."""
+    run: str = ""
+    """What the addresses of members begin with, of no other run; empty where members cannot reach each other."""
+    secret: bytes = b""
+    """What a member shows to another: anybody on this machine can send to an address."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +116,32 @@ class Enter:
 
 @dataclass(frozen=True, slots=True)
 class Go:
-    """Driver to a member that waits in a report: go on."""
+    """Driver to a member that waits in a report or before its function: go on. Or from another member, see HandTo."""
 
     until: float | None
+    turn: Turn | None = None
+    """Where it waits. It may be told twice, and then has gone on already; None: it cannot."""
+
+
+@dataclass(frozen=True, slots=True)
+class HandTo:
+    """Driver to a member: when it comes to its boundary, let another go on in its slot, before anything else."""
+
+    trial_id: str
+    turn: Turn
+    """Where the other waits."""
+    address: str
+    data: bytes
+    """What it is sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Handed:
+    """A member to the driver: a report, and that another was told to go on before."""
+
+    report: Reported
+    trial_id: str
+    turn: Turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +193,11 @@ class Exited:
 
 def frame(message: object) -> bytes:
     """Return a message as bytes, with its length in front."""
-    sent = _values_of(message) if type(message) is Reported else message
+    sent: object = message
+    if type(message) is Reported:
+        sent = _values_of(message)
+    elif type(message) is Handed:
+        sent = (*_values_of(message.report), message.trial_id, message.turn)
     body = pickle.dumps(sent, pickle.HIGHEST_PROTOCOL)
     return _HEADER.pack(len(body)) + body
 
@@ -199,16 +241,56 @@ class FrameReader:
 
 def _message(body: bytes | bytearray) -> Any:
     message = pickle.loads(body)
-    return Reported(*message) if type(message) is tuple else message
+    if type(message) is not tuple:
+        return message
+    if len(message) == _VALUES:
+        return Reported(*message)
+    return Handed(Reported(*message[:_VALUES]), *message[_VALUES:])
+
+
+def baton(secret: bytes, until: float | None, turn: Turn) -> bytes:
+    """Return what a member sends to the one that goes on in its slot."""
+    return _BATON.pack(secret, *turn, math.nan if until is None else until)
+
+
+def address_of(run: str, key: int) -> str:
+    """Return where the member with this key hears of a slot that is handed on."""
+    return f"\0shoal-{run}-{key}"
+
+
+def open_inbox(setup: Setup, key: int) -> socket.socket | None:
+    """Return the socket on which the member with this key hears of a slot; None where that cannot be."""
+    if not setup.run:
+        return None
+    inbox = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        inbox.bind(address_of(setup.run, key))
+    except OSError:
+        inbox.close()
+        return None
+    inbox.setblocking(False)
+    return inbox
 
 
 class Channel:
-    """A member's side of its socket: blocking, one message at a time."""
+    """A member's side of its socket: blocking, one message at a time.
 
-    def __init__(self, sock: socket.socket) -> None:
+    Args:
+        sock: leads to the driver.
+        inbox: where other members hand their slot on to this one.
+        secret: what they show.
+    """
+
+    def __init__(self, sock: socket.socket, inbox: socket.socket | None = None, secret: bytes = b"") -> None:
         self._sock = sock
+        self._inbox = inbox
+        self._secret = secret
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
+        self._both = select.poll()
+        self._both.register(sock, select.POLLIN)
+        if inbox is not None:
+            self._both.register(inbox, select.POLLIN)
         self._reader = FrameReader()
         self._received: deque[Any] = deque()
 
@@ -219,13 +301,22 @@ class Channel:
         except OSError as error:
             raise DriverGone from error
 
-    def receive(self) -> Any:
+    def receive(self, turn: Turn | None = None) -> Any:
         """Wait for a message.
+
+        Args:
+            turn: where this member waits to go on, also by the word of another.
 
         Raises:
             DriverGone: the driver is gone.
         """
         while not self._received:
+            if turn is not None and self._inbox is not None:
+                ready = [fd for fd, _ in self._both.poll()]
+                if self._inbox.fileno() in ready and (go := self._handed(self._inbox, turn)) is not None:
+                    return go
+                if self._sock.fileno() not in ready:
+                    continue
             try:
                 data = self._sock.recv(1 << 14)
             except OSError as error:
@@ -235,8 +326,28 @@ class Channel:
             self._received += self._reader.feed(data)
         return self._received.popleft()
 
+    def _handed(self, inbox: socket.socket, turn: Turn) -> Go | None:
+        """Return that this member may go on, where another says so that knows where it waits."""
+        try:
+            data = inbox.recv(_BATON.size + 1)
+            secret, launch, iteration, until = _BATON.unpack(data)
+        except (OSError, struct.error):
+            return None
+        if secret != self._secret or (launch, iteration) != turn:
+            return None  # a stranger's, or it has gone on since
+        return Go(None if math.isnan(until) else until, turn)
+
+    def hand_on(self, to: HandTo) -> bool:
+        """Let another member go on in this one's slot; return whether it was told."""
+        if self._inbox is None:
+            return False
+        try:
+            return self._inbox.sendto(to.data, to.address) == len(to.data)
+        except OSError:
+            return False  # it is gone, or not there yet; the driver will tell it, or another
+
     def pending(self) -> bool:
-        """Return whether something has arrived."""
+        """Return whether something of the driver's has arrived."""
         return bool(self._received) or bool(self._poll.poll(0))
 
     def abandon(self, launch: int | None) -> NoReturn:
