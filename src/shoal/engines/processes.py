@@ -364,8 +364,10 @@ class ProcessEngine:
 
     def poll(self, timeout: float) -> list[Event]:
         """Return what has happened; wait at most ``timeout`` seconds for the first event."""
-        events: list[Event | Handed] = []
-        if self._ready:
+        # What was held back came before what the same members have sent since.
+        events = list(self._ready)
+        self._ready.clear()
+        if events:
             timeout = 0.0
         for key, mask in self._selector.select(timeout):
             member: MemberProcess | None = key.data

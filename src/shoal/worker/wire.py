@@ -285,6 +285,8 @@ class Channel:
         self._sock = sock
         self._inbox = inbox
         self._secret = secret
+        self._handed: Go | None = None
+        """What another member has said last."""
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
         self._both = select.poll()
@@ -312,10 +314,12 @@ class Channel:
         """
         while not self._received:
             if turn is not None and self._inbox is not None:
-                ready = [fd for fd, _ in self._both.poll()]
-                if self._inbox.fileno() in ready and (go := self._handed(self._inbox, turn)) is not None:
+                if (go := self._handed) is not None and go.turn == turn:
+                    self._handed = None
                     return go
-                if self._sock.fileno() not in ready:
+                ready = [fd for fd, _ in self._both.poll()]
+                if self._inbox.fileno() in ready:
+                    self._hear(self._inbox, turn)
                     continue
             try:
                 data = self._sock.recv(1 << 14)
@@ -326,16 +330,14 @@ class Channel:
             self._received += self._reader.feed(data)
         return self._received.popleft()
 
-    def _handed(self, inbox: socket.socket, turn: Turn) -> Go | None:
-        """Return that this member may go on, where another says so that knows where it waits."""
+    def _hear(self, inbox: socket.socket, turn: Turn) -> None:
+        """Take in that this member may go on from a turn, this one or one that it is about to be launched for."""
         try:
-            data = inbox.recv(_BATON.size + 1)
-            secret, launch, iteration, until = _BATON.unpack(data)
+            secret, launch, iteration, until = _BATON.unpack(inbox.recv(_BATON.size + 1))
         except (OSError, struct.error):
-            return None
-        if secret != self._secret or (launch, iteration) != turn:
-            return None  # a stranger's, or it has gone on since
-        return Go(None if math.isnan(until) else until, turn)
+            return
+        if secret == self._secret and (launch, iteration) >= turn:  # no stranger's, and it has not gone on since
+            self._handed = Go(None if math.isnan(until) else until, (launch, iteration))
 
     def hand_on(self, to: HandTo) -> bool:
         """Let another member go on in this one's slot; return whether it was told."""
