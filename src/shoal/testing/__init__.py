@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from .engine import BrokenContract, Fault, Faults, SimulatedEngine, Train, VirtualClock, random_faults
+from .clock import VirtualClock
+from .engine import BrokenContract, HandsOn, SimulatedEngine, Train
+from .faults import Fault, Faults, random_faults
 from .simulation import Simulation, SimulationResult, Watch
 
 __all__ = [
     "BrokenContract",
     "Fault",
     "Faults",
+    "HandsOn",
     "SimulatedEngine",
     "Simulation",
     "SimulationResult",

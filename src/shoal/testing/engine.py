@@ -4,12 +4,10 @@ misbehave.
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from enum import Enum
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import singledispatchmethod
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 from ..core.commands import (
     Await,
@@ -48,8 +46,11 @@ from ..core.events import (
 from ..core.population import Population
 from ..core.reports import ReportRules, at_boundary, check_report, progress, stop_reason, value_of, waits
 from ..core.rng import uniform_key
+from .clock import VirtualClock
+from .faults import Fault, Faults
+from .process import Before, Process, Stored
 
-__all__ = ["BrokenContract", "Fault", "Faults", "HandsOn", "SimulatedEngine", "Train", "VirtualClock", "random_faults"]
+__all__ = ["BrokenContract", "HandsOn", "SimulatedEngine", "Train"]
 
 EPOCH = 1_700_000_000.0
 """The virtual clock's zero, in seconds since the epoch."""
@@ -64,124 +65,6 @@ HandsOn: TypeAlias = Callable[[int, int], "float | None"]
 
 class BrokenContract(AssertionError):
     """The core gave a command that no engine can carry out without losing work, or the experiment came to a halt."""
-
-
-class Fault(str, Enum):
-    """What goes wrong with a member at one of its steps."""
-
-    CRASH = "its process dies during the step"
-    CRASH_AFTER_REPORT = "its process dies right after it sent the report, perhaps before the answer"
-    LATE_REPORT = "its process dies right after it sent the report, and the news of its death overtakes the report"
-    CRASH_COMMITTING = "its process dies when it has handed its slot on, before it sent the report"
-    CRASH_PARKED = "if it has to give up its slot after this report, its process dies while it waits"
-    RAISE = "its function raises"
-    RAISE_AND_CRASH = "its function raises, and its process dies soon after, perhaps when it was entered again"
-    RETURN = "its function returns"
-    DAMAGE = "the checkpoint that comes with this report is damaged later, which is found out when it is to be loaded"
-    ORPHAN = "its process dies during the step, because that of which it was forked has died"
-
-
-Faults: TypeAlias = Callable[[int, int, int], "Fault | None"]
-"""``(index of the trial, launch, iteration) -> Fault or None``."""
-
-
-def random_faults(seed: int, probabilities: Mapping[Fault, float]) -> Faults:
-    """Return faults that strike each step with the given probabilities, the same for the same seed."""
-    bounds: list[tuple[float, Fault]] = []
-    total = 0.0
-    for fault, probability in probabilities.items():
-        total += probability
-        bounds.append((total, fault))
-
-    def faults(index: int, launch: int, iteration: int) -> Fault | None:
-        drawn = uniform_key(seed, "fault", index, launch, iteration)
-        return next((fault for bound, fault in bounds if drawn < bound), None)
-
-    return faults
-
-
-class VirtualClock:
-    """A clock that jumps to what is due next. What is due at the same time comes in the order it was asked for."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        self._due: list[tuple[float, int, Callable[[], Event | None]]] = []
-        self._asked = 0
-
-    def after(self, delay: float, action: Callable[[], Event | None]) -> None:
-        """Have ``action`` called ``delay`` from now."""
-        self._asked += 1
-        heapq.heappush(self._due, (self.now + delay, self._asked, action))
-
-    def next_event(self) -> Event | None:
-        """Call what is due until something happens that the core must know of; None if nothing ever will."""
-        while self._due:
-            self.now, _, action = heapq.heappop(self._due)
-            event = action()
-            if event is not None:
-                return event
-        return None
-
-
-_Phase = Literal["training", "waiting", "idle"]
-
-
-@dataclass(frozen=True, slots=True)
-class _Before:
-    """Where a member was when it was handed a slot."""
-
-    iteration: int
-    state: Any
-
-
-@dataclass(slots=True)
-class _Process:
-    """A member's process."""
-
-    trial_id: str
-    index: int
-    device: str
-    alive: bool = True
-    phase: _Phase = "idle"
-    """``waiting``: inside ``tune.report``; ``idle``: outside of the user's function."""
-    slot: int | None = None
-    launch: int = 0
-    turn: int = 0
-    """Grows with each launch and each continuation; what was planned for an earlier turn does not happen."""
-    doomed: bool = False
-    """It dies as soon as it is parked."""
-    leaving: bool = False
-    """It leaves its function with its next report."""
-    damaged: str | None = None
-    """Id of the damaged checkpoint that it is to load."""
-    door: bool = False
-    """It has been launched and waits for a slot before its function, or is on its way there."""
-    arrived: bool = False
-    """It stands there."""
-    successor: HandOn | None = None
-    """To whom it hands its slot on at its boundary."""
-    early: _Before | None = None
-    """It was handed a slot, of which the core has not heard yet; then what it was before that."""
-    held: list[Callable[[], Event | None]] = field(default_factory=list["Callable[[], Event | None]"])
-    """What happened to it meanwhile. The core hears of it afterwards."""
-    config: Config = field(default_factory=dict[str, Any])
-    state: Any = None
-    until: float | None = None
-    iteration: int = 0
-    time_total_s: float = 0.0
-    start_iteration: int = 0
-    start_time_s: float = 0.0
-    next_checkpoint: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Stored:
-    """What a checkpoint contains."""
-
-    state: Any
-    iteration: int
-    time_total_s: float
-    digest: str
 
 
 class SimulatedEngine:
@@ -238,14 +121,14 @@ class SimulatedEngine:
         self._stopper = stopper
         self._hands_on = hands_on
         self._indices: dict[str, int] = {}
-        self._processes: dict[str, _Process] = {}
+        self._processes: dict[str, Process] = {}
         self._slots: list[str | None] = [None] * len(self._devices)
-        self._stored: dict[str, _Stored] = {}
+        self._stored: dict[str, Stored] = {}
         self._deleted: set[str] = set()
         self._damaged: set[str] = set()
         self._unknown: set[str] = set()
         """Checkpoints of which the core has not heard, and never will where their report is late."""
-        self._goes_on_from: dict[str, _Stored] = {}
+        self._goes_on_from: dict[str, Stored] = {}
         self._went_at: dict[str, int] = {}
         """The iteration at which a waiting trial lost its process; its next launch must go on from there."""
 
@@ -273,7 +156,7 @@ class SimulatedEngine:
             return event
         return None
 
-    def _later(self, process: _Process, event: Event) -> Callable[[], Event]:
+    def _later(self, process: Process, event: Event) -> Callable[[], Event]:
         def tell() -> Event:
             if isinstance(event, Failed):
                 self._free_slot(process)  # which it was given by mistake
@@ -281,7 +164,7 @@ class SimulatedEngine:
 
         return tell
 
-    def _make_known(self, trial_id: str, number: int) -> _Stored:
+    def _make_known(self, trial_id: str, number: int) -> Stored:
         name = checkpoint_id(trial_id, number)
         self._unknown.discard(name)
         self.peak_checkpoints = max(self.peak_checkpoints, len(self._stored) - len(self._unknown))
@@ -330,7 +213,7 @@ class SimulatedEngine:
         _check(command.fresh == (process is None), command, f"but its process is {process}")
         device = self._devices[command.slot]
         if process is None:
-            process = _Process(command.trial_id, self._indices[command.trial_id], device)
+            process = Process(command.trial_id, self._indices[command.trial_id], device)
         _check(process.phase != "training", command, "the member is training")
         _check(process.device == device, command, f"its process is bound to device {process.device!r}")
         _check(command.launch > process.launch, command, f"launch {process.launch} was before")
@@ -376,7 +259,7 @@ class SimulatedEngine:
             self.clock.after(0.0, tell)
         process.held.clear()
 
-    def _set_off(self, process: _Process, until: float | None) -> None:
+    def _set_off(self, process: Process, until: float | None) -> None:
         """Let a member that waits go on, or enter its function."""
         process.phase = "training"
         process.doomed = False
@@ -404,14 +287,14 @@ class SimulatedEngine:
         if process.phase == "training":  # else it has come to its boundary meanwhile
             process.successor = command
 
-    def _hand_on(self, process: _Process) -> None:
+    def _hand_on(self, process: Process) -> None:
         """A member is at its boundary: let the other go on in its slot that was promised it."""
         told, process.successor = process.successor, None
         other = None if told is None else self._processes.get(told.to)
         if told is None or other is None or not other.alive or other.phase != "waiting":
             return
         if (other.launch, other.iteration) == (told.to_launch, told.to_iteration) and other.slot is None:
-            other.early = _Before(other.iteration, other.state)
+            other.early = Before(other.iteration, other.state)
             self._set_off(other, told.until)
 
     @execute.register
@@ -524,7 +407,7 @@ class SimulatedEngine:
 
     # ------------------------------------------------------------------------------------------------------ members
 
-    def _arrive(self, process: _Process, turn: int) -> Event | None:
+    def _arrive(self, process: Process, turn: int) -> Event | None:
         """A member stands before its function; it enters it where it has a slot."""
         if process.turn != turn or not process.alive:
             return None
@@ -542,17 +425,17 @@ class SimulatedEngine:
         return self._started(process)
 
     @staticmethod
-    def _started(process: _Process) -> Started:
+    def _started(process: Process) -> Started:
         return Started(process.trial_id, process.launch, pid=1000 + process.index, hostname="simulated")
 
-    def _begin_step(self, process: _Process) -> None:
+    def _begin_step(self, process: Process) -> None:
         turn = process.turn
         spent = self._duration
         if callable(spent):
             spent = spent(process.index, process.iteration + 1, process.config)
         self.clock.after(spent, lambda: self._end_step(process, turn, spent))
 
-    def _end_step(self, process: _Process, turn: int, spent: float) -> Event | None:
+    def _end_step(self, process: Process, turn: int, spent: float) -> Event | None:
         if process.turn != turn or not process.alive:
             return None
         self.busy_s += spent
@@ -605,10 +488,10 @@ class SimulatedEngine:
             return None
         return event
 
-    def _at_boundary(self, process: _Process, event: Reported) -> bool:
+    def _at_boundary(self, process: Process, event: Reported) -> bool:
         return at_boundary(process.until, value_of(event, self._rules.time_attr))
 
-    def _report(self, process: _Process, metrics: Metrics, state: Any, *, spent: float) -> Reported:
+    def _report(self, process: Process, metrics: Metrics, state: Any, *, spent: float) -> Reported:
         iteration = process.iteration + 1
         total = process.time_total_s + spent
         automatic = {
@@ -653,22 +536,22 @@ class SimulatedEngine:
                 return replace(event, stop=reason)
         return event
 
-    def _failed(self, process: _Process, error: str) -> Failed:
+    def _failed(self, process: Process, error: str) -> Failed:
         process.phase = "idle"
         self._free_slot(process)
         return Failed(process.trial_id, process.launch, error, traceback=f"Traceback (simulated)\n{error}")
 
-    def _returned(self, process: _Process) -> Finished:
+    def _returned(self, process: Process) -> Finished:
         process.phase = "idle"
         return Finished(process.trial_id, process.launch)
 
-    def _die_parked(self, process: _Process, turn: int) -> Event | None:
+    def _die_parked(self, process: Process, turn: int) -> Event | None:
         if process.turn != turn or process.slot is not None or self._processes.get(process.trial_id) is not process:
             return None
         process.alive = False
         return self._tell_of_death(process)
 
-    def _tell_of_death(self, process: _Process, *, innocent: bool = False) -> Lost | None:
+    def _tell_of_death(self, process: Process, *, innocent: bool = False) -> Lost | None:
         """The process is gone. What it was last asked to launch is what is lost, also where it never came to that."""
         if self._processes.get(process.trial_id) is process:
             if process.early is not None and process.held:
@@ -680,7 +563,7 @@ class SimulatedEngine:
             self._free_slot(process)
         return Lost(process.trial_id, process.launch, "the process was killed (simulated)", innocent)
 
-    def _wait_without_process(self, process: _Process) -> None:
+    def _wait_without_process(self, process: Process) -> None:
         """If the core sees no failure in this (no Retry and no Stop follow), nothing may be lost."""
         if process.early is not None:
             self._went_at[process.trial_id] = process.early.iteration
@@ -689,31 +572,31 @@ class SimulatedEngine:
 
     # -------------------------------------------------------------------------------------------- slots, checkpoints
 
-    def _resident(self, command: Continue | HandOn | Park | Save | WindUp | Evict) -> _Process:
+    def _resident(self, command: Continue | HandOn | Park | Save | WindUp | Evict) -> Process:
         process = self._processes.get(command.trial_id)
         if process is None:
             raise BrokenContract(f"{command!r}: it has no process")
         _check(process.launch == command.launch, command, f"its launch is {process.launch}")
         return process
 
-    def _take_slot(self, process: _Process, slot: int, command: Command) -> None:
+    def _take_slot(self, process: Process, slot: int, command: Command) -> None:
         holder = self._slots[slot]
         _check(holder is None or holder == process.trial_id, command, f"slot {slot} is taken by {holder}")
         _check(process.slot is None or process.slot == slot, command, f"it holds slot {process.slot}")
         self._slots[slot] = process.trial_id
         process.slot = slot
 
-    def _free_slot(self, process: _Process) -> None:
+    def _free_slot(self, process: Process) -> None:
         if process.slot is not None:
             self._slots[process.slot] = None
             process.slot = None
 
-    def _save_now(self, process: _Process, turn: int) -> Event | None:
+    def _save_now(self, process: Process, turn: int) -> Event | None:
         if process.turn != turn or not process.alive:
             return None
         return Saved(process.trial_id, process.launch, self._save(process))
 
-    def _save(self, process: _Process, *, transient: bool = False) -> SavedCheckpoint:
+    def _save(self, process: Process, *, transient: bool = False) -> SavedCheckpoint:
         number = process.next_checkpoint
         process.next_checkpoint += 1
         name = checkpoint_id(process.trial_id, number)
@@ -722,7 +605,7 @@ class SimulatedEngine:
             raise BrokenContract(f"{name} was used before: two checkpoints would have the same name")
         self._damaged.discard(name)
         digest = f"{name}@{process.launch}/{process.iteration}"
-        self._stored[name] = _Stored(process.state, process.iteration, process.time_total_s, digest)
+        self._stored[name] = Stored(process.state, process.iteration, process.time_total_s, digest)
         self._unknown.add(name)
         return SavedCheckpoint(number, digest, size=1, transient=transient)
 
@@ -742,7 +625,7 @@ class SimulatedEngine:
         )
         return stored.state, stored.iteration, stored.time_total_s
 
-    def _lag(self, process: _Process) -> float:
+    def _lag(self, process: Process) -> float:
         """How long the news of a crash takes: up to the time of two ordinary steps."""
         return 2.0 * uniform_key(self._seed, "lag", process.index, process.launch, process.iteration)
 

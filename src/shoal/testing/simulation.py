@@ -34,7 +34,8 @@ from ..core.reports import ReportRules, number, value_of
 from ..core.trial import Trial
 from ..schedulers.base import TrialScheduler
 from ..schedulers.fifo import FIFOScheduler
-from .engine import BrokenContract, Faults, HandsOn, SimulatedEngine, Train
+from .engine import BrokenContract, HandsOn, SimulatedEngine, Train
+from .faults import Faults
 
 __all__ = ["Simulation", "SimulationResult", "Watch"]
 
