@@ -31,12 +31,14 @@ from shoal.schedulers.fifo import _FIFO
 
 
 class ToldPolicy(_FIFO):
-    """Decides what the test says; else lets everybody go on. Boundaries are every two units of time."""
+    """Decides what the test says; else lets everybody go on. Boundaries are every ``interval`` units of time."""
+
+    interval = 2.0
 
     def __init__(self) -> None:
         self.answers: dict[str, list[Decision]] = {}
         self.when_gone: dict[str, list[Decision]] = {}
-        self.boundary: dict[str, float] = defaultdict(lambda: 2.0)
+        self.boundary: dict[str, float] = defaultdict(lambda: self.interval)
         self.observed: list[tuple[str, float | None, str | None]] = []
         self.withdrawn: list[str] = []
         self.settled: list[Decision] = []
@@ -51,7 +53,7 @@ class ToldPolicy(_FIFO):
     def decide(self, trial_id: str, time: float, score: float | None) -> list[Decision]:
         decisions = self.answers.get(trial_id, [Proceed(trial_id)])
         for decision in decisions:
-            self.boundary[decision.trial_id] = time + 2.0
+            self.boundary[decision.trial_id] = time + self.interval
         return decisions
 
     def withdraw(self, trial_id: str) -> None:

@@ -1,0 +1,179 @@
+"""A member hands its slot on before it commits its checkpoint: what happens meanwhile counts, and whoever dies, nothing
+is lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.helpers import fit, items, load_state, pbt, report_state, story
+
+from shoal import tune
+from shoal.core.commands import Continue, HandOn, Launch, Retry
+from shoal.core.events import Lost, Reported, Started
+from shoal.journal.sqlite import SQLiteJournal
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="members hand slots on by sockets that Linux has")
+
+When = Callable[[Path], None]
+
+
+def wait_for(mark: Path) -> None:
+    end = time.monotonic() + 60
+    while not mark.exists():
+        assert time.monotonic() < end, f"{mark.name} does not happen"
+        time.sleep(0.001)
+
+
+def wait_until_it_can_hand_on() -> None:
+    """Wait until this member was told who goes on after it, and that one can be reached."""
+    port: Any = tune.get_context().session._port
+    run = b"@" + port._inbox.getsockname()[1:].rpartition(b"-")[0]
+    end = time.monotonic() + 60
+    while not port.pending() or Path("/proc/net/unix").read_bytes().count(run) < 2:
+        assert time.monotonic() < end, "nobody is promised the slot"
+        time.sleep(0.001)
+
+
+def train(config: dict[str, Any]) -> None:
+    """Trains in rounds of two steps. The first commit of the first member is another's business."""
+    import shoal.worker.session as session
+
+    me = tune.get_context().index
+    marks = Path(config["marks"])
+    commit = session.take_over
+
+    def slow(*args: Any, **kwargs: Any) -> Any:
+        session.take_over = commit
+        config["during"](marks)
+        return commit(*args, **kwargs)
+
+    if me == 0 and not (marks / "committing").exists():
+        session.take_over = slow
+    step, score = load_state() or (0, 0.0)
+    while True:
+        step += 1
+        score += config["lr"]
+        config["in_step"](me, step, marks)
+        if me == 0 and step == 2 and not (marks / "committing").exists():
+            wait_until_it_can_hand_on()
+        report_state(step, score, {"score": score, "step": step, "process": os.getpid()}, save=step % 2 == 0)
+        if step % 2 == 1:
+            (marks / f"{me} has reported {step}").touch()
+
+
+def nothing(me: int, step: int, marks: Path) -> None:
+    pass
+
+
+def run(folder: Path, during: When, in_step: Callable[[int, int, Path], None] = nothing, **settings: Any) -> Any:
+    marks = folder / "marks"
+    marks.mkdir()
+    return fit(
+        train,
+        folder / "run",
+        space={"lr": tune.uniform(0.0, 1.0), "marks": str(marks), "during": during, "in_step": in_step},
+        num_samples=2,
+        scheduler=pbt(perturbation_interval=2, quantile_fraction=0.0),
+        stop={"training_iteration": 8},
+        max_concurrent_trials=1,
+        **settings,
+    )
+
+
+def in_order(grid: tune.ResultGrid) -> list[Any]:
+    journal = SQLiteJournal.open_for_reading(Path(grid.experiment_path))
+    try:
+        return [record.item for record in journal.read()]
+    finally:
+        journal.close()
+
+
+def check(grid: tune.ResultGrid) -> None:
+    assert grid.num_errors == 0
+    for trial in story(grid).in_order():
+        assert [row.report.iteration for row in trial.rows] == [*range(1, 9)]
+        assert [row.report.metrics["step"] for row in trial.rows] == [*range(1, 9)]
+
+
+def test_the_next_one_trains_and_reports_while_the_one_before_commits(tmp_path: Path) -> None:
+    def during(marks: Path) -> None:
+        (marks / "committing").touch()
+        wait_for(marks / "1 has reported 1")
+
+    grid = run(tmp_path, during)
+    check(grid)
+    first, second = (trial.trial_id for trial in story(grid).in_order())
+    told: list[Any] = [
+        item
+        for item in in_order(grid)
+        if isinstance(item, Launch | HandOn | Continue | Started | Reported)
+        and (isinstance(item, HandOn) or item.trial_id == second or getattr(item, "iteration", 0) == 2)
+    ]
+    names = [f"{type(item).__name__} {'first' if item.trial_id == first else 'second'}" for item in told[:6]]
+    # All that the second one did is told after the report that gave it the slot.
+    assert names == [
+        "Launch second", "HandOn first", "Reported first", "Continue second", "Started second", "Reported second",
+    ]  # fmt: skip
+    assert told[0].waits
+
+
+def test_one_that_dies_while_it_commits_goes_back_and_the_next_one_trains_on(tmp_path: Path) -> None:
+    def during(marks: Path) -> None:
+        (marks / "committing").touch()
+        wait_for(marks / "1 has reported 1")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    grid = run(tmp_path, during, run={"failure_config": tune.FailureConfig(max_failures=1)})
+    check(grid)
+    first, second = story(grid).in_order()
+    assert [retry.trial_id for retry in items(grid, Retry)] == [first.trial_id]
+    assert len({row.report.metrics["process"] for row in second.rows}) == 1
+
+
+def test_the_next_one_that_dies_before_its_slot_is_known_fails_once(tmp_path: Path) -> None:
+
+    def during(marks: Path) -> None:
+        (marks / "committing").touch()
+        wait_for(marks / "1 is gone")
+
+    def in_step(me: int, step: int, marks: Path) -> None:
+        if me == 1 and not (marks / "1 is gone").exists():
+            wait_for(marks / "committing")
+            (marks / "1 is gone").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    grid = run(tmp_path, during, in_step, run={"failure_config": tune.FailureConfig(max_failures=1)})
+    check(grid)
+    [lost] = items(grid, Lost)
+    assert [retry.innocent for retry in items(grid, Retry)] == [False]
+    second = story(grid).in_order()[1]
+    assert lost.trial_id == second.trial_id
+    # That it had entered its function is told before it is told that it is gone, and both after the Continue.
+    about = [
+        type(item).__name__
+        for item in in_order(grid)
+        if getattr(item, "trial_id", "") == second.trial_id and isinstance(item, Launch | Continue | Started | Lost)
+    ]
+    assert about[:5] == ["Launch", "Continue", "Started", "Lost", "Launch"]
+
+
+def test_a_function_that_raises_before_its_slot_is_known_fails_once(tmp_path: Path) -> None:
+    def during(marks: Path) -> None:
+        (marks / "committing").touch()
+        wait_for(marks / "1 raises")
+
+    def in_step(me: int, step: int, marks: Path) -> None:
+        if me == 1 and not (marks / "1 raises").exists():
+            (marks / "1 raises").touch()
+            raise RuntimeError("once")
+
+    grid = run(tmp_path, during, in_step, run={"failure_config": tune.FailureConfig(max_failures=1)})
+    check(grid)
+    assert [retry.error for retry in items(grid, Retry)] == ["RuntimeError: once"]
