@@ -3,6 +3,7 @@ is lost."""
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import sys
@@ -43,8 +44,7 @@ def wait_until_it_can_hand_on() -> None:
 
 def train(config: dict[str, Any]) -> None:
     """Trains in rounds of two steps. The first commit of the first member is another's business."""
-    import shoal.worker.session as session
-
+    session: Any = importlib.import_module("shoal.worker.session")
     me = tune.get_context().index
     marks = Path(config["marks"])
     commit = session.take_over
