@@ -69,6 +69,7 @@ def simulated(members: int, synch: bool, steps: int = STEPS) -> tuple[Simulation
         num_to_keep=1,
         checkpoint_every=INTERVAL,
         duration=lambda index, iteration, config: 1.0 + (index * 31 + iteration * 17) % 8 / 8,
+        hands_on=lambda index, iteration: 0.0,
         validate=False,
         max_events=100 * members * steps,
     )

@@ -682,7 +682,7 @@ def test_validate_notices_that_everybody_would_wait_for_ever() -> None:
 def test_validate_notices_that_a_process_is_not_counted() -> None:
     story = Story("ab")
     story["b"].device = ""
-    with pytest.raises(InvalidTransition, match="1 residents are counted"):
+    with pytest.raises(InvalidTransition, match="residents are said to be"):
         story.population.validate()
 
 

@@ -17,7 +17,7 @@ import re
 import shutil
 import stat
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from ..core.commands import checkpoint_name
@@ -85,7 +85,7 @@ def take_over(
             f"tempfile.TemporaryDirectory()."
         )
     earlier = _moved_before(real)
-    if earlier is None and _may_be_moved(real, trial):
+    if earlier is None and _may_be_moved(str(source), real, trial):
         with contextlib.suppress(_Unmovable):
             return _commit_by_moving(real, trial_folder, number)
     saved = write(lambda staging: _copy(source, staging, linked, earlier), trial_folder, number)
@@ -98,24 +98,37 @@ def _nothing() -> None:
     pass
 
 
-def _may_be_moved(source: str, trial: str) -> bool:
+def _may_be_moved(given: str, source: str, trial: str) -> bool:
     """Return whether a folder lies in a ``TemporaryDirectory`` of this process, and nobody has anything open in it.
 
     One that has the experiment in it as well, as in a test, is no place for what is to be deleted soon.
+
+    Args:
+        given: the folder's path as it was given.
+        source: the same without links.
+        trial: the trial's folder, without links.
     """
-    holders = [os.path.realpath(name) for name in temporary_directories(own=True).values()]
-    if not any(_lies_in(source, name) and not _lies_in(trial, name) for name in holders):
-        return False
+    names = temporary_directories(own=True).values()
+    if given not in names:  # else nothing has to be resolved, and the experiment does not lie in it
+        holders = map(os.path.realpath, names)
+        if not any(_lies_in(source, name) and not _lies_in(trial, name) for name in holders):
+            return False
     try:
         if _lies_in(os.getcwd(), source):
             return False
-        for name in os.listdir("/proc/self/fd"):
-            with contextlib.suppress(FileNotFoundError):  # that of the listing itself
-                if _lies_in(os.readlink(f"/proc/self/fd/{name}"), source):
-                    return False
+        return not any(_lies_in(path, source) for path in _open_files())
     except OSError:
         return False  # not Linux
-    return True
+
+
+def _open_files() -> Iterator[str]:
+    """Yield the paths of the files and folders that this process has open."""
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # that of the listing itself is closed by now
+            # Most are sockets and pipes, and their names take several times as long to be told.
+            mode = os.fstat(int(name)).st_mode
+            if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+                yield os.readlink(f"/proc/self/fd/{name}")
 
 
 def _commit_by_moving(source: str, trial_folder: Path, number: int) -> tuple[SavedCheckpoint, Callable[[], None]]:

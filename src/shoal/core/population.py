@@ -640,8 +640,8 @@ class Population(Slots):
                 wrong = f"would restore from {trial.restore.id}, which was deleted"
             if wrong is not None:
                 raise self._invalid(trial, None, wrong)
-        if self._residents != sum(trial.resident for trial in self.trials.values()):
-            raise InvalidTransition(f"{self._residents} residents are counted")
+        if set(self._residents) != {trial.trial_id for trial in self.trials.values() if trial.resident}:
+            raise InvalidTransition(f"residents are said to be {sorted(self._residents)}")
         if self._live != sum(not trial.status.ended for trial in self.trials.values()):
             raise InvalidTransition(f"{self._live} live trials are counted")
         failed = {trial.trial_id for trial in self.trials.values() if trial.failed is not None}

@@ -101,6 +101,11 @@ def _continues(slot: int) -> str:
     return f"continues in slot {slot}"
 
 
+@lru_cache(maxsize=4096)
+def _is_promised(slot: int) -> str:
+    return f"is promised slot {slot}"
+
+
 class Slots:
     """Gives slots to trials and tells what follows: launch, continue, park, evict. The lower half of the population.
 
@@ -121,7 +126,8 @@ class Slots:
         """Who goes on next in a slot that is held."""
         self._nearer: list[Trial] = []
         """Trials that the newest event has brought nearer to their boundary, or to a slot."""
-        self._residents = 0
+        self._residents: dict[str, Trial] = {}
+        """Those that have a process."""
         self._noticed: set[str] = set()
         self._out: list[Command] = []
         """The commands of the newest event."""
@@ -137,7 +143,7 @@ class Slots:
         self._free = list(range(len(limits.devices)))
         self._queue.clear()
         self._promised.clear()
-        self._residents = 0
+        self._residents.clear()
         self._noticed.clear()
 
     def _notice(self, key: str, text: str) -> None:
@@ -170,7 +176,7 @@ class Slots:
         """The trial's process is gone, or about to be."""
         if trial.resident:
             trial.device = None
-            self._residents -= 1
+            del self._residents[trial.trial_id]
 
     def _assign(self) -> None:
         """Give free slots to those that they were promised, and to the trials that have trained least."""
@@ -219,7 +225,7 @@ class Slots:
     def _promise(self, holder: Trial) -> None:
         """Promise a slot whose holder is about to come to its boundary to the trial that has trained least."""
         slot = holder.slot
-        if slot is None or slot in self._promised or not holder.nearly_there or self.stopping is not None:
+        if slot is None or not holder.nearly_there or slot in self._promised or self.stopping is not None:
             return
         device = self.limits.devices[slot]
         trial = self._queue.least_trained(device, move=False)
@@ -233,7 +239,7 @@ class Slots:
         trial.queued = 0
         trial.promised = slot
         self._promised[slot] = trial
-        trial.story.append(f"is promised slot {slot}")
+        trial.story.append(_is_promised(slot))
         until = self.policy.until(trial.trial_id)
         self._out.append(
             HandOn(holder.trial_id, holder.launch, slot, trial.trial_id, trial.launch, trial.iteration, until)
@@ -247,7 +253,7 @@ class Slots:
         fresh = not trial.resident
         if fresh:
             self._make_room()
-            self._residents += 1
+            self._residents[trial.trial_id] = trial
         trial.device = device
         trial.launch += 1
         trial.rewind()
@@ -283,14 +289,14 @@ class Slots:
     def _has_room(self, trial: Trial) -> bool:
         """Return whether one more process is allowed for the trial, or another that has trained more can leave."""
         limit = self.limits.residents
-        if limit is None or self._residents < limit:
+        if limit is None or len(self._residents) < limit:
             return True
-        first = next(iter(self._evictable()), None)
-        return self._residents == limit and first is not None and first.promised is None and first.time >= trial.time
+        leaving = self._evictable() if len(self._residents) == limit else []
+        return bool(leaving) and leaving[0].promised is None and leaving[0].time >= trial.time
 
     def _evictable(self) -> list[Trial]:
         """Return the parked trials that lose nothing without a process, the most trained first."""
-        parked = [trial for trial in self.trials.values() if trial.resident and trial.slot is None]
+        parked = [trial for trial in self._residents.values() if trial.slot is None]
         return sorted(
             (trial for trial in parked if trial.lossless),
             # Whom a slot was promised to, goes only where there is nobody else.
@@ -300,12 +306,12 @@ class Slots:
     def _make_room(self) -> None:
         """Evict parked trials, the most trained first, until one more process is allowed."""
         limit = self.limits.residents
-        if limit is None or self._residents < limit:
+        if limit is None or len(self._residents) < limit:
             return
         leaving = self._evictable()
-        for trial in leaving[: self._residents - limit + 1]:
+        for trial in leaving[: len(self._residents) - limit + 1]:
             self._evict(trial)
-        if self._residents >= limit:
+        if len(self._residents) >= limit:
             self._notice(
                 "residents",
                 f"More than {limit} members keep a process, because those that wait have no checkpoint at their step "
