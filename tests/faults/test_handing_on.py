@@ -18,6 +18,7 @@ from tests.helpers import fit, items, load_state, pbt, report_state, story
 from shoal import tune
 from shoal.core.commands import Continue, HandOn, Launch, Retry
 from shoal.core.events import Lost, Reported, Started
+from shoal.errors import StorageError
 from shoal.journal.sqlite import SQLiteJournal
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="members hand slots on by sockets that Linux has")
@@ -34,36 +35,40 @@ def wait_for(mark: Path) -> None:
 
 def wait_until_it_can_hand_on() -> None:
     """Wait until this member was told who goes on after it, and that one can be reached."""
-    port: Any = tune.get_context().session._port
-    run = b"@" + port._inbox.getsockname()[1:].rpartition(b"-")[0]
+    session: Any = tune.get_context().session
     end = time.monotonic() + 60
-    while not port.pending() or Path("/proc/net/unix").read_bytes().count(run) < 2:
+    while session._successor is None or session._successor.address[1:] not in Path("/proc/net/unix").read_text():
         assert time.monotonic() < end, "nobody is promised the slot"
         time.sleep(0.001)
+        session._hear_early()
 
 
 def train(config: dict[str, Any]) -> None:
-    """Trains in rounds of two steps. The first commit of the first member is another's business."""
+    """Trains in rounds of two steps. What happens during a commit of the first member is another's business."""
     session: Any = importlib.import_module("shoal.worker.session")
     me = tune.get_context().index
     marks = Path(config["marks"])
     commit = session.take_over
 
-    def slow(*args: Any, **kwargs: Any) -> Any:
+    def slow(*args: Any, begins: Callable[[], None], **kwargs: Any) -> Any:
         session.take_over = commit
+        begins()
         config["during"](marks)
         return commit(*args, **kwargs)
 
-    if me == 0 and not (marks / "committing").exists():
-        session.take_over = slow
     step, score = load_state() or (0, 0.0)
     while True:
         step += 1
         score += config["lr"]
         config["in_step"](me, step, marks)
-        if me == 0 and step == 2 and not (marks / "committing").exists():
+        if me == 0 and step == config["commits"] and not (marks / "committing").exists():
+            session.take_over = slow
             wait_until_it_can_hand_on()
-        report_state(step, score, {"score": score, "step": step, "process": os.getpid()}, save=step % 2 == 0)
+        metrics = {"score": score, "step": step, "process": os.getpid()}
+        try:
+            report_state(step, score, metrics, save=step % 2 == 0)
+        except StorageError:
+            report_state(step, score, metrics, save=step % 2 == 0)
         if step % 2 == 1:
             (marks / f"{me} has reported {step}").touch()
 
@@ -72,13 +77,23 @@ def nothing(me: int, step: int, marks: Path) -> None:
     pass
 
 
-def run(folder: Path, during: When, in_step: Callable[[int, int, Path], None] = nothing, **settings: Any) -> Any:
+def run(
+    folder: Path,
+    during: When,
+    in_step: Callable[[int, int, Path], None] = nothing,
+    *,
+    commits: int = 2,
+    **settings: Any,
+) -> Any:
+    """Run two members in one slot; ``during`` happens while the first one commits its state of a step."""
     marks = folder / "marks"
     marks.mkdir()
+    (marks / "driver").write_text(str(os.getpid()))
+    own = {"marks": str(marks), "during": during, "in_step": in_step, "commits": commits}
     return fit(
         train,
         folder / "run",
-        space={"lr": tune.uniform(0.0, 1.0), "marks": str(marks), "during": during, "in_step": in_step},
+        space={"lr": tune.uniform(0.0, 1.0), **own},
         num_samples=2,
         scheduler=pbt(perturbation_interval=2, quantile_fraction=0.0),
         stop={"training_iteration": 8},
@@ -162,6 +177,59 @@ def test_the_next_one_that_dies_before_its_slot_is_known_fails_once(tmp_path: Pa
         if getattr(item, "trial_id", "") == second.trial_id and isinstance(item, Launch | Continue | Started | Lost)
     ]
     assert about[:5] == ["Launch", "Continue", "Started", "Lost", "Launch"]
+
+
+def test_one_that_waits_in_its_report_and_dies_before_its_slot_is_known_has_failed(tmp_path: Path) -> None:
+    """Not only one that is about to enter its function: it dies in a step of its own."""
+
+    def during(marks: Path) -> None:
+        (marks / "committing").touch()
+        wait_for(marks / "1 is gone")
+
+    def in_step(me: int, step: int, marks: Path) -> None:
+        if me == 1 and step == 3 and not (marks / "1 is gone").exists():
+            wait_for(marks / "committing")
+            (marks / "1 is gone").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    grid = run(tmp_path, during, in_step, commits=4, run={"failure_config": tune.FailureConfig(max_failures=1)})
+    check(grid)
+    [retry] = items(grid, Retry)
+    assert (retry.trial_id, retry.iteration, retry.innocent) == (story(grid).in_order()[1].trial_id, 2, False)
+
+
+def test_what_was_reported_before_the_slot_was_known_counts_where_the_run_is_interrupted(tmp_path: Path) -> None:
+    def during(marks: Path) -> None:
+        (marks / "committing").touch()
+        wait_for(marks / "1 has reported 1")
+        os.kill(int((marks / "driver").read_text()), signal.SIGTERM)
+        wait_for(marks / "1 trains on from 1")
+
+    def in_step(me: int, step: int, marks: Path) -> None:
+        if me == 1 and step == 2:
+            session: Any = tune.get_context().session
+            (marks / "1 trains on from 1").touch()
+            end = time.monotonic() + 60
+            while not session._port.pending():
+                assert time.monotonic() < end, "nobody tells it to leave"
+                time.sleep(0.001)
+
+    with pytest.raises(SystemExit):
+        run(tmp_path, during, in_step)
+    [folder] = (tmp_path / "run").iterdir()
+    grid = tune.ResultGrid.read(folder)
+    assert [trial.iteration for trial in story(grid).in_order()] == [2, 1]
+
+
+def test_one_whose_commit_fails_after_it_has_handed_its_slot_on_reports_again(tmp_path: Path) -> None:
+    def during(marks: Path) -> None:
+        (marks / "committing").touch()
+        wait_for(marks / "1 has reported 1")
+        raise StorageError("there is no room")
+
+    grid = run(tmp_path, during)
+    check(grid)
+    assert not items(grid, Retry)
 
 
 def test_a_function_that_raises_before_its_slot_is_known_fails_once(tmp_path: Path) -> None:

@@ -684,6 +684,7 @@ class Invariants:
     def _least_trained_first(self, population: Population, commands: list[Command], *, gives: bool) -> None:
         trials = population.trials
         queued = [trial.place for trial in trials.values() if trial.queued]
+        waiting = [trial.place for trial in trials.values() if trial.claims]
         running = {trial.trial_id for trial in population.running}
         for command in commands:
             if isinstance(command, HandOn):
@@ -697,4 +698,4 @@ class Invariants:
                 if self.promised.pop(command.trial_id, None) == command.slot or not gives:
                     continue
                 place = trials[command.trial_id].place
-                assert place <= min(queued, default=place), "somebody who has trained less waits for a slot"
+                assert place <= min(waiting, default=place), "somebody who has trained less waits for a slot"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tests.unit.test_population import Story, ToldPolicy, kinds
 
-from shoal.core.commands import Continue, Evict, HandOn, Launch, Park, Retry, Status, Stop
+from shoal.core.commands import Continue, Evict, HandOn, Launch, Park, Retry, Status, Stop, WindUp
 from shoal.core.events import Damaged, StopAsked
 from shoal.errors import InvalidTransition
 
@@ -106,6 +106,26 @@ def test_who_was_promised_a_slot_goes_on_where_one_is_free_before() -> None:
     assert told["c"].promised is None
 
 
+def test_nobody_waits_for_a_slow_holder_because_of_a_promise() -> None:
+    told = story("abc", devices=("", ""))
+    told.report("a")
+    assert told["c"].promised == 0
+    # a takes for ever; b comes to its boundary again and again.
+    assert told.reach_boundary("b") == [Park("b", 1), Continue("c", 1, 1, until=2.0)]
+    assert promises(told.report("c")) == [("c", "b", 1)]
+    assert promises(told.report("c", save=True)) == []
+    assert told["b"].slot == 1
+
+
+def test_who_is_ready_goes_before_who_has_trained_the_same() -> None:
+    told = story("abcd", devices=("", ""), residents=3)
+    assert promises(told.report("a")) == [("a", "c", 0)]
+    told.report("b")
+    assert told["d"].promised is None, "there is no room for it"
+    assert kinds(told.report("b", save=True)) == ["Park", "Continue"]
+    assert told["c"].slot == 1
+
+
 def test_the_promise_holds_where_the_holder_fails() -> None:
     told = story(max_failures=1)
     told.report("a")
@@ -168,6 +188,26 @@ def test_all_that_wait_end_with_the_experiment() -> None:
     commands = told.tell(StopAsked("enough"))
     assert kinds(commands) == ["Stop", "Stop"]
     assert told.population.ended
+
+
+def test_who_may_train_by_the_holders_word_comes_to_its_next_report_too() -> None:
+    told = story()
+    told.report("a")
+    assert told.tell(StopAsked("interrupted", gently=True)) == [WindUp("a", 1), WindUp("b", 1)]
+    assert told.tell(StopAsked("again", gently=True)) == []
+    assert kinds(told.report("b")) == ["Stop"]
+    assert told["b"].iteration == 1
+    assert kinds(told.report("a")) == ["Stop"]
+    assert told.population.ended
+
+
+def test_one_that_was_to_leave_and_had_not_begun_ends() -> None:
+    told = story()
+    told.report("a")
+    told.tell(StopAsked("interrupted", gently=True))
+    assert kinds(told.lose("b")) == ["Stop"]
+    assert told["b"].status is Status.TERMINATED
+    assert told["b"].cut
 
 
 def test_nobody_gets_ready_where_there_is_no_room_for_one_more_process() -> None:

@@ -38,8 +38,8 @@ class Port:
     def receive(self, turn: Turn | None = None) -> Any:
         raise AssertionError("nothing is waited for")
 
-    def hand_on(self, to: HandTo) -> bool:
-        return False
+    def hand_on(self, to: HandTo) -> None:
+        raise AssertionError("nobody was promised its slot")
 
     def pending(self) -> bool:
         return False

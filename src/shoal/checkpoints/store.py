@@ -28,7 +28,7 @@ from .digest import Digest, buffer
 
 __all__ = [
     "checkpoint_name", "damage", "delete", "delete_unfinished", "digest_of", "is_full", "measure",
-    "take_over", "write",
+    "stamp", "take_over", "write",
 ]  # fmt: skip
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -53,7 +53,12 @@ class _Unmovable(Exception):
 
 
 def take_over(
-    source: Path, trial_folder: Path, number: int, *, linked: Collection[str] = ()
+    source: Path,
+    trial_folder: Path,
+    number: int,
+    *,
+    linked: Collection[str] = (),
+    begins: Callable[[], None] | None = None,
 ) -> tuple[SavedCheckpoint, Callable[[], None]]:
     """Take the user's folder over into the trial's, whole or not at all.
 
@@ -66,6 +71,7 @@ def take_over(
         number: a number that no committed checkpoint of the trial has.
         linked: names of files that only Shoal has written and that nobody writes to again: they are linked, where the
             file system can.
+        begins: called when it is known that the folder is there.
 
     Raises:
         ReportError: the user's folder is gone or cannot be read.
@@ -77,6 +83,8 @@ def take_over(
             f"block that "
             f"made it, for example inside 'with tempfile.TemporaryDirectory() as folder:'."
         )
+    if begins is not None:
+        begins()
     real, trial = os.path.realpath(source), os.path.realpath(trial_folder)
     if _lies_in(trial, real):
         raise ReportError(
@@ -275,6 +283,21 @@ def damage(folder: Path, digest: str) -> str | None:
     except (OSError, ReportError) as error:
         return f"its files cannot be read: {error}"
     return None if found == digest else f"its files have the digest {found[:12]}... instead of {digest[:12]}..."
+
+
+def stamp(folder: str) -> list[tuple[str, int, int, int]]:
+    """Return what tells whether a committed checkpoint may have changed since, without reading its files.
+
+    Their paths, inodes, sizes and times of the last change, of folders too; nothing where the folder is gone.
+    """
+    found: list[tuple[str, int, int, int]] = []
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            state = entry.stat(follow_symlinks=False)
+            found.append((entry.path, state.st_ino, state.st_size, state.st_ctime_ns))
+            if stat.S_ISDIR(state.st_mode):
+                found += stamp(entry.path)
+    return sorted(found)
 
 
 def delete(trial_folder: Path, number: int) -> None:

@@ -70,7 +70,10 @@ class Policy(Protocol):
         ...
 
     def until(self, trial_id: str) -> float | None:
-        """Return the ``time_attr`` at which the trial has to wait for a decision; None: never."""
+        """Return the ``time_attr`` at which the trial has to wait for a decision; None: never.
+
+        The same until something is decided about the trial: it may be asked for twice.
+        """
         ...
 
     def observe(self, trial_id: str, score: float | None, checkpoint: CheckpointRecord | None) -> None:

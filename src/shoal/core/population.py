@@ -232,7 +232,7 @@ class Population(Slots):
         trial = self._speaking(event.trial_id, event.launch)
         if trial is None:
             return
-        if trial.slot is None:
+        if trial.slot is None and not trial.leaving:
             raise self._invalid(trial, event, "reports without a slot")
         if event.iteration != trial.iteration + 1:
             raise self._invalid(trial, event, f"reports iteration {event.iteration} after {trial.iteration}")
@@ -323,6 +323,9 @@ class Population(Slots):
         self._leave(trial)
         if trial.ending is not None and trial.lossless:
             self._end(trial, Status.TERMINATED, trial.ending)
+            return
+        if trial.leaving:
+            self._close(trial)
             return
         if trial.slot is None and trial.lossless and not trial.ready:
             # It was parked and everything it had is in a checkpoint: only the process has to come back.
@@ -490,7 +493,7 @@ class Population(Slots):
         """At a boundary, pass the slot to whom it was promised, or to a waiting trial that has trained less."""
         assert trial.slot is not None
         slot = trial.slot
-        other = self._queue.least_trained(self.limits.devices[slot], move=False)
+        other = self._least_trained(self.limits.devices[slot], move=False)
         if slot in self._promised or (other is not None and other.place < trial.place):
             self._park(trial)
             self._queue.add(trial)
@@ -607,10 +610,13 @@ class Population(Slots):
         for trial in self.trials.values():
             if trial.status.ended:
                 continue
-            if not gently or trial.slot is None or (trial.waiting and trial.ending is None):
+            trains = trial.slot is not None and (trial.ending is not None or not trial.waiting)
+            # Whoever was promised a slot may have gone on there, of which nothing was heard yet.
+            if not gently or not (trains or trial.leaving or trial.promised is not None):
                 self._close(trial)
             elif not trial.leaving:
                 trial.leaving = True
+                self._withdraw(trial)
                 trial.story.append("asked to leave with its next report")
                 self._out.append(WindUp(trial.trial_id, trial.launch))
 

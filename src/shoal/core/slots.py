@@ -6,7 +6,7 @@ when there may be no more residents does one leave, through a checkpoint. Those 
 Where members can hand a slot on by themselves, it is *promised* when its holder is one report away from its boundary.
 Who was promised it gets ready, and goes on there as soon as the holder is at its boundary: what happened until then is
 told, decided and committed while it trains. What has been promised is kept, unless who waits for it can go on elsewhere
-before.
+before: a promise is no reason to wait longer than others.
 """
 
 from __future__ import annotations
@@ -143,6 +143,7 @@ class Slots:
         self._free = list(range(len(limits.devices)))
         self._queue.clear()
         self._promised.clear()
+        self._nearer.clear()
         self._residents.clear()
         self._noticed.clear()
 
@@ -185,7 +186,7 @@ class Slots:
         passed: list[int] = []
         while self._free:
             slot = heapq.heappop(self._free)
-            trial = self._promised.get(slot) or self._next_for(self.limits.devices[slot])
+            trial = self._promised.get(slot) or self._least_trained(self.limits.devices[slot])
             if trial is None:
                 passed.append(slot)
                 if self.limits.devices[slot] == "":
@@ -195,12 +196,16 @@ class Slots:
         for slot in passed:
             heapq.heappush(self._free, slot)
 
-    def _next_for(self, device: str) -> Trial | None:
-        """Return who goes on where a slot has become free that was promised to nobody."""
-        least = self._queue.least_trained(device)
-        # Rather let somebody go on here than wait for a slot that is still held.
+    def _least_trained(self, device: str, *, move: bool = True) -> Trial | None:
+        """Return who has trained least and can run on the device, in the queue or promised another slot.
+
+        Args:
+            device, move: as for :meth:`SlotQueue.least_trained`.
+        """
+        least = self._queue.least_trained(device, move=move)
         for other in self._promised.values():
-            if other.device == device and (least is None or other.place < least.place):
+            # Where both have trained the same, this one is ready.
+            if other.device == device and (least is None or other.place <= least.place):
                 least = other
         return least
 
@@ -292,16 +297,15 @@ class Slots:
         if limit is None or len(self._residents) < limit:
             return True
         leaving = self._evictable() if len(self._residents) == limit else []
-        return bool(leaving) and leaving[0].promised is None and leaving[0].time >= trial.time
+        return bool(leaving) and leaving[0].time >= trial.time
 
     def _evictable(self) -> list[Trial]:
-        """Return the parked trials that lose nothing without a process, the most trained first."""
-        parked = [trial for trial in self._residents.values() if trial.slot is None]
-        return sorted(
-            (trial for trial in parked if trial.lossless),
-            # Whom a slot was promised to, goes only where there is nobody else.
-            key=lambda trial: (trial.promised is not None, -trial.time, -trial.index),
-        )
+        """Return the parked trials that lose nothing without a process, the most trained first.
+
+        Whoever was promised a slot is none of them: it may be training there already.
+        """
+        parked = [trial for trial in self._residents.values() if trial.slot is None and trial.promised is None]
+        return sorted((trial for trial in parked if trial.lossless), key=lambda trial: (-trial.time, -trial.index))
 
     def _make_room(self) -> None:
         """Evict parked trials, the most trained first, until one more process is allowed."""
@@ -320,12 +324,10 @@ class Slots:
 
     def _evict(self, trial: Trial) -> None:
         self._leave(trial)
-        claims = trial.claims
-        self._withdraw(trial)
         trial.waiting = trial.ready = False
         trial.story.append("evicted")
         self._out.append(Evict(trial.trial_id, trial.launch))
-        if claims:
+        if trial.queued:
             self._queue.add(trial)
 
     def _invalid(self, trial: Trial, event: Event | None, what: str) -> InvalidTransition:

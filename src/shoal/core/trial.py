@@ -100,7 +100,7 @@ class Trial:
     @property
     def at_barrier(self) -> bool:
         """True where it waits for others, with no claim to a slot."""
-        return self.slot is None and not self.claims and not self.status.ended
+        return self.slot is None and not (self.claims or self.leaving or self.status.ended)
 
     @property
     def nearly_there(self) -> bool:

@@ -42,8 +42,8 @@ class _Port:
     def receive(self, turn: Turn | None = None) -> Any:
         return self.inbox.get()
 
-    def hand_on(self, to: HandTo) -> bool:
-        return False
+    def hand_on(self, to: HandTo) -> None:
+        raise AssertionError("nobody is told who goes on after it")
 
     def pending(self) -> bool:
         return not self.inbox.empty()

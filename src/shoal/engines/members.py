@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..core.events import Damaged, Event
-from ..worker.wire import FrameReader, Handed, MemberInfo, Turn
+from ..core.events import Event
+from ..worker.wire import FrameReader, MemberInfo, Turn, WentOn
 
 __all__ = ["LineReader", "MemberProcess"]
 
@@ -71,12 +71,16 @@ class MemberProcess:
     closed: bool = False
     entered: bool = False
     """It has entered its function, or may have."""
+    inbox: str = ""
+    """Its address for other members, if it can have one."""
+    secret: bytes = b""
+    """What these have to show."""
     promised: Turn | None = None
     """Where it waits for a slot that it was promised. Its holder may tell it to go on before the driver does."""
-    told: bool = False
-    """The holder has told it."""
-    held: list[Event | Handed] = field(default_factory=list["Event | Handed"])
-    """What it has sent since. It is passed on when the driver knows that it goes on."""
+    early: bool = False
+    """The holder has told it, and it trains; the core has not heard that the slot is free."""
+    held: list[Event] = field(default_factory=list[Event])
+    """What it has sent since. It is passed on when the core has given it the slot."""
     outbox: bytearray = field(default_factory=bytearray)
     _frames: FrameReader = field(default_factory=FrameReader)
     _lines: LineReader = field(default_factory=LineReader)
@@ -96,7 +100,7 @@ class MemberProcess:
         except OSError:
             self.outbox.clear()
 
-    def receive(self, events: list[Event | Handed], memory: memoryview) -> bool:
+    def receive(self, events: list[Event], memory: memoryview) -> bool:
         """Append what it has sent to ``events``; return False where its end of the socket is closed.
 
         ``memory``: where the bytes come to first, of no meaning afterwards.
@@ -108,18 +112,19 @@ class MemberProcess:
         except OSError:
             return False
         for event in self._frames.feed(memory[:count]):
-            if self.promised is not None and not isinstance(event, Damaged):
+            if type(event) is WentOn:
+                self.early = self.promised is not None  # else the driver has told it so, too
+            elif self.early:
                 self.held.append(event)
             elif not self.leaving:
                 events.append(event)
         return count > 0
 
-    def goes_on(self, slot: int) -> tuple[bool, list[Event | Handed]]:
-        """Take in that it has a slot. Return whether it has to be told, and what it has sent since another told it."""
-        tell, held = not self.told, self.held
-        self.slot, self.entered = slot, True
-        self.promised, self.told, self.held = None, False, []
-        return tell, held
+    def release(self) -> list[Event]:
+        """Let it be one like the others; return what it has sent since it was told to go on."""
+        held, self.held = self.held, []
+        self.promised, self.early = None, False
+        return held
 
     def read_output(self) -> bool:
         """Pass on what it has printed; return False where nothing can follow."""

@@ -36,7 +36,6 @@ from ..worker.wire import (
     Forked,
     FrameReader,
     Go,
-    Handed,
     HandTo,
     Leave,
     LoadFailed,
@@ -44,7 +43,6 @@ from ..worker.wire import (
     Ready,
     SaveNow,
     Setup,
-    address_of,
     baton,
     frame,
     heavy_frame,
@@ -95,15 +93,12 @@ class ProcessEngine:
         """Requests to the warm parent that it has not taken yet, with the file descriptors that go along."""
         self._postponed: list[tuple[Launch | Continue, str | None]] = []
         """What is to enter its function in a slot that a process has still to leave."""
-        self._mourned: dict[str, list[Event | Handed]] = {}
+        self._mourned: dict[str, list[Event]] = {}
         """What is known of members that went on in a slot by the word of its holder, and whose process is gone."""
-        self._run = secrets.token_hex(8) if sys.platform == "linux" else ""
-        """Part of the addresses of members. Only Linux has such that nobody has to delete."""
-        self._secret = secrets.token_bytes(16)
         self._memory = OutOfMemory()
         self._received = memoryview(bytearray(1 << 18))
         """Where bytes from members come to, again and again: so much new memory costs more than what is received."""
-        self._ready: deque[Event | Handed] = deque()
+        self._ready: deque[Event] = deque()
         """Events that did not come from a poll."""
 
     # -------------------------------------------------------------------------------------------------------- starting
@@ -140,8 +135,6 @@ class ProcessEngine:
             gpus=setup.gpus,
             threads=max(1, math.ceil(setup.cpus)),
             applied=setup.applied,
-            run=self._run,
-            secret=self._secret,
         )
         self._wait_until_loaded(ours, bytearray(heavy_frame(message)), check)
         self._selector.register(ours, selectors.EVENT_READ, None)
@@ -214,31 +207,29 @@ class ProcessEngine:
         return any(member.slot == slot for member in self._by_key.values() if member.leaving)
 
     def _continue(self, command: Continue) -> None:
-        """Let a member go on, unless the one before in its slot has told it."""
+        """Let a member go on; it may have been told so by the one before in its slot."""
         if (known := self._mourned.pop(command.trial_id, None)) is not None:
             self._ready.extend(known)
             return
         member = self._members.get(command.trial_id)
-        turn = None if member is None else member.promised
+        turn = None
         if member is not None:
-            if not (member.entered or member.told) and self._is_being_left(command.slot):
+            if not (member.entered or member.early) and self._is_being_left(command.slot):
                 self._postponed.append((command, None))
                 return
-            tell, held = member.goes_on(command.slot)
-            self._ready.extend(held)
-            if not tell:
-                return
+            turn, member.entered = member.promised, True
+            self._ready.extend(member.release())
         self._tell(command.trial_id, command.launch, command.slot, frame(Go(command.until, turn)))
 
     def _promise(self, command: HandOn) -> None:
         """Tell the holder of a slot who goes on there."""
-        holder, other = self._members.get(command.trial_id), self._members.get(command.to)
-        if other is None:
+        holder, successor = self._members.get(command.trial_id), self._members.get(command.to)
+        if successor is None:
             return  # which becomes an event when it is to go on
-        other.promised = (command.to_launch, command.to_iteration)
-        if holder is not None and self._run:
-            address, data = address_of(self._run, other.key), baton(self._secret, command.until, other.promised)
-            holder.send(frame(HandTo(command.to, other.promised, address, data)))
+        successor.promised = turn = (command.to_launch, command.to_iteration)
+        successor.slot = command.slot
+        if holder is not None and successor.inbox:
+            holder.send(frame(HandTo(successor.inbox, baton(successor.secret, command.until, turn))))
             self._watch(holder)
 
     def _launch(self, launch: Launch, checkpoint: str | None) -> None:
@@ -256,7 +247,7 @@ class ProcessEngine:
             return
         self._mourned.pop(launch.trial_id, None)
         if (member := self._members.get(launch.trial_id)) is not None:
-            member.goes_on(launch.slot)
+            member.release()  # what it has sent is of an earlier launch
             member.entered = not (launch.fresh and launch.waits)
         enter = Enter(dataclasses.replace(launch, config={}), checkpoint, config)
         self._tell(launch.trial_id, launch.launch, launch.slot, frame(enter))
@@ -283,11 +274,14 @@ class ProcessEngine:
         member = MemberProcess(
             self._last_key, info, launch.launch, launch.slot, ours, read_end, self._setup.output, log
         )
+        if sys.platform == "linux":  # which alone has addresses that nobody has to delete
+            member.inbox, member.secret = f"\0shoal-{secrets.token_hex(16)}", secrets.token_bytes(16)
         self._members[info.trial_id] = self._by_key[member.key] = member
         self._selector.register(ours, selectors.EVENT_READ, member)
         self._selector.register(read_end, selectors.EVENT_READ, member)
         more = len(self._members) + len(self._ended) < len(self._infos)
-        request = frame(Fork(member.key, info, self._setup.devices[launch.slot], more))
+        device = self._setup.devices[launch.slot]
+        request = frame(Fork(member.key, info, device, more, member.inbox, member.secret))
         self._requests.append((bytearray(request), [theirs.detach(), write_end]))
         self._push_requests()
 
@@ -342,6 +336,12 @@ class ProcessEngine:
         if waiting:
             self._ready.append(Lost(command.trial_id, command.launch, "it had not been started yet"))
             return
+        early = self._members.get(command.trial_id)
+        if early is not None and early.promised is not None:
+            if not early.early:
+                self._ready.append(Lost(command.trial_id, command.launch, "it had not been started yet"))
+                return
+            self._ready.extend(early.release())
         self._tell(command.trial_id, command.launch, None, frame(Leave(counts=True)))
         if (member := self._members.get(command.trial_id)) is not None:
             member.deadline = time.monotonic() + grace_s()
@@ -365,7 +365,7 @@ class ProcessEngine:
     def poll(self, timeout: float) -> list[Event]:
         """Return what has happened; wait at most ``timeout`` seconds for the first event."""
         # What was held back came before what the same members have sent since.
-        events = list(self._ready)
+        events: list[Event] = list(self._ready)
         self._ready.clear()
         if events:
             timeout = 0.0
@@ -389,15 +389,7 @@ class ProcessEngine:
         events.extend(self._ready)
         self._ready.clear()
         self._kill_overdue()
-        return [self._told(event) if isinstance(event, Failed | Handed) else event for event in events]
-
-    def _told(self, event: Failed | Handed) -> Event:
-        if isinstance(event, Failed):
-            return self._explained(event)
-        other = self._members.get(event.trial_id)
-        if other is not None and other.promised == event.turn:
-            other.told = True
-        return event.report
+        return [self._explained(event) if isinstance(event, Failed) else event for event in events]
 
     def _explained(self, event: Failed) -> Failed:
         """Say so where a member failed because the kernel had killed a process of its own, such as a worker."""
@@ -408,7 +400,7 @@ class ProcessEngine:
             event, error=f"{event.error} ({hint})", traceback=f"{event.traceback.rstrip()} ({hint})"
         )
 
-    def _read_control(self, events: list[Event | Handed]) -> None:
+    def _read_control(self, events: list[Event]) -> None:
         assert self._control is not None
         try:
             data = self._control.recv(1 << 16)
@@ -440,7 +432,7 @@ class ProcessEngine:
         hint = f"; {self._memory.hint()}" if -code == signal.SIGKILL else ""
         return f"its process was killed by {name}{hint}"
 
-    def _drain(self, member: MemberProcess, events: list[Event | Handed]) -> None:
+    def _drain(self, member: MemberProcess, events: list[Event]) -> None:
         """Read what a dead member had still sent and printed."""
         before = -1
         while before < len(events) + len(member.held):
@@ -461,7 +453,7 @@ class ProcessEngine:
             del self._members[trial_id]
         if not member.leaving:
             lost = Lost(trial_id, member.launch, reason, innocent)
-            if member.held:
+            if member.early:
                 self._mourned[trial_id] = [*member.held, lost]
             else:
                 self._ready.append(lost)
@@ -473,7 +465,7 @@ class ProcessEngine:
         with contextlib.suppress(KeyError, ValueError):
             self._selector.unregister(file)
 
-    def _nursery_died(self, events: list[Event | Handed]) -> None:
+    def _nursery_died(self, events: list[Event]) -> None:
         """Without the warm parent all members end; the core launches them again where it may, in a new one."""
         self._end_nursery()
         for member in list(self._by_key.values()):
@@ -481,6 +473,8 @@ class ProcessEngine:
             self._drain(member, events)
             reason = member.killed_for or "the parent process of the members died"
             self._gone(member, reason, innocent=member.killed_for is None)
+            events.extend(self._ready)  # before what the next one has sent
+            self._ready.clear()
 
     def _end_nursery(self) -> None:
         """Close the socket to the warm parent, upon which it kills what is left of the members and ends."""

@@ -352,8 +352,22 @@ class SimulatedEngine:
     @execute.register
     def _(self, command: WindUp) -> None:
         process = self._resident(command)
-        _check(process.phase != "idle" and process.slot is not None, command, f"but it is {process}")
         process.leaving = True
+        if process.slot is None:
+            self._wind_up_early(process)
+        else:
+            _check(process.phase != "idle", command, f"but it is {process}")
+
+    def _wind_up_early(self, process: Process) -> None:
+        """Have a member leave that waits for the slot that it was promised, or trains there already."""
+        early, process.early = process.early, None
+        if early is None:
+            lost = Lost(process.trial_id, process.launch, "it had not been started yet")
+            self.clock.after(0.0, lambda: lost)
+            return
+        for tell in process.held:
+            self.clock.after(0.0, tell)
+        process.held.clear()
 
     @execute.register
     def _(self, command: Retry) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints.store import damage, is_full
+from ..checkpoints.store import damage, is_full, stamp
 from ..core.events import Damaged, Failed, Finished, Started
 from ..core.rng import stream
 from ..errors import one_line
@@ -60,14 +60,15 @@ def _run_once(
     source = launch.checkpoint
     outcome: Finished | Failed = Finished(launch.trial_id, launch.launch)
     try:
-        if source is not None and message.checkpoint is not None:
-            # Before every load: what has changed on the disk since, or was never whole, must not become weights.
-            wrong = damage(Path(message.checkpoint), source.digest)
-            if wrong is not None:
-                return Damaged(launch.trial_id, launch.launch, source.id, wrong)
+        # Before every load: what has changed on the disk since, or was never whole, must not become weights.
+        before = _stamp(message) if launch.waits else None
+        if (damaged := _damage(message)) is not None:
+            return damaged
         session.begin(message)
         if launch.waits:
             session.wait_for_slot()
+            if _stamp(message) != before and (damaged := _damage(message)) is not None:
+                return damaged
         digest = None if source is None else source.digest
         port.send(Started(launch.trial_id, launch.launch, os.getpid(), socket.gethostname(), digest))
         config = launch.config if message.config is None else pickle.loads(message.config)
@@ -86,6 +87,19 @@ def _run_once(
     finally:
         session.end()
     return None if session.leaving else outcome
+
+
+def _stamp(message: Enter) -> object:
+    return None if message.checkpoint is None else stamp(message.checkpoint)
+
+
+def _damage(message: Enter) -> Damaged | None:
+    """Return what is wrong with the checkpoint that the function is to go on from, or None."""
+    launch, source = message.launch, message.launch.checkpoint
+    if source is None or message.checkpoint is None:
+        return None
+    wrong = damage(Path(message.checkpoint), source.digest)
+    return None if wrong is None else Damaged(launch.trial_id, launch.launch, source.id, wrong)
 
 
 def _only_the_member(session: Session, code: int) -> None:

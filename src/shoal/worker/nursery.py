@@ -279,7 +279,7 @@ class Nursery:
                 os.makedirs(request.info.folder, exist_ok=True)
                 os.chdir(request.info.folder)
             use_threads(setup.threads)
-            channel = Channel(socket.socket(fileno=sock), open_inbox(setup, request.key), setup.secret)
+            channel = Channel(socket.socket(fileno=sock), open_inbox(request.inbox), request.secret)
             session = Session(
                 channel, request.info, setup.rules, setup.experiment, setup.cpus, setup.gpus, setup.applied
             )

@@ -27,7 +27,7 @@ from ..core.events import Config, Drifted, Metrics, Reported, Saved, SavedCheckp
 from ..core.reports import DONE, ReportRules, at_boundary, check_report, progress, stop_reason, waits
 from ..errors import ReportError
 from .applied import Watch
-from .wire import Enter, Go, Handed, HandTo, Leave, MemberInfo, SaveNow, Turn
+from .wire import Enter, Go, HandTo, Leave, MemberInfo, SaveNow, Turn
 
 __all__ = ["SWALLOWED", "Keeper", "Port", "Session", "TrialContext", "Unwind", "current_session", "set_current_session"]
 
@@ -54,8 +54,8 @@ class Port(Protocol):
         """Wait for an answer; where ``turn`` says where the member waits to go on, also of another member."""
         ...
 
-    def hand_on(self, to: HandTo) -> bool:
-        """Let another member go on in this one's slot; return whether it was told."""
+    def hand_on(self, to: HandTo) -> None:
+        """Let another member go on in this one's slot."""
         ...
 
     def pending(self) -> bool:
@@ -171,9 +171,9 @@ class Session:
         self._entered_ns = 0
         self._swallowed = 0
         self._progress = -math.inf
-        self._turn = threading.RLock()
+        self._reporting = threading.RLock()
         self._next: Enter | Leave | None = None
-        self._heir: HandTo | None = None
+        self._successor: HandTo | None = None
         """Who goes on in this member's slot when it comes to its boundary, where that is known."""
         self._keeper: Keeper | None = None
         self._applied = applied
@@ -198,7 +198,7 @@ class Session:
         self._progress = -math.inf
         self._next_checkpoint = launch.next_checkpoint
         self._swallowed = 0
-        self._next = self._heir = None
+        self._next = self._successor = None
         self._watch.begin(enter)
         self._entered_ns = time.perf_counter_ns()
 
@@ -289,7 +289,7 @@ class Session:
                 f"tune.report was called inside of the class {self.class_name}. Return the metrics from step() instead,"
                 f' with "should_checkpoint": True where you want a checkpoint.'
             )
-        with self._turn:
+        with self._reporting:
             self._report(metrics, checkpoint, keeper)
 
     def _report(self, metrics: Mapping[str, Any] | None, checkpoint: Checkpoint | None, keeper: Keeper | None) -> None:
@@ -322,33 +322,33 @@ class Session:
         waiting = stop is not None or waits(self._rules, self._until, reached)
         self._keeper = keeper
         yields = stop is None and self._next is None and at_boundary(self._until, reached)
-        heir: HandTo | None = None
-        if keeper is None:
-            # From here on nothing of the user's runs, so another may train while this is done.
-            heir = self._hand_on() if yields else None
-            saved = None if checkpoint is None else self._committed(checkpoint)
-        else:
-            needed = yields or (stop is None and self._next is not None)
-            saved = self._saved(keeper, transient=not wanted) if wanted or needed else None
-            heir = self._hand_on() if yields else None
+        saved: SavedCheckpoint | None = None
+        if keeper is not None and (wanted or yields or (stop is None and self._next is not None)):
+            saved = self._saved(keeper, transient=not wanted)
+        # From here on the function does not run, so another's may.
+        if checkpoint is not None:
+            saved = self._committed(checkpoint, self._hand_on if yields else None)
+        elif yields:
+            self._hand_on()
         self._iteration += 1
         self._since_restore += 1
         self._total_ns, self._since_restore_ns = total_ns, since_restore_ns
-        report = Reported(
-            trial_id=self._info.trial_id,
-            launch=launch.launch,
-            iteration=self._iteration,
-            metrics=plain,
-            waiting=waiting,
-            stop=stop,
-            checkpoint=saved,
-            timestamp=timestamp,
-            time_this_iter_s=spent,
-            time_total_s=total,
-            time_since_restore=since_restore,
-            iterations_since_restore=self._since_restore,
+        self._port.send(
+            Reported(
+                trial_id=self._info.trial_id,
+                launch=launch.launch,
+                iteration=self._iteration,
+                metrics=plain,
+                waiting=waiting,
+                stop=stop,
+                checkpoint=saved,
+                timestamp=timestamp,
+                time_this_iter_s=spent,
+                time_total_s=total,
+                time_since_restore=since_restore,
+                iterations_since_restore=self._since_restore,
+            )
         )
-        self._port.send(report if heir is None else Handed(report, heir.trial_id, heir.turn))
         self._settle_commit()
         if self._next is not None:
             self._unwind()
@@ -390,19 +390,20 @@ class Session:
     def _is_told_in_passing(self, message: object) -> bool:
         """Take in what leads to nothing by itself; return False where it is something else."""
         if isinstance(message, HandTo):
-            self._heir = message
+            self._successor = message
         return isinstance(message, HandTo | Go)  # that it may go on it has heard of another before
 
-    def _hand_on(self) -> HandTo | None:
-        """Let the one that was promised this slot go on there. Return who that is, if it was told."""
-        heir, self._heir = self._heir, None
-        return heir if heir is not None and self._port.hand_on(heir) else None
+    def _hand_on(self) -> None:
+        """Let the one that was promised this slot go on there."""
+        successor, self._successor = self._successor, None
+        if successor is not None:
+            self._port.hand_on(successor)
 
-    def _committed(self, checkpoint: Checkpoint) -> SavedCheckpoint:
-        """Take the user's checkpoint over."""
+    def _committed(self, checkpoint: Checkpoint, begins: Callable[[], None] | None) -> SavedCheckpoint:
+        """Take the user's checkpoint over. ``begins`` is called first, unless it is plain that it cannot be one."""
         folder = Path(self._info.folder)
-        number = self._next_checkpoint
-        saved, self._settle = take_over(Path(checkpoint.path), folder, number, linked=checkpoint.linked_files)
+        number, linked = self._next_checkpoint, checkpoint.linked_files
+        saved, self._settle = take_over(Path(checkpoint.path), folder, number, linked=linked, begins=begins)
         self._next_checkpoint += 1
         return saved
 
@@ -445,7 +446,7 @@ class Session:
                 if message.turn is not None and message.turn != turn:
                     continue  # it has gone on from there, by the word of another
                 if message.until != self._until:
-                    self._heir = None
+                    self._successor = None
                 self._until = message.until
                 return None
             if isinstance(message, SaveNow):

@@ -5,6 +5,7 @@ A result travels as the tuple of its fields: there are many of them, and a datac
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import pickle
@@ -33,7 +34,6 @@ __all__ = [
     "FrameReader",
     "Go",
     "HandTo",
-    "Handed",
     "Leave",
     "LoadFailed",
     "MemberInfo",
@@ -41,7 +41,7 @@ __all__ = [
     "SaveNow",
     "Setup",
     "Turn",
-    "address_of",
+    "WentOn",
     "baton",
     "frame",
     "heavy_frame",
@@ -51,7 +51,6 @@ __all__ = [
 _HEADER = struct.Struct("<I")
 _HEADER_SIZE = _HEADER.size
 _values_of = attrgetter(*(each.name for each in fields(Reported)))
-_VALUES = len(fields(Reported))
 _BATON = struct.Struct("<16sqqd")
 Turn: TypeAlias = tuple[int, int]
 """Where a member waits: (launch, iteration)."""
@@ -74,10 +73,6 @@ class Setup:
     """Threads that numeric libraries use in a member."""
     applied: CheckApplied | None = field(default_factory=CheckApplied)
     """How members check that optimizers use the config's values; None: not at all."""
-    run: str = ""
-    """What the addresses of members begin with, of no other run; empty where members cannot reach each other."""
-    secret: bytes = b""
-    """What a member shows to another: anybody on this machine can send to an address."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +96,10 @@ class Fork:
     """``CUDA_VISIBLE_DEVICES`` of the process; ``""`` leaves it as it is."""
     more: bool = False
     """Whether other processes will most likely be asked for."""
+    inbox: str = ""
+    """The address at which the member hears from others, which nobody can guess; empty where it does not."""
+    secret: bytes = b""
+    """What others show that send to it: everybody on this machine can, once it is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,28 +119,21 @@ class Go:
 
     until: float | None
     turn: Turn | None = None
-    """Where it waits. It may be told twice, and then has gone on already; None: it cannot."""
+    """Where it waits, if another may have told it so: then it has gone on already, and this means nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class HandTo:
     """Driver to a member: when it comes to its boundary, let another go on in its slot, before anything else."""
 
-    trial_id: str
-    turn: Turn
-    """Where the other waits."""
     address: str
     data: bytes
-    """What it is sent."""
+    """What the other is sent."""
 
 
 @dataclass(frozen=True, slots=True)
-class Handed:
-    """A member to the driver: a report, and that another was told to go on before."""
-
-    report: Reported
-    trial_id: str
-    turn: Turn
+class WentOn:
+    """A member to the driver: another has told it to go on from where it waits, and it does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,13 +185,13 @@ class Exited:
 
 def frame(message: object) -> bytes:
     """Return a message as bytes, with its length in front."""
-    sent: object = message
-    if type(message) is Reported:
-        sent = _values_of(message)
-    elif type(message) is Handed:
-        sent = (*_values_of(message.report), message.trial_id, message.turn)
+    sent = _values_of(message) if type(message) is Reported else message
     body = pickle.dumps(sent, pickle.HIGHEST_PROTOCOL)
     return _HEADER.pack(len(body)) + body
+
+
+_WENT_ON = frame(WentOn())
+"""Made once: the slot stands empty until it is sent."""
 
 
 def heavy_frame(message: object) -> bytes:
@@ -241,11 +233,7 @@ class FrameReader:
 
 def _message(body: bytes | bytearray) -> Any:
     message = pickle.loads(body)
-    if type(message) is not tuple:
-        return message
-    if len(message) == _VALUES:
-        return Reported(*message)
-    return Handed(Reported(*message[:_VALUES]), *message[_VALUES:])
+    return Reported(*message) if type(message) is tuple else message
 
 
 def baton(secret: bytes, until: float | None, turn: Turn) -> bytes:
@@ -253,18 +241,16 @@ def baton(secret: bytes, until: float | None, turn: Turn) -> bytes:
     return _BATON.pack(secret, *turn, math.nan if until is None else until)
 
 
-def address_of(run: str, key: int) -> str:
-    """Return where the member with this key hears of a slot that is handed on."""
-    return f"\0shoal-{run}-{key}"
-
-
-def open_inbox(setup: Setup, key: int) -> socket.socket | None:
-    """Return the socket on which the member with this key hears of a slot; None where that cannot be."""
-    if not setup.run:
+def open_inbox(address: str) -> socket.socket | None:
+    """Return the socket on which a member hears of a slot that is handed on; None where that cannot be."""
+    if not address:
         return None
-    inbox = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     try:
-        inbox.bind(address_of(setup.run, key))
+        inbox = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    except OSError:
+        return None
+    try:
+        inbox.bind(address)
     except OSError:
         inbox.close()
         return None
@@ -285,8 +271,6 @@ class Channel:
         self._sock = sock
         self._inbox = inbox
         self._secret = secret
-        self._handed: Go | None = None
-        """What another member has said last."""
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
         self._both = select.poll()
@@ -298,8 +282,11 @@ class Channel:
 
     def send(self, message: object) -> None:
         """Send a message; waits while the driver is behind."""
+        self._send(frame(message))
+
+    def _send(self, data: bytes) -> None:
         try:
-            self._sock.sendall(frame(message))
+            self._sock.sendall(data)
         except OSError as error:
             raise DriverGone from error
 
@@ -307,19 +294,19 @@ class Channel:
         """Wait for a message.
 
         Args:
-            turn: where this member waits to go on, also by the word of another.
+            turn: where this member waits to go on, also by the word of another. The driver hears that it does.
 
         Raises:
             DriverGone: the driver is gone.
         """
         while not self._received:
             if turn is not None and self._inbox is not None:
-                if (go := self._handed) is not None and go.turn == turn:
-                    self._handed = None
-                    return go
-                ready = [fd for fd, _ in self._both.poll()]
-                if self._inbox.fileno() in ready:
-                    self._hear(self._inbox, turn)
+                ready = {fd for fd, _ in self._both.poll()}
+                # The driver first: what it says was decided later, or has to be known before.
+                if self._sock.fileno() not in ready:
+                    if (go := self._hear(self._inbox, turn)) is not None:
+                        self._send(_WENT_ON)
+                        return go
                     continue
             try:
                 data = self._sock.recv(1 << 14)
@@ -330,23 +317,31 @@ class Channel:
             self._received += self._reader.feed(data)
         return self._received.popleft()
 
-    def _hear(self, inbox: socket.socket, turn: Turn) -> None:
-        """Take in that this member may go on from a turn, this one or one that it is about to be launched for."""
+    def _hear(self, inbox: socket.socket, turn: Turn) -> Go | None:
+        """Return that this member may go on, where another says so that knows where it waits."""
         try:
-            secret, launch, iteration, until = _BATON.unpack(inbox.recv(_BATON.size + 1))
-        except (OSError, struct.error):
-            return
-        if secret == self._secret and (launch, iteration) >= turn:  # no stranger's, and it has not gone on since
-            self._handed = Go(None if math.isnan(until) else until, (launch, iteration))
-
-    def hand_on(self, to: HandTo) -> bool:
-        """Let another member go on in this one's slot; return whether it was told."""
-        if self._inbox is None:
-            return False
-        try:
-            return self._inbox.sendto(to.data, to.address) == len(to.data)
+            data = inbox.recv(_BATON.size + 1)
+        except BlockingIOError:
+            return None
         except OSError:
-            return False  # it is gone, or not there yet; the driver will tell it, or another
+            # The user's code has closed what it does not know. The driver is still there.
+            self._both.unregister(inbox.fileno())
+            inbox.detach()
+            self._inbox = None
+            return None
+        try:
+            secret, launch, iteration, until = _BATON.unpack(data)
+        except struct.error:
+            return None
+        if secret != self._secret or (launch, iteration) != turn:
+            return None  # a stranger's, or it has gone on since
+        return Go(None if math.isnan(until) else until, turn)
+
+    def hand_on(self, to: HandTo) -> None:
+        """Let another member go on in this one's slot. Where it cannot be told, the driver will tell it."""
+        if self._inbox is not None:
+            with contextlib.suppress(OSError):
+                self._inbox.sendto(to.data, to.address)
 
     def pending(self) -> bool:
         """Return whether something of the driver's has arrived."""
