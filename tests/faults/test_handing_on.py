@@ -18,8 +18,12 @@ from tests.helpers import fit, items, load_state, pbt, report_state, story
 from shoal import tune
 from shoal.core.commands import Continue, HandOn, Launch, Retry
 from shoal.core.events import Lost, Reported, Started
+from shoal.core.reports import ReportRules
+from shoal.engines import EngineSetup
+from shoal.engines.processes import ProcessEngine
 from shoal.errors import StorageError
 from shoal.journal.sqlite import SQLiteJournal
+from shoal.worker.wire import MemberInfo
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="members hand slots on by sockets that Linux has")
 
@@ -41,6 +45,15 @@ def wait_until_it_can_hand_on() -> None:
         assert time.monotonic() < end, "nobody is promised the slot"
         time.sleep(0.001)
         session._hear_early()
+
+
+def wait_until_it_is_told() -> None:
+    """Wait until the driver has said something, as that this member shall leave."""
+    session: Any = tune.get_context().session
+    end = time.monotonic() + 60
+    while not session._port.pending():
+        assert time.monotonic() < end, "the driver says nothing"
+        time.sleep(0.001)
 
 
 def train(config: dict[str, Any]) -> None:
@@ -203,16 +216,11 @@ def test_what_was_reported_before_the_slot_was_known_counts_where_the_run_is_int
         (marks / "committing").touch()
         wait_for(marks / "1 has reported 1")
         os.kill(int((marks / "driver").read_text()), signal.SIGTERM)
-        wait_for(marks / "1 trains on from 1")
+        wait_until_it_is_told()  # so that all is decided before the report of this one is there
 
     def in_step(me: int, step: int, marks: Path) -> None:
         if me == 1 and step == 2:
-            session: Any = tune.get_context().session
-            (marks / "1 trains on from 1").touch()
-            end = time.monotonic() + 60
-            while not session._port.pending():
-                assert time.monotonic() < end, "nobody tells it to leave"
-                time.sleep(0.001)
+            wait_until_it_is_told()
 
     with pytest.raises(SystemExit):
         run(tmp_path, during, in_step)
@@ -245,3 +253,85 @@ def test_a_function_that_raises_before_its_slot_is_known_fails_once(tmp_path: Pa
     grid = run(tmp_path, during, in_step, run={"failure_config": tune.FailureConfig(max_failures=1)})
     check(grid)
     assert [retry.error for retry in items(grid, Retry)] == ["RuntimeError: once"]
+
+
+class Alone:
+    """The engine without a driver: the test gives the commands, and hears what happens."""
+
+    def __init__(self, folder: Path, during: When, in_step: Callable[[int, int, Path], None]) -> None:
+        self.marks = folder / "marks"
+        self.marks.mkdir()
+        own = {"lr": 1.0, "marks": str(self.marks), "during": during, "in_step": in_step, "commits": 2}
+        self.engine = ProcessEngine()
+        rules = ReportRules(metric="score")
+        self.engine.start(EngineSetup(train, rules, "alone", 1, 1.0, 0.0, [""], lambda name, text: None))
+        self.heard: list[Any] = []
+        for index, name in enumerate("ab"):
+            self.engine.add(MemberInfo(name, index, name, str(folder / name)))
+        self.engine.execute(self.launch("a", own), None)
+        self.poll_until(lambda: self.iteration_of("a") == 1)
+        self.engine.execute(self.launch("b", own, waits=True), None)
+        self.engine.execute(HandOn("a", 1, 0, "b", 1, 0, 2.0), None)
+        self.poll_until((self.marks / "committing").exists)
+
+    @staticmethod
+    def launch(name: str, config: dict[str, Any], *, waits: bool = False) -> Launch:
+        return Launch(name, 1, 0, config, None, 0, 0.0, 0, 2.0, True, waits=waits)
+
+    def poll_until(self, there: Callable[[], bool]) -> None:
+        end = time.monotonic() + 60
+        while not there():
+            assert time.monotonic() < end, self.heard
+            self.heard += self.engine.poll(0.01)
+
+    def iteration_of(self, name: str) -> int:
+        return sum(isinstance(event, Reported) and event.trial_id == name for event in self.heard)
+
+    def names(self, name: str) -> list[str]:
+        return [type(event).__name__ for event in self.heard if event.trial_id == name]
+
+
+def test_nothing_is_told_of_one_that_goes_on_early_until_it_has_the_slot_not_even_its_death(tmp_path: Path) -> None:
+    def during(marks: Path) -> None:
+        (marks / "committing").touch()
+        wait_for(marks / "go on")
+
+    def in_step(me: int, step: int, marks: Path) -> None:
+        if me == 1 and step == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    alone = Alone(tmp_path, during, in_step)
+    try:
+        alone.poll_until(lambda: "b" not in alone.engine._members)
+        assert alone.names("b") == []
+        (alone.marks / "go on").touch()
+        alone.poll_until(lambda: alone.iteration_of("a") == 2)
+        assert alone.names("b") == []
+        alone.engine.execute(Continue("b", 1, 0, 2.0), None)
+        alone.poll_until(lambda: alone.names("b")[-1:] == ["Lost"])
+        assert alone.names("b") == ["Started", "Reported", "Lost"]
+    finally:
+        alone.engine.close()
+
+
+def test_one_that_dies_before_it_has_said_anything_is_known_to_have_gone_on(tmp_path: Path) -> None:
+    def during(marks: Path) -> None:
+        (marks / "committing").touch()
+        wait_for(marks / "go on")
+
+    alone = Alone(tmp_path, during, nothing)
+    try:
+        # As one that waits in its report: what it says first is only the word that it goes on.
+        alone.poll_until(lambda: alone.engine._members["b"].early)
+        member = alone.engine._members["b"]
+        alone.poll_until(lambda: len(member.held) >= 2)
+        member.held.clear()
+        assert member.pid is not None
+        os.kill(member.pid, signal.SIGKILL)
+        alone.poll_until(lambda: "b" not in alone.engine._members)
+        assert alone.names("b") == []
+        alone.engine.execute(Continue("b", 1, 0, 2.0), None)
+        alone.poll_until(lambda: alone.names("b") == ["Lost"])
+        (alone.marks / "go on").touch()
+    finally:
+        alone.engine.close()
