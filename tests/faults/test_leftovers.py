@@ -6,6 +6,7 @@ Scripts run as a user runs them, in processes of their own, with a folder for te
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import random
 import signal
@@ -494,7 +495,8 @@ assert not grid.errors, grid.errors
 
 def outside(folder: Path, pids: set[int]) -> set[str]:
     """Return what lies in the folder for temporary files, and what processes have in shared memory."""
-    found = {str(path) for path in (folder / "tmp").rglob("*")}
+    # Things come and go meanwhile.
+    found = {os.path.join(at, name) for at, *names in os.walk(folder / "tmp") for name in itertools.chain(*names)}
     tokens = {path.name.rpartition("-")[2] for path in (folder / "tmp").glob("shoal-members-*")}
     marks = {f"-{pid}-" for pid in pids} | {f"shoal-{token}-" for token in tokens}
     return found | {str(path) for path in SHARED.iterdir() if any(mark in path.name for mark in marks)}

@@ -695,7 +695,6 @@ class Invariants:
                 assert to.place <= min(queued, default=to.place), "somebody who has trained less waits for a slot"
                 self.promised[command.to] = command.slot
             elif isinstance(command, Continue | Launch) and command.trial_id in running:
-                if self.promised.pop(command.trial_id, None) == command.slot or not gives:
-                    continue
-                place = trials[command.trial_id].place
-                assert place <= min(waiting, default=place), "somebody who has trained less waits for a slot"
+                promised, place = self.promised.pop(command.trial_id, None), trials[command.trial_id].place
+                first = place <= min(waiting, default=place)
+                assert first or not gives or promised == command.slot, "somebody who has trained less waits for a slot"

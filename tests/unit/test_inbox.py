@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -115,6 +116,10 @@ def test_a_member_whose_inbox_was_closed_hears_the_driver(how: str) -> None:
         answers: list[object] = []
         thread = threading.Thread(target=lambda: answers.append(member.receive((1, 4))))
         thread.start()
+        end = time.monotonic() + 30
+        while member._inbox is not None:
+            assert time.monotonic() < end, "it listens to what is closed"
+            time.sleep(0.001)
         driver.sendall(frame(Go(8.0)))
         thread.join(30)
         assert answers == [Go(8.0)]
