@@ -128,7 +128,7 @@ def _switch_s(megabytes: int | None) -> float:
         contextlib.redirect_stdout(io.StringIO()),  # that nobody saves is meant
     ):
         space = {"lr": tune.uniform(0, 1), "megabytes": megabytes, "out": out}
-        _fit(take_turns, space, storage, slots=1, members=4, steps=150, perturbation_interval=1)
+        _fit(take_turns, space, storage, slots=1, members=4, steps=100, perturbation_interval=1)
         noted = sorted(
             (float(moment), what, path.name)
             for path in Path(out).iterdir()
