@@ -16,7 +16,7 @@ import pytest
 from tests.helpers import fit, items, load_state, pbt, report_state, story
 
 from shoal import tune
-from shoal.core.commands import Continue, HandOn, Launch, Retry
+from shoal.core.commands import Continue, HandOn, Launch, Retry, WindUp
 from shoal.core.events import Lost, Reported, Started
 from shoal.core.reports import ReportRules
 from shoal.engines import EngineSetup
@@ -226,7 +226,7 @@ def test_what_was_reported_before_the_slot_was_known_counts_where_the_run_is_int
         run(tmp_path, during, in_step)
     [folder] = (tmp_path / "run").iterdir()
     grid = tune.ResultGrid.read(folder)
-    assert [trial.iteration for trial in story(grid).in_order()] == [2, 1]
+    assert [trial.iteration for trial in story(grid).in_order()] == [2, 2]
 
 
 def test_one_whose_commit_fails_after_it_has_handed_its_slot_on_reports_again(tmp_path: Path) -> None:
@@ -258,10 +258,13 @@ def test_a_function_that_raises_before_its_slot_is_known_fails_once(tmp_path: Pa
 class Alone:
     """The engine without a driver: the test gives the commands, and hears what happens."""
 
-    def __init__(self, folder: Path, during: When, in_step: Callable[[int, int, Path], None]) -> None:
+    def __init__(
+        self, folder: Path, during: When, in_step: Callable[[int, int, Path], None], *, hands_on: bool = True
+    ) -> None:
         self.marks = folder / "marks"
         self.marks.mkdir()
-        own = {"lr": 1.0, "marks": str(self.marks), "during": during, "in_step": in_step, "commits": 2}
+        commits = 2 if hands_on else 0
+        own = {"lr": 1.0, "marks": str(self.marks), "during": during, "in_step": in_step, "commits": commits}
         self.engine = ProcessEngine()
         rules = ReportRules(metric="score")
         self.engine.start(EngineSetup(train, rules, "alone", 1, 1.0, 0.0, [""], lambda name, text: None))
@@ -271,8 +274,9 @@ class Alone:
         self.engine.execute(self.launch("a", own), None)
         self.poll_until(lambda: self.iteration_of("a") == 1)
         self.engine.execute(self.launch("b", own, waits=True), None)
-        self.engine.execute(HandOn("a", 1, 0, "b", 1, 0, 2.0), None)
-        self.poll_until((self.marks / "committing").exists)
+        if hands_on:
+            self.engine.execute(HandOn("a", 1, 0, "b", 1, 0, 2.0), None)
+            self.poll_until((self.marks / "committing").exists)
 
     @staticmethod
     def launch(name: str, config: dict[str, Any], *, waits: bool = False) -> Launch:
@@ -333,5 +337,37 @@ def test_one_that_dies_before_it_has_said_anything_is_known_to_have_gone_on(tmp_
         alone.engine.execute(Continue("b", 1, 0, 2.0), None)
         alone.poll_until(lambda: alone.names("b") == ["Lost"])
         (alone.marks / "go on").touch()
+    finally:
+        alone.engine.close()
+
+
+def test_what_one_that_is_gone_had_reported_is_told_where_all_are_to_leave(tmp_path: Path) -> None:
+    def during(marks: Path) -> None:
+        (marks / "committing").touch()
+        wait_for(marks / "go on")
+
+    def in_step(me: int, step: int, marks: Path) -> None:
+        if me == 1 and step == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    alone = Alone(tmp_path, during, in_step)
+    try:
+        alone.poll_until(lambda: "b" not in alone.engine._members)
+        alone.engine.execute(WindUp("b", 1), None)
+        alone.poll_until(lambda: alone.names("b")[-1:] == ["Lost"])
+        assert alone.names("b") == ["Started", "Reported", "Lost"]
+        (alone.marks / "go on").touch()
+    finally:
+        alone.engine.close()
+
+
+def test_one_that_waits_for_the_slot_that_it_was_promised_leaves_when_it_is_asked_to(tmp_path: Path) -> None:
+    def during(marks: Path) -> None:
+        (marks / "committing").touch()
+
+    alone = Alone(tmp_path, during, nothing, hands_on=False)
+    try:
+        alone.engine.execute(WindUp("b", 1), None)
+        alone.poll_until(lambda: alone.names("b") == ["Lost"])
     finally:
         alone.engine.close()

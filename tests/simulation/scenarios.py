@@ -311,7 +311,7 @@ class Invariants:
     failed: set[str] = field(default_factory=set[str])
     """Trials that have failed for good, and wait for a donor."""
     promised: dict[str, int] = field(default_factory=dict[str, int])
-    """Slots that trials were promised."""
+    """Slots that trials were promised before."""
 
     def __call__(self, population: Population, event: Event, commands: list[Command]) -> None:
         at_boundary = None
@@ -693,8 +693,8 @@ class Invariants:
                 assert until is not None
                 assert to.time <= until, "it has trained more than the holder will have"
                 assert to.place <= min(queued, default=to.place), "somebody who has trained less waits for a slot"
-                self.promised[command.to] = command.slot
             elif isinstance(command, Continue | Launch) and command.trial_id in running:
-                promised, place = self.promised.pop(command.trial_id, None), trials[command.trial_id].place
+                kept, place = self.promised.get(command.trial_id) == command.slot, trials[command.trial_id].place
                 first = place <= min(waiting, default=place)
-                assert first or not gives or promised == command.slot, "somebody who has trained less waits for a slot"
+                assert first or not gives or kept, "somebody who has trained less waits for a slot"
+        self.promised = {name: trial.promised for name, trial in trials.items() if trial.promised is not None}

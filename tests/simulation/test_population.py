@@ -71,7 +71,7 @@ def test_every_promise_holds_after_each_event_with_300_members(slots: int, synch
     faults = tuple((fault, 0.005) for fault in Fault if fault not in (Fault.RETURN, Fault.DAMAGE))
     scenario = Scenario(
         seed=slots, members=300, slots=slots, residents=slots + 5, synch=synch, interval=2.0, length=7, not_finite=0.05,
-        num_to_keep=1, max_failures=-1, faults=faults,
+        num_to_keep=1, max_failures=-1, faults=faults, hands_on=True,
     )  # fmt: skip
     result = scenario.run()
     assert len(result.exploits) > 50
@@ -93,7 +93,9 @@ def test_nobody_waits_for_ever(
                 max_failures=max_failures, replace_failed=replace_failed,
                 faults=() if fault is None else ((fault, 0.1),),
             )  # fmt: skip
-            assert all(status.ended for status in scenario.run().statuses.values())
+            for hands_on in (False, True):
+                result = replace(scenario, hands_on=hands_on).run()
+                assert all(status.ended for status in result.statuses.values())
 
 
 @pytest.mark.parametrize("slots", [1, 2, 8])

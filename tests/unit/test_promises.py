@@ -195,10 +195,23 @@ def test_who_may_train_by_the_holders_word_comes_to_its_next_report_too() -> Non
     told.report("a")
     assert told.tell(StopAsked("interrupted", gently=True)) == [WindUp("a", 1), WindUp("b", 1)]
     assert told.tell(StopAsked("again", gently=True)) == []
-    assert kinds(told.report("b")) == ["Stop"]
-    assert told["b"].iteration == 1
+    told.policy.boundary["b"] = 9.0
+    assert told.report("b") == [], "it may have sent more before it was asked"
+    assert told.report("b") == []
+    assert told["b"].iteration == 2
     assert kinds(told.report("a")) == ["Stop"]
+    assert kinds(told.lose("b")) == ["Stop"]
+    assert told["b"].iteration == 2
     assert told.population.ended
+
+
+def test_a_report_that_waits_is_the_last_of_one_that_is_to_leave() -> None:
+    told = story()
+    told.report("a")
+    told.tell(StopAsked("interrupted", gently=True))
+    assert told.report("b") == []
+    assert kinds(told.report("b", save=True)) == ["Stop"]
+    assert told["b"].restore.iteration == 2
 
 
 def test_one_that_was_to_leave_and_had_not_begun_ends() -> None:

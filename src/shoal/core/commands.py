@@ -132,7 +132,8 @@ class HandOn:
 
     The holder may tell the other so itself, before it commits its checkpoint and reports: the other then trains
     meanwhile. The ``Continue`` that follows upon the report repeats it. Where the holder gives the slot up otherwise,
-    or cannot tell, the other goes on with that ``Continue``. An engine may ignore this command.
+    or cannot tell, the other goes on with that ``Continue``, which may be for another slot, if one is free before. An
+    engine may ignore this command.
     """
 
     trial_id: str

@@ -116,13 +116,12 @@ class Population(Slots):
         if not self._mute:
             if self._free:
                 self._assign()
-            if self._nearer:
-                if self.limits.hands_on:
-                    for trial in self._nearer:
-                        self._promise(trial)
-                self._nearer.clear()
+            if self._nearer and self.limits.hands_on:
+                for trial in self._nearer:
+                    self._promise(trial)
         elif not isinstance(event, Undecided):
             self._mute = False
+        self._nearer.clear()
         return self._out
 
     @property
@@ -249,8 +248,9 @@ class Population(Slots):
         if trial.leaving:
             if event.stop is not None:
                 self._end(trial, Status.TERMINATED, event.stop, donates=saved is None)
-            else:
+            elif trial.slot is not None or event.waiting:
                 self._close(trial)
+            # Else it has sent more, perhaps, before it was asked to leave; that it is gone follows.
         elif event.stop is not None:
             if self.limits.save_at_end and event.waiting and (saved is None or saved.transient):
                 trial.ending = event.stop
@@ -375,7 +375,7 @@ class Population(Slots):
         """Return the trial, or None where the message is late: the function that sent it is no longer entered."""
         trial = self._current(trial_id, launch)
         # News of a crash can overtake a report. The trial has then gone back, and waits for its next launch.
-        over = trial is not None and trial.slot is None and not trial.waiting
+        over = trial is not None and trial.slot is None and not (trial.waiting or trial.leaving)
         return None if over else trial
 
     def _say_reserved(self, event: Reported) -> None:

@@ -143,7 +143,6 @@ class Slots:
         self._free = list(range(len(limits.devices)))
         self._queue.clear()
         self._promised.clear()
-        self._nearer.clear()
         self._residents.clear()
         self._noticed.clear()
 
@@ -202,12 +201,12 @@ class Slots:
         Args:
             device, move: as for :meth:`SlotQueue.least_trained`.
         """
-        least = self._queue.least_trained(device, move=move)
+        least = self._queue.least_trained(device, move=False)
         for other in self._promised.values():
             # Where both have trained the same, this one is ready.
             if other.device == device and (least is None or other.place <= least.place):
                 least = other
-        return least
+        return self._queue.least_trained(device) if least is None and move else least
 
     def _run(self, trial: Trial, slot: int) -> None:
         """Let the trial run in the slot: continue it where it waits, or launch it."""

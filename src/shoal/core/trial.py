@@ -34,7 +34,9 @@ class Trial:
     ready: bool = False
     """It waits before its function, for which it has been launched."""
     promised: int | None = None
-    """The slot that it has as soon as whoever runs there gives it up; then it is not in the queue."""
+    """The slot that it has as soon as whoever runs there gives it up, unless it has another before.
+
+    Then it is not in the queue."""
     until: float | None = None
     """``time_attr`` from which on its reports wait for a decision, since it was continued or launched last."""
     step: float = 0.0
@@ -149,7 +151,7 @@ class Trial:
         self.barren = 0
         if self.iteration > self.furthest:
             self.orphaned = 0
-        self.waiting = report.waiting
+        self.waiting, self.ready = report.waiting, False
         self.story.append(_reported(report.iteration, report.waiting))
 
     def absolve(self) -> None:

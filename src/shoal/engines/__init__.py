@@ -91,7 +91,7 @@ class Engine(Protocol):
     def poll(self, timeout: float) -> list[Event]:
         """Return what has happened, in order; wait at most ``timeout`` seconds for the first event.
 
-        What members did in a slot that another handed on to them is told after the ``Continue`` for it.
+        What members did in a slot that another handed on to them is told after its ``Continue``, or a ``WindUp``.
         """
         ...
 

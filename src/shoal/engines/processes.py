@@ -221,6 +221,11 @@ class ProcessEngine:
             self._ready.extend(member.release())
         self._tell(command.trial_id, command.launch, command.slot, frame(Go(command.until, turn)))
 
+    def _trains_early(self, command: Launch | Continue) -> bool:
+        """Return whether a command that was postponed is for one that was told so already by the holder of its slot."""
+        member = self._members.get(command.trial_id)
+        return isinstance(command, Continue) and member is not None and member.early
+
     def _promise(self, command: HandOn) -> None:
         """Tell the holder of a slot who goes on there."""
         holder, successor = self._members.get(command.trial_id), self._members.get(command.to)
@@ -228,7 +233,8 @@ class ProcessEngine:
             return  # which becomes an event when it is to go on
         successor.promised = turn = (command.to_launch, command.to_iteration)
         successor.slot = command.slot
-        if holder is not None and successor.inbox:
+        waits_for_another = not successor.entered and self._is_being_left(command.slot)
+        if holder is not None and successor.inbox and not waits_for_another:
             holder.send(frame(HandTo(successor.inbox, baton(successor.secret, command.until, turn))))
             self._watch(holder)
 
@@ -245,7 +251,6 @@ class ProcessEngine:
             text = f"{type(error).__name__}: {error}"
             self._ready.append(Failed(launch.trial_id, launch.launch, text, text))
             return
-        self._mourned.pop(launch.trial_id, None)
         if (member := self._members.get(launch.trial_id)) is not None:
             member.release()  # what it has sent is of an earlier launch
             member.entered = not (launch.fresh and launch.waits)
@@ -331,20 +336,18 @@ class ProcessEngine:
 
     def _wind_up(self, command: WindUp) -> None:
         """Have a member leave with its next report. What it still says is listened to, and how it ended is an event."""
-        waiting = [launch for launch, _ in self._postponed if launch.trial_id == command.trial_id]
+        if (known := self._mourned.pop(command.trial_id, None)) is not None:
+            self._ready.extend(known)
+            return
+        postponed = [entry for entry, _ in self._postponed if entry.trial_id == command.trial_id]
         self._postponed = [entry for entry in self._postponed if entry[0].trial_id != command.trial_id]
-        if waiting:
+        if any(isinstance(entry, Launch) for entry in postponed):
             self._ready.append(Lost(command.trial_id, command.launch, "it had not been started yet"))
             return
-        early = self._members.get(command.trial_id)
-        if early is not None and early.promised is not None:
-            if not early.early:
-                self._ready.append(Lost(command.trial_id, command.launch, "it had not been started yet"))
-                return
-            self._ready.extend(early.release())
-        self._tell(command.trial_id, command.launch, None, frame(Leave(counts=True)))
         if (member := self._members.get(command.trial_id)) is not None:
+            self._ready.extend(member.release())
             member.deadline = time.monotonic() + grace_s()
+        self._tell(command.trial_id, command.launch, None, frame(Leave(counts=True)))
 
     def kill(self, trial_id: str, reason: str) -> None:
         """End the process of a trial at once."""
@@ -386,6 +389,9 @@ class ProcessEngine:
                     self._watch(member)
                 if mask & selectors.EVENT_READ and not member.receive(events, self._received):
                     self._forget(member.sock)  # the nursery tells how it ended
+        for entry in [entry for entry in self._postponed if self._trains_early(entry[0])]:
+            self._postponed.remove(entry)
+            self.execute(*entry)
         events.extend(self._ready)
         self._ready.clear()
         self._kill_overdue()

@@ -343,8 +343,7 @@ class SimulatedEngine:
     @execute.register
     def _(self, command: Evict) -> None:
         process = self._resident(command)
-        parked = process.phase != "training" or process.early is not None
-        _check(parked and process.slot is None, command, f"but it is {process}")
+        _check(process.phase != "training" and process.slot is None, command, f"but it is {process}")
         self._wait_without_process(process)
         process.turn += 1
         del self._processes[command.trial_id]
@@ -497,6 +496,9 @@ class SimulatedEngine:
             return self._tell_of_death(process)
         elif not event.waiting and not process.leaving:
             self._begin_step(process)
+        elif process.leaving and process.slot is None and process.early is None:
+            # It was asked to leave in a slot of which the core has not heard: that it is gone is told, too.
+            self.clock.after(self._lag(process), lambda: self._tell_of_death(process))
         elif lag:
             self.clock.after(lag, lambda: event)
             return None
@@ -568,8 +570,7 @@ class SimulatedEngine:
     def _tell_of_death(self, process: Process, *, innocent: bool = False) -> Lost | None:
         """The process is gone. What it was last asked to launch is what is lost, also where it never came to that."""
         if self._processes.get(process.trial_id) is process:
-            if process.early is not None and process.held:
-                # What shows that it was training is told first.
+            if process.early is not None:
                 process.held.append(lambda: self._tell_of_death(process, innocent=innocent))
                 return None
             self._wait_without_process(process)

@@ -382,12 +382,12 @@ class Session:
         while self._next is None and self._port.pending():
             # A member that was not asked to wait is told who goes on after it, or to leave.
             message = self._port.receive()
-            if not self._is_told_in_passing(message):
+            if not self._taken_in_passing(message):
                 self._next = message
                 if not (isinstance(message, Leave) and message.counts):
                     self._unwind()
 
-    def _is_told_in_passing(self, message: object) -> bool:
+    def _taken_in_passing(self, message: object) -> bool:
         """Take in what leads to nothing by itself; return False where it is something else."""
         if isinstance(message, HandTo):
             self._successor = message
@@ -452,7 +452,7 @@ class Session:
             if isinstance(message, SaveNow):
                 assert self._keeper is not None, "only a class trainable is asked to save"
                 self._port.send(Saved(self._info.trial_id, launch, self._saved(self._keeper)))
-            elif not self._is_told_in_passing(message):
+            elif not self._taken_in_passing(message):
                 other: Enter | Leave = message
                 return other
 

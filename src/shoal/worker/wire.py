@@ -119,7 +119,8 @@ class Go:
 
     until: float | None
     turn: Turn | None = None
-    """Where it waits, if another may have told it so: then it has gone on already, and this means nothing."""
+    """Where it waits, if another may have told it so. If it waits elsewhere it has gone on already, and this means
+    nothing."""
 
 
 @dataclass(frozen=True, slots=True)
