@@ -244,7 +244,7 @@ class Driver:
         """End the run where its folder is no longer the one of its path: nobody would find what it still writes."""
         try:
             self.journal.check_place()
-        except BaseException:
+        except Exception:  # and not where the user cannot wait: that may come while it is looked for
             self._ahead = True  # and nothing more is written or swept there: another run may be in its place
             raise
 

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -185,6 +186,28 @@ def test_a_second_ctrl_c_waits_for_nobody_and_leaves_nothing(last_before: str, t
     assert driver.returncode == -signal.SIGINT
     assert len(family) >= 2
     assert psutil.wait_procs(family, timeout=30)[1] == []
+    assert {trial.status for trial in told(tmp_path / "run").in_order()} == {Status.TERMINATED}
+
+
+def test_a_second_ctrl_c_while_the_place_of_the_run_is_looked_at_ends_all_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = SQLiteJournal.check_place
+    looked: list[None] = []
+
+    def interrupted(self: SQLiteJournal) -> None:
+        looked.append(None)
+        if len(looked) == 3:
+            raise KeyboardInterrupt
+        look(self)
+
+    def train(config: dict[str, Any]) -> None:
+        tune.report({"score": 1.0})
+        time.sleep(3600)
+
+    monkeypatch.setattr(SQLiteJournal, "check_place", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fit(train, tmp_path, num_samples=2, run={"name": "run"})
     assert {trial.status for trial in told(tmp_path / "run").in_order()} == {Status.TERMINATED}
 
 
