@@ -148,7 +148,7 @@ def test_ctrl_c_at_any_moment_ends_all_trials_and_leaves_a_journal_and_no_proces
 
 
 STUBBORN = """
-import sys, time
+import os, time
 import shoal.engines.processes
 from shoal import tune
 
@@ -157,10 +157,13 @@ shoal.engines.processes._GRACE_S = 3600.0  # only the second Ctrl-C can end this
 def train(config):
     tune.report({"score": 1.0})
     try:
-        while len(sys.argv) == 1:
+        while "NEVER" not in os.environ:
             tune.report({"score": 1.0})
         time.sleep(3600)
     finally:
+        port = tune.get_context().session._port
+        while not port.pending():  # what it has reported is decided upon when it is told to leave at once
+            time.sleep(0.001)
         print("leaving, which takes long")
         time.sleep(3600)
 
@@ -175,8 +178,8 @@ tune.Tuner(train, run_config=tune.RunConfig(name="run", verbose=3)).fit()
     ids=["while they leave", "while they train"],
 )
 def test_a_second_ctrl_c_waits_for_nobody_and_leaves_nothing(last_before: str, tmp_path: Path) -> None:
-    reports = "leaving" in last_before
-    with running(STUBBORN, tmp_path, *([] if reports else ["never"]), SHOAL_GRACE_S="3600") as driver:
+    never = {} if "leaving" in last_before else {"NEVER": "1"}
+    with running(STUBBORN, tmp_path, SHOAL_GRACE_S="3600", **never) as driver:
         line_of(driver, lambda line: "train" in line and "iteration" in line)
         family = psutil.Process(driver.pid).children(recursive=True)
         driver.send_signal(signal.SIGINT)
