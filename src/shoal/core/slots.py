@@ -125,7 +125,7 @@ class Slots:
         self._promised: dict[int, Trial] = {}
         """Who goes on next in a slot that is held."""
         self._nearer: list[Trial] = []
-        """Trials that the newest event has brought nearer to their boundary, or to a slot."""
+        """Trials that the newest event has brought nearer to their boundary: they hold a slot, or report in it."""
         self._residents: dict[str, Trial] = {}
         """Those that have a process."""
         self._noticed: set[str] = set()
@@ -163,7 +163,7 @@ class Slots:
         if trial.slot is not None:
             heapq.heappush(self._free, trial.slot)
             trial.slot = None
-        elif trial.promised is not None:
+        else:
             self._withdraw(trial)
 
     def _withdraw(self, trial: Trial) -> None:
@@ -236,7 +236,7 @@ class Slots:
         assert holder.until is not None
         if trial is None or trial.time > holder.until:
             return  # the holder will most likely go on itself
-        if not trial.waiting or trial.device != device:
+        if not trial.waiting:
             if not (trial.resident or self._has_room(trial)):
                 return
             self._launch(trial, slot, waits=True)

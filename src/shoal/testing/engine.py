@@ -145,8 +145,7 @@ class SimulatedEngine:
         """Return what happens next; None if nothing ever will."""
         while (event := self.clock.next_event()) is not None:
             process = self._processes.get(getattr(event, "trial_id", ""))
-            mine = process is not None and process.launch == getattr(event, "launch", None)
-            if process is None or not mine:
+            if process is None or process.launch != getattr(event, "launch", None):
                 return event
             if process.early is not None and not isinstance(event, Damaged):
                 process.held.append(self._later(process, event))
@@ -255,6 +254,10 @@ class SimulatedEngine:
             self._set_off(process, command.until)
             return
         _check(process.until == command.until, command, f"it was handed the slot until {process.until}")
+        self._release(process)
+
+    def _release(self, process: Process) -> None:
+        """Let the core hear what happened to a member while it trained early."""
         for tell in process.held:
             self.clock.after(0.0, tell)
         process.held.clear()
@@ -363,10 +366,7 @@ class SimulatedEngine:
         if early is None:
             lost = Lost(process.trial_id, process.launch, "it had not been started yet")
             self.clock.after(0.0, lambda: lost)
-            return
-        for tell in process.held:
-            self.clock.after(0.0, tell)
-        process.held.clear()
+        self._release(process)
 
     @execute.register
     def _(self, command: Retry) -> None:
@@ -475,8 +475,9 @@ class SimulatedEngine:
         lag = 0.0
         if event.waiting or process.leaving:
             process.phase = "waiting"
-            at_boundary = event.stop is None and not process.leaving and self._at_boundary(process, event)
-            heard = self._hands_on(process.index, event.iteration) if self._hands_on and at_boundary else None
+            there = at_boundary(process.until, value_of(event, self._rules.time_attr))
+            yields = event.stop is None and not process.leaving and there
+            heard = self._hands_on(process.index, event.iteration) if self._hands_on and yields else None
             if heard is not None:
                 lag = heard
                 self._hand_on(process)
@@ -503,9 +504,6 @@ class SimulatedEngine:
             self.clock.after(lag, lambda: event)
             return None
         return event
-
-    def _at_boundary(self, process: Process, event: Reported) -> bool:
-        return at_boundary(process.until, value_of(event, self._rules.time_attr))
 
     def _report(self, process: Process, metrics: Metrics, state: Any, *, spent: float) -> Reported:
         iteration = process.iteration + 1
