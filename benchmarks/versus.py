@@ -62,6 +62,11 @@ class Library:
     script: str
     """Which script here measures it, for :func:`run_alone`."""
 
+    @property
+    def slug(self) -> str:
+        """What the command is called after it: ``make bench-vs-ray``."""
+        return self.script.removeprefix("versus_").removesuffix(".py").replace("_", "-")
+
 
 @dataclass
 class Measured:
@@ -198,7 +203,7 @@ def compare(rival: Library, rows: Sequence[Row], notes: str, description: str) -
     lines.append(_foot(measured, versions, given, notes))
     print(lines[-1], flush=True)
     if given.write:
-        results.write_section(f"make bench-vs-{rival.name.lower().replace(' ', '-')}", "\n".join(lines))
+        results.write_section(f"make bench-vs-{rival.slug}", "\n".join(lines))
     if given.json:
         Path(given.json).write_text(json.dumps(_as_json(measured, versions, given), indent=2) + "\n")
     return 0 if all(found.ok for found in measured) else 1

@@ -22,38 +22,58 @@ from shoal.core.reports import ReportRules
 from shoal.engines import EngineSetup
 from shoal.engines.processes import ProcessEngine
 from shoal.errors import StorageError
-from shoal.journal.sqlite import SQLiteJournal
 from shoal.worker.wire import MemberInfo
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="members hand slots on by sockets that Linux has")
 
 When = Callable[[Path], None]
+Step = Callable[[int, int, Path], None]
+
+
+def wait_until(there: Callable[[], bool], otherwise: object, meanwhile: Callable[[], object] = lambda: None) -> None:
+    end = time.monotonic() + 60
+    while not there():
+        assert time.monotonic() < end, otherwise
+        time.sleep(0.001)
+        meanwhile()
 
 
 def wait_for(mark: Path) -> None:
-    end = time.monotonic() + 60
-    while not mark.exists():
-        assert time.monotonic() < end, f"{mark.name} does not happen"
-        time.sleep(0.001)
+    wait_until(mark.exists, f"{mark.name} does not happen")
 
 
 def wait_until_it_can_hand_on() -> None:
     """Wait until this member was told who goes on after it, and that one can be reached."""
     session: Any = tune.get_context().session
-    end = time.monotonic() + 60
-    while session._successor is None or session._successor.address[1:] not in Path("/proc/net/unix").read_text():
-        assert time.monotonic() < end, "nobody is promised the slot"
-        time.sleep(0.001)
-        session._hear_early()
+
+    def can() -> bool:
+        successor = session._successor
+        return successor is not None and successor.address[1:] in Path("/proc/net/unix").read_text()
+
+    wait_until(can, "nobody is promised the slot", session._hear_early)
 
 
 def wait_until_it_is_told() -> None:
     """Wait until the driver has said something, as that this member shall leave."""
     session: Any = tune.get_context().session
-    end = time.monotonic() + 60
-    while not session._port.pending():
-        assert time.monotonic() < end, "the driver says nothing"
-        time.sleep(0.001)
+    wait_until(session._port.pending, "the driver says nothing")
+
+
+def until(mark: str) -> When:
+    """Return what takes until a mark is there."""
+    return lambda marks: wait_for(marks / mark)
+
+
+def dies_in(step: int) -> Step:
+    """Return what ends the second member in a step, once."""
+
+    def in_step(me: int, now: int, marks: Path) -> None:
+        if me == 1 and now == step and not (marks / "1 is gone").exists():
+            wait_for(marks / "committing")
+            (marks / "1 is gone").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return in_step
 
 
 def train(config: dict[str, Any]) -> None:
@@ -66,6 +86,7 @@ def train(config: dict[str, Any]) -> None:
     def slow(*args: Any, begins: Callable[[], None], **kwargs: Any) -> Any:
         session.take_over = commit
         begins()
+        (marks / "committing").touch()
         config["during"](marks)
         return commit(*args, **kwargs)
 
@@ -93,7 +114,7 @@ def nothing(me: int, step: int, marks: Path) -> None:
 def run(
     folder: Path,
     during: When,
-    in_step: Callable[[int, int, Path], None] = nothing,
+    in_step: Step = nothing,
     *,
     commits: int = 2,
     **settings: Any,
@@ -115,14 +136,6 @@ def run(
     )
 
 
-def in_order(grid: tune.ResultGrid) -> list[Any]:
-    journal = SQLiteJournal.open_for_reading(Path(grid.experiment_path))
-    try:
-        return [record.item for record in journal.read()]
-    finally:
-        journal.close()
-
-
 def check(grid: tune.ResultGrid) -> None:
     assert grid.num_errors == 0
     for trial in story(grid).in_order():
@@ -131,16 +144,12 @@ def check(grid: tune.ResultGrid) -> None:
 
 
 def test_the_next_one_trains_and_reports_while_the_one_before_commits(tmp_path: Path) -> None:
-    def during(marks: Path) -> None:
-        (marks / "committing").touch()
-        wait_for(marks / "1 has reported 1")
-
-    grid = run(tmp_path, during)
+    grid = run(tmp_path, until("1 has reported 1"))
     check(grid)
     first, second = (trial.trial_id for trial in story(grid).in_order())
     told: list[Any] = [
         item
-        for item in in_order(grid)
+        for item in items(grid, object)
         if isinstance(item, Launch | HandOn | Continue | Started | Reported)
         and (isinstance(item, HandOn) or item.trial_id == second or getattr(item, "iteration", 0) == 2)
     ]
@@ -154,7 +163,6 @@ def test_the_next_one_trains_and_reports_while_the_one_before_commits(tmp_path: 
 
 def test_one_that_dies_while_it_commits_goes_back_and_the_next_one_trains_on(tmp_path: Path) -> None:
     def during(marks: Path) -> None:
-        (marks / "committing").touch()
         wait_for(marks / "1 has reported 1")
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -166,18 +174,7 @@ def test_one_that_dies_while_it_commits_goes_back_and_the_next_one_trains_on(tmp
 
 
 def test_the_next_one_that_dies_before_its_slot_is_known_fails_once(tmp_path: Path) -> None:
-
-    def during(marks: Path) -> None:
-        (marks / "committing").touch()
-        wait_for(marks / "1 is gone")
-
-    def in_step(me: int, step: int, marks: Path) -> None:
-        if me == 1 and not (marks / "1 is gone").exists():
-            wait_for(marks / "committing")
-            (marks / "1 is gone").touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    grid = run(tmp_path, during, in_step, run={"failure_config": tune.FailureConfig(max_failures=1)})
+    grid = run(tmp_path, until("1 is gone"), dies_in(1), run={"failure_config": tune.FailureConfig(max_failures=1)})
     check(grid)
     [lost] = items(grid, Lost)
     assert [retry.innocent for retry in items(grid, Retry)] == [False]
@@ -186,7 +183,7 @@ def test_the_next_one_that_dies_before_its_slot_is_known_fails_once(tmp_path: Pa
     # That it had entered its function is told before it is told that it is gone, and both after the Continue.
     about = [
         type(item).__name__
-        for item in in_order(grid)
+        for item in items(grid, object)
         if getattr(item, "trial_id", "") == second.trial_id and isinstance(item, Launch | Continue | Started | Lost)
     ]
     assert about[:5] == ["Launch", "Continue", "Started", "Lost", "Launch"]
@@ -195,17 +192,9 @@ def test_the_next_one_that_dies_before_its_slot_is_known_fails_once(tmp_path: Pa
 def test_one_that_waits_in_its_report_and_dies_before_its_slot_is_known_has_failed(tmp_path: Path) -> None:
     """Not only one that is about to enter its function: it dies in a step of its own."""
 
-    def during(marks: Path) -> None:
-        (marks / "committing").touch()
-        wait_for(marks / "1 is gone")
-
-    def in_step(me: int, step: int, marks: Path) -> None:
-        if me == 1 and step == 3 and not (marks / "1 is gone").exists():
-            wait_for(marks / "committing")
-            (marks / "1 is gone").touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    grid = run(tmp_path, during, in_step, commits=4, run={"failure_config": tune.FailureConfig(max_failures=1)})
+    grid = run(
+        tmp_path, until("1 is gone"), dies_in(3), commits=4, run={"failure_config": tune.FailureConfig(max_failures=1)}
+    )
     check(grid)
     [retry] = items(grid, Retry)
     assert (retry.trial_id, retry.iteration, retry.innocent) == (story(grid).in_order()[1].trial_id, 2, False)
@@ -213,7 +202,6 @@ def test_one_that_waits_in_its_report_and_dies_before_its_slot_is_known_has_fail
 
 def test_what_was_reported_before_the_slot_was_known_counts_where_the_run_is_interrupted(tmp_path: Path) -> None:
     def during(marks: Path) -> None:
-        (marks / "committing").touch()
         wait_for(marks / "1 has reported 1")
         os.kill(int((marks / "driver").read_text()), signal.SIGTERM)
         wait_until_it_is_told()  # so that all is decided before the report of this one is there
@@ -231,7 +219,6 @@ def test_what_was_reported_before_the_slot_was_known_counts_where_the_run_is_int
 
 def test_one_whose_commit_fails_after_it_has_handed_its_slot_on_reports_again(tmp_path: Path) -> None:
     def during(marks: Path) -> None:
-        (marks / "committing").touch()
         wait_for(marks / "1 has reported 1")
         raise StorageError("there is no room")
 
@@ -241,16 +228,12 @@ def test_one_whose_commit_fails_after_it_has_handed_its_slot_on_reports_again(tm
 
 
 def test_a_function_that_raises_before_its_slot_is_known_fails_once(tmp_path: Path) -> None:
-    def during(marks: Path) -> None:
-        (marks / "committing").touch()
-        wait_for(marks / "1 raises")
-
     def in_step(me: int, step: int, marks: Path) -> None:
         if me == 1 and not (marks / "1 raises").exists():
             (marks / "1 raises").touch()
             raise RuntimeError("once")
 
-    grid = run(tmp_path, during, in_step, run={"failure_config": tune.FailureConfig(max_failures=1)})
+    grid = run(tmp_path, until("1 raises"), in_step, run={"failure_config": tune.FailureConfig(max_failures=1)})
     check(grid)
     assert [retry.error for retry in items(grid, Retry)] == ["RuntimeError: once"]
 
@@ -258,9 +241,7 @@ def test_a_function_that_raises_before_its_slot_is_known_fails_once(tmp_path: Pa
 class Alone:
     """The engine without a driver: the test gives the commands, and hears what happens."""
 
-    def __init__(
-        self, folder: Path, during: When, in_step: Callable[[int, int, Path], None], *, hands_on: bool = True
-    ) -> None:
+    def __init__(self, folder: Path, during: When, in_step: Step, *, hands_on: bool = True) -> None:
         self.marks = folder / "marks"
         self.marks.mkdir()
         commits = 2 if hands_on else 0
@@ -278,15 +259,18 @@ class Alone:
             self.engine.execute(HandOn("a", 1, 0, "b", 1, 0, 2.0), None)
             self.poll_until((self.marks / "committing").exists)
 
+    def __enter__(self) -> Alone:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.engine.close()
+
     @staticmethod
     def launch(name: str, config: dict[str, Any], *, waits: bool = False) -> Launch:
         return Launch(name, 1, 0, config, None, 0, 0.0, 0, 2.0, True, waits=waits)
 
     def poll_until(self, there: Callable[[], bool]) -> None:
-        end = time.monotonic() + 60
-        while not there():
-            assert time.monotonic() < end, self.heard
-            self.heard += self.engine.poll(0.01)
+        wait_until(there, self.heard, lambda: self.heard.extend(self.engine.poll(0.01)))
 
     def iteration_of(self, name: str) -> int:
         return sum(isinstance(event, Reported) and event.trial_id == name for event in self.heard)
@@ -296,16 +280,7 @@ class Alone:
 
 
 def test_nothing_is_told_of_one_that_goes_on_early_until_it_has_the_slot_not_even_its_death(tmp_path: Path) -> None:
-    def during(marks: Path) -> None:
-        (marks / "committing").touch()
-        wait_for(marks / "go on")
-
-    def in_step(me: int, step: int, marks: Path) -> None:
-        if me == 1 and step == 2:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    alone = Alone(tmp_path, during, in_step)
-    try:
+    with Alone(tmp_path, until("go on"), dies_in(2)) as alone:
         alone.poll_until(lambda: "b" not in alone.engine._members)
         assert alone.names("b") == []
         (alone.marks / "go on").touch()
@@ -314,17 +289,10 @@ def test_nothing_is_told_of_one_that_goes_on_early_until_it_has_the_slot_not_eve
         alone.engine.execute(Continue("b", 1, 0, 2.0), None)
         alone.poll_until(lambda: alone.names("b")[-1:] == ["Lost"])
         assert alone.names("b") == ["Started", "Reported", "Lost"]
-    finally:
-        alone.engine.close()
 
 
 def test_one_that_dies_before_it_has_said_anything_is_known_to_have_gone_on(tmp_path: Path) -> None:
-    def during(marks: Path) -> None:
-        (marks / "committing").touch()
-        wait_for(marks / "go on")
-
-    alone = Alone(tmp_path, during, nothing)
-    try:
+    with Alone(tmp_path, until("go on"), nothing) as alone:
         # As one that waits in its report: what it says first is only the word that it goes on.
         alone.poll_until(lambda: alone.engine._members["b"].early)
         member = alone.engine._members["b"]
@@ -337,37 +305,18 @@ def test_one_that_dies_before_it_has_said_anything_is_known_to_have_gone_on(tmp_
         alone.engine.execute(Continue("b", 1, 0, 2.0), None)
         alone.poll_until(lambda: alone.names("b") == ["Lost"])
         (alone.marks / "go on").touch()
-    finally:
-        alone.engine.close()
 
 
 def test_what_one_that_is_gone_had_reported_is_told_where_all_are_to_leave(tmp_path: Path) -> None:
-    def during(marks: Path) -> None:
-        (marks / "committing").touch()
-        wait_for(marks / "go on")
-
-    def in_step(me: int, step: int, marks: Path) -> None:
-        if me == 1 and step == 2:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    alone = Alone(tmp_path, during, in_step)
-    try:
+    with Alone(tmp_path, until("go on"), dies_in(2)) as alone:
         alone.poll_until(lambda: "b" not in alone.engine._members)
         alone.engine.execute(WindUp("b", 1), None)
         alone.poll_until(lambda: alone.names("b")[-1:] == ["Lost"])
         assert alone.names("b") == ["Started", "Reported", "Lost"]
         (alone.marks / "go on").touch()
-    finally:
-        alone.engine.close()
 
 
 def test_one_that_waits_for_the_slot_that_it_was_promised_leaves_when_it_is_asked_to(tmp_path: Path) -> None:
-    def during(marks: Path) -> None:
-        (marks / "committing").touch()
-
-    alone = Alone(tmp_path, during, nothing, hands_on=False)
-    try:
+    with Alone(tmp_path, until("never"), nothing, hands_on=False) as alone:
         alone.engine.execute(WindUp("b", 1), None)
         alone.poll_until(lambda: alone.names("b") == ["Lost"])
-    finally:
-        alone.engine.close()
