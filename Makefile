@@ -77,7 +77,7 @@ $(VENV)/.installed-examples: pyproject.toml | $(VENV)/.created
 
 $(VENV)/.installed-dev: pyproject.toml $(VENV)/.installed-examples
 	@echo "installing what the tests need ..."
-	@$(PIP) --editable ".[examples,dev]"
+	@$(PIP) --editable ".[dashboard,dev,examples]"
 	@touch $@
 
 # The Makefile names the releases.

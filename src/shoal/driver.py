@@ -21,6 +21,7 @@ from .checkpoints.store import delete, is_full
 from .core.commands import Continue, DeleteCheckpoint, Evict, HandOn, Launch, Save, Stop, WindUp, checkpoint_name
 from .core.events import Event, Failed, Reported, StopAsked, TrialAdded, Undecided
 from .core.population import Population
+from .core.reports import NO_ROOM
 from .display import Status
 from .engines import Engine, EngineCommand, grace_s
 from .errors import InvalidTransition, JournalError, StorageError, one_line, stopper_failed
@@ -127,7 +128,7 @@ class Driver:
                     if interruption.asked is not None and self.population.stopping is None:
                         self._end_gently(interruption.reason)
                     if self._no_room is not None and self.population.stopping is None:
-                        self._end_gently(f"there is no room on the disk: {self._no_room}")
+                        self._end_gently(f"{NO_ROOM}: {self._no_room}")
             except KeyboardInterrupt:
                 # The second Ctrl-C, at an arbitrary place. Between two steps the core is whole, and can still be told.
                 if not self._in_step:

@@ -47,6 +47,10 @@ class ExperimentInfo:
     """For each slot, the ``CUDA_VISIBLE_DEVICES`` of its members; ``""`` leaves it alone."""
     started_at: float = 0.0
     """Seconds since the epoch."""
+    log_parameters: list[str] = field(default_factory=list[str])
+    """Those of ``parameters`` that are on a logarithmic scale."""
+    control: list[int] = field(default_factory=list[int])
+    """Numbers of the trials that are kept out of all exploits, to compare with."""
 
     def to_meta(self) -> dict[str, Any]:
         """Return the facts as JSON values."""

@@ -229,6 +229,8 @@ class History:
         self.notices: list[str] = []
         self.stopped: str | None = None
         """Why the whole experiment was stopped, or None."""
+        self.met: str | None = None
+        """The user's condition that it was stopped by, ``stop`` or ``time_budget_s``; None where it was cut off."""
         self.started_at: float | None = None
         self.updated_at: float | None = None
 
@@ -291,7 +293,7 @@ class History:
                 item.trial_id, item.index, item.name, item.tag, item.folder, item.config, item.config
             )
         elif isinstance(item, StopAsked):
-            self.stopped = item.reason
+            self.stopped, self.met = item.reason, item.met
         elif isinstance(item, Opened):
             self._opened(item)
         elif isinstance(item, Damaged):
@@ -328,7 +330,7 @@ class History:
         trial.restore = None
 
     def _opened(self, opened: Opened) -> None:
-        self.stopped = None
+        self.stopped = self.met = None
         for trial in self.trials.values():
             if opened.config:
                 trial.trained_with = trial.config if trial.trained_with is None else trial.trained_with

@@ -49,6 +49,8 @@ class SavedCheckpoint:
     """Bytes of all its files."""
     transient: bool = False
     """True where only Shoal wanted it, to be able to go on from here: it goes as soon as nobody would."""
+    seconds: float = field(default=0.0, compare=False)
+    """How long the member took to write it, or to take it over."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,7 @@ from .events import (
 )
 from .limits import Limits, RetentionRules
 from .policy import Change, Copy, Decision, GiveUp, Policy
-from .reports import AUTOMATIC, number, reader, value_of
+from .reports import AUTOMATIC, NO_ROOM, number, reader, value_of
 from .retention import Retention
 from .slots import Slots
 from .trial import Trial, changed_numbers
@@ -310,7 +310,7 @@ class Population(Slots):
         if event.no_room and not trial.leaving:
             # It would fail again at once, and so would the others. Everything can go on when there is room.
             trial.story.append(f"no room: {event.error}")
-            self.stopping, self._met = f"there is no room on the disk: {event.error}", None
+            self.stopping, self._met = f"{NO_ROOM}: {event.error}", None
             self._close(trial)
             self._stop_all(self.stopping, gently=True)
         else:

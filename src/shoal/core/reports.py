@@ -17,6 +17,7 @@ from .events import Metrics, Reported
 __all__ = [
     "AUTOMATIC",
     "DONE",
+    "NO_ROOM",
     "ReportRules",
     "at_boundary",
     "check_report",
@@ -53,6 +54,9 @@ AUTOMATIC = (
 
 DONE = "the trainable reported done"
 """Why a trial ends whose report holds ``"done": True``."""
+
+NO_ROOM = "there is no room on the disk"
+"""How the reason begins for which a whole experiment ends where a member had no room for what it had to write."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,7 +117,7 @@ def _brief(report: Reported, like: _Like) -> tuple[str, list[str] | None]:
 def _rest(report: Reported, follows: bool) -> str:
     """Return what is written behind the rest, with a comma in front; mostly nothing."""
     saved = report.checkpoint
-    checkpoint = None if saved is None else [saved.number, saved.digest, saved.size, saved.transient]
+    checkpoint = None if saved is None else [saved.number, saved.digest, saved.size, saved.transient, saved.seconds]
     values = [None if follows else report.time_total_s, report.waiting, report.stop, checkpoint]
     while values and values[-1] is _REST[len(values) - 1]:
         values.pop()

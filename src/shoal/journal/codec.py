@@ -104,8 +104,13 @@ def encode(item: Item) -> tuple[str, str]:
     return kind, to_json_text(values)
 
 
-def decode(kind: str, body: str) -> Item:
+def decode(kind: str, body: str, *, unpickle: bool = True) -> Item:
     """Return the event or command that :func:`encode` wrote.
+
+    Args:
+        kind, body: what it returned.
+        unpickle: whether objects in configs are loaded, which runs code of whoever wrote them; if not, an
+            :class:`Unloadable` stands for each.
 
     Raises:
         ValueError: the kind is unknown or the body is damaged.
@@ -119,7 +124,7 @@ def decode(kind: str, body: str) -> Item:
             raise ValueError(f"it is no list: {body:.100}")
         for place, name in _SPECIAL[kind]:
             if place < len(values):
-                values[place] = _from_json(kind, name, values[place])
+                values[place] = _from_json(kind, name, values[place], unpickle)
         item: Item = made(cls, values)
     except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
         raise ValueError(f"a record of kind {kind} cannot be read: {error}") from error
@@ -192,9 +197,9 @@ def _to_json(name: str, value: Any) -> Any:
     return [getattr(value, field.name) for field in dataclasses.fields(value)]
 
 
-def _from_json(kind: str, name: str, value: Any) -> Any:
+def _from_json(kind: str, name: str, value: Any, unpickle: bool) -> Any:
     if name in _CONFIGS:
-        return unpack(value)
+        return unpack(value, unpickle=unpickle)
     if value is None:
         return None
     if name == "status":
@@ -228,18 +233,19 @@ def pack(value: Any) -> Any:
     return {"$pickle": base64.b64encode(dumps(value)).decode(), "$repr": repr(value)[:200]}
 
 
-def unpack(value: Any) -> Any:
-    """Return the object that :func:`pack` was given."""
+def unpack(value: Any, *, unpickle: bool = True) -> Any:
+    """Return the object that :func:`pack` was given; or for each pickle in it an :class:`Unloadable`."""
     if isinstance(value, list):
         entries: list[Any] = value
-        return [unpack(entry) for entry in entries]
+        return [unpack(entry, unpickle=unpickle) for entry in entries]
     if isinstance(value, dict):
         packed: dict[str, Any] = value
         if "$tuple" in packed:
-            return tuple(unpack(entry) for entry in packed["$tuple"])
+            return tuple(unpack(entry, unpickle=unpickle) for entry in packed["$tuple"])
         if "$pickle" in packed:
-            return _unpickle(packed["$pickle"], packed.get("$repr", ""))
-        return {key: unpack(entry) for key, entry in packed.items()}
+            shown = packed.get("$repr", "")
+            return _unpickle(packed["$pickle"], shown) if unpickle else Unloadable(shown, "it was only looked at")
+        return {key: unpack(entry, unpickle=unpickle) for key, entry in packed.items()}
     return value
 
 

@@ -168,8 +168,12 @@ class SQLiteJournal:
         except (ValueError, TypeError, RecursionError) as error:
             raise self._damaged(f"the facts about the experiment are {error}") from error
 
-    def read(self, after: int = 0) -> Iterator[Record]:
+    def read(self, after: int = 0, *, unpickle: bool = True) -> Iterator[Record]:
         """Yield the committed records whose number is greater than ``after``, in order.
+
+        Args:
+            after: a record's number.
+            unpickle: whether objects in configs are loaded, which runs code of whoever wrote the journal.
 
         Raises:
             JournalError: a record is not what was written, or is missing. Those that came before are right.
@@ -177,7 +181,7 @@ class SQLiteJournal:
         expander = Expander(self._result)
         for seq, at, kind, body in self._rows(after):
             try:
-                item = expander.decode(seq, body) if kind == BRIEF else decode(kind, body)
+                item = expander.decode(seq, body) if kind == BRIEF else decode(kind, body, unpickle=unpickle)
             except ValueError as error:
                 raise self._damaged(f"record {seq}: {error}") from error
             yield Record(seq, at, item)

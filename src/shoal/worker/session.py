@@ -403,9 +403,10 @@ class Session:
         """Take the user's checkpoint over. ``begins`` is called first, unless it is plain that it cannot be one."""
         folder = Path(self._info.folder)
         number, linked = self._next_checkpoint, checkpoint.linked_files
+        began = time.perf_counter()
         saved, self._settle = take_over(Path(checkpoint.path), folder, number, linked=linked, begins=begins)
         self._next_checkpoint += 1
-        return saved
+        return replace(saved, seconds=_since(began))
 
     def _saved(self, keeper: Keeper, *, transient: bool = False) -> SavedCheckpoint:
         """Save what the user asked for; or, transient, what the scheduler needs to copy this member or to go on."""
@@ -414,9 +415,10 @@ class Session:
             keeper.save(folder)
             return measure(folder)
 
+        began = time.perf_counter()
         saved = write(make, Path(self._info.folder), self._next_checkpoint)
         self._next_checkpoint += 1
-        return replace(saved, transient=transient)
+        return replace(saved, transient=transient, seconds=_since(began))
 
     def _check_growth(self, now: float | None) -> None:
         """A ``time_attr`` that shrinks would make a member wait for ever, or never, for its boundary."""
@@ -508,6 +510,11 @@ def current_session(caller: str) -> Session:
             f"runs."
         )
     return session
+
+
+def _since(began: float) -> float:
+    """Return the seconds since a reading of ``time.perf_counter``, without digits that are noise."""
+    return round(time.perf_counter() - began, 6)
 
 
 def _check_checkpoint(checkpoint: object) -> None:

@@ -1,0 +1,416 @@
+"""Stage one of every plot: from the journal to plain data. What is drawn is decided here, how it looks is not.
+
+``x`` is ``"training_iteration"`` (the steps that made the weights, donors' included), ``"time"`` (seconds since the
+experiment began, without pauses between drivers) or any other key of the results.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from ..core.commands import Status
+from ..core.events import Config
+from ..core.reports import lookup, number
+from ..errors import ConfigError, ResultError, did_you_mean
+from ..history import Row, TrialHistory
+from ..reading import Experiment
+
+__all__ = [
+    "Ancestry",
+    "Curve",
+    "LearningCurves",
+    "Line",
+    "Member",
+    "ParameterSchedule",
+    "Schedules",
+    "Stretch",
+    "ancestry",
+    "learning_curves",
+    "member_of",
+    "metric_of",
+    "reader_of",
+    "schedules",
+    "winner_of",
+    "x_label",
+]
+
+_WIDE = 30.0
+"""A hyperparameter whose largest value is so many times its smallest has a log axis, where nobody said what it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """Who a line, a lane or a bar is about."""
+
+    index: int
+    """Its number in the population."""
+    trial_id: str
+    name: str
+    status: Status
+    score: float | None
+    """The metric in its newest result; None without one, or where it is not finite."""
+    control: bool = False
+    """Whether it is kept out of all exploits, to compare with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Points in their order, without a break. A ``y`` that was NaN, infinite or not reported is None."""
+
+    x: tuple[float, ...]
+    y: tuple[float | None, ...]
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """One member's values: a line for each generation, because with an exploit it goes on as another."""
+
+    member: Member
+    lines: tuple[Line, ...]
+    copies: tuple[tuple[float, float | None], ...]
+    """The first point after each exploit."""
+
+
+@dataclass(frozen=True, slots=True)
+class LearningCurves:
+    """What every member reported."""
+
+    experiment: str
+    metric: str
+    mode: str
+    x_label: str
+    curves: tuple[Curve, ...]
+    best: int | None
+    """Place of the best member among the curves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Steps of some weights that one member trained in one go."""
+
+    member: Member
+    generation: int
+    line: Line
+
+
+@dataclass(frozen=True, slots=True)
+class Ancestry:
+    """The true learning curve of one member's weights, through all donors."""
+
+    experiment: str
+    metric: str
+    mode: str
+    x_label: str
+    member: Member
+    """Whose weights they are now."""
+    stretches: tuple[Stretch, ...]
+    """Oldest first, without a gap."""
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterSchedule:
+    """One hyperparameter's values, by member and along the winner's ancestry."""
+
+    name: str
+    log: bool
+    """Whether its axis should be logarithmic."""
+    categories: tuple[str, ...]
+    """Texts of its values, where they are no numbers: ``y`` is then the place among these. Else empty."""
+    curves: tuple[Curve, ...]
+    winner: Line
+    """Along the ancestry of the best member's weights; empty without one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Schedules:
+    """The hyperparameters' values, step by step."""
+
+    experiment: str
+    x_label: str
+    parameters: tuple[ParameterSchedule, ...]
+    best: int | None
+    """Place of the best member among the curves of each."""
+
+
+def learning_curves(experiment: Experiment, metric: str | None = None, x: str = "training_iteration") -> LearningCurves:
+    """Return what every member reported.
+
+    Args:
+        experiment: which.
+        metric: a key of the results, nested ones written ``val/acc``. Default: the one that the scheduler compares.
+        x: see the module.
+
+    Raises:
+        ConfigError: no metric is known.
+        ResultError: nobody has reported the metric, or the ``x``.
+    """
+    metric, mode = metric_of(experiment, metric)
+    read = reader_of(experiment, x)
+    _check_reported(experiment, metric)
+    _check_reported(experiment, x)
+    trials = [trial for trial in experiment.history.in_order() if trial.rows]
+    curves = tuple(_curve(experiment, trial, read, lambda row: finite(row.value(metric))) for trial in trials)
+    return LearningCurves(
+        experiment.name, metric, mode, x_label(x, experiment), curves, _place(winner_of(experiment), trials)
+    )
+
+
+def ancestry(
+    experiment: Experiment, metric: str | None = None, x: str = "training_iteration", trial_id: str | None = None
+) -> Ancestry:
+    """Return the true learning curve of one member's weights.
+
+    Args:
+        experiment, metric, x: as for :func:`learning_curves`.
+        trial_id: whose weights. Default: the best member's.
+
+    Raises:
+        ConfigError: no metric is known.
+        ResultError: there is no such member, it has no result, or nobody has reported the metric.
+    """
+    metric, mode = metric_of(experiment, metric)
+    read = reader_of(experiment, x)
+    _check_reported(experiment, metric)
+    trial = _trial(experiment, trial_id)
+    assert trial.last is not None
+    trials = experiment.history.trials
+    stretches: list[Stretch] = []
+    for (owner, generation), rows in groupby(trial.last.steps(), lambda row: (row.report.trial_id, row.generation)):
+        line = _line(rows, read, lambda row: finite(row.value(metric)))
+        stretches.append(Stretch(member_of(experiment, trials[owner]), generation, line))
+    return Ancestry(
+        experiment.name, metric, mode, x_label(x, experiment), member_of(experiment, trial), tuple(stretches)
+    )
+
+
+def schedules(
+    experiment: Experiment, parameters: Sequence[str] | None = None, x: str = "training_iteration"
+) -> Schedules:
+    """Return the hyperparameters' values, step by step.
+
+    Args:
+        experiment: which.
+        parameters: config keys, nested ones written ``a/b``. Default: all that were sampled or mutate.
+        x: see the module.
+
+    Raises:
+        ResultError: there is no result yet, or no config has such a key.
+    """
+    read = reader_of(experiment, x)
+    _check_reported(experiment, x)
+    trials = [trial for trial in experiment.history.in_order() if trial.rows]
+    names = _parameters(experiment, trials, parameters)
+    best = winner_of(experiment)
+    path = [] if best is None or best.last is None else best.last.steps()
+    return Schedules(
+        experiment.name,
+        x_label(x, experiment),
+        tuple(_parameter(experiment, name, trials, path, read) for name in names),
+        _place(best, trials),
+    )
+
+
+def _parameter(
+    experiment: Experiment, name: str, trials: Sequence[TrialHistory], path: Sequence[Row], read: Reader
+) -> ParameterSchedule:
+    def value(row: Row) -> Any:
+        return lookup(row.config, name)
+
+    values = [value(row) for trial in trials for row in trial.rows]
+    numeric = all(each is None or (type(each) is not bool and number(each) is not None) for each in values)
+    categories: tuple[str, ...] = ()
+    if numeric:
+
+        def place(row: Row) -> float | None:
+            return finite(value(row))
+
+    else:
+        categories = tuple(sorted({str(each) for each in values if each is not None}))
+        places = {text: float(index) for index, text in enumerate(categories)}
+
+        def place(row: Row) -> float | None:
+            each = value(row)
+            return None if each is None else places[str(each)]
+
+    curves = tuple(_curve(experiment, trial, read, place, thin=True) for trial in trials)
+    winner = _corners(_line(path, read, place))
+    return ParameterSchedule(name, numeric and _is_log(experiment, name, values), categories, curves, winner)
+
+
+def _is_log(experiment: Experiment, name: str, values: Iterable[Any]) -> bool:
+    """Whether a parameter is drawn on a log scale; as the space has it, or where it spans a wide range."""
+    numbers = [each for value in values if (each := finite(value)) is not None]
+    if not numbers or min(numbers) <= 0:
+        return False
+    return name in experiment.info.log_parameters or max(numbers) > _WIDE * min(numbers)
+
+
+def _parameters(experiment: Experiment, trials: Sequence[TrialHistory], given: Sequence[str] | None) -> list[str]:
+    """Return the names of the parameters to draw."""
+    if given is None:
+        known = experiment.info.parameters
+        return [name for name in known if any(lookup(trial.config, name) is not None for trial in trials)]
+    for name in given:
+        if all(lookup(row.config, name) is None for trial in trials for row in trial.rows):
+            there = [*experiment.info.parameters, *(key for trial in trials[:1] for key in trial.config)]
+            raise ResultError(
+                f"No config has the key {name!r}.{did_you_mean(name, there)} "
+                f"There are: {', '.join(map(repr, dict.fromkeys(there))) or 'none'}."
+            )
+    return list(given)
+
+
+# ------------------------------------------------------------------------------------------------------ what all need
+
+Reader = Callable[[Row], float]
+"""Where a result is on the x axis."""
+
+
+def metric_of(experiment: Experiment, metric: str | None) -> tuple[str, str]:
+    """Return the metric and the mode that plots are about.
+
+    Raises:
+        ConfigError: neither the caller nor the experiment names a metric.
+    """
+    chosen = experiment.info.metric if metric is None else metric
+    if chosen is None:
+        raise ConfigError(
+            f"Which metric? Neither the Tuner nor the scheduler of {experiment.name} was given one. Name a key of the "
+            f"results: metric='mean_accuracy'."
+        )
+    return chosen, experiment.info.mode
+
+
+def reader_of(experiment: Experiment, x: str) -> Reader:
+    """Return what tells where a result is on the x axis; NaN where it has no such value."""
+    if x == "training_iteration":
+        return lambda row: float(row.report.iteration)
+    if x == "time":
+        return lambda row: experiment.timeline.active(row.report.timestamp)
+
+    def read(row: Row) -> float:
+        value = number(row.value(x))
+        return math.nan if value is None else value
+
+    return read
+
+
+def x_label(x: str, experiment: Experiment) -> str:
+    """Return what is written at the x axis."""
+    return {"training_iteration": "training iteration", "time": "time (s)"}.get(x, x)
+
+
+def finite(value: Any) -> float | None:
+    """Return a value as a float; None where it is no number, NaN or infinite."""
+    found = number(value)
+    return found if found is not None and math.isfinite(found) else None
+
+
+def member_of(experiment: Experiment, trial: TrialHistory) -> Member:
+    """Return who a trial is, for plots."""
+    metric = experiment.info.metric
+    score = None if metric is None else finite(trial.value(metric))
+    control = trial.index in experiment.info.control
+    return Member(trial.index, trial.trial_id, trial.name, trial.status, score, control)
+
+
+def winner_of(experiment: Experiment) -> TrialHistory | None:
+    """Return the best trial, or None where no metric or no result tells."""
+    return experiment.best
+
+
+def _trial(experiment: Experiment, trial_id: str | None) -> TrialHistory:
+    """Return a trial that has a result, by its id; or the best one."""
+    trials = experiment.history.trials
+    if trial_id is None:
+        best = winner_of(experiment)
+        if best is None:
+            raise ResultError(f"{experiment.name} has no best member yet: no result, or no metric that compares them.")
+        return best
+    trial = trials.get(trial_id)
+    if trial is None:
+        raise ResultError(
+            f"{experiment.name} has no trial {trial_id!r}.{did_you_mean(trial_id, list(trials))} "
+            f"Ids: {', '.join(list(trials)[:8])}{', ...' if len(trials) > 8 else ''}."
+        )
+    if trial.last is None:
+        raise ResultError(f"Trial {trial.name} has no result yet.")
+    return trial
+
+
+def _check_reported(experiment: Experiment, key: str) -> None:
+    """Raise ResultError where no result has a number under this key."""
+    if key in ("training_iteration", "time"):
+        key = "training_iteration"
+    trials = experiment.history.in_order()
+    if any(number(row.value(key)) is not None for trial in trials for row in trial.rows):
+        return
+    lasts = [trial.last for trial in trials if trial.last is not None]
+    if not lasts:
+        raise ResultError(f"{experiment.name} has no result yet, so there is nothing to draw.")
+    there = sorted({name for row in lasts for name in row.report.metrics})
+    raise ResultError(
+        f"No result of {experiment.name} has a number called {key!r}.{did_you_mean(key, there)} "
+        f"There are: {', '.join(map(repr, there))}."
+    )
+
+
+def _place(trial: TrialHistory | None, trials: Sequence[TrialHistory]) -> int | None:
+    return next((place for place, each in enumerate(trials) if each is trial), None)
+
+
+def _curve(
+    experiment: Experiment,
+    trial: TrialHistory,
+    read: Reader,
+    value: Callable[[Row], float | None],
+    *,
+    thin: bool = False,
+) -> Curve:
+    lines: list[Line] = []
+    copies: list[tuple[float, float | None]] = []
+    for generation, rows in groupby(trial.rows, lambda row: row.generation):
+        line = _line(rows, read, value)
+        if not line:
+            continue
+        lines.append(_corners(line) if thin else line)
+        if generation:
+            copies.append((line.x[0], line.y[0]))
+    return Curve(member_of(experiment, trial), tuple(lines), tuple(copies))
+
+
+def _line(rows: Iterable[Row], read: Reader, value: Callable[[Row], float | None]) -> Line:
+    points = [(x, value(row)) for row in rows if not math.isnan(x := read(row))]
+    return Line(tuple(x for x, _ in points), tuple(y for _, y in points))
+
+
+def _corners(line: Line) -> Line:
+    """Return a line that changes seldom without the points between two changes."""
+    y = line.y
+    kept = [
+        place for place in range(len(y)) if place in (0, len(y) - 1) or not y[place - 1] == y[place] == y[place + 1]
+    ]
+    return Line(tuple(line.x[place] for place in kept), tuple(y[place] for place in kept))
+
+
+def concentration(names: Iterable[Any]) -> float:
+    """Return the effective number of different names: the inverse Simpson index, from 1 to how many there are."""
+    counts = Counter(names)
+    total = sum(counts.values())
+    return 0.0 if not total else total * total / sum(count * count for count in counts.values())
+
+
+def config_values(configs: Iterable[Config], name: str) -> Iterator[float]:
+    """Yield the finite numbers that configs have under a key."""
+    for config in configs:
+        value = lookup(config, name)
+        if type(value) is not bool and (found := finite(value)) is not None:
+            yield found

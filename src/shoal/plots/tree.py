@@ -1,0 +1,191 @@
+"""Who copied whom, when: the population's lineage as branches. Plain data, as in :mod:`shoal.plots.info`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import groupby
+
+from ..core.commands import Exploit
+from ..core.events import Config
+from ..history import History, Row, TrialHistory
+from ..reading import Experiment
+from .info import Member, Reader, finite, member_of, metric_of, reader_of, winner_of, x_label
+
+__all__ = ["Branch", "BranchId", "LineageTree", "Step", "lineage_tree", "parents"]
+
+BranchId = tuple[int, int]
+"""A member's number, and its generation: how many exploits it had done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """What one member trained between two of its exploits."""
+
+    member: Member
+    generation: int
+    parent: BranchId | None
+    """The donor's branch that it was copied from; None where it began from scratch."""
+    x: tuple[float, ...]
+    """Where it begins, then where its results are."""
+    scores: tuple[float | None, ...]
+    """The metric in each result; first that of the donor's checkpoint, or None."""
+    parent_x: float | None
+    """Where on the donor's branch the copied checkpoint is."""
+    config: Config
+    """What it began with."""
+    present: bool
+    """Whether these are the member's present weights."""
+    failed: bool = False
+    """Whether it was copied because the member had failed."""
+
+    @property
+    def id(self) -> BranchId:
+        """The member's number and the generation."""
+        return self.member.index, self.generation
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A part of the path on which the best weights came: a branch from here to there."""
+
+    branch: BranchId
+    begin: float
+    end: float
+
+
+@dataclass(frozen=True, slots=True)
+class LineageTree:
+    """The lineage of a population."""
+
+    experiment: str
+    metric: str | None
+    mode: str
+    x_label: str
+    members: tuple[Member, ...]
+    """By their numbers."""
+    branches: tuple[Branch, ...]
+    """In the order in which they began; a parent before its children."""
+    path: tuple[Step, ...]
+    """Through which branches the best member's weights came, oldest first; empty without a best member."""
+    best: int | None
+    """The best member's number."""
+
+
+def lineage_tree(experiment: Experiment, metric: str | None = None, x: str = "training_iteration") -> LineageTree:
+    """Return who copied whom, when, and with what score.
+
+    Args:
+        experiment: which.
+        metric: what tells how good a branch was. Default: what the scheduler compares; without one, nothing does.
+        x: ``training_iteration``, where a copy begins at the step of the checkpoint; ``time``, where it begins when it
+            was decided; or another key of the results.
+    """
+    known = metric is not None or experiment.info.metric is not None
+    key, mode = metric_of(experiment, metric) if known else (None, experiment.info.mode)
+    read = reader_of(experiment, x)
+    trials = experiment.history.in_order()
+    members = {trial.trial_id: member_of(experiment, trial) for trial in trials}
+    rows = {
+        (trial.trial_id, generation): list(found)
+        for trial in trials
+        for generation, found in groupby(trial.rows, lambda row: row.generation)
+    }
+    branches = [
+        *(_root(trial, members[trial.trial_id], rows, read, key) for trial in trials if trial.launches),
+        *(
+            _copy(experiment, exploit, parent, members, rows, read, key, x)
+            for exploit, parent in parents(experiment.history)
+        ),
+    ]
+    best = winner_of(experiment)
+    return LineageTree(
+        experiment=experiment.name,
+        metric=key,
+        mode=mode,
+        x_label=x_label(x, experiment),
+        members=tuple(members.values()),
+        branches=tuple(branches),
+        path=() if best is None else tuple(_path(best, members, branches, read)),
+        best=None if best is None else best.index,
+    )
+
+
+def parents(history: History) -> list[tuple[Exploit, BranchId]]:
+    """Return all exploits, each with the branch that was copied, in the order in which they were decided.
+
+    A donor's checkpoint is of the generation that it is in when it is copied: after an exploit of its own a member is
+    no donor before it has saved the next one.
+    """
+    generations = dict.fromkeys(history.trials, 0)
+    found: list[tuple[Exploit, BranchId]] = []
+    for exploit in history.exploits:
+        donor = history.trials[exploit.donor_id]
+        found.append((exploit, (donor.index, generations[exploit.donor_id])))
+        generations[exploit.trial_id] = exploit.generation
+    return found
+
+
+_Rows = Mapping[tuple[str, int], list[Row]]
+
+
+def _root(trial: TrialHistory, member: Member, rows: _Rows, read: Reader, metric: str | None) -> Branch:
+    own = rows.get((trial.trial_id, 0), [])
+    return Branch(
+        member=member,
+        generation=0,
+        parent=None,
+        x=(0.0, *map(read, own)),
+        scores=(None, *(_score(row, metric) for row in own)),
+        parent_x=None,
+        config=trial.initial_config,
+        present=not trial.exploits,
+    )
+
+
+def _copy(
+    experiment: Experiment,
+    exploit: Exploit,
+    parent: BranchId,
+    members: Mapping[str, Member],
+    rows: _Rows,
+    read: Reader,
+    metric: str | None,
+    x: str,
+) -> Branch:
+    own = rows.get((exploit.trial_id, exploit.generation), [])
+    of_donor = rows.get((exploit.donor_id, parent[1]), [])
+    source = next((row for row in of_donor if row.report.iteration == exploit.checkpoint.iteration), None)
+    copied = experiment.timeline.copied.get((exploit.trial_id, exploit.generation))
+    when = 0.0 if copied is None else copied.at
+    # Where the donor has gone back since, its result counts no longer.
+    otherwise = when if x == "time" else float(exploit.checkpoint.iteration)
+    parent_x = otherwise if source is None else read(source)
+    score = None if source is None else _score(source, metric)
+    return Branch(
+        member=members[exploit.trial_id],
+        generation=exploit.generation,
+        parent=parent,
+        x=(when if x == "time" else parent_x, *map(read, own)),
+        scores=(score, *(_score(row, metric) for row in own)),
+        parent_x=parent_x,
+        config=exploit.new_config,
+        present=exploit.generation == len(experiment.history.trials[exploit.trial_id].exploits),
+        failed=exploit.failed is not None,
+    )
+
+
+def _score(row: Row, metric: str | None) -> float | None:
+    return None if metric is None else finite(row.value(metric))
+
+
+def _path(best: TrialHistory, members: Mapping[str, Member], branches: list[Branch], read: Reader) -> list[Step]:
+    """Return through which branches a trial's weights came."""
+    begins = {branch.id: branch.x[0] for branch in branches}
+    found: list[Step] = []
+    steps = [] if best.last is None else best.last.steps()
+    for (owner, generation), rows in groupby(steps, lambda row: (row.report.trial_id, row.generation)):
+        branch = (members[owner].index, generation)
+        ends = [read(row) for row in rows]
+        found.append(Step(branch, begins.get(branch, ends[0]), ends[-1]))
+    return found

@@ -1,0 +1,148 @@
+"""Experiments as their journals tell them, for whoever looks at one: command line, plots, pages. Only reads.
+
+A reader never waits for the driver and never disturbs it: it takes no lock, and SQLite's log lets both work at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+
+from .core.commands import Status
+from .core.reports import NO_ROOM
+from .errors import JournalError
+from .experiment import ExperimentInfo
+from .history import History, TrialHistory
+from .journal import JOURNAL_NAME
+from .timeline import Timeline
+
+__all__ = ["Experiment", "State", "find_experiments", "is_experiment", "state_of"]
+
+
+class State(str, Enum):
+    """Whether an experiment goes on."""
+
+    RUNNING = "running"
+    """A driver runs it now."""
+    ENDED = "ended"
+    """All its trials have ended."""
+    INTERRUPTED = "interrupted"
+    """No driver runs it, and trials have not ended, or were cut off: ``Tuner.restore`` goes on with it."""
+
+
+@dataclass(slots=True)
+class Experiment:
+    """An experiment, read from its folder as far as its journal goes; :meth:`refresh` reads what has come since."""
+
+    folder: Path
+    info: ExperimentInfo
+    history: History = field(default_factory=History)
+    timeline: Timeline = field(default_factory=Timeline)
+    seq: int = 0
+    """Number of the newest record that was read."""
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike[str], *, unpickle: bool = False) -> Experiment:
+        """Read an experiment, whether it has ended, was killed or is running.
+
+        Args:
+            folder: the experiment's folder.
+            unpickle: whether objects in configs are loaded, which runs code of whoever wrote the journal. If not, they
+                are shown as their text, and everything else is the same.
+
+        Raises:
+            JournalError: the folder holds no experiment, or its journal is damaged.
+        """
+        where = Path(os.path.abspath(Path(folder).expanduser()))
+        experiment = cls(where, _info(where))
+        experiment.refresh(unpickle=unpickle)
+        return experiment
+
+    def refresh(self, *, unpickle: bool = False) -> bool:
+        """Read what was written since the last time. Return whether there was anything.
+
+        Raises:
+            JournalError: the journal is gone or damaged.
+        """
+        from .journal.sqlite import SQLiteJournal
+
+        before = self.seq
+        with contextlib.closing(SQLiteJournal.open_for_reading(self.folder)) as journal:
+            for record in journal.read(before, unpickle=unpickle):
+                self.history.add(record)
+                self.timeline.add(record)
+                self.seq = record.seq
+            if self.seq > before:
+                self.info = _read_info(journal.meta(), self.folder)
+        return self.seq > before
+
+    @property
+    def name(self) -> str:
+        """The experiment's name, which is its folder's now: it may have been moved."""
+        return self.folder.name
+
+    @property
+    def state(self) -> State:
+        """Whether it goes on; looked up anew each time."""
+        return state_of(self.folder, self.history)
+
+    @property
+    def best(self) -> TrialHistory | None:
+        """The trial whose newest result is best by the experiment's metric; None without a metric or a result."""
+        return None if self.info.metric is None else self.history.best(self.info.metric, self.info.mode)
+
+
+def state_of(folder: Path, history: History) -> State:
+    """Return whether the experiment in a folder goes on."""
+    from .journal.lock import check_free
+
+    try:
+        check_free(folder)
+    except JournalError:
+        return State.RUNNING
+    trials = history.trials.values()
+    whole = all(trial.status.ended and not _was_cut_off(trial, history) for trial in trials)
+    return State.ENDED if trials and whole else State.INTERRUPTED
+
+
+def _was_cut_off(trial: TrialHistory, history: History) -> bool:
+    """Return whether a trial ended because the experiment was interrupted, and not by a condition of the user's."""
+    if trial.status is not Status.TERMINATED:
+        return False
+    return (history.stopped == trial.reason and history.met is None) or trial.reason.startswith(NO_ROOM)
+
+
+def is_experiment(folder: Path) -> bool:
+    """Return whether a folder holds a journal."""
+    return (folder / JOURNAL_NAME).is_file()
+
+
+def find_experiments(root: Path) -> Iterator[Path]:
+    """Yield the folders of experiments in a folder, the newest first; itself, where it is one."""
+    if is_experiment(root):
+        yield root
+        return
+    found: list[tuple[float, Path]] = []
+    with contextlib.suppress(OSError):
+        for entry in sorted(root.iterdir()):
+            with contextlib.suppress(OSError):
+                found.append(((entry / JOURNAL_NAME).stat().st_mtime, entry))
+    yield from (path for _, path in sorted(found, key=lambda pair: (-pair[0], pair[1].name)))
+
+
+def _info(folder: Path) -> ExperimentInfo:
+    from .journal.sqlite import SQLiteJournal
+
+    with contextlib.closing(SQLiteJournal.open_for_reading(folder)) as journal:
+        return _read_info(journal.meta(), folder)
+
+
+def _read_info(meta: dict[str, object], folder: Path) -> ExperimentInfo:
+    try:
+        return ExperimentInfo.from_meta(meta)
+    except TypeError as error:
+        raise JournalError(f"The journal in {folder} does not say what the experiment is: {error}.") from error
