@@ -238,6 +238,8 @@ class TuneConfig:
         max_residents: how many members may keep a process at a time, running or parked. Those beyond leave through a
             checkpoint. Default: as many as fit in half of the free memory.
         reuse_actors: accepted as in Ray Tune, without effect: a member's process is always used again.
+        control: so many members are kept out of all exploits: they copy nobody, and nobody copies them. They are drawn
+            at random, and show what PBT gains over a random search. Default 0.
         check_applied: whether members check, after an exploit, that their torch optimizers step with the config's
             values, and say so where one has drifted. Default True; False: not at all; a
             :class:`shoal.tune.CheckApplied` says how keys are called, and whether a drift is an error.
@@ -254,6 +256,7 @@ class TuneConfig:
     max_residents: int | None = None
     reuse_actors: bool | None = None
     check_applied: bool | CheckApplied = True
+    control: int = 0
 
     def __post_init__(self) -> None:
         _check_text(self, "metric")
@@ -261,6 +264,7 @@ class TuneConfig:
         if self.scheduler is not None and not isinstance(self.scheduler, TrialScheduler):
             raise _fail(self, "scheduler", "a scheduler object, such as PopulationBasedTraining(...)")
         _check_int(self, "num_samples", "a whole number of 1 or more", least=1)
+        _check_int(self, "control", "a whole number of members, 0 for none", least=0)
         _check_int(self, "max_concurrent_trials", "a whole number of 1 or more, or None", least=1, none=True)
         _check_int(self, "max_residents", "a whole number of 1 or more, or None", least=1, none=True)
         self.time_budget_s = _seconds(self, "time_budget_s")

@@ -16,6 +16,7 @@ from .core.events import Config, Event, Opened, TrialAdded
 from .core.limits import Limits, RetentionRules
 from .core.population import Population
 from .core.reports import ReportRules, lookup
+from .core.rng import stream
 from .engines.pickling import check_config
 from .errors import ConfigError
 from .experiment import ExperimentInfo
@@ -30,7 +31,7 @@ from .resources import (
     with_resources,
 )
 from .schedulers import FIFOScheduler, TrialScheduler
-from .space import Variant, check_space, expand, same
+from .space import Variant, check_space, expand, log_keys, same
 from .stoppers import FunctionStopper
 from .trainable import can_save
 
@@ -117,6 +118,8 @@ def make_plan(trainable: Callable[..., Any], space: dict[str, Any], tune: TuneCo
         num_trials=len(trials),
         seed=seed,
         parameters=list(dict.fromkeys([*sampled, *scheduler.mutated()])),
+        log_parameters=sorted({*log_keys(space), *scheduler.log_keys()}),
+        control=_control(tune.control, len(trials), scheduler, seed),
         started_at=now,
         **facts(trainable, trials[0].config, tune, run),
     )
@@ -132,6 +135,27 @@ def make_plan(trainable: Callable[..., Any], space: dict[str, Any], tune: TuneCo
         stopper=stopper_of(run.stop),
         raises=(run.failure_config or FailureConfig()).fail_fast == "raise",
     )
+
+
+def _control(count: int, trials: int, scheduler: TrialScheduler, seed: int) -> list[int]:
+    """Return the numbers of the trials that are kept out of exploits: drawn, because a grid's last ones are alike.
+
+    Raises:
+        ConfigError: nobody would copy whom.
+    """
+    if not count:
+        return []
+    if not scheduler.controls:
+        raise ConfigError(
+            f"TuneConfig(control={count}) keeps members out of exploits, but {scheduler.describe()} makes none. Leave "
+            f"it out, or give a PopulationBasedTraining."
+        )
+    if trials - count < 2:
+        raise ConfigError(
+            f"TuneConfig(control={count}) keeps {count} of {trials} members out of exploits, and {trials - count} "
+            f"cannot copy each other. Give at most {max(0, trials - 2)}, or more num_samples."
+        )
+    return sorted(stream(seed, "control").sample(range(trials), count))
 
 
 def facts(trainable: Callable[..., Any], config: Config, tune: TuneConfig, run: RunConfig) -> dict[str, Any]:
@@ -160,7 +184,10 @@ def _with_own_request(trainable: Callable[..., Any], config: Config) -> Callable
 
 def new_population(info: ExperimentInfo, scheduler: TrialScheduler) -> Population:
     """Return the core of an experiment, before its first event."""
-    return Population(scheduler.policy(mode=info.mode, seed=info.seed), metric=info.metric, time_attr=info.time_attr)
+    # Only where there are some, so that a scheduler that knows of none need not take the argument.
+    control = {"control": frozenset(info.control)} if info.control else {}
+    policy = scheduler.policy(mode=info.mode, seed=info.seed, **control)
+    return Population(policy, metric=info.metric, time_attr=info.time_attr)
 
 
 def limits_of(info: ExperimentInfo, tune: TuneConfig, run: RunConfig) -> Limits:

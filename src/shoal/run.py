@@ -63,6 +63,7 @@ def run(
     seed: int | None = None,
     engine: str | None = None,
     max_residents: int | None = None,
+    control: int | None = None,
     **absent: Any,
 ) -> ExperimentAnalysis:
     """Train a population and return its results, as ``Tuner(...).fit()`` does, with everything in one call.
@@ -70,8 +71,8 @@ def run(
     Args:
         run_or_experiment: the trainable, or the name that :func:`register_trainable` gave it.
         name, stop, storage_path, checkpoint_config, callbacks: see :class:`RunConfig`.
-        metric, mode, num_samples, time_budget_s, max_concurrent_trials, seed, engine, max_residents, reuse_actors: see
-            :class:`TuneConfig`. ``max_concurrent_trials=0`` is no limit, too.
+        metric, mode, num_samples, time_budget_s, max_concurrent_trials, seed, engine, max_residents, control,
+            reuse_actors: see :class:`TuneConfig`. ``max_concurrent_trials=0`` is no limit, too.
         config: the search space; ``param_space`` of :class:`Tuner`.
         resources_per_trial: what each trial takes, such as ``{"cpu": 2, "gpu": 0.5}``; see ``tune.with_resources``.
         scheduler: a scheduler, or a name that :func:`create_scheduler` knows. Default: FIFO.
@@ -133,6 +134,7 @@ def run(
             seed=seed,
             engine=engine,
             max_residents=max_residents,
+            control=control,
             reuse_actors=reuse_actors,
         )
     )

@@ -158,7 +158,7 @@ def _check_unchanged(new: TuneConfig, meta: Mapping[str, Any], old: TuneConfig |
     """Compare with the facts, where the metric given to the scheduler and a seed that was drawn stand, too."""
     before = {name: meta[name] for name in ("metric", "mode", "seed")}
     if old is not None:
-        before["num_samples"] = old.num_samples
+        before["num_samples"], before["control"] = old.num_samples, getattr(old, "control", 0)
         if new.scheduler is not None:
             _check_scheduler(new.scheduler, old.scheduler or FIFOScheduler())
     for name in _set(new) & before.keys():

@@ -330,7 +330,7 @@ def test_a_notice_says_something_and_other_things_are_no_commands() -> None:
 class ForgetsItsMembers(FIFOScheduler):
     """A scheduler with a bug: at its boundary, nobody is ever named."""
 
-    def policy(self, *, mode: str, seed: int) -> Any:
+    def policy(self, *, mode: str, seed: int, control: frozenset[int] = frozenset()) -> Any:
         policy: Any = super().policy(mode=mode, seed=seed)
         policy.until = lambda trial_id: 2.0
         policy.decide = lambda trial_id, time, score: []

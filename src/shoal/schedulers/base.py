@@ -34,6 +34,7 @@ class TrialScheduler(ABC):
         needs_metric: whether it cannot work without a metric.
         needs_checkpoints: whether it decides nothing without checkpoints.
         replays: whether it repeats the schedule of an earlier run.
+        controls: whether members can be kept out of its exploits, for ``TuneConfig(control=...)``.
         settled: settings that past decisions follow from, so that they stay when an experiment goes on.
         logs_policies: whether exploits are written to ``pbt_global.txt`` and ``pbt_policy_*.txt``.
     """
@@ -46,12 +47,19 @@ class TrialScheduler(ABC):
     needs_checkpoints: bool = False
     logs_policies: bool = False
     replays: bool = False
+    controls: bool = False
     seed: int | None = None
     settled: tuple[str, ...] = ()
 
     @abstractmethod
-    def policy(self, *, mode: str, seed: int) -> Policy:
-        """Return the decisions for one experiment."""
+    def policy(self, *, mode: str, seed: int, control: frozenset[int] = frozenset()) -> Policy:
+        """Return the decisions for one experiment.
+
+        Args:
+            mode: ``max`` or ``min``.
+            seed: of all decisions.
+            control: numbers of the members that neither copy nor are copied; only where ``controls`` is set.
+        """
 
     @abstractmethod
     def describe(self) -> str:
@@ -66,6 +74,10 @@ class TrialScheduler(ABC):
     def prepare(self, config: Config, index: int, seed: int) -> Config:
         """Return the trial's first config, completed where the scheduler needs keys of its own."""
         return config
+
+    def log_keys(self) -> list[str]:
+        """Return those of ``mutated()`` that are on a logarithmic scale."""
+        return []
 
     def mutated(self) -> list[str]:
         """Return the config keys (``a/b`` where nested) that change during a run."""

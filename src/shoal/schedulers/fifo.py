@@ -13,7 +13,7 @@ __all__ = ["FIFOScheduler"]
 class FIFOScheduler(TrialScheduler):
     """Run trials in the order in which they were sampled, each to its end. The default."""
 
-    def policy(self, *, mode: str, seed: int) -> Policy:
+    def policy(self, *, mode: str, seed: int, control: frozenset[int] = frozenset()) -> Policy:
         """Return a policy that lets everybody go on."""
         return _FIFO()
 

@@ -19,7 +19,7 @@ from ..core.reports import flatten, lookup
 from ..core.rng import stream, uniform_key
 from ..core.trial import replaced
 from ..errors import ConfigError, SpaceError, did_you_mean, similar_name
-from ..space import same
+from ..space import log_keys, same
 from .base import TrialScheduler, check_mode
 from .explore import Mutations, explore, fill, parse_mutations
 from .ranking import Group, Member, Rank, Top, group_key
@@ -82,6 +82,7 @@ class PopulationBasedTraining(TrialScheduler):
 
     needs_metric = True
     needs_checkpoints = True
+    controls = True
     settled: tuple[str, ...] = (
         "perturbation_interval",
         "burn_in_period",
@@ -204,6 +205,10 @@ class PopulationBasedTraining(TrialScheduler):
         """Return the keys of ``hyperparam_mutations``, nested ones as ``a/b``."""
         return [path for path, _ in flatten(self.hyperparam_mutations)]
 
+    def log_keys(self) -> list[str]:
+        """Return those keys whose distribution is logarithmic."""
+        return log_keys(self.hyperparam_mutations)
+
     def prepare(self, config: Config, index: int, seed: int) -> Config:
         """Fill keys of ``hyperparam_mutations`` that the config lacks.
 
@@ -221,9 +226,10 @@ class PopulationBasedTraining(TrialScheduler):
                 )
         return filled
 
-    def policy(self, *, mode: str, seed: int) -> PBTPolicy:
+    def policy(self, *, mode: str, seed: int, control: frozenset[int] = frozenset()) -> PBTPolicy:
         """Return the decisions for one experiment."""
-        return PBTPolicy(self, sign=1.0 if mode == "max" else -1.0, seed=seed if self.seed is None else self.seed)
+        sign = 1.0 if mode == "max" else -1.0
+        return PBTPolicy(self, sign=sign, seed=seed if self.seed is None else self.seed, control=control)
 
     def explored(self, donor: Config, own: Config, index: int, generation: int, seed: int) -> Config:
         """Return the config of a member that copies a donor: the donor's, with what it keeps, mutated."""
@@ -267,6 +273,10 @@ class PBTPolicy:
     settings: PopulationBasedTraining
     sign: float
     seed: int
+    control: frozenset[int] = frozenset()
+    """Numbers of the members that are kept out of exploits. Each is a population of its own."""
+    _competing: int = 0
+    """How many others there are."""
     _members: dict[str, Member] = field(default_factory=dict[str, Member])
     _ended: dict[str, Member] = field(default_factory=dict[str, Member])
     """Those that are gone, as they were."""
@@ -286,8 +296,10 @@ class PBTPolicy:
 
     def add(self, trial_id: str, index: int, config: Config) -> None:
         """A trial joined the population."""
-        self._notices = {} if self._members else dict([ALONE])
-        member = Member(trial_id, index, config, self._next(0.0), self._group_of(config), chances=SECOND_CHANCES)
+        self._competing += index not in self.control
+        self._notices = {} if self._competing != 1 else dict([ALONE])
+        group = self._group_of(index, config)
+        member = Member(trial_id, index, config, self._next(0.0), group, chances=SECOND_CHANCES)
         self._members[trial_id] = self._by_index[index] = member
 
     def until(self, trial_id: str) -> float | None:
@@ -336,9 +348,9 @@ class PBTPolicy:
         checkpoint yet, it waits for the first. What it has saved itself is where it failed: nobody copies that, and it
         does not go on from there.
         """
-        if not self.settings.quantile_fraction:
-            return None
         member = self._members[trial_id]
+        if not self.settings.quantile_fraction or member.index in self.control:
+            return None
         member.group.fail(member)
         self._waiting[trial_id] = None
         if self.settings.synch:
@@ -382,7 +394,7 @@ class PBTPolicy:
             return
         member.group.leave(member)
         member.rank = member.donor_rank = member.checkpoint = member.last_score = None
-        member.config, member.group, member.boundary = anew, self._group_of(anew), self._next(0.0)
+        member.config, member.group, member.boundary = anew, self._group_of(member.index, anew), self._next(0.0)
         member.copied_time, member.chances = -math.inf, SECOND_CHANCES
 
     def recall(self, explored: Explored) -> None:
@@ -393,7 +405,7 @@ class PBTPolicy:
         """Values of every trial's config were replaced, perhaps of fixed keys."""
         for member in (*self._members.values(), *self._ended.values()):
             member.config = replaced(member.config, config)
-            group = self._group_of(member.config)
+            group = self._group_of(member.index, member.config)
             if group is not member.group:
                 there = self._by_index.get(member.index) is member
                 if there:
@@ -413,8 +425,10 @@ class PBTPolicy:
 
     # ------------------------------------------------------------------------------------------------------------------
 
-    def _group_of(self, config: Config) -> Group:
-        return self._groups.setdefault(group_key(config, self.settings.fixed), Group())
+    def _group_of(self, index: int, config: Config) -> Group:
+        """Return those that a member may copy or be copied by; of a control, nobody but itself."""
+        key = ("control", index) if index in self.control else group_key(config, self.settings.fixed)
+        return self._groups.setdefault(key, Group())
 
     def _decide_barrier(self) -> list[Decision]:
         if not self._arrived or len(self._arrived) < len(self._members):
@@ -486,9 +500,10 @@ class PBTPolicy:
 
     def _look_for_loners(self) -> None:
         """Say who can never copy, because nobody has the same values of the fixed keys."""
-        count = Counter(id(member.group) for member in self._by_index.values())
-        alone = [member.trial_id for member in self._by_index.values() if count[id(member.group)] == 1]
-        if not alone or len(self._by_index) == 1 or not self.settings.quantile_fraction:
+        members = [member for member in self._by_index.values() if member.index not in self.control]
+        count = Counter(id(member.group) for member in members)
+        alone = [member.trial_id for member in members if count[id(member.group)] == 1]
+        if not alone or len(members) == 1 or not self.settings.quantile_fraction:
             return
         more = f" and {len(alone) - 5} more" if len(alone) > 5 else ""
         self._notices["alone-by-fixed"] = (

@@ -60,7 +60,7 @@ class ReplayScheduler(TrialScheduler):
             )
         return completed(self.initial, config, self.mutated())
 
-    def policy(self, *, mode: str, seed: int) -> ReplayPolicy:
+    def policy(self, *, mode: str, seed: int, control: frozenset[int] = frozenset()) -> ReplayPolicy:
         """Return the decisions for one experiment."""
         return ReplayPolicy(self.initial, self.changes, self.mutated())
 

@@ -30,7 +30,17 @@ from .functions import (
     sample_from,
     uniform,
 )
-from .variants import SpaceWarning, Variant, check_space, constants, expand, holds_domains, is_domain, warn_if_reversed
+from .variants import (
+    SpaceWarning,
+    Variant,
+    check_space,
+    constants,
+    expand,
+    holds_domains,
+    is_domain,
+    log_keys,
+    warn_if_reversed,
+)
 
 __all__ = [
     "Choice",
@@ -51,6 +61,7 @@ __all__ = [
     "holds_domains",
     "is_domain",
     "key_name",
+    "log_keys",
     "lograndint",
     "loguniform",
     "qlograndint",

@@ -252,6 +252,11 @@ def holds_domains(value: Any) -> bool:
     return next(_find(value, (), "value"), None) is not None
 
 
+def log_keys(space: Mapping[str, Any]) -> list[str]:
+    """Return the keys, nested ones as ``a/b``, whose values are drawn on a logarithmic scale."""
+    return [path_text(path) for path, domain in _find(dict(space), (), "space") if getattr(domain, "log", False)]
+
+
 def constants(space: Mapping[str, Any]) -> dict[str, Any]:
     """Return the part of a space that is the same in every config: what is no domain and holds none."""
     found: dict[str, Any] = {}

@@ -117,6 +117,7 @@ class Simulation:
         configs: one for each member.
         scheduler: as given to ``TuneConfig``; default FIFO.
         metric, mode: used where the scheduler names none.
+        control: numbers of the members that are kept out of exploits.
         seed: of the scheduler's decisions.
         slots: how many members train at the same time. Or give ``devices``, one entry a slot.
         residents, max_failures, fail_fast, replace_failed: as in ``Limits``.
@@ -142,6 +143,7 @@ class Simulation:
         metric: str = "score",
         mode: str = "max",
         seed: int = 0,
+        control: Iterable[int] = (),
         slots: int = 1,
         devices: Sequence[str] | None = None,
         residents: int | None = None,
@@ -170,6 +172,7 @@ class Simulation:
         self.metric = self.scheduler.metric or metric
         self.mode = self.scheduler.mode or mode
         self.seed = seed
+        self.control = frozenset(control)
         self.limits = Limits(
             tuple(devices or [""] * slots),
             residents,
@@ -213,7 +216,9 @@ class Simulation:
     def population(self) -> Population:
         """Return the population of this experiment as it is before anything happened."""
         return Population(
-            self.scheduler.policy(mode=self.mode, seed=self.seed),
+            self.scheduler.policy(
+                mode=self.mode, seed=self.seed, **({"control": self.control} if self.control else {})
+            ),
             metric=self.metric,
             time_attr=self.scheduler.time_attr,
             limits=self.limits,
