@@ -6,6 +6,7 @@ A reader never waits for the driver and never disturbs it: it takes no lock, and
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -71,7 +72,7 @@ class Experiment:
         from .journal.sqlite import SQLiteJournal
 
         before = self.seq
-        with contextlib.closing(SQLiteJournal.open_for_reading(self.folder)) as journal:
+        with _no_collections(), contextlib.closing(SQLiteJournal.open_for_reading(self.folder)) as journal:
             for record in journal.read(before, unpickle=unpickle):
                 self.history.add(record)
                 self.timeline.add(record)
@@ -132,6 +133,19 @@ def find_experiments(root: Path) -> Iterator[Path]:
             with contextlib.suppress(OSError):
                 found.append(((entry / JOURNAL_NAME).stat().st_mtime, entry))
     yield from (path for _, path in sorted(found, key=lambda pair: (-pair[0], pair[1].name)))
+
+
+@contextlib.contextmanager
+def _no_collections() -> Iterator[None]:
+    """Look for no garbage in cycles meanwhile: each time all that was read so far would be looked at, and none is."""
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def _info(folder: Path) -> ExperimentInfo:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, overload
 from .core.commands import Status, checkpoint_name
 from .core.events import Config, Metrics
 from .core.reports import flatten, lookup, number
-from .errors import ConfigError, JournalError, ResultError, TrialFailed, did_you_mean
+from .errors import ConfigError, ResultError, TrialFailed, did_you_mean
 from .experiment import ExperimentInfo
 from .history import History, Row, TrialHistory, full_row
 from .lineage import Lineage, Schedule, data_frame, lineage_of, schedule_of
@@ -35,10 +35,14 @@ _NAMED = 8
 class Result:
     """One trial's results. It follows the journal, so that it is there for a trial that failed or still runs, too."""
 
-    def __init__(self, trial: TrialHistory, history: History, folder: Path) -> None:
+    _metric: str | None = None
+    """What a notebook shows the curve of."""
+
+    def __init__(self, trial: TrialHistory, history: History, folder: Path, metric: str | None = None) -> None:
         self._history = history  # the first, because it knows how to be pickled
         self._trial = trial
         self._folder = folder
+        self._metric = metric
         self._error: TrialFailed | None = None
 
     @staticmethod
@@ -234,6 +238,11 @@ class Result:
             f"\n  path={self.path!r}{error})"
         )
 
+    def _repr_html_(self) -> str | None:
+        from .display.reprs import result_html
+
+        return result_html(self._trial, Path(self.path), self.config, self._metric, lambda: self.checkpoint)
+
 
 class ResultGrid(Sequence[Result]):
     """The results of an experiment, one for each trial, by the trials' numbers.
@@ -249,7 +258,7 @@ class ResultGrid(Sequence[Result]):
         self._info = info
         self._folder = folder.absolute()
         self._trials = history.in_order()
-        self._results = [Result(trial, history, self._folder) for trial in self._trials]
+        self._results = [Result(trial, history, self._folder, info.metric) for trial in self._trials]
 
     @classmethod
     def read(cls, folder: str | os.PathLike[str]) -> ResultGrid:
@@ -258,18 +267,10 @@ class ResultGrid(Sequence[Result]):
         Raises:
             JournalError: the folder holds no experiment, or its journal is damaged.
         """
-        from .journal.sqlite import SQLiteJournal
+        from .reading import Experiment
 
-        where = Path(folder).expanduser()
-        journal = SQLiteJournal.open_for_reading(where)
-        try:
-            try:
-                info = ExperimentInfo.from_meta(journal.meta())
-            except TypeError as error:
-                raise JournalError(f"The journal in {where} does not say what the experiment is: {error}.") from error
-            return cls(History.of(journal.read()), info, where)
-        finally:
-            journal.close()
+        experiment = Experiment.open(folder, unpickle=True)
+        return cls(experiment.history, experiment.info, experiment.folder)
 
     # ------------------------------------------------------------------------------------------------------ a sequence
 
@@ -425,6 +426,11 @@ class ResultGrid(Sequence[Result]):
             if len(chosen) < len(self):
                 lines.append(f"and {len(self) - len(chosen)} more")
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str | None:
+        from .display.reprs import grid_html
+
+        return grid_html(self._history, self._info, self._folder)
 
 
 def _is_experiment(folder: Path) -> bool:

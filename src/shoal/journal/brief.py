@@ -12,13 +12,12 @@ mostly is. So a result can be read with one other record, and the number of ``it
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..core.events import Reported, SavedCheckpoint
-from .codec import Item, encode, made, to_json_text
+from .codec import Item, encode, from_json_text, made, to_json_text
 
 __all__ = ["BRIEF", "Expander", "Writer"]
 
@@ -146,7 +145,7 @@ class Expander:
             ValueError: it is damaged, or the one that it is like.
         """
         try:
-            return self._decode(seq, json.loads(body))
+            return self._decode(seq, from_json_text(body))
         except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
             raise ValueError(f"a record of kind {BRIEF} cannot be read: {error}") from error
 

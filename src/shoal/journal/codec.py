@@ -23,7 +23,19 @@ from ..core.events import Event, SavedCheckpoint
 from ..core.limits import Limits, RetentionRules
 from ..errors import JournalError
 
-__all__ = ["Item", "Record", "Unloadable", "decode", "encode", "is_known", "made", "pack", "to_json_text", "unpack"]
+__all__ = [
+    "Item",
+    "Record",
+    "Unloadable",
+    "decode",
+    "encode",
+    "from_json_text",
+    "is_known",
+    "made",
+    "pack",
+    "to_json_text",
+    "unpack",
+]
 
 Item: TypeAlias = Event | Command
 
@@ -95,6 +107,23 @@ def to_json_text(value: Any) -> str:
     return _JSON.encode(value)
 
 
+_JSON_TEXT = json.JSONDecoder()
+
+
+def from_json_text(text: str) -> Any:
+    """Return the value of a JSON text with nothing around it, as a record's body is.
+
+    ``json.loads`` looks for blanks before and behind it, which takes as long as all the rest of a result.
+
+    Raises:
+        ValueError: it is none.
+    """
+    value, end = _JSON_TEXT.raw_decode(text)
+    if end != len(text):
+        raise ValueError(f"something follows on its JSON: {text[end:]:.100}")
+    return value
+
+
 def encode(item: Item) -> tuple[str, str]:
     """Return (kind, body) of an event or a command; ``body`` is JSON text."""
     kind = type(item).__name__
@@ -119,7 +148,7 @@ def decode(kind: str, body: str, *, unpickle: bool = True) -> Item:
     if cls is None:
         raise ValueError(f"unknown kind of record {kind!r}; a newer Shoal may have written it")
     try:
-        values: Any = json.loads(body)
+        values = from_json_text(body)
         if type(values) is not list:
             raise ValueError(f"it is no list: {body:.100}")
         for place, name in _SPECIAL[kind]:
