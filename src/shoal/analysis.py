@@ -122,6 +122,9 @@ class _Grid(ResultGrid):
     def info(self) -> ExperimentInfo:
         return self._info
 
+    def html(self) -> str | None:
+        return self._repr_html_()
+
     def recorded(self) -> list[RecordedTrial]:
         return [
             RecordedTrial(history, self._folder, self._info, result)
@@ -172,7 +175,7 @@ class ExperimentAnalysis:
         self.default_metric: str | None = info.metric if default_metric is None else default_metric
         self.default_mode: str | None = chosen if default_mode is None else default_mode
         self.trials: list[RecordedTrial] = grid.recorded()
-        self._grid: ResultGrid = grid
+        self._grid: _Grid = grid
 
     # ------------------------------------------------------------------------------------------------------ best trial
 
@@ -387,6 +390,9 @@ class ExperimentAnalysis:
 
     def __repr__(self) -> str:
         return repr(self._grid).replace("ResultGrid", "ExperimentAnalysis", 1)
+
+    def _repr_html_(self) -> str | None:
+        return self._grid.html()
 
 
 def _prefixed(config: Mapping[str, Any]) -> Config:

@@ -104,6 +104,11 @@ class Lineage(Sequence[Segment]):
         ]
         return f"Lineage({','.join(lines)})"
 
+    def _repr_html_(self) -> str | None:
+        from .display.reprs import lineage_html
+
+        return lineage_html(self._segments)
+
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
@@ -175,6 +180,11 @@ class Schedule:
             indent: spaces of each level; None: all in one line.
         """
         return _indented([{"step": step, "config": config} for step, config in self.changes], indent)
+
+    def _repr_html_(self) -> str | None:
+        from .display.reprs import schedule_html
+
+        return schedule_html(self.changes)
 
 
 def lineage_of(trial: TrialHistory, row: Row, history: History) -> Lineage:

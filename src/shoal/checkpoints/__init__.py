@@ -190,6 +190,11 @@ class Checkpoint:
     def __repr__(self) -> str:
         return f"Checkpoint(path={self.path!r})"
 
+    def _repr_html_(self) -> str | None:
+        from ..display.reprs import checkpoint_html
+
+        return checkpoint_html(Path(self.path), _METADATA)
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Checkpoint) and other.path == self.path
 

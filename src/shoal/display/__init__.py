@@ -39,8 +39,8 @@ class Status(Reader, Protocol):
 def make_status(verbose: int = 1, stream: TextIO | None = None, *, inline: bool = False) -> StatusBase:
     """Return the status that suits the place where the run was started.
 
-    A terminal gets a live view; a pipe, a file, a notebook, a CI job (env ``CI``) and ``TERM=dumb`` get a few plain
-    lines.
+    A terminal gets a live view, a notebook one in HTML; a pipe, a file, a CI job (env ``CI``) and ``TERM=dumb`` get a
+    few plain lines.
 
     Args:
         verbose: how much to show. 0: errors and notes only, and nothing that members print. 1: the status and what
@@ -66,6 +66,11 @@ def make_status(verbose: int = 1, stream: TextIO | None = None, *, inline: bool 
         from .terminal import TerminalStatus
 
         return TerminalStatus(verbose, stream)
+    if "IPython" in sys.modules:
+        from .notebook import NotebookStatus, in_notebook
+
+        if in_notebook(stream):
+            return NotebookStatus(verbose, stream)
     from .plain import PlainStatus
 
     return PlainStatus(verbose, stream)
