@@ -1,0 +1,60 @@
+"""How commands end: the exit codes, and errors as one line."""
+
+from __future__ import annotations
+
+import typer
+
+from ..errors import ConfigError, ShoalError
+
+__all__ = ["EXIT_CODES", "EXIT_CTRL_C", "EXIT_RESUME", "EXIT_USAGE", "EXIT_WRONG", "UsageProblem", "told"]
+
+EXIT_WRONG = 1
+EXIT_USAGE = 2
+EXIT_RESUME = 75
+"""As ``fit()`` ends a script; see :mod:`shoal.interruption`."""
+EXIT_CTRL_C = 130
+
+EXIT_CODES = {
+    0: "all is well",
+    EXIT_WRONG: "what was asked about is not well: problems found, trials failed, not running, nothing to show",
+    EXIT_USAGE: "wrong usage: an unknown command, option, experiment, trial or value",
+    EXIT_RESUME: "ended by a signal such as SIGTERM; 'shoal resume' goes on",
+    EXIT_CTRL_C: "ended by Ctrl-C; 'shoal resume' goes on",
+}
+
+
+class UsageProblem(ShoalError):
+    """What was given on the command line is wrong."""
+
+
+# Typer brings click under one name or another, and exports only one of its errors.
+_ClickError: type[Exception] = next(
+    kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"
+)  # fmt: skip
+
+
+def told(error: Exception) -> tuple[str | None, int]:
+    """Return the line that tells an error, and the exit code; (None, 1) for a bug, which deserves its traceback."""
+    if isinstance(error, _ClickError):
+        return _of_usage(error), EXIT_USAGE
+    if isinstance(error, typer.Abort):
+        return "shoal: stopped: nothing was done.", EXIT_WRONG
+    if isinstance(error, (ConfigError, UsageProblem)):
+        return _line(str(error)), EXIT_USAGE
+    if isinstance(error, (ShoalError, OSError, ImportError)):
+        return _line(str(error)), EXIT_WRONG
+    return None, EXIT_WRONG
+
+
+def _of_usage(error: Exception) -> str:
+    """Return what is wrong with the arguments, and where to read about them."""
+    describe = getattr(error, "format_message", None)
+    message = str(describe()) if callable(describe) else str(error)
+    path = getattr(getattr(error, "ctx", None), "command_path", None) or "shoal"
+    return f"{_line(message).rstrip('.')}. See: {path} --help"
+
+
+def _line(message: str) -> str:
+    from ..display.text import one_line
+
+    return f"shoal: error: {one_line(message)}"

@@ -1,0 +1,242 @@
+"""Which experiment and which trial are meant: by path, by name, by the beginning of a name, by number."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..errors import did_you_mean
+from .errors import UsageProblem
+
+if TYPE_CHECKING:
+    from ..history import TrialHistory
+    from ..reading import Experiment
+
+__all__ = [
+    "LATEST", "ExperimentArgument", "FolderArgument", "TrialArgument", "TrialOption", "experiment_folder",
+    "experiment_folders", "find_trial", "newest_first", "open_experiment", "storage_root",
+]  # fmt: skip
+
+LATEST = "latest"
+"""Stands for the experiment in which something happened last."""
+_NAMED = 8
+"""How many names an error lists."""
+
+
+def storage_root() -> Path:
+    """Return the folder that experiments are in by default: the variable ``SHOAL_DIR``, else ``./shoal_results``."""
+    return Path(os.environ.get("SHOAL_DIR") or "shoal_results").expanduser()
+
+
+def newest_first(root: Path) -> list[Path]:
+    """Return the folders of experiments in a folder, the one in which something happened last first."""
+    from ..reading import find_experiments
+
+    return sorted(find_experiments(root), key=_last_written, reverse=True)
+
+
+def _last_written(folder: Path) -> float:
+    """Return when the journal was written last; while a driver runs, that is its log beside it."""
+    from ..journal import JOURNAL_NAME
+
+    times = [0.0]
+    for name in (JOURNAL_NAME, f"{JOURNAL_NAME}-wal"):
+        with contextlib.suppress(OSError):
+            times.append((folder / name).stat().st_mtime)
+    return max(times)
+
+
+def experiment_folder(given: str) -> Path:
+    """Return the folder of the experiment that is meant.
+
+    Args:
+        given: a path; or, of one in the default storage folder, its name, the beginning of its name, or ``latest``.
+
+    Raises:
+        UsageProblem: there is none, or several could be meant.
+    """
+    from ..journal import JOURNAL_NAME
+    from ..reading import is_experiment
+
+    path = Path(given).expanduser()
+    if given and path.name == JOURNAL_NAME and path.is_file():
+        return path.parent
+    if given and is_experiment(path):
+        return path
+    root = storage_root()
+    folders = newest_first(root)
+    by_name = {folder.name: folder for folder in folders}
+    if given in by_name:
+        return by_name[given]
+    if given == LATEST and folders and not is_experiment(root):
+        return folders[0]
+    is_path = os.sep in given or given in ("", ".", "..") or given.startswith("~")
+    if not is_path:
+        starting = [name for name in by_name if name.startswith(given)]
+        if len(starting) == 1:
+            return by_name[starting[0]]
+        if starting:
+            raise UsageProblem(
+                f"Several experiments in {root} begin with {given!r}: {_some(starting)}. Give more of the name."
+            )
+    raise UsageProblem(_not_found(given, path, root, list(by_name)))
+
+
+def _not_found(given: str, path: Path, root: Path, names: list[str]) -> str:
+    inside = [folder.name for folder in newest_first(path)] if given and path.is_dir() else []
+    if inside:
+        return f"{given} is no experiment but a folder with some: {_some(inside)}. Give the path of one of them."
+    if not names:
+        there = f"In {root} there is none" if root.is_dir() else f"The folder {root} does not exist"
+        return (
+            f"There is no experiment {given!r}. {there}; give the path of one, or set SHOAL_DIR to the folder that "
+            f"experiments are in."
+        )
+    return f"There is no experiment {given!r}.{did_you_mean(given, names)} In {root} there are: {_some(names)}."
+
+
+def experiment_folders(given: str | None) -> tuple[list[Path], bool]:
+    """Return the experiments in a folder, newest first, and whether one experiment was meant.
+
+    Args:
+        given: a folder with experiments, or what :func:`experiment_folder` takes; None: the default storage folder.
+
+    Raises:
+        UsageProblem: there is no such folder.
+    """
+    from ..reading import is_experiment
+
+    path = storage_root() if given is None else Path(given).expanduser()
+    if is_experiment(path):
+        return [path], True
+    if path.is_dir() and (folders := newest_first(path)):
+        return folders, False
+    if given is None or (path.is_dir() and os.sep in given):
+        return [], False
+    try:
+        return [experiment_folder(given)], True
+    except UsageProblem:
+        if path.is_dir():
+            return [], False
+        raise
+
+
+def open_experiment(given: str) -> Experiment:
+    """Read the experiment that is meant, without loading pickles.
+
+    Raises:
+        UsageProblem: there is none, or several could be meant.
+        JournalError: its journal is damaged.
+    """
+    from ..reading import Experiment
+
+    return Experiment.open(experiment_folder(given))
+
+
+def find_trial(experiment: Experiment, given: str) -> TrialHistory:
+    """Return the trial that is meant: by number, id, name, folder, the beginning of one of these, or ``best``.
+
+    Raises:
+        UsageProblem: there is none, or several could be meant.
+    """
+    trials = experiment.history.in_order()
+    wanted = given.rstrip(os.sep)
+    wanted = os.path.basename(wanted) or wanted
+    for trial in trials:
+        if wanted in (trial.trial_id, trial.name, trial.folder):
+            return trial
+    if wanted.isdecimal():
+        for trial in trials:
+            if trial.index == int(wanted):
+                return trial
+        last = trials[-1].index if trials else None
+        allowed = "there is none yet" if last is None else f"they are 0 to {last}"
+        raise UsageProblem(f"There is no trial {wanted} in {experiment.name}: {allowed}.")
+    if wanted == "best":
+        if experiment.best is None:
+            raise UsageProblem(f"No trial of {experiment.name} is best yet: give the number of one.")
+        return experiment.best
+    found = [
+        trial
+        for trial in trials
+        if wanted and any(name.startswith(wanted) for name in (trial.trial_id, trial.name, trial.folder))
+    ]
+    if len(found) == 1:
+        return found[0]
+    names = [trial.name for trial in (found or trials)]
+    if found:
+        raise UsageProblem(f"Several trials of {experiment.name} begin with {given!r}: {_some(names)}.")
+    near = did_you_mean(wanted, [name for trial in trials for name in (trial.trial_id, trial.name)])
+    raise UsageProblem(
+        f"There is no trial {given!r} in {experiment.name}.{near} Give a number, an id, a name or a folder of: "
+        f"{_some(names) or 'none yet'}."
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f"{', '.join(names[:_NAMED])}{more}"
+
+
+# --------------------------------------------------------------------------------------------- completing with the tab
+
+
+def complete_experiment(incomplete: str) -> list[str]:
+    """Return the names of experiments, for a shell."""
+    with contextlib.suppress(Exception):
+        folders = newest_first(storage_root())
+        return [name for name in (*(folder.name for folder in folders), LATEST) if name.startswith(incomplete)]
+    return []
+
+
+def complete_trial(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+    """Return the numbers and ids of an experiment's trials, for a shell."""
+    with contextlib.suppress(Exception):
+        trials = open_experiment(str(ctx.params["experiment"])).history.in_order()
+        pairs = [(name, trial.name) for trial in trials for name in (str(trial.index), trial.trial_id)]
+        return [pair for pair in (*pairs, ("best", "the best one")) if pair[0].startswith(incomplete)]
+    return []
+
+
+ExperimentArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="EXPERIMENT",
+        show_default=False,
+        autocompletion=complete_experiment,
+        help="Its path; or its name in the storage folder, the beginning of that, or 'latest'.",
+    ),
+]
+FolderArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="\\[FOLDER]",
+        show_default=False,
+        help="A folder with experiments. Default: the variable SHOAL_DIR, else ./shoal_results.",
+    ),
+]
+TrialArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="TRIAL",
+        show_default=False,
+        autocompletion=complete_trial,
+        help="Its number, id, name or folder, or 'best'.",
+    ),
+]
+TrialOption = Annotated[
+    str | None,
+    typer.Option(
+        "--trial",
+        "-t",
+        metavar="TRIAL",
+        show_default=False,
+        autocompletion=complete_trial,
+        help="Of which trial: its number, id, name or folder. Default: the best one.",
+    ),
+]

@@ -1,0 +1,181 @@
+"""What commands print: tables for people, JSON and CSV for programs.
+
+In a terminal, tables are no wider than it is; into a pipe or a file they go whole and without colours. Names and values
+of users are never taken for markup.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..display.text import Column, one_line
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = [
+    "Format", "Table", "clean", "console", "csv_text", "facts", "plain", "print_csv", "print_json", "print_table", "say", "warn",
+    "when", "write_text",
+]  # fmt: skip
+
+
+class Format(str, Enum):
+    """How a list is printed."""
+
+    table = "table"
+    json = "json"
+    csv = "csv"
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table, ready to be printed."""
+
+    columns: Sequence[Column]
+    styles: Mapping[int, Sequence[str]] = field(default_factory=dict[int, Sequence[str]])
+    """For the number of a column, rich's style of each of its cells."""
+
+
+def console(stderr: bool = False) -> Console:
+    """Return what prints, to standard output by default; without markup, emoji and highlighting."""
+    from rich.console import Console
+
+    return Console(file=sys.stderr if stderr else sys.stdout, markup=False, emoji=False, highlight=False,
+                   soft_wrap=True)  # fmt: skip
+
+
+def say(*parts: str | tuple[str, str]) -> None:
+    """Print a line; a part is text, or (text, style)."""
+    from rich.text import Text
+
+    console().print(Text.assemble(*(part if isinstance(part, tuple) else (part, "") for part in parts)), crop=False,
+                    overflow="ignore", no_wrap=True)  # fmt: skip
+
+
+def warn(text: str) -> None:
+    """Print a remark to standard error."""
+    print(f"shoal: {one_line(text)}", file=sys.stderr)
+
+
+def print_table(table: Table) -> None:
+    """Print a table: in a terminal without the columns that do not fit, else whole."""
+    from rich.text import Text
+
+    from ..display.text import lay_out
+
+    out = console()
+    width = out.width if out.is_terminal else None
+    grid = lay_out(clean(table.columns), width)
+    lines = [Text("  ".join(grid.titles).rstrip(), style="bold")]
+    for row, cells in enumerate(grid.rows):
+        line = Text()
+        for place, (number, cell) in enumerate(zip(grid.places, cells, strict=True)):
+            styles = table.styles.get(number, ())
+            shown = cell if place + 1 < len(cells) else cell.rstrip()
+            line.append("  " if place else "").append(shown, style=styles[row] if row < len(styles) else "")
+        lines.append(line)
+    for line in lines:
+        if width is not None:
+            line.truncate(width, overflow="ellipsis")
+        out.print(line, crop=False, overflow="ignore", no_wrap=True)
+    if grid.left_out:
+        count = len(grid.left_out)
+        more = f"{count} more column{'' if count == 1 else 's'} in a wider terminal: {', '.join(grid.left_out)}"
+        out.print(Text(more, style="dim"), overflow="ellipsis", no_wrap=True, soft_wrap=False)
+
+
+def clean(columns: Iterable[Column]) -> list[Column]:
+    """Return columns whose texts have no line breaks and no escape sequences, whoever named things so."""
+    return [
+        Column(
+            one_line(each.title),
+            [one_line(cell) for cell in each.cells],
+            each.right,
+            None if each.short is None else [one_line(cell) for cell in each.short],
+            each.expendable,
+        )
+        for each in columns
+    ]
+
+
+def facts(pairs: Iterable[tuple[str, str] | tuple[str, str, str]]) -> None:
+    """Print names and values, one pair a line, the values below each other; a third entry is the value's style."""
+    kept = [(pair[0], one_line(pair[1]), pair[2] if len(pair) == 3 else "") for pair in pairs]
+    width = max((len(name) for name, _, _ in kept), default=0) + 2
+    for name, value, style in kept:
+        say((f"{name:<{width}}", "cyan"), (value, style))
+
+
+def plain(value: Any) -> Any:
+    """Return a value as JSON has it: NaN and infinities as None, arrays as lists, anything unknown as its text."""
+    if value is None or isinstance(value, (bool, str)):
+        return str(value) if isinstance(value, str) else value
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(entry) for entry in value]
+    tolist = getattr(value, "tolist", None)
+    if callable(tolist):
+        try:
+            return plain(tolist())
+        except Exception:
+            return str(value)
+    return str(value)
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON, in full precision."""
+    print(json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def print_csv(rows: Sequence[Mapping[str, Any]], keys: Sequence[str] | None = None) -> None:
+    """Print rows as CSV with a header; numbers in full precision, None and NaN empty, lists and dicts as JSON.
+
+    Args:
+        rows: what to print.
+        keys: the columns; by default those of all rows, in the order in which they come.
+    """
+    print(csv_text(rows, keys), end="")
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]], keys: Sequence[str] | None = None) -> str:
+    """Return rows as CSV, as :func:`print_csv` prints them."""
+    names = list(dict.fromkeys(key for row in rows for key in row)) if keys is None else list(keys)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(names)
+    for row in rows:
+        writer.writerow([_csv_cell(plain(row.get(name))) for name in names])
+    return text.getvalue()
+
+
+def _csv_cell(value: Any) -> Any:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else value
+
+
+def when(at: float | None) -> str | None:
+    """Return seconds since the epoch as ISO 8601 with the local offset; None for none."""
+    import datetime
+
+    return None if not at else datetime.datetime.fromtimestamp(at).astimezone().isoformat(timespec="seconds")
+
+
+def write_text(path: Path | None, text: str) -> None:
+    """Write text to a file, or print it where there is none."""
+    if path is None:
+        print(text, end="" if text.endswith("\n") else "\n")
+        return
+    path.expanduser().write_text(text if text.endswith("\n") else f"{text}\n", encoding="utf-8")

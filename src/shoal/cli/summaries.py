@@ -1,0 +1,171 @@
+"""An experiment in one row, for lists. What has been read once is remembered, as long as the journal stays the same.
+
+To read a journal of a hundred thousand records takes seconds, and a list may have a hundred of them. The rows of
+experiments that are not running are kept in a file in the user's cache folder; it can be deleted at any time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import ShoalError, one_line
+
+__all__ = ["DAMAGED", "Summary", "summaries"]
+
+DAMAGED = "damaged"
+"""The state of an experiment that cannot be read."""
+_VERSION = 1
+_KEPT = 2000
+"""How many rows are remembered, those that were asked for last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """An experiment in one row. The fields' names are those of ``shoal list --format json``."""
+
+    name: str
+    path: str
+    state: str
+    """``running``, ``interrupted``, ``ended`` or ``damaged``."""
+    trials: int | None = None
+    failed: int | None = None
+    """How many trials have failed for good."""
+    iterations: int | None = None
+    """The highest ``training_iteration`` of a trial's newest result."""
+    results: int | None = None
+    metric: str | None = None
+    mode: str | None = None
+    best_score: float | None = None
+    best_trial: str | None = None
+    exploits: int | None = None
+    started_at: float | None = None
+    """Seconds since the epoch."""
+    duration_s: float | None = None
+    """Seconds that drivers ran it."""
+    error: str | None = None
+    """Why it cannot be read."""
+
+
+def summaries(folders: list[Path]) -> list[Summary]:
+    """Return the rows of experiments, in their order; of one that cannot be read, a row that says so."""
+    known = _Remembered.load()
+    rows = [known.row(folder) for folder in folders]
+    known.save()
+    return rows
+
+
+def _read(folder: Path) -> tuple[Summary, bool]:
+    """Return the row of an experiment, and whether a driver runs it."""
+    from ..core.commands import Status
+    from ..core.reports import number
+    from ..reading import Experiment, State
+
+    try:
+        experiment = Experiment.open(folder)
+        state = experiment.state
+    except (ShoalError, OSError) as error:
+        return Summary(folder.name, str(folder.absolute()), DAMAGED, error=one_line(error)), True
+    info, history, best = experiment.info, experiment.history, experiment.best
+    trials = history.trials.values()
+    score = None if best is None or info.metric is None else number(best.value(info.metric))
+    return Summary(
+        name=experiment.name,
+        path=str(experiment.folder),
+        state=state.value,
+        trials=info.num_trials,
+        failed=sum(trial.status is Status.ERROR for trial in trials),
+        iterations=max((trial.iteration for trial in trials), default=0),
+        results=history.results,
+        metric=info.metric,
+        mode=None if info.metric is None else info.mode,
+        best_score=score,
+        best_trial=None if best is None else best.trial_id,
+        exploits=history.perturbations,
+        started_at=info.started_at or history.started_at,
+        duration_s=experiment.timeline.duration,
+    ), state is State.RUNNING
+
+
+class _Remembered:
+    """The rows of experiments whose journals have not changed since they were read."""
+
+    def __init__(self, path: Path | None, rows: dict[str, Any]) -> None:
+        self._path = path
+        self._rows = rows
+        self._changed = False
+
+    @classmethod
+    def load(cls) -> _Remembered:
+        """Return what is remembered; nothing where there is no such file, or one of another version."""
+        path = _cache_file()
+        rows: dict[str, Any] = {}
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+            found = json.loads(path.read_text(encoding="utf-8")) if path is not None else {}
+            if found["version"] == _VERSION:
+                rows = dict(found["rows"])
+        return cls(path, rows)
+
+    def row(self, folder: Path) -> Summary:
+        """Return the row of an experiment."""
+        key, stamp = os.path.realpath(folder), _stamp(folder)
+        with contextlib.suppress(TypeError, KeyError, AttributeError):
+            before, values = self._rows[key]
+            if stamp is not None and before == stamp and not _is_running(folder):
+                return replace(Summary(**values), name=folder.name, path=str(folder.absolute()))
+        summary, fleeting = _read(folder)
+        if fleeting:
+            self._changed |= self._rows.pop(key, None) is not None
+        elif stamp is not None:
+            self._rows.pop(key, None)
+            self._rows[key] = [stamp, asdict(summary)]
+            self._changed = True
+        return summary
+
+    def save(self) -> None:
+        """Write down what is remembered, if that can be."""
+        if not self._changed or self._path is None:
+            return
+        rows = dict(list(self._rows.items())[-_KEPT:])
+        aside = self._path.with_name(f".{self._path.name}.{os.getpid()}")
+        with contextlib.suppress(OSError):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            aside.write_text(json.dumps({"version": _VERSION, "rows": rows}), encoding="utf-8")
+            os.replace(aside, self._path)
+
+
+def _is_running(folder: Path) -> bool:
+    from ..errors import JournalError
+    from ..journal.lock import check_free
+
+    try:
+        check_free(folder)
+    except JournalError:
+        return True
+    return False
+
+
+def _cache_file() -> Path | None:
+    with contextlib.suppress(RuntimeError):  # no home
+        root = os.environ.get("XDG_CACHE_HOME")
+        return Path(root if root and os.path.isabs(root) else Path.home() / ".cache") / "shoal" / "experiments.json"
+    return None
+
+
+def _stamp(folder: Path) -> list[Any] | None:
+    """Return what tells whether a journal has changed since; None where it cannot be told."""
+    from ..journal import JOURNAL_NAME
+
+    found: list[Any] = []
+    try:
+        for name in (JOURNAL_NAME, f"{JOURNAL_NAME}-wal"):
+            path = folder / name
+            state = path.stat() if name == JOURNAL_NAME or path.exists() else None
+            found += [None] if state is None else [state.st_ino, state.st_size, state.st_mtime_ns]
+    except OSError:
+        return None
+    return found

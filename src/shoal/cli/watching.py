@@ -1,0 +1,203 @@
+"""``shoal status``: what the live status of a run shows, of any experiment and from any process."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .finding import ExperimentArgument, open_experiment
+from .output import clean, console
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from ..display.table import Overview, Progress
+    from ..reading import Experiment, State
+
+__all__ = ["state_style", "status", "status_style"]
+
+_EVERY_S = 1.0
+_ROWS = 20
+_BAR = 40
+_STYLES = {
+    "PENDING": "dim",
+    "RUNNING": "green",
+    "PAUSED": "yellow",
+    "TERMINATED": "blue",
+    "ERROR": "bold red",
+    "running": "green",
+    "interrupted": "yellow",
+    "ended": "blue",
+    "damaged": "bold red",
+}
+
+
+def status_style(status: str) -> str:
+    """Return rich's style of a trial's status, or of an experiment's state."""
+    return _STYLES.get(status, "")
+
+
+state_style = status_style
+
+
+def status(
+    experiment: ExperimentArgument,
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help="Draw again every second until it ends. Ctrl-C leaves it running.")
+    ] = False,
+    rows: Annotated[int, typer.Option("--rows", min=1, metavar="N", help="How many trials to show at most.")] = _ROWS,
+) -> None:
+    """Show how far an experiment has come: its members, its best one, its failures.
+
+    It may be running in another process, which is not disturbed.
+    """
+    found = open_experiment(experiment)
+    with contextlib.suppress(KeyboardInterrupt):
+        if watch and found.state.value == "running":
+            _watch(found, rows)
+            return
+        out = console()
+        width = out.width if out.is_terminal else None
+        for line in _view(found, found.state, rows, width, None):
+            out.print(line, crop=False, overflow="ignore", no_wrap=True)
+
+
+def _watch(experiment: Experiment, rows: int) -> None:
+    from ..display.table import Pace
+    from ..reading import State
+
+    out, pace = console(), Pace(experiment.info)
+    if not out.is_terminal:
+        _follow(experiment)
+        for line in _view(experiment, experiment.state, rows, None, None):
+            out.print(line, crop=False, overflow="ignore", no_wrap=True)
+        return
+    from rich.console import Group
+    from rich.live import Live
+
+    state = State.RUNNING
+    with Live(console=out, auto_refresh=False, transient=False, vertical_overflow="crop") as live:
+        while True:
+            room = max(1, min(rows, out.height - 11))
+            progress = pace.at(time.time(), experiment.history) if state is State.RUNNING else None
+            live.update(Group(*_view(experiment, state, room, out.width, progress)), refresh=True)
+            if state is not State.RUNNING:
+                return
+            time.sleep(_EVERY_S)
+            state = experiment.state  # asked for first, so that nothing is missed that is written before it ends
+            experiment.refresh()
+
+
+def _follow(experiment: Experiment) -> None:
+    """Print a line whenever something has happened, where there is no terminal to draw in."""
+    from ..display.table import end_line
+    from ..reading import State
+
+    changed = True
+    while experiment.state is State.RUNNING:
+        if changed:
+            clock = time.strftime("%H:%M:%S")
+            print(f"{clock} {end_line(experiment.history, experiment.info)}", flush=True)
+        time.sleep(_EVERY_S)
+        changed = experiment.refresh()
+    experiment.refresh()
+
+
+def _view(experiment: Experiment, state: State, rows: int, width: int | None, progress: Progress | None) -> list[Text]:
+    """Return the lines to show."""
+    from rich.text import Text
+
+    from ..display.table import overview, stopped_because
+    from ..display.text import crop, one_line
+
+    history, info = experiment.history, experiment.info
+    running = state.value == "running"
+    timeline = experiment.timeline
+    ran = timeline.active(time.time()) if running else timeline.duration
+    view = overview(info, history, folder=experiment.folder, running_for=ran, rows=rows)
+    lines = [Text(one_line(view.title), style="bold cyan"), _facts(experiment, state, view)]
+    if progress is not None:
+        lines.append(_bar(progress, width))
+    if stopped := stopped_because(history):
+        lines.append(Text.assemble(("stopped  ", "yellow"), one_line(stopped)))
+    if info.control:
+        lines.append(Text(f"kept out of exploits: {', '.join(map(str, info.control))}", style="dim"))
+    lines += _table(view, width)
+    if view.best:
+        lines.append(Text.assemble(("best  ", "bold cyan"), one_line(view.best)))
+    for _, text, path in view.failures:
+        lines += [Text(one_line(text), style="red"), Text(f"    {one_line(path)}", style="dim")]
+    if view.more_failures:
+        lines.append(Text(f"and {view.more_failures} more failed", style="red"))
+    lines.append(Text.assemble(("in  ", "bold cyan"), one_line(str(experiment.folder))))
+    if width is not None:
+        for line in lines[:-1]:
+            if len(crop(line.plain, width, "…")) < len(line.plain):
+                line.truncate(width, overflow="ellipsis")
+    return lines
+
+
+def _facts(experiment: Experiment, state: State, view: Overview) -> Text:
+    from rich.text import Text
+
+    line = Text(state.value, style=state_style(state.value))
+    by = owner(experiment) if state.value == "running" else ""
+    if by:
+        line.append(f" by {by}", style="dim")
+    for name, value in view.facts:
+        if name == "slots" and state.value != "running":
+            value = value.rpartition("/")[2]
+        name = "ran for" if name == "running for" and state.value != "running" else name
+        line.append("   ").append(f"{name} ", style="dim").append(value)
+    return line
+
+
+def owner(experiment: Experiment) -> str:
+    """Return who runs it, ``process 123 on host``, as the lock's file says; empty where it does not."""
+    from ..display.text import one_line
+    from ..journal.lock import LOCK_NAME
+
+    with contextlib.suppress(OSError), (experiment.folder / LOCK_NAME).open(errors="replace") as file:
+        return one_line(file.read(200)).strip()
+    return ""
+
+
+def _bar(progress: Progress, width: int | None) -> Text:
+    from rich.text import Text
+
+    from ..display.text import format_duration
+
+    text = f" {progress.done:4.0%}"
+    if progress.to_go is not None:
+        text += f", {format_duration(progress.to_go)} to go"
+    room = max(4, min(_BAR, (width or 80) - len(text) - 1))
+    full = min(room, int(progress.done * room))
+    return Text.assemble(("━" * full, "green"), ("━" * (room - full), "dim"), text)
+
+
+def _table(view: Overview, width: int | None) -> list[Text]:
+    from rich.text import Text
+
+    from ..display.text import lay_out
+
+    if not view.statuses:
+        return []
+    grid = lay_out(clean(view.columns), width)
+    lines = [Text("  ".join(grid.titles).rstrip(), style="bold")]
+    for row, cells in enumerate(grid.rows):
+        line = Text(style="bold" if row == view.best_row else "")
+        for place, (number, cell) in enumerate(zip(grid.places, cells, strict=True)):
+            is_status = view.columns[number].title == "status"
+            style = status_style(view.statuses[row].value) if is_status else ""
+            line.append("  " if place else "").append(cell, style=style)
+        lines.append(line)
+    if grid.left_out:
+        count = len(grid.left_out)
+        more = f"… {count} more column{'' if count == 1 else 's'} in a wider terminal: {', '.join(grid.left_out)}"
+        lines.append(Text(more, style="dim"))
+    if view.rest:
+        lines.append(Text(f"… and {view.rest}", style="dim"))
+    return lines
