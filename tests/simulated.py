@@ -19,7 +19,7 @@ from shoal.experiment import ExperimentInfo
 from shoal.journal.sqlite import SQLiteJournal
 from shoal.naming import trial_id
 from shoal.schedulers import PopulationBasedTraining, TrialScheduler
-from shoal.testing import Simulation
+from shoal.testing import Simulation, Train
 
 STARTED_AT = 1_700_000_000.0
 """Seconds since the epoch, as simulated members have it."""
@@ -72,6 +72,7 @@ def write_experiment(
     steps: int = 40,
     seed: int = 0,
     scheduler: TrialScheduler | None = None,
+    train: Train = learn,
     files: bool = False,
     facts: Mapping[str, Any] | None = None,
     **simulation: Any,
@@ -82,6 +83,7 @@ def write_experiment(
         folder: the experiment's folder.
         members, steps, seed: how many, how long, and of all draws.
         scheduler: default :func:`pbt`.
+        train: one step of a member; default :func:`learn`.
         files: whether the members' folders are there, with a file in each checkpoint that is left.
         facts: fields of ``ExperimentInfo`` that are to differ.
         **simulation: for :class:`Simulation`; ``slots`` is 4 by default.
@@ -106,7 +108,7 @@ def write_experiment(
         "watch": watch,
         **simulation,
     }
-    run = Simulation(learn, configs(members, seed), scheduler, seed=seed, **settings)
+    run = Simulation(train, configs(members, seed), scheduler, seed=seed, **settings)
     result = run.run()
     folder.mkdir(parents=True)
     info = ExperimentInfo(
@@ -127,6 +129,8 @@ def write_experiment(
             "seed": seed,
             "parameters": list(MUTATIONS),
             "log_parameters": ["lr"],
+            "exploits": scheduler.controls,
+            "control": sorted(run.control),
             "stop": dict(settings["stop"]),
             "devices": list(run.limits.devices),
             "started_at": STARTED_AT,

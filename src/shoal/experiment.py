@@ -49,6 +49,8 @@ class ExperimentInfo:
     """Seconds since the epoch."""
     log_parameters: list[str] = field(default_factory=list[str])
     """Those of ``parameters`` that are on a logarithmic scale."""
+    exploits: bool = False
+    """Whether the scheduler has members copy each other."""
     control: list[int] = field(default_factory=list[int])
     """Numbers of the trials that are kept out of all exploits, to compare with."""
 

@@ -119,6 +119,7 @@ def make_plan(trainable: Callable[..., Any], space: dict[str, Any], tune: TuneCo
         seed=seed,
         parameters=list(dict.fromkeys([*sampled, *scheduler.mutated()])),
         log_parameters=sorted({*log_keys(space), *scheduler.log_keys()}),
+        exploits=scheduler.controls,
         control=_control(tune.control, len(trials), scheduler, seed),
         started_at=now,
         **facts(trainable, trials[0].config, tune, run),

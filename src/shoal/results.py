@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from fsspec import AbstractFileSystem
 
+    from .card import ReportCard
     from .checkpoints import Checkpoint
+    from .timeline import Timeline
 
 __all__ = ["Result", "ResultGrid"]
 
@@ -251,10 +253,14 @@ class ResultGrid(Sequence[Result]):
         history: the journal's records; it has to keep its rows.
         info: facts about the experiment.
         folder: the experiment's folder.
+        timeline: when things happened, for the report card; by default it is read when it is needed.
     """
 
-    def __init__(self, history: History, info: ExperimentInfo, folder: Path) -> None:
+    def __init__(
+        self, history: History, info: ExperimentInfo, folder: Path, timeline: Timeline | None = None
+    ) -> None:
         self._history = history
+        self._timeline = timeline
         self._info = info
         self._folder = folder.absolute()
         self._trials = history.in_order()
@@ -270,7 +276,7 @@ class ResultGrid(Sequence[Result]):
         from .reading import Experiment
 
         experiment = Experiment.open(folder, unpickle=True)
-        return cls(experiment.history, experiment.info, experiment.folder)
+        return cls(experiment.history, experiment.info, experiment.folder, experiment.timeline)
 
     # ------------------------------------------------------------------------------------------------------ a sequence
 
@@ -333,6 +339,20 @@ class ResultGrid(Sequence[Result]):
     def num_terminated(self) -> int:
         """How many trials ended without an error."""
         return sum(trial.status is Status.TERMINATED for trial in self._trials)
+
+    def report_card(self) -> ReportCard:
+        """Return what the run says about itself: whether exploits paid, whether the interval is too short or too long,
+        whether one ancestor took over, where the time went, and so on, each with the numbers that it follows from.
+
+        Raises:
+            JournalError: the experiment's folder is gone or damaged, and times have to be read from it.
+        """
+        from .card import report_card
+        from .reading import Experiment
+
+        if self._timeline is None:
+            return report_card(self._folder)
+        return report_card(Experiment(self._folder, self._info, self._history, self._timeline))
 
     def get_best_result(
         self,

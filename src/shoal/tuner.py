@@ -165,6 +165,10 @@ class Tuner:
         from .results import ResultGrid
 
         self._results = grid = ResultGrid.read(folder)
+        if self._run.verbose:
+            from .display.card import show_card
+
+            show_card(grid.report_card())
         if raises and grid.errors:
             raise grid.errors[0]
         return grid

@@ -13,7 +13,7 @@ from ..experiment import Reader
 if TYPE_CHECKING:
     from .base import StatusBase
 
-__all__ = ["Status", "make_status"]
+__all__ = ["Status", "is_terminal", "make_status"]
 
 
 class Status(Reader, Protocol):
@@ -62,7 +62,7 @@ def make_status(verbose: int = 1, stream: TextIO | None = None, *, inline: bool 
     from .capture import CaughtStream
 
     # Two views in one terminal would overwrite each other: a second experiment in this process gets plain lines.
-    if not inline and _is_terminal(stream) and not isinstance(stream, CaughtStream):
+    if not inline and is_terminal(stream) and not isinstance(stream, CaughtStream):
         from .terminal import TerminalStatus
 
         return TerminalStatus(verbose, stream)
@@ -76,7 +76,8 @@ def make_status(verbose: int = 1, stream: TextIO | None = None, *, inline: bool 
     return PlainStatus(verbose, stream)
 
 
-def _is_terminal(stream: TextIO) -> bool:
+def is_terminal(stream: TextIO) -> bool:
+    """Return whether a stream is a terminal that understands escape codes."""
     if os.environ.get("CI") or os.environ.get("TERM", "") in ("", "dumb", "unknown"):
         return False
     try:

@@ -1,0 +1,82 @@
+"""The few statistics that a report card needs. Pure, on plain numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+__all__ = ["expected_best", "middle", "quantile", "rank_correlation", "sign_test", "spread"]
+
+
+def middle(values: Sequence[float]) -> float:
+    """Return the median of one value or more."""
+    return quantile(values, 0.5)
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """Return the value that a share of the others, 0 to 1, is below, interpolated between the two nearest."""
+    ordered = sorted(values)
+    place = share * (len(ordered) - 1)
+    low = math.floor(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
+
+
+def spread(values: Sequence[float]) -> float:
+    """Return the standard deviation of one value or more, as of a whole population."""
+    mean = math.fsum(values) / len(values)
+    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / len(values))
+
+
+def sign_test(better: int, cases: int) -> float:
+    """Return the chance that a fair coin shows as unequal a result, or one that is more so: a two-sided sign test.
+
+    Args:
+        better: how many cases went one way, 0 to ``cases``.
+        cases: all that went one way or the other; for none, the chance is 1.
+    """
+    extreme = min(better, cases - better)
+    below = sum(math.comb(cases, count) for count in range(extreme + 1))
+    # By logarithms, because of a thousand cases on the numbers are too large for floats.
+    return min(1.0, math.exp(math.log(2 * below) - cases * math.log(2)))
+
+
+def rank_correlation(pairs: Sequence[tuple[float, float]]) -> float | None:
+    """Return Spearman's rank correlation, -1 to 1, of two pairs or more; None where one side is all equal.
+
+    Source: Spearman (1904); equal values share the mean of their ranks.
+    """
+    first, second = (_ranks([pair[side] for pair in pairs]) for side in (0, 1))
+    center = (len(pairs) + 1) / 2
+    spreads = [math.fsum((rank - center) ** 2 for rank in ranks) for ranks in (first, second)]
+    if not all(spreads):
+        return None
+    together = math.fsum((a - center) * (b - center) for a, b in zip(first, second, strict=True))
+    return together / math.sqrt(spreads[0] * spreads[1])
+
+
+def expected_best(values: Sequence[float], count: int) -> float:
+    """Return the expected largest of ``count`` values drawn from these without putting them back.
+
+    Args:
+        values: at least ``count``.
+        count: 1 or more.
+    """
+    ordered = sorted(values)
+    ways = math.comb(len(ordered), count)
+    return math.fsum(math.comb(place, count - 1) / ways * value for place, value in enumerate(ordered))
+
+
+def _ranks(values: Sequence[float]) -> list[float]:
+    """Return the rank of each value, from 1; equal values share the mean of theirs."""
+    order = sorted(range(len(values)), key=values.__getitem__)
+    ranks = [0.0] * len(values)
+    begin = 0
+    while begin < len(order):
+        end = begin
+        while end < len(order) and values[order[end]] == values[order[begin]]:
+            end += 1
+        for place in order[begin:end]:
+            ranks[place] = (begin + 1 + end) / 2
+        begin = end
+    return ranks

@@ -1,0 +1,89 @@
+"""When things happened: active time, and what each member's time went into."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shoal.core.commands import Exploit, Launch
+from shoal.core.events import Opened, Reported, SavedCheckpoint, Started, TrialAdded
+from shoal.core.limits import Limits, RetentionRules
+from shoal.journal.codec import Record
+from shoal.reading import Experiment
+from shoal.timeline import Timeline
+
+from ..helpers import climb, fit
+from ..simulated import write_experiment
+
+
+def told(*items: tuple[float, Any]) -> Timeline:
+    return Timeline.of(Record(seq, at, item) for seq, (at, item) in enumerate(items, start=1))
+
+
+def opened(slots: int = 2) -> Opened:
+    return Opened(Limits(("",) * slots), RetentionRules())
+
+
+def added(index: int) -> TrialAdded:
+    return TrialAdded(f"t{index}", index, f"train_t{index}", str(index), f"t{index}", {})
+
+
+def launch(number: int = 1, *, waits: bool = False, generation: int = 0, until: float = 5.0) -> Launch:
+    return Launch("t0", number, 0, {}, None, 0, 0.0, 0, until, True, generation, waits=waits)
+
+
+def reported(seconds: float, saving: float | None = None) -> Reported:
+    checkpoint = None if saving is None else SavedCheckpoint(0, "d", 1, seconds=saving)
+    return Reported("t0", 1, 1, {}, False, checkpoint=checkpoint, time_this_iter_s=seconds)
+
+
+def test_a_pause_between_two_drivers_is_no_active_time() -> None:
+    timeline = told(
+        (100.0, opened()), (101.0, added(0)), (110.0, reported(1.0)), (5000.0, opened(4)), (5002.0, added(1))
+    )
+    assert timeline.duration == 12.0
+    assert [timeline.active(at) for at in (50.0, 100.0, 105.0, 110.0, 3000.0, 5000.0, 5001.0)] == [
+        0.0, 0.0, 5.0, 10.0, 10.0, 10.0, 11.0,
+    ]  # fmt: skip
+    assert timeline.slot_seconds == 10.0 * 2 + 2.0 * 4
+
+
+def test_a_members_time_is_divided() -> None:
+    timeline = told(
+        (0.0, opened()), (1.0, added(0)), (2.0, launch()), (2.5, Started("t0", 1, 1, "h")),
+        (6.0, reported(3.0, saving=0.25)), (9.0, reported(2.0)), (20.0, added(1)),
+    )  # fmt: skip
+    spent = timeline.members["t0"]
+    assert (spent.training, spent.saving, spent.loading) == (5.0, 0.25, 0.5)
+    assert spent.waiting(timeline.duration) == 20.0 - 1.0 - 5.0 - 0.25 - 0.5
+
+
+def test_getting_ready_while_another_trains_is_no_loading() -> None:
+    timeline = told((0.0, opened()), (1.0, added(0)), (2.0, launch(waits=True)), (9.0, Started("t0", 1, 1, "h")))
+    assert timeline.members["t0"].loading == 0.0
+
+
+def test_when_a_copy_is_judged_again_is_known() -> None:
+    exploit = Exploit("t0", 1, 1, 5, 0.1, "t1", 5, None, {}, {}, {})  # type: ignore[arg-type]
+    timeline = told((0.0, opened()), (0.0, added(0)), (7.0, exploit), (8.0, launch(2, generation=1, until=10.0)))
+    copied = timeline.copied["t0", 1]
+    assert (copied.at, copied.until) == (7.0, 10.0)
+
+
+def test_no_second_of_a_members_life_is_counted_twice(tmp_path: Path) -> None:
+    experiment = Experiment.open(write_experiment(tmp_path / "run", slots=3))
+    for trial_id, spent in experiment.timeline.members.items():
+        life = (spent.ended or 0.0) - spent.added
+        assert spent.training + spent.saving + spent.loading <= life + 1e-6, trial_id
+        parts = spent.training + spent.saving + spent.loading + spent.waiting(experiment.timeline.duration)
+        assert parts == pytest.approx(life)
+
+
+@pytest.mark.parametrize("engine", ["inline", "processes"])
+def test_real_members_say_how_long_they_saved_and_loaded(tmp_path: Path, engine: str) -> None:
+    grid = fit(climb, tmp_path, num_samples=2, engine=engine, stop={"training_iteration": 10})
+    timeline = Experiment.open(grid.experiment_path).timeline
+    assert all(spent.saving > 0 for spent in timeline.members.values())
+    assert any(spent.loading > 0 for spent in timeline.members.values())
