@@ -23,7 +23,8 @@ PURE_STDLIB = {
 PURE = ("shoal.core", "shoal.schedulers", "shoal.space", "shoal.errors", "shoal.arguments")
 READERS = (
     "shoal.results", "shoal.sinks", "shoal.display", "shoal.plots", "shoal.history", "shoal.callbacks", "shoal.lineage",
-    "shoal.loggers", "shoal.analysis", "shoal.stoppers",
+    "shoal.loggers", "shoal.analysis", "shoal.stoppers", "shoal.reading", "shoal.timeline", "shoal.card",
+    "shoal.statistics", "shoal.report", "shoal.dashboard",
 )  # fmt: skip
 
 
@@ -95,7 +96,10 @@ def test_the_names_of_ray_tune_hold_no_logic() -> None:
 def test_importing_shoal_loads_nothing_heavy() -> None:
     code = "import sys, shoal; print(*sorted({name.split('.')[0] for name in sys.modules}))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    heavy = {"torch", "ray", "pandas", "numpy", "matplotlib", "rich", "fsspec", "psutil", "cloudpickle", "sqlite3"}
+    heavy = {
+        "torch", "ray", "pandas", "numpy", "matplotlib", "rich", "fsspec", "psutil", "cloudpickle", "sqlite3", "typer",
+        "click", "plotly", "starlette", "uvicorn", "jinja2",
+    }  # fmt: skip
     assert not heavy & set(loaded)
 
 

@@ -258,6 +258,7 @@ def _scored(trial: TrialHistory, row: Row, info: ExperimentInfo) -> str:
 def begin_line(info: ExperimentInfo, folder: Path, history: History) -> str:
     """Return what is said first."""
     goal = "" if info.metric is None else f", {info.metric} ({info.mode})"
+    goal += f", {len(info.control)} kept out of exploits" if info.control else ""
     again = f" goes on after {count_text(history.results, 'result')}" if history.results else ""
     return (
         f"{info.name}{again}: {count_text(info.num_trials, 'trial')} on {count_text(info.slots, 'slot')}, "
