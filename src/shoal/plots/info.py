@@ -30,6 +30,7 @@ __all__ = [
     "Schedules",
     "Stretch",
     "ancestry",
+    "check_reported",
     "learning_curves",
     "member_of",
     "metric_of",
@@ -71,12 +72,27 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """One member's values: a line for each generation, because with an exploit it goes on as another."""
+    """One member's values: a line for each generation, because with an exploit it goes on as another.
+
+    After an exploit a line begins at the result of the donor that came with the weights; over time, which has passed
+    since, at the first result.
+    """
 
     member: Member
     lines: tuple[Line, ...]
     copies: tuple[tuple[float, float | None], ...]
-    """The first point after each exploit."""
+    """Where the lines after an exploit begin."""
+    donors: tuple[int, ...] = ()
+    """For each of these the number of the member that was copied."""
+
+    @property
+    def last(self) -> tuple[float, float] | None:
+        """The newest point that has a value."""
+        for line in reversed(self.lines):
+            for x, y in zip(reversed(line.x), reversed(line.y), strict=True):
+                if y is not None:
+                    return x, y
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +133,10 @@ class Ancestry:
 
 @dataclass(frozen=True, slots=True)
 class ParameterSchedule:
-    """One hyperparameter's values, by member and along the winner's ancestry."""
+    """One hyperparameter's values, by member and along the winner's ancestry.
+
+    A value holds from where its first step began to where its last step ended, and a line has both ends of it.
+    """
 
     name: str
     log: bool
@@ -154,10 +173,10 @@ def learning_curves(experiment: Experiment, metric: str | None = None, x: str = 
     """
     metric, mode = metric_of(experiment, metric)
     read = reader_of(experiment, x)
-    _check_reported(experiment, metric)
-    _check_reported(experiment, x)
+    check_reported(experiment, metric)
+    check_reported(experiment, x)
     trials = [trial for trial in experiment.history.in_order() if trial.rows]
-    curves = tuple(_curve(experiment, trial, read, lambda row: finite(row.value(metric))) for trial in trials)
+    curves = tuple(_curve(experiment, trial, read, lambda row: finite(row.value(metric)), x) for trial in trials)
     return LearningCurves(
         experiment.name, metric, mode, x_label(x, experiment), curves, _place(winner_of(experiment), trials)
     )
@@ -178,7 +197,7 @@ def ancestry(
     """
     metric, mode = metric_of(experiment, metric)
     read = reader_of(experiment, x)
-    _check_reported(experiment, metric)
+    check_reported(experiment, metric)
     trial = _trial(experiment, trial_id)
     assert trial.last is not None
     trials = experiment.history.trials
@@ -202,10 +221,13 @@ def schedules(
         x: see the module.
 
     Raises:
-        ResultError: there is no result yet, or no config has such a key.
+        ConfigError: the parameters are no sequence of names.
+        ResultError: there is no result yet, no config has such a key, or there is no hyperparameter.
     """
+    if isinstance(parameters, str) or not all(isinstance(name, str) for name in parameters or ()):
+        raise ConfigError(f"parameters must be a list of config keys such as ['lr'], but is {parameters!r}.")
     read = reader_of(experiment, x)
-    _check_reported(experiment, x)
+    check_reported(experiment, x)
     trials = [trial for trial in experiment.history.in_order() if trial.rows]
     names = _parameters(experiment, trials, parameters)
     best = winner_of(experiment)
@@ -213,18 +235,19 @@ def schedules(
     return Schedules(
         experiment.name,
         x_label(x, experiment),
-        tuple(_parameter(experiment, name, trials, path, read) for name in names),
+        tuple(_parameter(experiment, name, trials, path, _begins(read, x)) for name in names),
         _place(best, trials),
     )
 
 
 def _parameter(
-    experiment: Experiment, name: str, trials: Sequence[TrialHistory], path: Sequence[Row], read: Reader
+    experiment: Experiment, name: str, trials: Sequence[TrialHistory], path: Sequence[Row], span: _Span
 ) -> ParameterSchedule:
     def value(row: Row) -> Any:
         return lookup(row.config, name)
 
-    values = [value(row) for trial in trials for row in trial.rows]
+    configs = {id(row.config): row.config for trial in trials for row in trial.rows}
+    values = [lookup(config, name) for config in configs.values()]
     numeric = all(each is None or (type(each) is not bool and number(each) is not None) for each in values)
     categories: tuple[str, ...] = ()
     if numeric:
@@ -240,9 +263,16 @@ def _parameter(
             each = value(row)
             return None if each is None else places[str(each)]
 
-    curves = tuple(_curve(experiment, trial, read, place, thin=True) for trial in trials)
-    winner = _corners(_line(path, read, place))
-    return ParameterSchedule(name, numeric and _is_log(experiment, name, values), categories, curves, winner)
+    curves: list[Curve] = []
+    for trial in trials:
+        generations = [(number, list(rows)) for number, rows in groupby(trial.rows, lambda row: row.generation)]
+        lines = [(number, _held(rows, span, place)) for number, rows in generations]
+        drawn = [(number, line) for number, line in lines if line]
+        copies = tuple((line.x[0], line.y[0]) for number, line in drawn if number)
+        donors = tuple(_donor(experiment, trial, number) for number, _ in drawn if number)
+        curves.append(Curve(member_of(experiment, trial), tuple(line for _, line in drawn), copies, donors))
+    log = numeric and _is_log(experiment, name, values)
+    return ParameterSchedule(name, log, categories, tuple(curves), _held(path, span, place))
 
 
 def _is_log(experiment: Experiment, name: str, values: Iterable[Any]) -> bool:
@@ -257,7 +287,13 @@ def _parameters(experiment: Experiment, trials: Sequence[TrialHistory], given: S
     """Return the names of the parameters to draw."""
     if given is None:
         known = experiment.info.parameters
-        return [name for name in known if any(lookup(trial.config, name) is not None for trial in trials)]
+        found = [name for name in known if any(lookup(trial.config, name) is not None for trial in trials)]
+        if not found:
+            raise ResultError(
+                f"{experiment.name} has no hyperparameter that was sampled or mutates. Name config keys: "
+                f"parameters=['lr']."
+            )
+        return found
     for name in given:
         if all(lookup(row.config, name) is None for trial in trials for row in trial.rows):
             there = [*experiment.info.parameters, *(key for trial in trials[:1] for key in trial.config)]
@@ -346,7 +382,7 @@ def _trial(experiment: Experiment, trial_id: str | None) -> TrialHistory:
     return trial
 
 
-def _check_reported(experiment: Experiment, key: str) -> None:
+def check_reported(experiment: Experiment, key: str) -> None:
     """Raise ResultError where no result has a number under this key."""
     if key in ("training_iteration", "time"):
         key = "training_iteration"
@@ -368,37 +404,73 @@ def _place(trial: TrialHistory | None, trials: Sequence[TrialHistory]) -> int | 
 
 
 def _curve(
-    experiment: Experiment,
-    trial: TrialHistory,
-    read: Reader,
-    value: Callable[[Row], float | None],
-    *,
-    thin: bool = False,
+    experiment: Experiment, trial: TrialHistory, read: Reader, value: Callable[[Row], float | None], x: str
 ) -> Curve:
     lines: list[Line] = []
     copies: list[tuple[float, float | None]] = []
-    for generation, rows in groupby(trial.rows, lambda row: row.generation):
+    donors: list[int] = []
+    for generation, found in groupby(trial.rows, lambda row: row.generation):
+        rows = list(found)
+        if generation and rows[0].before is not None and x != "time":
+            rows.insert(0, rows[0].before)
         line = _line(rows, read, value)
         if not line:
             continue
-        lines.append(_corners(line) if thin else line)
+        lines.append(line)
         if generation:
             copies.append((line.x[0], line.y[0]))
-    return Curve(member_of(experiment, trial), tuple(lines), tuple(copies))
+            donors.append(_donor(experiment, trial, generation))
+    return Curve(member_of(experiment, trial), tuple(lines), tuple(copies), tuple(donors))
+
+
+def _donor(experiment: Experiment, trial: TrialHistory, generation: int) -> int:
+    return experiment.history.trials[trial.exploits[generation - 1].donor_id].index
 
 
 def _line(rows: Iterable[Row], read: Reader, value: Callable[[Row], float | None]) -> Line:
     points = [(x, value(row)) for row in rows if not math.isnan(x := read(row))]
-    return Line(tuple(x for x, _ in points), tuple(y for _, y in points))
+    return Line(tuple([x for x, _ in points]), tuple([y for _, y in points]))
 
 
-def _corners(line: Line) -> Line:
-    """Return a line that changes seldom without the points between two changes."""
-    y = line.y
-    kept = [
-        place for place in range(len(y)) if place in (0, len(y) - 1) or not y[place - 1] == y[place] == y[place + 1]
-    ]
-    return Line(tuple(line.x[place] for place in kept), tuple(y[place] for place in kept))
+_Span = Callable[[Row], tuple[float, float]]
+"""From where to where on the x axis the step of a result went."""
+
+
+def _begins(read: Reader, x: str) -> _Span:
+    """Return what tells from where to where the step of a result went; NaN where it has no such value."""
+
+    def span(row: Row) -> tuple[float, float]:
+        end = read(row)
+        if x == "time":
+            return max(0.0, end - row.report.time_this_iter_s), end
+        begin = read(row.before) if row.before is not None else 0.0 if x == "training_iteration" else end
+        return (end if math.isnan(begin) else begin), end
+
+    return span
+
+
+def _held(rows: Sequence[Row], span: _Span, value: Callable[[Row], float | None]) -> Line:
+    """Return a line that has both ends of each stretch of equal values."""
+    xs: list[float] = []
+    ys: list[float | None] = []
+    config: Config | None = None
+    y: float | None = None
+    for row in rows:
+        if xs and row.config is config:  # nearly always, and looking a value up is what takes time
+            end = span(row)[1]
+            if not math.isnan(end):
+                xs[-1] = end
+            continue
+        begin, end = span(row)
+        if math.isnan(end):
+            continue
+        before, y, config = y, value(row), row.config
+        if xs and y == before:
+            xs[-1] = end
+        else:
+            xs += (xs[-1] if xs and xs[-1] > begin else begin), end
+            ys += y, y
+    return Line(tuple(xs), tuple(ys))
 
 
 def concentration(names: Iterable[Any]) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -14,7 +13,7 @@ from ..core.commands import Exploit
 from ..core.events import Config
 from ..history import Row
 from ..reading import Experiment
-from .info import Member, concentration, config_values, finite, member_of, metric_of, reader_of, x_label
+from .info import Member, concentration, config_values, finite, member_of, metric_of, x_label
 from .tree import BranchId, parents
 
 __all__ = [
@@ -157,34 +156,39 @@ def diversity(experiment: Experiment, x: str = "training_iteration") -> Diversit
     trials = [trial for trial in history.in_order() if trial.index not in experiment.info.control]
     names = experiment.info.parameters
     founder: dict[str, int] = {trial.trial_id: place for place, trial in enumerate(trials)}
-    configs: dict[str, Config] = {trial.trial_id: trial.initial_config for trial in trials}
-    begin = {name: _deviation(configs, name, experiment) for name in names}
+    values = {
+        name: {trial.trial_id: _scaled(trial.initial_config, name, experiment) for trial in trials} for name in names
+    }
+    begin = {name: _deviation(values[name]) for name in names}
     numeric = [name for name in names if begin[name] is not None]
     xs: list[float] = [0.0]
-    shares = [_shares(founder)]
+    counts = [1] * len(trials)
+    shares = [tuple(counts)]
     donors: list[float | None] = [None]
     spread: dict[str, list[float | None]] = {name: [1.0 if begin[name] else None] for name in numeric}
     recent: list[str] = []
     furthest = 0.0
     for exploit in history.exploits:
+        counts[founder[exploit.trial_id]] -= 1
+        counts[founder[exploit.donor_id]] += 1
         founder[exploit.trial_id] = founder[exploit.donor_id]
-        configs[exploit.trial_id] = exploit.new_config
         recent = [*recent, exploit.donor_id][-len(trials) :]
         furthest = max(furthest, float(exploit.iteration), float(exploit.checkpoint.iteration))
         copied = experiment.timeline.copied.get((exploit.trial_id, exploit.generation))
         xs.append((0.0 if copied is None else copied.at) if x == "time" else furthest)
-        shares.append(_shares(founder))
+        shares.append(tuple(counts))
         donors.append(concentration(recent))
         for name in numeric:
-            first, now = begin[name], _deviation(configs, name, experiment)
+            values[name][exploit.trial_id] = _scaled(exploit.new_config, name, experiment)
+            first, now = begin[name], _deviation(values[name])
             spread[name].append(now / first if first and now is not None else None)
     last = _furthest(experiment) if x != "time" else experiment.timeline.duration
-    if len(xs) > 1 and last > xs[-1]:
+    if last > xs[-1]:
         xs.append(last)
         shares.append(shares[-1])
         donors.append(donors[-1])
-        for values in spread.values():
-            values.append(values[-1])
+        for series in spread.values():
+            series.append(series[-1])
     return Diversity(
         experiment=experiment.name,
         x_label="time (s)" if x == "time" else "training iteration of the furthest member",
@@ -193,7 +197,7 @@ def diversity(experiment: Experiment, x: str = "training_iteration") -> Diversit
         shares=tuple(shares),
         effective=tuple(_effective(counts) for counts in shares),
         donors=tuple(donors),
-        spread={name: tuple(values) for name, values in spread.items()},
+        spread={name: tuple(series) for name, series in spread.items()},
         takeover=_since(shares, lambda counts: 2 * max(counts) >= sum(counts)) if len(trials) > 2 else None,
         fixation=_since(shares, lambda counts: max(counts) == sum(counts)) if len(trials) > 1 else None,
     )
@@ -287,13 +291,8 @@ def _after(
 
 def _first_at(rows: Sequence[Row], until: float, experiment: Experiment) -> Row | None:
     """Return the first result at or behind a boundary."""
-    read = reader_of(experiment, experiment.info.time_attr)
-    return next((row for row in rows if read(row) >= until), None)
-
-
-def _shares(founder: Mapping[str, int]) -> tuple[int, ...]:
-    counts = Counter(founder.values())
-    return tuple(counts[place] for place in range(len(founder)))
+    key = experiment.info.time_attr
+    return next((row for row in rows if (at := finite(row.value(key))) is not None and at >= until), None)
 
 
 def _effective(counts: Sequence[int]) -> float:
@@ -311,14 +310,21 @@ def _since(shares: Sequence[tuple[int, ...]], holds: _Test) -> int | None:
     return found
 
 
-def _deviation(configs: Mapping[str, Config], name: str, experiment: Experiment) -> float | None:
+def _scaled(config: Config, name: str, experiment: Experiment) -> float | None:
+    """Return a hyperparameter on its own scale, which may be logarithmic; None where it is no number."""
+    value = next(config_values([config], name), None)
+    if value is None or name not in experiment.info.log_parameters:
+        return value
+    return math.log(value) if value > 0 else None
+
+
+def _deviation(values: Mapping[str, float | None]) -> float | None:
     """Return the standard deviation of a hyperparameter among the members; None where it is no number in all."""
-    values = list(config_values(configs.values(), name))
-    if len(values) < len(configs) or len(values) < 2:
+    found = [value for value in values.values() if value is not None]
+    if len(found) < len(values) or len(found) < 2:
         return None
-    if name in experiment.info.log_parameters and min(values) > 0:
-        values = [math.log(value) for value in values]
-    return statistics.pstdev(values)
+    middle = math.fsum(found) / len(found)
+    return math.sqrt(math.fsum((value - middle) ** 2 for value in found) / len(found))
 
 
 def _furthest(experiment: Experiment) -> float:

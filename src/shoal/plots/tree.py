@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import groupby
@@ -130,13 +131,13 @@ _Rows = Mapping[tuple[str, int], list[Row]]
 
 
 def _root(trial: TrialHistory, member: Member, rows: _Rows, read: Reader, metric: str | None) -> Branch:
-    own = rows.get((trial.trial_id, 0), [])
+    xs, scores = _points(rows.get((trial.trial_id, 0), []), read, metric)
     return Branch(
         member=member,
         generation=0,
         parent=None,
-        x=(0.0, *map(read, own)),
-        scores=(None, *(_score(row, metric) for row in own)),
+        x=(0.0, *xs),
+        scores=(None, *scores),
         parent_x=None,
         config=trial.initial_config,
         present=not trial.exploits,
@@ -153,26 +154,32 @@ def _copy(
     metric: str | None,
     x: str,
 ) -> Branch:
-    own = rows.get((exploit.trial_id, exploit.generation), [])
+    xs, scores = _points(rows.get((exploit.trial_id, exploit.generation), []), read, metric)
     of_donor = rows.get((exploit.donor_id, parent[1]), [])
     source = next((row for row in of_donor if row.report.iteration == exploit.checkpoint.iteration), None)
     copied = experiment.timeline.copied.get((exploit.trial_id, exploit.generation))
     when = 0.0 if copied is None else copied.at
     # Where the donor has gone back since, its result counts no longer.
     otherwise = when if x == "time" else float(exploit.checkpoint.iteration)
-    parent_x = otherwise if source is None else read(source)
+    parent_x = otherwise if source is None or math.isnan(read(source)) else read(source)
     score = None if source is None else _score(source, metric)
     return Branch(
         member=members[exploit.trial_id],
         generation=exploit.generation,
         parent=parent,
-        x=(when if x == "time" else parent_x, *map(read, own)),
-        scores=(score, *(_score(row, metric) for row in own)),
+        x=(when if x == "time" else parent_x, *xs),
+        scores=(score, *scores),
         parent_x=parent_x,
         config=exploit.new_config,
         present=exploit.generation == len(experiment.history.trials[exploit.trial_id].exploits),
         failed=exploit.failed is not None,
     )
+
+
+def _points(rows: list[Row], read: Reader, metric: str | None) -> tuple[list[float], list[float | None]]:
+    """Return where results are, and their scores; without those that are nowhere on the x axis."""
+    placed = [(x, row) for row in rows if not math.isnan(x := read(row))]
+    return [x for x, _ in placed], [_score(row, metric) for _, row in placed]
 
 
 def _score(row: Row, metric: str | None) -> float | None:
@@ -186,6 +193,7 @@ def _path(best: TrialHistory, members: Mapping[str, Member], branches: list[Bran
     steps = [] if best.last is None else best.last.steps()
     for (owner, generation), rows in groupby(steps, lambda row: (row.report.trial_id, row.generation)):
         branch = (members[owner].index, generation)
-        ends = [read(row) for row in rows]
-        found.append(Step(branch, begins.get(branch, ends[0]), ends[-1]))
+        ends = [x for row in rows if not math.isnan(x := read(row))]
+        if ends:
+            found.append(Step(branch, begins.get(branch, ends[0]), ends[-1]))
     return found

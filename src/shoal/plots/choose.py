@@ -1,0 +1,219 @@
+"""What of an experiment a picture shows in the front, and where: decisions that both renderers share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from ..core.events import Config
+from ..core.reports import flatten
+from ..display.text import format_value
+from .info import Ancestry, Curve, Line
+from .population import Diversity
+from .style import Theme, quantile
+from .tree import Branch, LineageTree
+from .words import count, label_of, short
+
+__all__ = [
+    "FEW",
+    "Band",
+    "Scale",
+    "bands",
+    "changes",
+    "ends",
+    "entries",
+    "fanned",
+    "front",
+    "log_ticks",
+    "owner_colours",
+    "runs",
+    "score_scale",
+]
+
+FEW = 12
+"""Up to so many members each has a line of its own, with a label."""
+_IN_FRONT = 5
+_BANDS = 6
+
+
+def front(curves: Sequence[Curve], best: int | None, mode: str, theme: Theme) -> dict[int, str]:
+    """Return the places of the curves that are in colour, the best one first, each with its colour.
+
+    Those are the winner, members that are kept out of exploits, and the next best by the experiment's metric.
+    """
+    sign = -1.0 if mode == "max" else 1.0
+    scored = [
+        (sign * curve.member.score, place) for place, curve in enumerate(curves) if curve.member.score is not None
+    ]
+    ranked = [place for _, place in sorted(scored)]
+    control = [place for place in ranked if curves[place].member.control][:2]
+    first = [] if best is None else [best]
+    chosen = list(dict.fromkeys([*first, *control, *ranked]))[:_IN_FRONT]
+    colours = iter(theme.palette)
+    return {place: theme.winner if place == best else next(colours) for place in chosen}
+
+
+def owner_colours(info: Ancestry, theme: Theme) -> dict[int, str]:
+    """Return the colour of each member that trained, by its number: the one whose weights they are is the winner."""
+    found = {info.member.index: theme.winner}
+    for stretch in info.stretches:
+        found.setdefault(stretch.member.index, theme.colour(len(found) - 1))
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------------- scores
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How scores become colours."""
+
+    low: float
+    high: float
+    sign: float
+    """1 where larger is better, -1 where smaller is."""
+
+    def part(self, score: float) -> float:
+        """Return how good a score is, 0 to 1."""
+        if self.high <= self.low:
+            return 1.0
+        part = (score / 2 - self.low / 2) / (self.high / 2 - self.low / 2)
+        part = min(1.0, max(0.0, part))
+        return part if self.sign > 0 else 1.0 - part
+
+
+def score_scale(tree: LineageTree) -> Scale | None:
+    """Return the scale of a tree's scores, or None without any. The worst few share one colour."""
+    scores = sorted(score for branch in tree.branches for score in branch.scores if score is not None)
+    if not scores:
+        return None
+    if tree.mode == "max":
+        return Scale(quantile(scores, 0.05), scores[-1], 1.0)
+    return Scale(scores[0], quantile(scores, 0.95), -1.0)
+
+
+def runs(
+    branch: Branch, scale: Scale | None, levels: int, most: int | None = None
+) -> Iterator[tuple[int, float, float]]:
+    """Yield the stretches of a branch whose scores have one colour: the level, -1 without a score; from where, to where.
+
+    The step to a result has the colour of that result. With ``most``, there are at most so many stretches: several
+    results have then the colour of their mean.
+    """
+    x, scores = branch.x[1:], branch.scores[1:]
+    size = 1 if most is None else -(-len(x) // most)
+    begin = end = branch.x[0]
+    now = -2
+    for first in range(0, len(x), size):
+        chunk = [score for score in scores[first : first + size] if score is not None]
+        level = -1
+        if chunk and scale is not None:
+            level = min(levels - 1, int(levels * sum(map(scale.part, chunk)) / len(chunk)))
+        if level != now:
+            if now != -2:
+                yield now, begin, end
+            begin, now = end, level
+        end = x[min(first + size, len(x)) - 1]
+    if now != -2:
+        yield now, begin, end
+
+
+def changes(old: Config, new: Config, most: int = 5) -> list[str]:
+    """Return what is different in a new config, as ``lr 0.1 → 0.12``."""
+    before = dict(flatten(old))
+    found = [
+        f"{short(name, 24)} {format_value(before.get(name))} → {format_value(value)}"
+        for name, value in flatten(new)
+        if format_value(before.get(name)) != format_value(value)
+    ]
+    return [*found[:most], f"{len(found) - most} more"] if len(found) > most else found
+
+
+# ---------------------------------------------------------------------------------------------------------- diversity
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """One area of the founders' shares."""
+
+    label: str
+    member: int | None
+    """The founder's number; None for all others together."""
+    colour: str
+    counts: tuple[int, ...]
+
+
+def bands(info: Diversity, theme: Theme) -> list[Band]:
+    """Return the areas from the bottom up: the founders that matter most, and all others in one."""
+    size = len(info.founders)
+    peak = [max(entry[place] for entry in info.shares) for place in range(size)]
+    final = info.shares[-1]
+    order = sorted(range(size), key=lambda place: (-final[place], -peak[place], place))
+    chosen = order if size <= _BANDS + 1 else order[:_BANDS]
+    found = [
+        Band(
+            label_of(info.founders[place]),
+            info.founders[place].index,
+            theme.winner if rank == 0 else theme.colour(rank - 1),
+            tuple([entry[place] for entry in info.shares]),
+        )
+        for rank, place in enumerate(chosen)
+    ]
+    rest = order[len(chosen) :]
+    if rest:
+        together = [sum(entry) for entry in info.shares]
+        shown = [sum(counts) for counts in zip(*(band.counts for band in found), strict=True)]
+        counts = tuple([whole - part for whole, part in zip(together, shown, strict=True)])
+        found.append(Band(count(len(rest), "other founder"), None, theme.pale, counts))
+    return found
+
+
+def entries(info: Diversity, points: int | None) -> list[int]:
+    """Return the places of the entries to draw: the last one at each ``x``, and of too many a few, evenly."""
+    x = info.x
+    kept = [place for place in range(len(x)) if place + 1 == len(x) or x[place + 1] != x[place]]
+    if points is not None and len(kept) > points:
+        kept = [kept[round(step * (len(kept) - 1) / (points - 1))] for step in range(points)]
+    return kept
+
+
+# ------------------------------------------------------------------------------------------------------------- places
+
+
+def fanned(xs: Sequence[float], width: float) -> list[float]:
+    """Return places on the x axis at which those that would be at one place lie side by side, within a width."""
+    groups: dict[float, list[int]] = {}
+    for place, x in enumerate(xs):
+        groups.setdefault(x, []).append(place)
+    found = list(xs)
+    most = max(map(len, groups.values()), default=1)
+    for x, places in groups.items():
+        for step, place in enumerate(places):
+            found[place] = x + (step - (len(places) - 1) / 2) * width / most
+    return found
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Return the places of ticks on a logarithmic axis, all of them short to write."""
+    if not 0 < low < math.inf:
+        return []
+    decades = math.log10(high) - math.log10(low)
+    begin, end = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    if decades > 2.2:
+        step = max(1, math.ceil(decades / 7))
+        return [found for power in range(begin, end + 1, step) if low <= (found := 10.0**power) <= high]
+    digits = (1, 2, 5) if decades > 0.7 else (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9)
+    return [
+        found
+        for power in range(begin, end + 1)
+        for digit in digits
+        if low <= (found := float(f"{digit}e{power}")) <= high
+    ]
+
+
+def ends(lines: Iterable[Line]) -> tuple[float, float] | None:
+    """Return the least and the largest ``x`` of lines; None without a point."""
+    found = [x for line in lines for x in (min(line.x, default=math.inf), max(line.x, default=-math.inf))]
+    low, high = min(found, default=math.inf), max(found, default=-math.inf)
+    return (low, high) if low <= high else None

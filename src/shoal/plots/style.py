@@ -1,0 +1,174 @@
+"""How plots look, whichever renderer draws them: colours for a light and for a dark background, places of labels.
+
+Categories have the palette of Okabe and Ito, which people with any colour vision can tell apart; on a dark background
+its darker hues are lightened. Scores have viridis, turned so that what is better stands out from the background.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..errors import ConfigError, did_you_mean
+
+__all__ = ["DARK", "LIGHT", "THEMES", "Theme", "blend", "place_labels", "quantile", "robust_range", "theme_of"]
+
+_VIRIDIS = (
+    "#440154", "#482475", "#414487", "#355f8d", "#2a788e", "#21918c", "#22a884", "#44bf70", "#7ad151", "#bddf26",
+    "#fde725",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Theme:
+    """Colours for one kind of background."""
+
+    name: str
+    background: str
+    """What the colours are made for. Interactive figures are transparent and show what is behind them."""
+    ink: str
+    """Text, and what is drawn in the front without a meaning of its own."""
+    muted: str
+    """Second-rank text."""
+    grid: str
+    pale: str
+    """Lines of members that are there for comparison only."""
+    winner: str
+    better: str
+    worse: str
+    palette: tuple[str, ...]
+    """Categories, the winner's colour not among them."""
+    scale: tuple[str, ...]
+    """Scores, the worst first, evenly spaced."""
+    training: str
+    saving: str
+    loading: str
+    waiting: str
+
+    def score(self, part: float) -> str:
+        """Return the colour of a score, given how good it is from 0 to 1."""
+        place = min(1.0, max(0.0, part)) * (len(self.scale) - 1)
+        low = min(int(place), len(self.scale) - 2)
+        return blend(self.scale[low], self.scale[low + 1], place - low)
+
+    def colour(self, place: int) -> str:
+        """Return the colour of a category; they come again after the last."""
+        return self.palette[place % len(self.palette)]
+
+
+LIGHT = Theme(
+    name="light",
+    background="#ffffff",
+    ink="#1d2733",
+    muted="#5a6675",
+    grid="#e4e8ed",
+    pale="#b9c1cb",
+    winner="#d55e00",
+    better="#0072b2",
+    worse="#e69f00",
+    palette=("#0072b2", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#7d6bb0", "#8a8f3c"),
+    scale=tuple(reversed(_VIRIDIS[:-1])),
+    training="#0072b2",
+    saving="#e69f00",
+    loading="#cc79a7",
+    waiting="#d3d9e0",
+)
+DARK = Theme(
+    name="dark",
+    background="#12171d",
+    ink="#e8ecf1",
+    muted="#9fabb8",
+    grid="#2a323c",
+    pale="#596573",
+    winner="#ff8f3f",
+    better="#56b4e9",
+    worse="#e6b93d",
+    palette=("#56b4e9", "#2fc397", "#e39ac4", "#8fd0ff", "#f0c24b", "#a99be0", "#c3c96a"),
+    scale=_VIRIDIS[1:],
+    training="#56b4e9",
+    saving="#e6b93d",
+    loading="#e39ac4",
+    waiting="#3a4450",
+)
+THEMES = {theme.name: theme for theme in (LIGHT, DARK)}
+
+
+def theme_of(name: str) -> Theme:
+    """Return a theme by its name.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    found = THEMES.get(name) if isinstance(name, str) else None
+    if found is None:
+        raise ConfigError(
+            f"theme must be {' or '.join(map(repr, THEMES))}, but is {name!r}.{did_you_mean(str(name), THEMES)}"
+        )
+    return found
+
+
+def blend(first: str, second: str, part: float) -> str:
+    """Return a colour between two, both ``#rrggbb``: 0 is the first, 1 the second."""
+    pairs = ((int(first[place : place + 2], 16), int(second[place : place + 2], 16)) for place in (1, 3, 5))
+    return "#" + "".join(f"{round(low + (high - low) * part):02x}" for low, high in pairs)
+
+
+def quantile(ordered: Sequence[float], part: float) -> float:
+    """Return the value below which a part of sorted values lies, 0 to 1."""
+    place = part * (len(ordered) - 1)
+    low = int(place)
+    high = min(low + 1, len(ordered) - 1)
+    # Halves first, because the difference of two large values may be infinite.
+    return ordered[low] * (1 - (place - low)) + ordered[high] * (place - low)
+
+
+def robust_range(values: Sequence[float], always: Sequence[float] = ()) -> tuple[float, float, int]:
+    """Return the range that an axis should show, and how many values are outside of it.
+
+    Where a few values are far from all others, as those of a member that diverged, they are left outside.
+
+    Args:
+        values: at least one, finite.
+        always: values that have to be inside.
+    """
+    ordered = sorted(values)
+    low, high = ordered[0], ordered[-1]
+    inner_low, inner_high = quantile(ordered, 0.03), quantile(ordered, 0.97)
+    middle = inner_high - inner_low
+    if middle > 0 and high / 12 - low / 12 > middle:
+        low = max(low, min([inner_low - 0.5 * middle, *always]))
+        high = min(high, max([inner_high + 0.5 * middle, *always]))
+    outside = sum(not low <= value <= high for value in ordered)
+    margin = (high / 2 - low / 2) * 0.1
+    if margin <= 0:
+        margin = abs(low) * 0.05 or 0.5
+    return low - margin, high + margin, outside
+
+
+def place_labels(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Return where labels go so that they do not overlap, each as near as can be to where it should be.
+
+    Args:
+        wanted: where each should be, in any order.
+        gap: the least distance between two.
+        low, high: where the first and the last may be; exceeded only where there is not enough room for all.
+    """
+    order = sorted(range(len(wanted)), key=lambda place: wanted[place])
+    gap = min(gap, (high - low) / max(1, len(order) - 1)) if high > low else gap
+    # Labels that push each other form blocks, which lie around the middle of what their labels want.
+    blocks: list[tuple[float, int]] = []  # sum of what their labels want of the first label, number of labels
+    for place in order:
+        total, count = wanted[place], 1
+        while blocks and blocks[-1][0] / blocks[-1][1] + gap * blocks[-1][1] > total / count:
+            before, size = blocks.pop()
+            total, count = before + total - gap * size * count, count + size
+        blocks.append((total, count))
+    places = [total / count + gap * step for total, count in blocks for step in range(count)]
+    for step in range(len(places)):  # inside the limits, from both ends
+        places[step] = max(places[step], low + gap * step)
+    for step in range(len(places) - 1, -1, -1):
+        places[step] = min(places[step], high - gap * (len(places) - 1 - step))
+    found = [0.0] * len(wanted)
+    for step, place in enumerate(order):
+        found[place] = places[step]
+    return found
