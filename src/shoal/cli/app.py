@@ -74,7 +74,7 @@ _add("report", pictures.report, _LOOK, "shoal report mnist", "shoal report mnist
 _add("dashboard", pictures.dashboard, _LOOK, "shoal dashboard", "shoal dashboard ~/results --port 9000 --open")
 _add(
     "run", training.run, _RUN,
-    "shoal run train:train --space space.toml --metric accuracy --num-samples 8 --stop training_iteration=50",
+    "shoal run train:train --space space.toml --metric accuracy --mode max --stop training_iteration=50",
     "shoal run train:train --space space.py:space --metric loss --mode min --seed 1 --name try",
 )  # fmt: skip
 _add(

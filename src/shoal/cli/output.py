@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 __all__ = [
-    "Format", "Table", "clean", "console", "csv_text", "facts", "plain", "print_csv", "print_json", "print_table", "say", "warn",
-    "when", "write_text",
+    "Format", "Table", "clean", "console", "csv_text", "facts", "plain", "print_csv", "print_json", "print_table",
+    "say", "warn", "when", "write_text",
 ]  # fmt: skip
 
 

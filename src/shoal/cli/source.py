@@ -82,8 +82,8 @@ def source_of(value: Any, path: str) -> str:
             return f"[{inside}]"
         return f"({inside},)" if len(value) == 1 else f"({inside})"
     raise ConfigError(
-        f"The schedule cannot be written as Python: config[{path!r}] is {value!r:.100} ({kind.__name__}), and only plain "
-        f"data can: numbers, text, None, lists, tuples and dicts. --format json writes it as its text."
+        f"The schedule cannot be written as Python: config[{path!r}] is {value!r:.100} ({kind.__name__}), and only "
+        f"plain data can: numbers, text, None, lists, tuples and dicts. --format json writes it as its text."
     )
 
 

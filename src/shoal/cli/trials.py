@@ -60,7 +60,7 @@ def _show(experiment: Experiment, trial: TrialHistory) -> None:
     from .watching import status_style
 
     status, last = trial.status.value, trial.last
-    shown = [
+    shown: list[tuple[str, str] | tuple[str, str, str]] = [
         ("trial", f"{trial.index}: {trial.name}"),
         ("status", f"{status}{f' ({trial.reason})' if trial.reason else ''}", status_style(status)),
         ("iteration", str(trial.iteration)),
