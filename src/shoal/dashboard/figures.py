@@ -1,0 +1,100 @@
+"""Figures for the browser: specs of :mod:`shoal.plots` as compressed JSON."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import ShoalError, one_line
+from ..reading import Experiment
+
+__all__ = ["Panel", "encoded", "message", "panels", "plot_figure"]
+
+_FEW_MEMBERS = 12
+_POINTS, _POINTS_OF_MANY = 240, 120
+_HEAD, _LINE, _LEAST = 44, 16, 14
+"""Pixels of a figure's title with one line of note, of each more line, and the least that stays above the plot."""
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """A plot's place on the page of an experiment."""
+
+    name: str
+    title: str
+    explanation: str
+    by_x: bool
+    """Whether its x axis can be chosen."""
+
+
+def panels() -> list[Panel]:
+    """Return the plots of an experiment, in the order of the page."""
+    from ..plots import PLOTS
+
+    return [Panel(plot.name, plot.title, plot.explanation, "x" in plot.options) for plot in PLOTS.values()]
+
+
+def plot_figure(
+    experiment: Experiment | None, name: str, theme: str, x: str, trial_id: str | None = None
+) -> Callable[[], dict[str, Any]]:
+    """Read what a plot shows, and return what draws it: that does not need the experiment any more.
+
+    Args:
+        experiment: which; None: it is not read yet.
+        name: the plot's, one of those that there are.
+        theme: ``light`` or ``dark``.
+        x: ``training_iteration`` or ``time``, for plots that have the choice.
+        trial_id: whose, for the plot of an ancestry.
+    """
+    from ..plots import PLOTS
+
+    if experiment is None:
+        return lambda: message("The experiment is still being read.")
+    plot = PLOTS[name]
+    options: dict[str, Any] = {}
+    if "x" in plot.options:
+        options["x"] = x
+    if trial_id is not None:
+        options["trial_id"] = trial_id
+    try:
+        info = plot.info(experiment, **options)
+    except ShoalError as error:
+        text = str(error)
+        return lambda: message(text)
+    points = _POINTS if len(experiment.history.trials) <= _FEW_MEMBERS else _POINTS_OF_MANY
+
+    def draw() -> dict[str, Any]:
+        spec = plot.spec(info, theme=theme, points=points)
+        # Who has zoomed in keeps that while the figure goes on, and loses it with another axis.
+        layout = {**_without_heading(spec["layout"]), "uirevision": f"{name} {x} {trial_id}"}
+        return {"data": spec["data"], "layout": layout}
+
+    return draw
+
+
+def _without_heading(layout: dict[str, Any]) -> dict[str, Any]:
+    """Return a layout whose title and note, which are in ``meta``, do not stand in the figure: the page shows them."""
+    title = layout.get("title", {}).get("text", "")
+    if "meta" not in layout or not title:
+        return layout
+    taken = _HEAD + _LINE * max(0, title.count("<br>") - 1)
+    margin = {**layout["margin"], "t": max(_LEAST, layout["margin"]["t"] - taken)}
+    rest = {key: value for key, value in layout.items() if key != "title"}
+    return {**rest, "margin": margin, "height": layout["height"] - layout["margin"]["t"] + margin["t"]}
+
+
+def message(text: str) -> dict[str, Any]:
+    """Return what is shown in place of a figure."""
+    return {"message": text}
+
+
+def encoded(spec: dict[str, Any]) -> bytes:
+    """Return a figure as it is sent: JSON, compressed with gzip."""
+    try:
+        text = json.dumps(spec, separators=(",", ":"), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        text = json.dumps(message(f"This plot cannot be drawn: {one_line(error)}"))
+    return gzip.compress(text.encode(), compresslevel=4, mtime=0)

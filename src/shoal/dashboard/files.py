@@ -1,0 +1,102 @@
+"""The few files that pages show, opened so that nothing outside of an experiment's folder can be reached.
+
+Names of folders come out of journals, which anybody may have written. So each step of the way is opened by itself, from
+the folder before it, and links are not followed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..display.text import printable
+
+__all__ = ["Tail", "names_in", "tail_of"]
+
+_MOST_BYTES = 48 << 10
+_LONGEST_LINE = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """The end of a text file."""
+
+    lines: tuple[str, ...]
+    size: int
+    """Bytes of the whole file."""
+    whole: bool
+    """Whether nothing is left out."""
+
+
+def tail_of(experiment: Path, folder: str, name: str, lines: int = 300) -> Tail | None:
+    """Return the end of a file in a trial's folder; None where there is no ordinary file of that name.
+
+    Args:
+        experiment: the experiment's folder.
+        folder: the trial's folder in it.
+        name: the file's name.
+        lines: at most so many.
+    """
+    with _inside(experiment, folder) as place:
+        if place is None or not _is_plain(name):
+            return None
+        try:
+            handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=place)
+        except OSError:
+            return None
+        with open(handle, "rb") as file:
+            status = os.fstat(handle)
+            if not stat.S_ISREG(status.st_mode):
+                return None
+            begin = max(0, status.st_size - _MOST_BYTES)
+            try:
+                file.seek(begin)
+                data = file.read(_MOST_BYTES)
+            except OSError:
+                return None
+    text = data.decode("utf-8", "replace")
+    found = text.split("\n")
+    if found and not found[-1]:
+        found.pop()
+    if begin and len(found) > 1:
+        found.pop(0)  # the rest of a line
+    shown = tuple(printable(line)[:_LONGEST_LINE] for line in found[-lines:])
+    return Tail(shown, status.st_size, begin == 0 and len(shown) == len(found))
+
+
+def names_in(experiment: Path, folder: str) -> frozenset[str]:
+    """Return the names of the folders in a trial's folder; none where it is not there."""
+    with _inside(experiment, folder) as place:
+        if place is None:
+            return frozenset()
+        try:
+            with os.scandir(place) as entries:
+                return frozenset(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+        except OSError:
+            return frozenset()
+
+
+@contextlib.contextmanager
+def _inside(experiment: Path, folder: str) -> Iterator[int | None]:
+    """Give a handle of a trial's folder; None where it is no folder right inside the experiment's."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    outer = inner = -1
+    try:
+        if _is_plain(folder):
+            with contextlib.suppress(OSError):
+                outer = os.open(experiment, flags)
+                inner = os.open(folder, flags | os.O_NOFOLLOW, dir_fd=outer)
+        yield inner if inner >= 0 else None
+    finally:
+        for handle in (inner, outer):
+            if handle >= 0:
+                os.close(handle)
+
+
+def _is_plain(name: str) -> bool:
+    """Return whether a name is that of something right in a folder."""
+    return bool(name) and name not in (".", "..") and "/" not in name and "\0" not in name

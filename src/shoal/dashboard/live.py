@@ -1,0 +1,351 @@
+"""The experiments in a folder as pages see them: opened once, and read on when somebody looks. Nobody looks: no reading.
+
+Requests come from several threads. What is read of an experiment changes only under its lock, and is read under it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import JournalError, one_line
+from ..experiment import ExperimentInfo
+from ..journal import JOURNAL_NAME
+from ..reading import Experiment, State, find_experiments, is_experiment, state_of
+
+__all__ = ["Experiments", "Watched", "key_of"]
+
+MAX_AGE = 0.8
+"""Seconds for which what was read is new enough."""
+MOST_RESULTS = 600_000
+"""Results in memory, of all experiments: beyond, those at which nobody has looked for longest are let go of."""
+_RETRY = 5.0
+"""Seconds after which a journal that could not be read is tried again, changed or not."""
+_WARM = 3
+"""How many experiments, the newest, are read before anybody asks for them."""
+_SETTLED = 2.0
+"""Seconds after which a file's time tells for sure that it was not written since."""
+
+Signature = tuple[tuple[int, int, int, int] | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What is known of an experiment at one look."""
+
+    info: ExperimentInfo | None
+    state: State | None
+    """None where it is not known."""
+    version: str
+    """Changes with everything that was read."""
+    reading: int | None
+    """How many records were read so far, while it is opened; else None."""
+    problem: str
+    """Why it cannot be read, or not all of it; else empty."""
+
+
+class Watched:
+    """One experiment. :meth:`look` says how far it was read, :meth:`reading` lends what was.
+
+    Args:
+        folder: the experiment's folder.
+        key: its name in addresses.
+        max_age: seconds for which what was read is new enough.
+    """
+
+    def __init__(self, folder: Path, key: str, max_age: float = MAX_AGE) -> None:
+        self.folder = folder
+        self.key = key
+        self.name = folder.name
+        self.looked_at = 0.0
+        self._max_age = max_age
+        self._lock = threading.RLock()
+        self._opened = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._opening: Experiment | None = None
+        self._experiment: Experiment | None = None
+        self._info: ExperimentInfo | None = None
+        self._state: State | None = None
+        self._problem = ""
+        self._signature: Signature = ()
+        self._read_at = -1e9
+        self._epoch = secrets.token_hex(4)
+
+    # -------------------------------------------------------------------------------------------------------- questions
+
+    def look(self, wait: float = 0.0) -> Looked:
+        """Have it read on where that is due, and say how far it was read.
+
+        Args:
+            wait: seconds to wait at most where it is being opened.
+        """
+        self.looked_at = time.monotonic()
+        if not self._opened.is_set():
+            self.open()
+            self._opened.wait(wait)
+        if self._opened.is_set():
+            self._read_on()
+        else:
+            self._glance()
+        return self.known()
+
+    def glance(self) -> Looked:
+        """Have it read on where it is open and that is due, but do not open it; say how far it was read."""
+        if self._opened.is_set():
+            self._read_on()
+        else:
+            self._glance()
+        return self.known()
+
+    def known(self) -> Looked:
+        """Say how far it was read, without reading."""
+        opening = self._opening
+        experiment = self._experiment
+        state = None if self._state is None else self._state.value
+        seq = 0 if experiment is None else experiment.seq
+        version = f"{self._epoch}-{seq}-{state}-{int(bool(self._problem))}"
+        reading = None if self._opened.is_set() else (0 if opening is None else opening.seq)
+        return Looked(self._info, self._state, version, reading, self._problem)
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[Experiment | None]:
+        """Lend the experiment, which does not change meanwhile; None where it is not read (yet)."""
+        with self._lock:
+            yield self._experiment
+
+    @property
+    def results(self) -> int:
+        """How many results of it are in memory."""
+        experiment = self._experiment
+        return 0 if experiment is None else experiment.history.results
+
+    # --------------------------------------------------------------------------------------------------------- reading
+
+    def open(self) -> None:
+        """Begin to read it, in a thread of its own, where it was not read and is not being read."""
+        with self._lock:
+            if self._thread is not None or self._opened.is_set():
+                return
+            self._thread = threading.Thread(target=self._open, name=f"shoal-open-{self.key}", daemon=True)
+            self._thread.start()
+
+    def wait(self, seconds: float | None = None) -> None:
+        """Wait until it was opened."""
+        self._opened.wait(seconds)
+
+    def forget(self) -> None:
+        """Let go of what was read; the next look opens it again."""
+        with self._lock:
+            if self._thread is None:
+                self._experiment = None
+                self._epoch = secrets.token_hex(4)
+                self._opened.clear()
+
+    def _open(self) -> None:
+        signature = self._sign()
+        experiment: Experiment | None = None
+        problem = ""
+        try:
+            experiment = Experiment(self.folder, _info_of(self.folder))
+            self._info = experiment.info
+            self._opening = experiment
+            experiment.refresh()
+        except JournalError as error:
+            problem = str(error)
+        except Exception as error:  # a journal that only looks like one: the page says so, and others are shown
+            problem = f"It cannot be read: {one_line(error)}"
+        with self._lock:
+            # What came before the damage is right.
+            self._experiment = experiment if experiment is not None and experiment.seq else None
+            self._problem, self._signature = problem, signature
+            self._state = self._ask_state(experiment)
+            self._read_at = time.monotonic()
+            self._opening = self._thread = None
+            self._opened.set()
+
+    def _read_on(self) -> None:
+        """Read what has come since, where the last time was long enough ago."""
+        with self._lock:
+            now = time.monotonic()
+            if now - self._read_at < self._max_age or not self._opened.is_set():
+                return
+            signature = self._sign()
+            settled = signature == self._signature and _is_settled(signature)
+            if self._problem:
+                if not settled or now - self._read_at > _RETRY:
+                    self._begin_anew()
+                return
+            self._read_at = now
+            experiment = self._experiment
+            try:
+                if experiment is not None and not settled:
+                    if self._is_another(experiment, signature):
+                        self._begin_anew()
+                        return
+                    experiment.refresh()
+                    self._info = experiment.info
+            except JournalError as error:
+                self._problem = str(error)
+            except Exception as error:
+                self._problem = f"It cannot be read on: {one_line(error)}"
+            self._signature = signature
+            self._state = self._ask_state(experiment)
+
+    def _is_another(self, experiment: Experiment, signature: Signature) -> bool:
+        """Return whether another experiment lies where this one did."""
+        old, new = self._signature[0], signature[0]
+        if old is not None and new is not None and old[:2] != new[:2]:
+            return True
+        info = _info_of(self.folder)
+        return (info.run_id, info.started_at) != (experiment.info.run_id, experiment.info.started_at)
+
+    def _begin_anew(self) -> None:
+        self._experiment, self._problem, self._epoch = None, "", secrets.token_hex(4)
+        self._opened.clear()
+        self.open()
+
+    def _glance(self) -> None:
+        """Find out the little that needs no reading."""
+        if self._info is None:
+            with contextlib.suppress(Exception):
+                self._info = _info_of(self.folder)
+
+    def _ask_state(self, experiment: Experiment | None) -> State | None:
+        if experiment is None:
+            return None
+        with contextlib.suppress(OSError):
+            return state_of(self.folder, experiment.history)
+        return None
+
+    def _sign(self) -> Signature:
+        path = self.folder / JOURNAL_NAME
+        return tuple(_stat(each) for each in (path, path.with_name(f"{path.name}-wal")))
+
+
+class Experiments:
+    """All experiments in a folder, found again at each look.
+
+    Args:
+        root: a storage folder, or the folder of one experiment.
+        max_age: seconds for which what was found and read is new enough.
+    """
+
+    def __init__(self, root: str | os.PathLike[str], max_age: float = MAX_AGE) -> None:
+        self.root = Path(os.path.realpath(Path(root).expanduser()))
+        self._max_age = max_age
+        self._lock = threading.Lock()
+        self._found: dict[str, Watched] = {}
+        self._found_at = -1e9
+        self._outside: list[str] = []
+        self._warming = threading.Lock()
+
+    @property
+    def single(self) -> bool:
+        """Whether the folder is itself an experiment's."""
+        return is_experiment(self.root)
+
+    @property
+    def outside(self) -> list[str]:
+        """Names of those that are not shown, because they are links that lead out of the folder."""
+        return list(self._outside)
+
+    def all(self) -> list[Watched]:
+        """Return the experiments that there are, the newest first."""
+        with self._lock:
+            now = time.monotonic()
+            if now - self._found_at >= self._max_age:
+                self._found, self._outside = self._find()
+                self._found_at = now
+            return list(self._found.values())
+
+    def get(self, key: str) -> Watched | None:
+        """Return the experiment with this name in addresses; None where it is not there (any more)."""
+        found = next((each for each in self.all() if each.key == key), None)
+        if found is not None:
+            self._make_room(found)
+        return found
+
+    def warm(self, count: int = _WARM) -> None:
+        """Read the newest experiments in the background, one after the other."""
+
+        def read() -> None:
+            if not self._warming.acquire(blocking=False):
+                return
+            try:
+                for each in self.all()[:count]:
+                    if sum(other.results for other in self.all()) < MOST_RESULTS:
+                        each.open()
+                        each.wait()
+            finally:
+                self._warming.release()
+
+        if any(each.known().reading is not None for each in self.all()[:count]):
+            threading.Thread(target=read, name="shoal-warm", daemon=True).start()
+
+    def _find(self) -> tuple[dict[str, Watched], list[str]]:
+        before = {each.folder: each for each in self._found.values()}
+        found: dict[str, Watched] = {}
+        outside: list[str] = []
+        for folder in find_experiments(self.root):
+            if not _is_inside(folder, self.root):
+                outside.append(folder.name)
+                continue
+            known = before.get(folder)
+            key = key_of(folder.name) if known is None else known.key
+            found[key] = Watched(folder, key, self._max_age) if known is None else known
+        return found, outside
+
+    def _make_room(self, wanted: Watched) -> None:
+        others = sorted((each for each in self.all() if each is not wanted), key=lambda each: each.looked_at)
+        total = wanted.results + sum(each.results for each in others)
+        for each in others:
+            if total <= MOST_RESULTS:
+                break
+            total -= each.results
+            each.forget()
+
+
+def key_of(name: str) -> str:
+    """Return an experiment's name as it is in addresses: itself, where that is plain text."""
+    if re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.,=+@-]*", name):
+        return name
+    plain = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")[:40]
+    return f"{plain or 'experiment'}~{hashlib.sha256(os.fsencode(name)).hexdigest()[:10]}"
+
+
+def _is_inside(folder: Path, root: Path) -> bool:
+    """Return whether a folder and its journal are really where they seem to be."""
+    real = Path(os.path.realpath(folder))
+    journal = Path(os.path.realpath(folder / JOURNAL_NAME))
+    return (real == root or root in real.parents) and journal.parent == real
+
+
+def _info_of(folder: Path) -> ExperimentInfo:
+    from ..journal.sqlite import SQLiteJournal
+
+    with contextlib.closing(SQLiteJournal.open_for_reading(folder)) as journal:
+        try:
+            return ExperimentInfo.from_meta(journal.meta())
+        except TypeError as error:
+            raise JournalError(f"The journal in {folder} does not say what the experiment is: {error}.") from error
+
+
+def _stat(path: Path) -> tuple[int, int, int, int] | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _is_settled(signature: Signature, clock: Callable[[], float] = time.time) -> bool:
+    """Return whether all the files were written long enough ago that a change since would show."""
+    return all(each is None or clock() - each[3] / 1e9 > _SETTLED for each in signature)

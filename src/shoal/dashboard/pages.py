@@ -1,0 +1,297 @@
+"""The pages, rendered: each as blocks, inside of a frame. Templates escape everything that they are given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from ..errors import one_line
+from ..history import TrialHistory
+from ..reading import Experiment, State
+from .blocks import BlockStore, Update
+from .compare import COMPARED, comparison
+from .figures import Panel, panels
+from .kept import Kept
+from .live import Experiments, Looked, Watched
+from .member import find_member, member_view, result_columns
+from .views import Statement, columns_of, experiment_view, overview_row, state_mark, statements_of
+
+__all__ = ["Gone", "Live", "Pages"]
+
+_HERE = Path(__file__).parent
+_PATIENCE = 0.4
+"""Seconds for which a page waits for its experiment to be opened, before it is shown without."""
+_SHOWN = 200
+"""Experiments in the list, the newest."""
+
+
+class Gone(LookupError):
+    """What a page is about is not there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """What an open page is told."""
+
+    update: Update | None
+    """None: nothing has changed."""
+    version: str
+    """Of what was read: what figures are made from."""
+    state: str
+    """``running``; ``reading`` while the journal is being opened; else anything."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Rendered:
+    blocks: dict[str, str]
+    lists: dict[str, list[str]]
+
+
+class Pages:
+    """Renders the pages.
+
+    Args:
+        experiments: what they are about.
+        assets: a version of the static files, for their addresses.
+        plotly: a version of plotly.js.
+    """
+
+    def __init__(self, experiments: Experiments, assets: str, plotly: str) -> None:
+        self.experiments = experiments
+        self._store = BlockStore()
+        self._cards: Kept[tuple[Statement, ...]] = Kept(50)
+        self._rendered: dict[tuple[str, ...], tuple[str, _Rendered]] = {}
+        self._templates = Environment(
+            loader=FileSystemLoader(_HERE / "templates"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._templates.globals.update(assets=assets, plotly=plotly)
+
+    # -------------------------------------------------------------------------------------------------------- overview
+
+    def overview(self) -> str:
+        """Return the list of experiments."""
+        rendered, looks, version = self._overview()
+        names = [(each.key, each.name) for each, _ in looks]
+        return self._page(("overview",), rendered, version, version, "overview.html", names=names)
+
+    def overview_live(self, have: str) -> Live:
+        """Return what has changed in the list of experiments."""
+        rendered, looks, version = self._overview()
+        running = any(looked.state is State.RUNNING for _, looked in looks)
+        reading = any(looked.reading is not None for _, looked in looks)
+        state = "reading" if reading else "running" if running else "ended"
+        return Live(self._since(("overview",), rendered, have), version, state)
+
+    def _overview(self) -> tuple[_Rendered, list[tuple[Watched, Looked]], str]:
+        found = self.experiments.all()[:_SHOWN]
+        self.experiments.warm(_SHOWN)
+        looks = [(each, each.glance()) for each in found]
+        blocks: dict[str, str] = {}
+        for watched, looked in looks:
+            with watched.reading() as experiment:
+                row = overview_row(watched, looked, experiment)
+            blocks[f"x-{row.key}"] = self._block("overview_row", row=row)
+        rows = [*blocks]
+        blocks["overview-note"] = self._block(
+            "overview_note", root=str(self.experiments.root), there=self.experiments.root.is_dir(),
+            count=len(found), outside=self.experiments.outside,
+        )  # fmt: skip
+        version = f"{len(found)}-{hash(tuple(looked.version for _, looked in looks))}"
+        return _Rendered(blocks, {"overview-rows": rows}), looks, version
+
+    # ------------------------------------------------------------------------------------------------------ experiment
+
+    def experiment(self, key: str) -> str:
+        """Return the page of an experiment."""
+        watched, looked = self._look(key, _PATIENCE)
+        rendered = self._experiment(watched, looked)
+        return self._page(
+            ("experiment", key), rendered, looked.version, looked.version, "experiment.html",
+            watched=watched,
+            info=looked.info,
+            columns=[] if looked.info is None else columns_of(looked.info),
+            panels=_panels(),
+            others=[(each.key, each.name) for each in self.experiments.all() if each is not watched],
+            single=self.experiments.single,
+        )  # fmt: skip
+
+    def experiment_live(self, key: str, have: str) -> Live:
+        """Return what has changed on the page of an experiment."""
+        watched, looked = self._look(key)
+        return Live(
+            self._since(("experiment", key), self._experiment(watched, looked), have), looked.version, _pace(looked)
+        )
+
+    def _experiment(self, watched: Watched, looked: Looked) -> _Rendered:
+        """Return its blocks: rendered once for all who look, and not again while nothing was read."""
+        key = ("experiment", watched.key)
+        known = self._rendered.get(key)
+        if known is not None and known[0] == looked.version and looked.reading is None:
+            return known[1]
+        rendered = self._render_experiment(watched, looked)
+        if len(self._rendered) > _SHOWN:
+            self._rendered.clear()
+        self._rendered[key] = (looked.version, rendered)
+        return rendered
+
+    def _render_experiment(self, watched: Watched, looked: Looked) -> _Rendered:
+        with watched.reading() as experiment:
+            status = self._block("status", looked=looked, mark=state_mark(looked))
+            if experiment is None:
+                return _Rendered({"status": status}, {})
+            view = experiment_view(experiment, looked)
+            card = self._card(watched, looked, experiment)
+        blocks = {
+            "status": status,
+            "facts": self._block("facts", facts=view.facts),
+            "progress": self._block("progress", done=view.done, text=view.progress),
+            "best": self._block("best", view=view, key=watched.key),
+            "card": self._block("card", card=card),
+            "exploits": self._block("exploits", view=view, key=watched.key),
+            "notices": self._block("notices", notices=view.notices),
+        }
+        row = self._templates.get_template("blocks/member_row.html")
+        rows = {f"m-{each.index}": row.render(row=each, key=watched.key) for each in view.rows}
+        return _Rendered({**blocks, **rows}, {"members": list(rows)})
+
+    def _card(self, watched: Watched, looked: Looked, experiment: Experiment) -> tuple[Statement, ...]:
+        def make() -> tuple[Statement, ...]:
+            try:
+                return statements_of(experiment)
+            except Exception as error:  # a card less is no reason to show nothing
+                return (Statement("info", "i", f"There is no report card: {one_line(error)}", ""),)
+
+        return self._cards.get((watched.key,), looked.version, make, looked.state is State.RUNNING)[1]
+
+    # ---------------------------------------------------------------------------------------------------------- member
+
+    def member(self, key: str, name: str) -> str:
+        """Return the page of a member."""
+        watched, looked = self._look(key, 10.0)
+        rendered, trial, columns = self._member(watched, looked, name)
+        return self._page(
+            ("member", key, name), rendered, looked.version, looked.version, "member.html",
+            watched=watched, trial=trial, columns=columns, panels=_panels(),
+        )  # fmt: skip
+
+    def member_live(self, key: str, name: str, have: str) -> Live:
+        """Return what has changed on the page of a member."""
+        watched, looked = self._look(key)
+        if looked.reading is not None:
+            return Live(None, looked.version, "reading")
+        rendered, _, _ = self._member(watched, looked, name)
+        return Live(self._since(("member", key, name), rendered, have), looked.version, _pace(looked))
+
+    def _member(self, watched: Watched, looked: Looked, name: str) -> tuple[_Rendered, TrialHistory, list[str]]:
+        with watched.reading() as experiment:
+            trial = None if experiment is None else find_member(experiment, name)
+            if experiment is None or trial is None:
+                why = "could not be read in time" if experiment is None else f"has no member {name}"
+                raise Gone(f"{watched.name} {why}.")
+            view = member_view(experiment, trial)
+        columns = result_columns(view)
+        blocks = {
+            "status": self._block("status", looked=looked, mark=view.mark),
+            "head": self._block("member_head", view=view, key=watched.key),
+            "facts": self._block("facts", facts=view.facts),
+            **{
+                name: self._block(f"member_{name}", view=view, key=watched.key, columns=columns)
+                for name in ("config", "changes", "lineage", "results", "checkpoints", "error", "log")
+            },
+        }
+        return _Rendered(blocks, {}), trial, columns
+
+    # --------------------------------------------------------------------------------------------------------- compare
+
+    def compare(self, first: str, second: str) -> str:
+        """Return the comparison of two experiments; the choice of them, where none are given."""
+        names = [(each.key, each.name) for each in self.experiments.all()]
+        rendered, version, _ = self._compare(first, second, 10.0)
+        return self._page(
+            ("compare", first, second), rendered, version, version, "compare.html",
+            names=names, first=first, second=second, compared=COMPARED,
+        )  # fmt: skip
+
+    def compare_live(self, first: str, second: str, have: str) -> Live:
+        """Return what has changed in the comparison."""
+        rendered, version, state = self._compare(first, second)
+        return Live(self._since(("compare", first, second), rendered, have), version, state)
+
+    def _compare(self, first: str, second: str, wait: float = 0.0) -> tuple[_Rendered, str, str]:
+        if not first or not second:
+            return _Rendered({}, {}), "none", "ended"
+        (one, looked), (other, looked_other) = self._look(first, wait), self._look(second, wait)
+        version = f"{looked.version}_{looked_other.version}"
+        state = _pace(looked) if _pace(looked) != "ended" else _pace(looked_other)
+        # By their keys: two threads that borrow the same two must not wait for each other.
+        borrow = sorted({one.key: one, other.key: other}.items())
+        with borrow[0][1].reading() as low, borrow[-1][1].reading() as high:
+            lent = {borrow[0][0]: low, borrow[-1][0]: high}
+            a, b = lent[one.key], lent[other.key]
+            if a is None or b is None:
+                return _Rendered({"comparison": self._block("comparison_later", problem=looked.problem
+                                                            or looked_other.problem)}, {}), version, state  # fmt: skip
+            facts, configs = comparison(a, b)
+            cards = [self._card(one, looked, a), self._card(other, looked_other, b)]
+        block = self._block(
+            "comparison", facts=facts, configs=configs, cards=cards,
+            sides=[(one, state_mark(looked)), (other, state_mark(looked_other))],
+        )  # fmt: skip
+        return _Rendered({"comparison": block}, {}), version, state
+
+    # ----------------------------------------------------------------------------------------------------------- parts
+
+    def problem(self, title: str, text: str) -> str:
+        """Return a page that says what is wrong."""
+        return self._templates.get_template("problem.html").render(title=title, text=text)
+
+    def _look(self, key: str, wait: float = 0.0) -> tuple[Watched, Looked]:
+        watched = self.experiments.get(key)
+        if watched is None:
+            raise Gone("There is no such experiment here (any more): it was deleted, moved or renamed.")
+        return watched, watched.look(wait)
+
+    def _block(self, name: str, **values: Any) -> str:
+        return self._templates.get_template(f"blocks/{name}.html").render(**values)
+
+    def _page(
+        self, key: tuple[str, ...], rendered: _Rendered, version: str, data: str, template: str, **values: Any
+    ) -> str:
+        with self._store.lock:
+            page = self._store.page(key)
+            page.set(rendered.blocks, rendered.lists)
+            have = page.version
+        parts = {name: Markup(text) for name, text in rendered.blocks.items()}
+        lists = {name: [parts[child] for child in children] for name, children in rendered.lists.items()}
+        return self._templates.get_template(template).render(
+            have=have, data_version=data, parts=parts, lists=lists, **values
+        )
+
+    def _since(self, key: tuple[str, ...], rendered: _Rendered, have: str) -> Update | None:
+        with self._store.lock:
+            page = self._store.page(key)
+            page.set(rendered.blocks, rendered.lists)
+            return page.since(have)
+
+
+def _pace(looked: Looked) -> str:
+    if looked.reading is not None:
+        return "reading"
+    return "running" if looked.state is State.RUNNING else "ended"
+
+
+def _panels() -> list[Panel]:
+    """Return the plots, or none where they cannot be made."""
+    try:
+        return panels()
+    except ImportError:
+        return []
+

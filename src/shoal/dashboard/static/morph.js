@@ -1,0 +1,50 @@
+// Makes a part of the page like a newer rendering of it, and touches only what differs: scroll positions, selections,
+// focus and open details stay. What the server sends was escaped there; it is parsed without running anything.
+
+const parser = new DOMParser();
+
+export function parse(html, list) {
+  const inTable = list && list.tagName === "TBODY";
+  const text = inTable ? `<table><tbody>${html}</tbody></table>` : html;
+  const body = parser.parseFromString(text, "text/html").body;
+  return (inTable ? body.querySelector("tbody") : body).firstElementChild;
+}
+
+export function isSelected(element) {
+  const selection = document.getSelection();
+  return Boolean(selection) && !selection.isCollapsed && selection.containsNode(element, true);
+}
+
+export function morph(old, fresh) {
+  if (old.isEqualNode(fresh)) return;
+  if (old.nodeType !== fresh.nodeType || old.nodeName !== fresh.nodeName) {
+    old.replaceWith(document.importNode(fresh, true));
+    return;
+  }
+  if (old.nodeType !== Node.ELEMENT_NODE) {
+    if (old.nodeValue !== fresh.nodeValue) old.nodeValue = fresh.nodeValue;
+    return;
+  }
+  const atEnd = old.classList.contains("follow") && old.scrollHeight - old.scrollTop - old.clientHeight < 8;
+  attributes(old, fresh);
+  const before = [...old.childNodes];
+  const after = [...fresh.childNodes];
+  after.forEach((node, place) => {
+    if (place < before.length) morph(before[place], node);
+    else old.append(document.importNode(node, true));
+  });
+  before.slice(after.length).forEach((node) => node.remove());
+  if (atEnd) old.scrollTop = old.scrollHeight;
+}
+
+// Set by the reader, not by the server.
+const KEPT = new Set(["open", "hidden"]);
+
+function attributes(old, fresh) {
+  for (const { name, value } of fresh.attributes) {
+    if (!KEPT.has(name) && old.getAttribute(name) !== value) old.setAttribute(name, value);
+  }
+  for (const { name } of [...old.attributes]) {
+    if (!KEPT.has(name) && !fresh.hasAttribute(name)) old.removeAttribute(name);
+  }
+}
