@@ -69,20 +69,29 @@ def plot_figure(
     def draw() -> dict[str, Any]:
         spec = plot.spec(info, theme=theme, points=points)
         # Who has zoomed in keeps that while the figure goes on, and loses it with another axis.
-        layout = {**_without_heading(spec["layout"]), "uirevision": f"{name} {x} {trial_id}"}
+        layout = {**_without_heading(spec["layout"], plot.title), "uirevision": f"{name} {x} {trial_id}"}
         return {"data": spec["data"], "layout": layout}
 
     return draw
 
 
-def _without_heading(layout: dict[str, Any]) -> dict[str, Any]:
-    """Return a layout whose title and note, which are in ``meta``, do not stand in the figure: the page shows them."""
+def _without_heading(layout: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return a layout whose title and note, which are in ``meta``, do not stand in the figure: the page shows them.
+
+    Args:
+        layout: with a title.
+        name: what stands above on the page, and need not be said again.
+    """
     title = layout.get("title", {}).get("text", "")
     if "meta" not in layout or not title:
         return layout
     taken = _HEAD + _LINE * max(0, title.count("<br>") - 1)
     margin = {**layout["margin"], "t": max(_LEAST, layout["margin"]["t"] - taken)}
     rest = {key: value for key, value in layout.items() if key != "title"}
+    said = str(layout["meta"].get("title", ""))
+    if said.casefold().startswith(f"{name.casefold()}: "):
+        said = said[len(name) + 2 :]
+        rest["meta"] = {**layout["meta"], "title": said[:1].upper() + said[1:]}
     return {**rest, "margin": margin, "height": layout["height"] - layout["margin"]["t"] + margin["t"]}
 
 
