@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ..core.events import Config
@@ -11,14 +11,12 @@ from ..core.reports import flatten
 from ..display.text import format_value
 from .info import Ancestry, Curve, Line
 from .population import Diversity
-from .style import Theme, quantile
-from .tree import Branch, LineageTree
+from .style import Theme
 from .words import count, label_of, short
 
 __all__ = [
     "FEW",
     "Band",
-    "Scale",
     "bands",
     "changes",
     "ends",
@@ -27,8 +25,6 @@ __all__ = [
     "front",
     "log_ticks",
     "owner_colours",
-    "runs",
-    "score_scale",
 ]
 
 FEW = 12
@@ -60,63 +56,6 @@ def owner_colours(info: Ancestry, theme: Theme) -> dict[int, str]:
     for stretch in info.stretches:
         found.setdefault(stretch.member.index, theme.colour(len(found) - 1))
     return found
-
-
-# ------------------------------------------------------------------------------------------------------------- scores
-
-
-@dataclass(frozen=True, slots=True)
-class Scale:
-    """How scores become colours."""
-
-    low: float
-    high: float
-    sign: float
-    """1 where larger is better, -1 where smaller is."""
-
-    def part(self, score: float) -> float:
-        """Return how good a score is, 0 to 1."""
-        if self.high <= self.low:
-            return 1.0
-        part = (score / 2 - self.low / 2) / (self.high / 2 - self.low / 2)
-        part = min(1.0, max(0.0, part))
-        return part if self.sign > 0 else 1.0 - part
-
-
-def score_scale(tree: LineageTree) -> Scale | None:
-    """Return the scale of a tree's scores, or None without any. The worst few share one colour."""
-    scores = sorted(score for branch in tree.branches for score in branch.scores if score is not None)
-    if not scores:
-        return None
-    if tree.mode == "max":
-        return Scale(quantile(scores, 0.05), scores[-1], 1.0)
-    return Scale(scores[0], quantile(scores, 0.95), -1.0)
-
-
-def runs(
-    branch: Branch, scale: Scale | None, levels: int, most: int | None = None
-) -> Iterator[tuple[int, float, float]]:
-    """Yield the stretches of a branch whose scores have one colour: the level, -1 without a score; from where, to where.
-
-    The step to a result has the colour of that result. With ``most``, there are at most so many stretches: several
-    results have then the colour of their mean.
-    """
-    x, scores = branch.x[1:], branch.scores[1:]
-    size = 1 if most is None else -(-len(x) // most)
-    begin = end = branch.x[0]
-    now = -2
-    for first in range(0, len(x), size):
-        chunk = [score for score in scores[first : first + size] if score is not None]
-        level = -1
-        if chunk and scale is not None:
-            level = min(levels - 1, int(levels * sum(map(scale.part, chunk)) / len(chunk)))
-        if level != now:
-            if now != -2:
-                yield now, begin, end
-            begin, now = end, level
-        end = x[min(first + size, len(x)) - 1]
-    if now != -2:
-        yield now, begin, end
 
 
 def changes(old: Config, new: Config, most: int = 5) -> list[str]:
@@ -155,7 +94,7 @@ def bands(info: Diversity, theme: Theme) -> list[Band]:
         Band(
             label_of(info.founders[place]),
             info.founders[place].index,
-            theme.winner if rank == 0 else theme.colour(rank - 1),
+            theme.colour(rank),
             tuple([entry[place] for entry in info.shares]),
         )
         for rank, place in enumerate(chosen)

@@ -21,8 +21,8 @@ __all__ = ["Spec", "annotation", "axis", "gapped", "hover", "layout_of", "log_ax
 Spec = dict[str, Any]
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 CLEAR = "rgba(0,0,0,0)"
-_NOTE_WIDTH = 104
-_TOP = 66
+_NOTE_WIDTH = 132
+_TOP = 74
 
 
 def num(value: float | None) -> float | int | None:
@@ -81,7 +81,7 @@ def layout_of(theme: Theme, heading: Heading, *, height: int, right: int = 24, t
             "y": 1,
             "yref": "container",
             "yanchor": "top",
-            "pad": {"l": 12, "t": 12},
+            "pad": {"l": 12, "t": 22},
         },
         "meta": {"title": heading.title, "note": heading.note},
         "height": height + more,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from .choose import FEW, ends, front, owner_colours
@@ -50,17 +51,23 @@ def learning_spec(info: LearningCurves, theme: str = "light", points: int | None
     elif pale:
         traces.append(_pale_lines([info.curves[place] for place in pale], [lines[place] for place in pale], look, told))
     for place in reversed(colours):
-        best = place == info.best
-        traces.append(_member_line(info.curves[place], lines[place], colours[place], 2.8 if best else 1.7, told))
+        curve, colour, width = info.curves[place], colours[place], 2.8 if place == info.best else 1.7
+        # What it gave up when it copied another is fainter than what it trains now.
+        now = thin_all(curve.lines[-1:], points)
+        if len(curve.lines) > 1:
+            traces.append(_member_line(curve, thin_all(curve.lines[:-1], points), colour, 1.2, told, opacity=0.5))
+        traces.append(_member_line(curve, now, colour, width, told))
     for place in (*(pale if few else ()), *reversed(colours)):
         curve = info.curves[place]
         if curve.copies:
             traces.append(_diamonds(curve, colours.get(place, look.pale), look, place == info.best, told))
-    layout = layout_of(look, learning_heading(info, outside), height=460, right=150)
+    shown = [place for place in (*colours, *(pale if few else ())) if info.curves[place].last is not None]
+    texts = [_end_text(info.curves[place]) for place in shown]
+    room = 28 + round(7.6 * max(map(len, texts), default=10))
+    layout = layout_of(look, learning_heading(info, outside), height=460, right=room)
     span = ends([line for curve in lines for line in curve]) or (0.0, 1.0)
     layout["xaxis"] = axis(look, info.x_label, range=_padded(*span))
     layout["yaxis"] = axis(look, short(info.metric), range=[num(low), num(high)])
-    shown = [place for place in (*colours, *(pale if few else ())) if info.curves[place].last is not None]
     layout["annotations"] = _end_labels([info.curves[place] for place in shown], shown, colours, low, high, look)
     if pale and not few:
         text = f"pale: {count(len(pale), 'other member')}"
@@ -81,8 +88,8 @@ def _end_labels(
     gap = (high - low) * _LABEL_GAP / 340
     inside = [min(high, max(low, y)) for y in ys]
     found: list[Spec] = []
-    for curve, place, y, at in zip(curves, places, ys, place_labels(inside, gap, low, high), strict=True):
-        text = f"{for_plotly(label_of(curve.member))}  {value_text(y)}"
+    for curve, place, at in zip(curves, places, place_labels(inside, gap, low, high), strict=True):
+        text = for_plotly(_end_text(curve))
         colour = colours.get(place, look.muted)
         found.append(
             annotation(
@@ -93,7 +100,11 @@ def _end_labels(
     return found
 
 
-def _member_line(curve: Curve, lines: Sequence[Line], colour: str, width: float, told: list[str]) -> Spec:
+def _end_text(curve: Curve) -> str:
+    return f"{label_of(curve.member)}  {value_text(None if curve.last is None else curve.last[1])}"
+
+
+def _member_line(curve: Curve, lines: Sequence[Line], colour: str, width: float, told: list[str], **more: Any) -> Spec:
     x, y = gapped(lines)
     lonely = sum(map(len, lines)) == len(lines)
     return line_trace(
@@ -104,6 +115,7 @@ def _member_line(curve: Curve, lines: Sequence[Line], colour: str, width: float,
         meta={"member": curve.member.index},
         customdata=[curve.member.index] * len(x),
         hovertemplate=hover(f"<b>{for_plotly(name_of(curve.member))}</b>", *told),
+        **more,
     )  # fmt: skip
 
 
@@ -187,7 +199,7 @@ def ancestry_spec(info: Ancestry, theme: str = "light", points: int | None = Non
     ]
     marks = [
         (stretch.line.x[0], line.line.x[-1], line.line.y[-1], stretch)
-        for line, stretch in zip(info.stretches, info.stretches[1:], strict=False)
+        for line, stretch in pairwise(info.stretches)
         if len(stretch.line) and len(line.line)
     ]
     traces.append(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from .choose import bands, entries, fanned
+from .lanes import lane_labels
 from .population import Diversity, Gain, Gains, Times
 from .specs import Spec, annotation, axis, hover, layout_of, line_trace, num, nums, rows_of
 from .style import Theme, place_labels, theme_of
@@ -61,11 +63,18 @@ def diversity_spec(info: Diversity, theme: str = "light", points: int | None = N
         )  # fmt: skip
     layout["shapes"] = [
         {
-            "type": "line", "xref": "x", "yref": "paper", "x0": num(at), "x1": num(at), "y0": 0, "y1": 1,
+            "type": "line",
+            "xref": "x",
+            "yref": "paper",
+            "x0": num(at),
+            "x1": num(at),
+            "y0": bottom,
+            "y1": top,
             "line": {"color": look.ink, "width": 1.2, "dash": "dot"},
         }
         for at, _ in moments(info)
-    ]  # fmt: skip
+        for bottom, top in rows
+    ]
     notes += [
         annotation(
             text, num(at) or 0, rows[0][0], xref="x", yref="paper", xanchor="left" if at < 0.7 * high else "right",
@@ -153,7 +162,7 @@ def _series(
 
 
 def _numbers(info: Diversity, kept: Sequence[int], x: list[Any], look: Theme, notes: list[Spec]) -> list[Spec]:
-    series = [("founders", info.effective, look.winner), ("donors", info.donors, look.palette[0])]
+    series = [("founders", info.effective, look.ink), ("donors", info.donors, look.winner)]
     return _series(info, series, kept, x, "y2", notes)
 
 
@@ -195,8 +204,7 @@ def times_spec(info: Times, theme: str = "light", points: int | None = None) -> 
         }
         for name, values, colour in parts
     ]
-    every = 1 if size <= 40 else 5 if size <= 120 else max(1, size // 20)
-    shown = [(place, each.member) for place, each in enumerate(info.members) if not place % every]
+    shown = lane_labels(size)
     height = max(280, 150 + round((30 if size <= 12 else 19 if size <= 40 else 9) * size))
     layout = layout_of(look, times_heading(info), height=height, top=22)
     layout |= {
@@ -206,8 +214,8 @@ def times_spec(info: Times, theme: str = "light", points: int | None = None) -> 
         "legend": _legend(look),
         "xaxis": axis(look, "time (s)", rangemode="tozero"),
         "yaxis": axis(
-            look, tickvals=[place for place, _ in shown], showgrid=False, range=[size - 0.4, -0.6],
-            ticktext=[for_plotly(label_of(member)) for _, member in shown],
+            look, tickvals=shown, showgrid=False, range=[size - 0.4, -0.6],
+            ticktext=[for_plotly(label_of(info.members[place].member)) for place in shown],
         ),
     }  # fmt: skip
     return {"data": traces, "layout": layout}
@@ -287,7 +295,7 @@ def gains_spec(info: Gains, theme: str = "light", points: int | None = None) -> 
 def _fan(found: Sequence[Gain]) -> float:
     """Return the width in which copies of one moment lie side by side: most of the least distance of two moments."""
     places = sorted({gain.x for gain in found})
-    return 0.7 * min((high - low for low, high in zip(places, places[1:], strict=False)), default=1.0)
+    return 0.7 * min((high - low for low, high in pairwise(places)), default=1.0)
 
 
 def _sticks(found: Sequence[Gain], xs: Sequence[float], wanted: int, ends: Any) -> tuple[list[Any], list[Any]]:

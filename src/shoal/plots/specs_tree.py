@@ -6,21 +6,31 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..core.commands import Status
-from .choose import FEW, Scale, changes, ends, runs, score_scale
+from .choose import changes, ends
 from .info import Line
-from .specs import CLEAR, Spec, axis, hover, layout_of, line_trace, num, nums
+from .lanes import (
+    ARCS,
+    LEVELS,
+    Scale,
+    arc,
+    lane_height,
+    lane_labels,
+    lane_of,
+    lane_width,
+    path_lines,
+    runs,
+    score_scale,
+)
+from .specs import CLEAR, Spec, axis, gapped, hover, layout_of, line_trace, num, nums
 from .style import Theme, theme_of
 from .thin import check_points
 from .tree import Branch, BranchId, LineageTree
 from .words import for_plotly, label_of, lineage_heading, short, value_text
 
-__all__ = ["arc", "lane_width", "lineage_spec", "path_line"]
+__all__ = ["lineage_spec"]
 
-_LEVELS = 18
 _HOVERED = 4000
 """About how many points of the lanes answer the mouse."""
-_ARCS = 200
-"""Of more copies, the links are straight."""
 
 
 def lineage_spec(info: LineageTree, theme: str = "light", points: int | None = None) -> Spec:
@@ -34,69 +44,36 @@ def lineage_spec(info: LineageTree, theme: str = "light", points: int | None = N
     width = lane_width(size)
     low, high = ends([Line(branch.x, branch.scores) for branch in info.branches]) or (0.0, 1.0)
     copies = [branch for branch in info.branches if branch.parent is not None]
-    bulge = 0.022 * (high - low) if len(copies) <= _ARCS else 0.0
+    bulge = 0.022 * (high - low) if len(copies) <= ARCS else 0.0
     traces = [_links(copies, branches, lanes, look, bulge)] if copies else []
     if info.path:
-        x, y = path_line(info, branches, lanes, bulge)
-        traces.append(line_trace(x, y, look.winner, width + 5, name="path of the best weights", hoverinfo="skip"))
-    traces += _lanes(info, lanes, scale, look, width, points)
+        for line, thickness in zip(path_lines(info, branches, lanes, bulge), (3.0, width + 5), strict=True):
+            x, y = gapped(line)
+            traces.append(line_trace(x, y, look.winner, thickness, name="path of the best weights", hoverinfo="skip"))
+    traces += _lanes(info, lanes, scale, look, width, points, 0.0008 * (high - low))
     traces.append(_hovered(info, lanes, points, scale))
     if copies:
         traces.append(_copies(copies, branches, lanes, look, width, info))
     traces += _ends(info, lanes, look)
     if scale is not None:
         traces.append(_colour_bar(scale, look, info))
-    layout = layout_of(look, lineage_heading(info), height=max(300, 124 + round(_lane_height(size) * size)), right=20)
+    layout = layout_of(look, lineage_heading(info), height=max(300, 124 + round(lane_height(size) * size)), right=20)
     margin = (high - low) * 0.02 or 0.5
     layout["xaxis"] = axis(look, info.x_label, range=[num(low - margin), num(high + margin)])
     layout["yaxis"] = _lane_axis(info, look)
     return {"data": traces, "layout": layout}
 
 
-def lane_width(size: int) -> float:
-    """Return how wide a lane is drawn, in pixels, where there are so many members."""
-    return 7.0 if size <= FEW else 5.0 if size <= 30 else 3.0
-
-
-def _lane_height(size: int) -> float:
-    return 34.0 if size <= FEW else 20.0 if size <= 40 else 9.5
-
-
-def arc(x0: float, y0: float, x1: float, y1: float, bulge: float) -> tuple[list[float], list[float]]:
-    """Return points from a donor's checkpoint to where the copy begins; ``bulge``: how far they swing to the left."""
-    if not bulge:
-        return [x0, x1], [y0, y1]
-    steps = [step / 8 for step in range(9)]
-    # The further apart two lanes are, the wider the swing, so that links of one moment can be told apart.
-    swing = bulge * min(1.0, 0.35 + 0.12 * abs(y1 - y0))
-    return (
-        [x0 + (x1 - x0) * step - 4 * step * (1 - step) * swing for step in steps],
-        [y0 + (y1 - y0) * step for step in steps],
-    )
-
-
-def path_line(
-    info: LineageTree, branches: Mapping[BranchId, Branch], lanes: Mapping[int, int], bulge: float
-) -> tuple[list[Any], list[Any]]:
-    """Return the line of the path on which the best weights came."""
-    xs: list[Any] = []
-    ys: list[Any] = []
-    for place, step in enumerate(info.path):
-        lane = lanes[step.branch[0]]
-        branch = branches.get(step.branch)
-        if place and branch is not None and branch.parent is not None and branch.parent_x is not None:
-            x, y = arc(branch.parent_x, lanes[branch.parent[0]], step.begin, lane, bulge)
-            xs += nums(x)
-            ys += nums(y)
-        xs += nums((step.begin, step.end))
-        ys += (lane, lane)
-    return xs, ys
-
-
 def _lanes(
-    info: LineageTree, lanes: Mapping[int, int], scale: Scale | None, look: Theme, width: float, points: int | None
+    info: LineageTree,
+    lanes: Mapping[int, int],
+    scale: Scale | None,
+    look: Theme,
+    width: float,
+    points: int | None,
+    overlap: float,
 ) -> list[Spec]:
-    """Return the lanes, a trace for each colour."""
+    """Return the lanes, a trace for each colour. Stretches overlap a little, so that no gap is seen between two."""
     total = dict.fromkeys(lanes, 0)
     for branch in info.branches:
         total[branch.member.index] += len(branch.x)
@@ -105,13 +82,13 @@ def _lanes(
         lane = lanes[branch.member.index]
         # A stretch is two points and a gap.
         most = None if points is None else max(1, points * len(branch.x) // (3 * total[branch.member.index]))
-        for level, begin, end in runs(branch, scale, _LEVELS, most):
+        for level, begin, end in runs(branch, scale, LEVELS, most):
             xs, ys = found.setdefault(level, ([], []))
-            xs += (num(begin), num(end), None)
+            xs += (num(begin if begin == branch.x[0] else begin - overlap), num(end), None)
             ys += (lane, lane, None)
     return [
         line_trace(
-            xs, ys, look.pale if level < 0 else look.score((level + 0.5) / _LEVELS), width, hoverinfo="skip",
+            xs, ys, look.pale if level < 0 else look.score((level + 0.5) / LEVELS), width, hoverinfo="skip",
             name="lanes",
         )
         for level, (xs, ys) in sorted(found.items())
@@ -159,7 +136,7 @@ def _links(
         x, y = arc(begin, lanes[branch.parent[0]], branch.x[0], lanes[branch.member.index], bulge)
         xs += (*nums(x), None)
         ys += (*nums(y), None)
-    many = len(copies) > _ARCS
+    many = len(copies) > ARCS
     return line_trace(
         xs, ys, look.pale, 0.6 if many else 1.3, opacity=0.5 if many else 1.0, name="copies", hoverinfo="skip"
     )
@@ -171,6 +148,7 @@ def _copies(
 ) -> Spec:  # fmt: skip
     """Return a mark where each copy begins, which says what was copied and what changed."""
     told: list[str] = []
+    many = len(copies) > ARCS
     for branch in copies:
         assert branch.parent is not None
         parent = branches.get(branch.parent)
@@ -189,9 +167,9 @@ def _copies(
         "customdata": [[branch.member.index, branch.generation, (branch.parent or (0, 0))[0]] for branch in copies],
         "text": told,
         "marker": {
-            "size": max(3.5, width),
-            "color": look.background,
-            "line": {"color": look.ink, "width": 1.2 if width > 4 else 0.7},
+            "size": 3 if many else width,
+            "color": look.muted if many else look.background,
+            "line": {"color": look.ink, "width": 0 if many else 1.2},
         },
         "hovertemplate": hover(
             "<b>member %{customdata[0]}</b>", f"{for_plotly(info.x_label)} %{{x}}", "%{text}"
@@ -224,23 +202,16 @@ def _ends(info: LineageTree, lanes: Mapping[int, int], look: Theme) -> list[Spec
 
 
 def _lane_axis(info: LineageTree, look: Theme) -> Spec:
-    size = len(info.members)
-    every = 1 if size <= 40 else 5 if size <= 120 else max(1, size // 20)
-    shown = [
-        (place, member) for place, member in enumerate(info.members) if not place % every or member.index == info.best
-    ]
-    if every > 1:  # no two that overlap
-        best = next((place for place, member in enumerate(info.members) if member.index == info.best), None)
-        shown = [pair for pair in shown if best is None or pair[0] == best or abs(pair[0] - best) > 1]
+    shown = lane_labels(len(info.members), lane_of(info, info.best))
+    members = [(place, info.members[place]) for place in shown]
     texts = [
         f'<b style="color:{look.winner}">{for_plotly(label_of(member))}</b>'
         if member.index == info.best
         else for_plotly(label_of(member))
-        for _, member in shown
+        for _, member in members
     ]
-    return axis(
-        look, tickvals=[place for place, _ in shown], ticktext=texts, range=[size - 0.4, -0.6], showgrid=False,
-    )  # fmt: skip
+    size = len(info.members)
+    return axis(look, tickvals=shown, ticktext=texts, range=[size - 0.4, -0.6], showgrid=False)
 
 
 def _colour_bar(scale: Scale, look: Theme, info: LineageTree) -> Spec:

@@ -66,7 +66,7 @@ def short(name: str, width: int = _NAME) -> str:
 
 def value_text(value: float | None) -> str:
     """Return a number as people read it; a dash for none."""
-    return "–" if value is None else format_value(value)
+    return "-" if value is None else format_value(value)
 
 
 def count(number: int, noun: str, plural: str | None = None) -> str:
@@ -102,7 +102,7 @@ def learning_heading(info: LearningCurves, outside: int = 0) -> Heading:
     copies = sum(len(curve.copies) for curve in info.curves)
     parts = [
         count(len(info.curves), "member"),
-        f"{count(copies, 'copy')} (diamonds: where a member went on as another)",
+        f"{count(copies, 'copy')} (diamonds; fainter: what was given up for them)",
     ]
     if not copies:
         parts[1] = "nobody has copied another"
