@@ -18,7 +18,7 @@ from . import __version__
 from .card import report_card
 from .core.commands import Exploit, Status
 from .core.reports import flatten
-from .display.html import Html, cut, element, pairs, table
+from .display.html import Html, cut, element, joined, pairs, table
 from .display.reprs import lineage_columns, schedule_columns, size_text
 from .display.table import count_text, error_of, error_path, status_counts, stopped_because, trial_columns
 from .display.text import Column, format_duration, format_value, one_line
@@ -40,7 +40,6 @@ _ERRORS = 20
 _TRACEBACK = 6000
 """Characters of a traceback; the end of a longer one, where the error is."""
 _NOTES = 50
-_NO_BREAK = "\u00a0"
 _VERDICTS = {"good": ("✓", "Good"), "warn": ("!", "Could be better"), "bad": ("✕", "Bad"), "info": ("i", "Note")}
 
 
@@ -205,12 +204,10 @@ def _state(experiment: Experiment) -> str:
 
 
 def _facts(facts: Iterable[tuple[str, object]]) -> Html:
-    made = [
-        element(
-            "div", element("dt", name), element("dd", value), class_="wide" if len(str(value)) > _LONG_FACT else None
-        )
-        for name, value in facts
-    ]
+    made: list[Html] = []
+    for name, value in facts:
+        wide = "wide" if len(str(value)) > _LONG_FACT else None
+        made.append(element("div", element("dt", name), element("dd", value), class_=wide))
     return element("dl", *made, class_="facts")
 
 
@@ -254,10 +251,9 @@ def _date(seconds: float) -> str:
 
 
 def _figure(figure: Figure) -> Html:
-    # A figure has its title in itself; it is the heading for those who cannot see it.
-    title = element("h3", figure.title, class_="hidden" if figure.drawn else None)
+    note = [element("p", figure.note, class_="muted")] if figure.note else []
     caption = element("figcaption", figure.explanation)
-    return element("figure", title, figure.body, caption, id=f"plot-{figure.name}")
+    return element("figure", element("h3", figure.title), *note, figure.body, caption, id=f"plot-{figure.name}")
 
 
 # ----------------------------------------------------------------------------------------------------- card and winner
@@ -388,16 +384,18 @@ def _score(score: float | None) -> str:
     return "" if score is None or not math.isfinite(score) else format_value(score)
 
 
-def _changes(exploit: Exploit) -> str:
-    """Return what the copy trains with and the donor did not."""
+def _changes(exploit: Exploit) -> Html:
+    """Return what the copy trains with and the donor did not; a line breaks only between two hyperparameters."""
     old, new = dict(flatten(exploit.donor_config)), dict(flatten(exploit.new_config))
-    changed = [
-        f"{one_line(str(name))} {format_value(old.get(name))} → {format_value(value)}".replace(" ", _NO_BREAK)
-        for name, value in new.items()
-        if format_value(old.get(name)) != format_value(value)
-    ]
+    changed: list[object] = []
+    for name, value in new.items():
+        before, after = format_value(old.get(name)), format_value(value)
+        if before != after:
+            text = cut(f"{one_line(str(name))} {before} → {after}", 100)
+            changed += [", "] if changed else []
+            changed.append(element("span", text, class_="whole"))
     why = ", in place of a member that failed" if exploit.failed is not None else ""
-    return (", ".join(changed) or "nothing") + why
+    return joined([*(changed or ["nothing"]), why])
 
 
 def _errors(experiment: Experiment) -> list[Html]:

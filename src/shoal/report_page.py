@@ -7,7 +7,7 @@ import hashlib
 import importlib.util
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ _POINTS = 300
 _LARGEST_SVG = 1_500_000
 """Bytes of a picture; one that is larger is made of pixels."""
 _DPI = 150
+_TITLE, _NOTE_LINE = 44, 16
+"""Pixels that the title of an interactive figure takes with a line of its note, and what each further line takes."""
 _NEEDS = "A report draws its figures with plotly or matplotlib"
 
 
@@ -38,8 +40,8 @@ class Figure:
     """The picture, or why there is none."""
     data: Html
     """What its script needs; empty where there is none."""
-    drawn: bool = True
-    """Whether there is a picture."""
+    note: str = ""
+    """What stands below the title."""
 
 
 def can_be_interactive(interactive: bool | None) -> bool:
@@ -79,35 +81,40 @@ def figures_of(experiment: Experiment, *, interactive: bool) -> list[Figure]:
 
 
 def _figure(experiment: Experiment, name: str, plot: Any, interactive: bool) -> Figure:
-    data, drawn = Html(""), True
     try:
         info = plot.info(experiment)
-        if interactive:
-            light = plot.spec(info, theme="light", points=_POINTS)
-            dark = plot.spec(info, theme="dark", points=_POINTS)
-            body, data = _interactive(name, plot.title, light, dark)
-        else:
-            body = _picture(plot.title, plot.figure(info))
+        return _interactive(name, plot, info) if interactive else _static(name, plot, info)
     except (ResultError, ConfigError) as error:
-        body, drawn = _nothing(str(error)), False
+        why = str(error)
     except Exception as error:  # a report without one of its figures is better than none
-        body, drawn = _nothing(f"It could not be drawn: {one_line(error)}"), False
-    return Figure(name, plot.title, plot.explanation, body, data, drawn)
+        why = f"It could not be drawn: {one_line(error)}"
+    return Figure(name, plot.title, plot.explanation, element("p", why, class_="nothing"), Html(""))
 
 
-def _nothing(why: str) -> Html:
-    """Return what stands in the place of a figure."""
-    return element("p", why, class_="nothing")
-
-
-def _interactive(name: str, title: str, light: Mapping[str, Any], dark: Mapping[str, Any]) -> tuple[Html, Html]:
+def _interactive(name: str, plot: Any, info: Any) -> Figure:
     """Return a figure for the script to draw, and its data: what it is on a light page, and what differs on a dark."""
-    text = safe_json({"light": light, "dark": differences(light, dark)})
-    height = light.get("layout", {}).get("height", 450)
+    light = plot.spec(info, theme="light", points=_POINTS)
+    dark = plot.spec(info, theme="dark", points=_POINTS)
+    title, note = plot.title, ""
+    said = light["layout"].get("meta")
+    if isinstance(said, dict) and said.get("title"):
+        title, note = str(said["title"]), str(said.get("note") or "")
+        _take_title_out(light["layout"])
+        _take_title_out(dark["layout"])
     where = f"data-{name}"
+    text = safe_json({"light": light, "dark": differences(light, dark)})
+    style = f"height:{float(light['layout'].get('height', 450)):.0f}px"
+    body = element("div", class_="figure", data_from=where, style=style, role="img", aria_label=title)
     data = element("script", raw(text), type="application/json", id=where)
-    style = f"height:{float(height):.0f}px"
-    return element("div", class_="figure", data_from=where, style=style, role="img", aria_label=title), data
+    return Figure(name, title, plot.explanation, body, data, note)
+
+
+def _take_title_out(layout: dict[str, Any]) -> None:
+    """Leave the title to the page, where it wraps and can be searched for, and its room with it."""
+    lines = max(1, str(layout.pop("title", {}).get("text", "")).count("<br>"))
+    room = min(_TITLE + _NOTE_LINE * (lines - 1), layout["margin"]["t"])
+    layout["margin"] = {**layout["margin"], "t": layout["margin"]["t"] - room}
+    layout["height"] = layout["height"] - room
 
 
 def differences(light: Any, dark: Any) -> list[tuple[list[str | int], Any]]:
@@ -136,13 +143,15 @@ def safe_json(value: Any) -> str:
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
-def _picture(title: str, figure: Any) -> Html:
-    """Return matplotlib's figure as an image, which keeps its ids and styles to itself."""
+def _static(name: str, plot: Any, info: Any) -> Figure:
+    """Return matplotlib's figure as an image, which keeps its ids and styles to itself. It has a title in it."""
+    figure = plot.figure(info)
     kind, data = "svg+xml", _saved(figure, "svg")
     if len(data) > _LARGEST_SVG:
         kind, data = "png", _saved(figure, "png")
     source = f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
-    return element("div", element("img", alt=title, src=source), class_="picture")
+    body = element("div", element("img", alt=plot.title, src=source), class_="picture")
+    return Figure(name, plot.title, plot.explanation, body, Html(""))
 
 
 def _saved(figure: Any, kind: str) -> bytes:
@@ -223,7 +232,8 @@ ul.card .because{color:var(--muted);font-size:.88rem}
 ul.card li>div{min-width:0;overflow-wrap:anywhere}
 .hidden{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}
 .score{font-size:1.1rem}
-figure{margin:1.2rem 0 2.4rem}figcaption{max-width:50rem;margin-top:.2rem;font-size:.92rem}
+figure{margin:1.2rem 0 2.4rem}figure h3+p{font-size:.92rem;margin:0 0 .2rem;max-width:none}
+figcaption{max-width:50rem;margin-top:.2rem;font-size:.92rem;font-style:italic}
 .figure{width:100%}
 .picture{background:#fff;border-radius:.4rem;padding:.4rem}.picture img{display:block;max-width:100%;height:auto;
 margin:0 auto}
@@ -231,6 +241,7 @@ margin:0 auto}
 .shoal-view .shoal-scroll{font-size:.88rem}
 .shoal-view .tall{max-height:40rem;overflow:auto;border-bottom:1px solid var(--rule)}
 .shoal-view.shoal-view .tall thead th{position:sticky;top:0;background:var(--page)}
+.whole{display:inline-block}
 .shoal-view.shoal-view .wrapping td:last-child{white-space:normal;max-width:none;min-width:14em}
 pre{background:var(--card);border-radius:.4rem;padding:.7rem .9rem;overflow-x:auto;font-size:.82rem;line-height:1.4;
 white-space:pre-wrap;overflow-wrap:anywhere;margin:.4rem 0}
@@ -238,9 +249,9 @@ footer{margin-top:3rem;color:var(--muted);font-size:.85rem}
 @page{margin:12mm}
 @media print{body.shoal-view{font-size:10.5pt;print-color-adjust:exact;-webkit-print-color-adjust:exact}
 main{max-width:none;padding:0}nav{display:none}
-.shoal-view .tall{max-height:none;overflow:visible}.shoal-view .shoal-scroll{overflow:visible;font-size:8pt}
+.shoal-view .tall{max-height:none;overflow:visible;border:0}.shoal-view .shoal-scroll{overflow:visible;font-size:8pt}
 .shoal-view.shoal-view .tall thead th{position:static}
-.shoal-view.shoal-view td,.shoal-view.shoal-view th{white-space:normal;overflow-wrap:anywhere;padding:.1em .5em}
+.shoal-view.shoal-view td,.shoal-view.shoal-view th{white-space:normal;overflow-wrap:break-word;padding:.1em .5em}
 figure,ul.card li,tr{break-inside:avoid}h2,h3{break-after:avoid}
 .modebar-container{display:none}}
 """

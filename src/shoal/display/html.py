@@ -106,7 +106,8 @@ def table(
     """Return a table.
 
     Args:
-        columns: as for :func:`shoal.display.text.lay_out`; numbers have their decimal points in one line here, too.
+        columns: as for :func:`shoal.display.text.lay_out`; numbers have their decimal points in one line here, too. A
+            cell that is HTML stays as it is.
         best: the row that is marked.
         statuses: of each row, for the mark in the column that is called ``status``.
         caption: a text below it.
@@ -124,7 +125,11 @@ def table(
             if statuses is not None and column.title == "status" and not column.right:
                 written.append(element("td", status_mark(statuses[row])))
                 continue
-            whole = one_line(column.cells[row])
+            given = column.cells[row]
+            if isinstance(given, Html):
+                written.append(element("td", given))
+                continue
+            whole = one_line(given)
             shown = _padded(cell) if right[place] else cut(whole)
             title = cut(whole) if len(whole) > _ABBREVIATED else None
             written.append(element("td", shown, class_=right[place], title=title))
