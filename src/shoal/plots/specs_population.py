@@ -24,7 +24,7 @@ from .words import (
     value_text,
 )
 
-__all__ = ["MANY_GAINS", "diversity_spec", "gains_spec", "moments", "times_spec"]
+__all__ = ["MANY_GAINS", "diversity_spec", "fan_width", "gains_spec", "moments", "times_spec"]
 
 MANY_GAINS = 120
 """Of more exploits, no lines from before to after are drawn."""
@@ -242,7 +242,7 @@ def gains_spec(info: Gains, theme: str = "light", points: int | None = None) -> 
     look = theme_of(theme)
     check_points(points)
     found = [gain for gain in info.gains if gain.before is not None or gain.copied is not None]
-    xs = fanned([gain.x for gain in found], _fan(found))
+    xs = fanned([gain.x for gain in found], fan_width(found))
     many = len(found) > MANY_GAINS
     traces: list[Spec] = []
     groups = (("better", look.better, 1), ("not better", look.worse, 0))
@@ -292,7 +292,7 @@ def gains_spec(info: Gains, theme: str = "light", points: int | None = None) -> 
     return {"data": traces, "layout": layout}
 
 
-def _fan(found: Sequence[Gain]) -> float:
+def fan_width(found: Sequence[Gain]) -> float:
     """Return the width in which copies of one moment lie side by side: most of the least distance of two moments."""
     places = sorted({gain.x for gain in found})
     return 0.7 * min((high - low for low, high in pairwise(places)), default=1.0)
