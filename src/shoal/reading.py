@@ -21,7 +21,7 @@ from .history import History, TrialHistory
 from .journal import JOURNAL_NAME
 from .timeline import Timeline
 
-__all__ = ["Experiment", "State", "find_experiments", "is_experiment", "state_of"]
+__all__ = ["Experiment", "State", "find_experiments", "has_ended", "is_experiment", "state_of"]
 
 
 class State(str, Enum):
@@ -105,9 +105,13 @@ def state_of(folder: Path, history: History) -> State:
         check_free(folder)
     except JournalError:
         return State.RUNNING
+    return State.ENDED if has_ended(history) else State.INTERRUPTED
+
+
+def has_ended(history: History) -> bool:
+    """Return whether all trials have ended, and none was cut off."""
     trials = history.trials.values()
-    whole = all(trial.status.ended and not _was_cut_off(trial, history) for trial in trials)
-    return State.ENDED if trials and whole else State.INTERRUPTED
+    return bool(trials) and all(trial.status.ended and not _was_cut_off(trial, history) for trial in trials)
 
 
 def _was_cut_off(trial: TrialHistory, history: History) -> bool:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import shutil
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .arguments import warn_user
+from .checkpoints.leftovers import committed_number, is_unfinished, of_the_store
 from .config import RunConfig, TuneConfig, storage_folder
 from .errors import ExperimentExists, JournalError, StorageError
 from .plan import Plan
@@ -31,9 +31,6 @@ __all__ = ["complete_files", "execute", "make_folder"]
 _SLOW_TO_LOAD = ("torch", "tensorflow", "jax")
 """What the script has of these, members' parent process loads too, and that takes seconds."""
 
-_COMMITTED = re.compile(r"checkpoint_(\d{6,})")
-_UNFINISHED = re.compile(r"\.checkpoint_\d{6,}\.\d+|\.deleted_checkpoint_\d{6,}")
-"""Names that only the store gives."""
 _PROBE = ".writable"
 """Name of a file that is there for a moment, to see whether the folder can be written."""
 
@@ -207,24 +204,13 @@ def _sweep(plan: Plan, folder: Path) -> None:
     for trial in plan.trials:
         committed: dict[int, Path] = {}
         for path in (folder / trial.folder).glob("*checkpoint_*"):
-            if _UNFINISHED.fullmatch(path.name):
+            if is_unfinished(path.name):
                 shutil.rmtree(path, ignore_errors=True)
-            elif (name := _COMMITTED.fullmatch(path.name)) is not None:
-                committed[int(name[1])] = path
-        for number in _of_the_store(committed, following.get(trial.trial_id, 0)) if any(following.values()) else ():
+            elif (found := committed_number(path.name)) is not None:
+                committed[found] = path
+        for number in of_the_store(committed, following.get(trial.trial_id, 0)) if any(following.values()) else ():
             if not plan.population.retention.knows(f"{trial.trial_id}/{committed[number].name}"):
                 shutil.rmtree(committed[number], ignore_errors=True)
-
-
-def _of_the_store(numbers: Collection[int], following: int) -> list[int]:
-    """Return which numbers of folders were given by the store; others are the user's own.
-
-    The store counts. So it has given all numbers below the one that follows, and from there on those without a gap:
-    checkpoints whose reports have not arrived. In an experiment that saves nothing through reports, all are the user's.
-    """
-    while following in numbers:
-        following += 1
-    return [number for number in numbers if number < following]
 
 
 def _make_engine(name: str, parent: WarmParent | None) -> Engine:

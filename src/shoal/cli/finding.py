@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LATEST", "ExperimentArgument", "FolderArgument", "TrialArgument", "TrialOption", "experiment_folder",
-    "experiment_folders", "find_trial", "newest_first", "open_experiment", "storage_root",
+    "experiment_folders", "find_trial", "name_for", "newest_first", "open_experiment", "storage_root",
 ]  # fmt: skip
 
 LATEST = "latest"
@@ -98,6 +99,15 @@ def _not_found(given: str, path: Path, root: Path, names: list[str]) -> str:
             f"experiments are in."
         )
     return f"There is no experiment {given!r}.{did_you_mean(given, names)} In {root} there are: {_some(names)}."
+
+
+def name_for(folder: Path) -> str:
+    """Return how an experiment is named on the command line: by its name where that finds it, else by its path."""
+    from ..reading import is_experiment
+
+    in_root = storage_root() / folder.name
+    same = is_experiment(in_root) and os.path.realpath(in_root) == os.path.realpath(folder)
+    return shlex.quote(folder.name if same else str(folder))
 
 
 def experiment_folders(given: str | None) -> tuple[list[Path], bool]:

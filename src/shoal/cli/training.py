@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Generator
@@ -200,8 +201,7 @@ def run(
             failure_config=None if max_failures is None else tune.FailureConfig(max_failures=max_failures),
         ),
     )  # fmt: skip
-    where = str(storage / (name or "...")) if storage is not None else name or "latest"
-    _finish(_fit(tuner.fit, f"shoal resume {where} {trainable}"))
+    _finish(_fit(tuner.fit, f"shoal resume {_later_name(name, storage)} {trainable}"))
 
 
 def resume(
@@ -285,8 +285,7 @@ def replay(
             checkpoint_config=_keeping(checkpoints_to_keep),
         ),
     )
-    where = str(storage / (name or "...")) if storage is not None else name or "latest"
-    _finish(_fit(tuner.fit, f"shoal resume {where} {trainable}"))
+    _finish(_fit(tuner.fit, f"shoal resume {_later_name(name, storage)} {trainable}"))
 
 
 def _result_with_objects(folder: Path, trial: str | None) -> Result:
@@ -344,6 +343,14 @@ def demo(
             print(f"shoal: error: {error.code.rpartition(' error: ')[2]}", file=sys.stderr)
             raise typer.Exit(EXIT_WRONG) from None
         raise
+
+
+def _later_name(name: str | None, storage: Path | None) -> str:
+    """Return how an experiment that is about to begin will be named on the command line."""
+    if storage is None:
+        return shlex.quote(name or "latest")
+    # Without a name it has the time in it, which is known only later.
+    return shlex.quote(str(storage / name)) if name else f"{shlex.quote(str(storage))}/NAME"
 
 
 # ------------------------------------------------------------------------------------------------------------- settings

@@ -56,6 +56,7 @@ def show(
 
 
 def _show(experiment: Experiment, trial: TrialHistory) -> None:
+    from ..display.table import count_text
     from ..display.text import format_config, format_value
     from .watching import status_style
 
@@ -82,7 +83,7 @@ def _show(experiment: Experiment, trial: TrialHistory) -> None:
         facts((key, _shown(value)) for key, value in _flat(last.report.metrics))
         facts([("time_total_s", format_value(last.report.time_total_s))])
     if trial.exploits:
-        say((f"\nexploits: it has copied {len(trial.exploits)} times", "bold"))
+        say(("\nexploits", "bold"), (f" it has copied {count_text(len(trial.exploits), 'time')}", "dim"))
         from .lineages import exploit_table
 
         print_table(exploit_table(experiment, trial.exploits))

@@ -110,7 +110,7 @@ class SQLiteJournal:
         try:
             with contextlib.closing(cls.open_for_reading(folder)) as reader:
                 reader.check_format()
-                reader._check_all()
+                reader.check_all()
             # Only now, because closing what can be written also tidies up, and nothing is to change in a damaged file.
             return cls(_open_again(path), path, lock)
         except BaseException:
@@ -288,8 +288,12 @@ class SQLiteJournal:
             raise self._damaged("the facts about the experiment are not what was written, by their checksum")
         return facts
 
-    def _check_all(self) -> None:
-        """Raise JournalError where anything is not as it was written, or cannot be read by this Shoal."""
+    def check_all(self) -> None:
+        """Make sure that all of it is as it was written, and can be read by this Shoal; takes as long as reading it.
+
+        Raises:
+            JournalError: something is not.
+        """
         try:
             found: str = self._connection.execute("PRAGMA quick_check(1)").fetchone()[0]
         except sqlite3.Error as error:

@@ -1,0 +1,413 @@
+"""Examines an experiment: its journal, its checkpoints, its lock, its log files, the disk. Changes nothing.
+
+Each check is a function that yields what it found. What it says: what is wrong, what that means, and what to do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import os
+import shutil
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..checkpoints import store
+from ..core.commands import Status
+from ..core.recall import recall
+from ..errors import InvalidTransition, JournalError, ShoalError, one_line
+from ..experiment import ExperimentInfo
+from ..journal import JOURNAL_NAME
+from ..journal.lock import LOCK_NAME
+from ..journal.sqlite import SQLiteJournal
+from ..reading import has_ended
+from .drivers import driver_of, is_locked
+from .files import Files, read_files
+from .finding import name_for
+from .plain_settings import NotPlain, plain_scheduler
+from .sizes import size_text
+
+if TYPE_CHECKING:
+    from ..journal import Record
+
+__all__ = ["Examination", "Finding", "examine"]
+
+_SHOWN = 5
+"""How many things of a kind are named."""
+_LITTLE = 1 << 30
+"""Bytes of free disk below which there is a remark."""
+
+OK, NOTE, PROBLEM = "ok", "note", "problem"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a check has found."""
+
+    level: str
+    """``ok``, ``note`` or ``problem``."""
+    check: str
+    """Which check: ``journal``, ``decisions``, ``driver``, ``checkpoints``, ``leftovers``, ``logs`` or ``disk``."""
+    what: str
+    meaning: str = ""
+    to_do: str = ""
+
+
+@dataclass(slots=True)
+class Examination:
+    """All that was found out about an experiment."""
+
+    name: str
+    path: str
+    state: str
+    findings: list[Finding] = field(default_factory=list[Finding])
+
+    @property
+    def healthy(self) -> bool:
+        """Whether there is no problem."""
+        return not any(finding.level == PROBLEM for finding in self.findings)
+
+
+@dataclass(slots=True)
+class _Patient:
+    """An experiment as the checks see it."""
+
+    folder: Path
+    info: ExperimentInfo
+    meta: dict[str, Any]
+    records: list[Record]
+    files: Files
+    running: bool
+    trust: bool
+
+    @property
+    def ended(self) -> bool:
+        return has_ended(self.files.history)
+
+    @property
+    def how_to_go_on(self) -> str:
+        return f"shoal resume {name_for(self.folder)} MODULE:{self.info.trainable}"
+
+
+def examine(folder: Path, *, trust: bool = False, tell: Callable[[str], None] | None = None) -> Examination:
+    """Examine an experiment.
+
+    Args:
+        folder: its folder.
+        trust: whether objects in its settings are loaded, which runs code of whoever wrote the journal.
+        tell: told what is being done, for what takes long.
+    """
+    folder = folder.absolute()
+    tell = tell or (lambda text: None)
+    result = Examination(folder.name, str(folder), "damaged")
+    tell("reading the journal")
+    result.findings += _lock(folder)
+    try:
+        patient = _read(folder, trust)
+    except (ShoalError, OSError) as error:
+        result.findings.append(
+            Finding(
+                PROBLEM,
+                "journal",
+                one_line(error),
+                "Results and decisions are not certain any more, and the experiment cannot go on.",
+                f"Put back a copy of {JOURNAL_NAME} and of what lay beside it, if there is one.",
+            )
+        )
+        return result
+    result.state = "running" if patient.running else "ended" if patient.ended else "interrupted"
+    count = f"{len(patient.records):,} records, all as they were written"
+    result.findings.append(Finding(OK, "journal", count))
+    for text, check in _CHECKS:
+        tell(text)
+        try:
+            result.findings += check(patient)
+        except (ShoalError, OSError) as error:
+            result.findings.append(Finding(PROBLEM, check.__name__.strip("_"), f"It cannot be checked: {error}."))
+    return result
+
+
+def _read(folder: Path, trust: bool) -> _Patient:
+    """Read everything, and make sure that it is what was written.
+
+    Raises:
+        JournalError: it is not.
+    """
+    running = is_locked(folder)
+    with contextlib.closing(SQLiteJournal.open_for_reading(folder)) as journal:
+        journal.check_all()
+        records = list(journal.read(unpickle=False))
+        meta = journal.meta()
+    if not records:
+        raise JournalError(f"The journal in {folder} holds no record: nothing has begun, or its records are lost.")
+    try:
+        info = ExperimentInfo.from_meta(meta)
+    except TypeError as error:
+        raise JournalError(f"The journal in {folder} does not say what the experiment is: {error}.") from error
+    return _Patient(folder, info, meta, records, read_files(folder, records), running, trust)
+
+
+# --------------------------------------------------------------------------------------------------------- the journal
+
+
+def _decisions(patient: _Patient) -> Iterator[Finding]:
+    """See whether today's core comes to the same decisions, as a restore needs."""
+    from ..plan import new_population
+
+    with contextlib.closing(SQLiteJournal.open_for_reading(patient.folder)) as journal:
+        try:
+            journal.check_format()
+        except JournalError as error:
+            yield Finding(NOTE, "decisions", one_line(error), "It can be read, and not gone on with.")
+            return
+    try:
+        scheduler = plain_scheduler(patient.meta, trust=patient.trust)
+    except NotPlain as error:
+        yield Finding(
+            NOTE,
+            "decisions",
+            f"Not checked, because the settings are not plain: {error}.",
+            "Loading them would run code of whoever wrote the journal.",
+            "If that was you: shoal doctor --trust",
+        )
+        return
+    try:
+        recall(new_population(patient.info, scheduler), (record.item for record in patient.records))
+    except (InvalidTransition, LookupError, TypeError, ValueError, AttributeError) as error:
+        yield Finding(
+            PROBLEM,
+            "decisions",
+            f"The journal cannot be followed: {error}.",
+            "It was written by a Shoal that decides otherwise, or changed. Results can be read, but the experiment "
+            "cannot go on.",
+            "Go on with the version of Shoal that wrote it.",
+        )
+        return
+    exploits = patient.files.history.perturbations
+    yield Finding(OK, "decisions", f"all decisions follow from what was reported, {exploits:,} exploits among them")
+
+
+def _lock(folder: Path) -> Iterator[Finding]:
+    """Look at the lock and at who has it."""
+    path = folder / LOCK_NAME
+    with contextlib.suppress(OSError):
+        if not stat.S_ISREG(path.stat().st_mode):
+            yield Finding(
+                PROBLEM,
+                "driver",
+                f"{path} is no ordinary file.",
+                "The experiment cannot be locked, and so it cannot go on.",
+                f"Delete it: rm -r {path}",
+            )
+            return
+    if not is_locked(folder):
+        return
+    driver = driver_of(folder)
+    if driver is None:
+        yield Finding(NOTE, "driver", f"It is running, but {path} does not say in which process.")
+    elif not driver.here:
+        yield Finding(OK, "driver", f"it is being run by {driver}, another machine")
+    elif not driver.alive or driver.holds(path) is False:
+        yield Finding(
+            PROBLEM,
+            "driver",
+            f"It is locked, but not by {driver}, which its lock names and which is "
+            f"{'another program by now' if driver.alive else 'not alive'}.",
+            "Another process holds the lock: a copy of the driver that outlived it, or one in another container.",
+            f"Look for it and end it: lsof {path}",
+        )
+    else:
+        yield Finding(OK, "driver", f"it is being run by {driver}")
+
+
+def _driver(patient: _Patient) -> Iterator[Finding]:
+    """Say where nobody runs an experiment that has not ended."""
+    if patient.running or patient.ended:
+        return
+    trials = patient.files.history.trials.values()
+    going = sum(not trial.status.ended for trial in trials)
+    what = f"{going} of {len(trials)} trials have not ended" if going else "its trials were cut off"
+    yield Finding(
+        NOTE, "driver", f"Nobody runs it, and {what}.", "Nothing that was reported is lost.",
+        f"To go on: {patient.how_to_go_on}",
+    )  # fmt: skip
+
+
+# ----------------------------------------------------------------------------------------------------------- the files
+
+
+def _checkpoints(patient: _Patient) -> Iterator[Finding]:
+    """Read every checkpoint that should be there, and compare it with what was written."""
+    files, found = patient.files, 0
+    wrong: list[tuple[str, str]] = []
+    size = 0
+    for trial, number, entry, path in files.checkpoints():
+        found += 1
+        size += entry.saved.size
+        problem = store.damage(path, entry.saved.digest)
+        if problem is not None:
+            wrong.append((f"{trial.trial_id}/{store.checkpoint_name(number)}", problem))
+    if wrong and patient.running:
+        there = _there_now(patient)  # some were deleted meanwhile, as they should be
+        wrong = [pair for pair in wrong if pair[0] in there]
+    needed = files.needed()
+    for title, group in (
+        ("that trials would go on from", [pair for pair in wrong if pair[0] in needed]),
+        ("that nobody would go on from", [pair for pair in wrong if pair[0] not in needed]),
+    ):
+        if group:
+            yield _damaged(patient, title, group, needed=group[0][0] in needed)
+    known = sum(len(trial.damaged & trial.checkpoints.keys()) for trial in files.history.trials.values())
+    freed = len(files.freed)
+    if known > freed:
+        yield Finding(
+            NOTE,
+            "checkpoints",
+            f"{known - freed} were found to be damaged during the run, and count no more.",
+            "Their trials have gone on from others.",
+        )
+    if freed:
+        yield Finding(NOTE, "checkpoints", f"{freed} were freed by 'shoal gc', and count no more.")
+    if not wrong:
+        yield Finding(OK, "checkpoints", f"{found:,} with {size_text(size)}, all as they were written")
+
+
+def _there_now(patient: _Patient) -> set[str]:
+    with contextlib.closing(SQLiteJournal.open_for_reading(patient.folder)) as journal:
+        files = read_files(patient.folder, journal.read(unpickle=False))
+    return {f"{trial.trial_id}/{path.name}" for trial, _, _, path in files.checkpoints()}
+
+
+def _damaged(patient: _Patient, title: str, group: list[tuple[str, str]], *, needed: bool) -> Finding:
+    named = "; ".join(f"{identity}: {problem}" for identity, problem in group[:_SHOWN])
+    more = f"; and {len(group) - _SHOWN} more" if len(group) > _SHOWN else ""
+    if needed:
+        meaning = "A restore has these trials go on from older checkpoints, as copies of others, or fail."
+    else:
+        meaning = "The results are right, but these weights cannot be loaded."
+    return Finding(
+        PROBLEM,
+        "checkpoints",
+        f"{len(group)} {title}, not as written: {named}{more}.",
+        meaning,
+        "Put the files back from a copy, if there is one.",
+    )
+
+
+def _leftovers(patient: _Patient) -> Iterator[Finding]:
+    """Look for what killed processes have left."""
+    if patient.running:
+        return
+    items = patient.files.leftovers()
+    if items:
+        size = size_text(sum(item.size for item in items))
+        one = "1 entry" if len(items) == 1 else f"{len(items)} entries"
+        yield Finding(
+            NOTE, "leftovers", f"Killed processes have left {one} with {size}.", "Nobody will ever read them.",
+            f"To delete them: shoal gc {name_for(patient.folder)}",
+        )  # fmt: skip
+
+
+def _logs(patient: _Patient) -> Iterator[Finding]:
+    """Compare the log files with the journal, from which they are made."""
+    if patient.running:
+        return  # they are a moment behind
+    wrong: list[str] = []
+    for trial in patient.files.history.in_order():
+        folder = patient.folder / trial.folder
+        if not folder.is_dir():
+            if trial.launches:
+                wrong.append(f"{trial.trial_id}: its folder is gone")
+            continue
+        rows = [row.report.iteration for row in trial.rows]
+        found = _iterations(folder / "result.json")
+        if found is not None and found != rows:
+            much = f"{len(found)} results in place of {len(rows)}" if len(found) != len(rows) else "other results"
+            wrong.append(f"{trial.trial_id}: result.json has {much}")
+        count = _csv_rows(folder / "progress.csv")
+        if count is not None and count != len(rows):
+            wrong.append(f"{trial.trial_id}: progress.csv has {count} rows in place of {len(rows)}")
+        if rows and (found is None or count is None):
+            wrong.append(f"{trial.trial_id}: {'result.json' if found is None else 'progress.csv'} is missing")
+        if trial.status is Status.ERROR and not (folder / "error.txt").exists():
+            wrong.append(f"{trial.trial_id}: error.txt is missing")
+    if not wrong:
+        yield Finding(OK, "logs", "result.json and progress.csv have the results that count")
+        return
+    named = "; ".join(wrong[:_SHOWN]) + (f"; and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else "")
+    yield Finding(
+        # A driver that is killed had not always written what it had committed: the next one does that first of all.
+        PROBLEM if patient.ended else NOTE,
+        "logs",
+        f"Log files differ from the journal: {named}.",
+        "The journal is right. What reads the log files sees other results.",
+        f"They are written anew when the experiment is opened again: {patient.how_to_go_on}",
+    )
+
+
+def _iterations(path: Path) -> list[int] | None:
+    """Return ``training_iteration`` of each line of a result.json, -1 for one that cannot be read; None: no file."""
+    found: list[int] = []
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            for line in file:
+                try:
+                    found.append(int(json.loads(line)["training_iteration"]))
+                except (ValueError, TypeError, KeyError, RecursionError):
+                    found.append(-1)
+    except FileNotFoundError:
+        return None
+    return found
+
+
+def _csv_rows(path: Path) -> int | None:
+    """Return how many rows a table has below its header; None where there is no file."""
+    limit = csv.field_size_limit(1 << 30)
+    try:
+        with path.open(encoding="utf-8", errors="replace", newline="") as file:
+            return max(0, sum(1 for _ in csv.reader(file)) - 1)
+    except FileNotFoundError:
+        return None
+    except csv.Error:
+        return -1
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _disk(patient: _Patient) -> Iterator[Finding]:
+    """See whether there is room to go on."""
+    free = shutil.disk_usage(patient.folder).free
+    largest = max((entry.saved.size for _, _, entry, _ in patient.files.checkpoints()), default=0)
+    wanted = largest * max(1, patient.info.slots)
+    if not patient.ended and free < wanted:
+        yield Finding(
+            PROBLEM,
+            "disk",
+            f"{size_text(free)} are free, and one checkpoint of each of {patient.info.slots} slots takes "
+            f"{size_text(wanted)}.",
+            "The run ends as soon as a checkpoint does not fit; what was reported is kept.",
+            "Make room, for example with shoal gc, or keep fewer checkpoints: CheckpointConfig(num_to_keep=1).",
+        )
+    elif free < _LITTLE:
+        yield Finding(NOTE, "disk", f"Only {size_text(free)} are free.")
+    else:
+        yield Finding(OK, "disk", f"{size_text(free)} are free")
+    if not patient.ended and not os.access(patient.folder, os.W_OK):
+        yield Finding(
+            NOTE, "disk", f"{patient.folder} cannot be written.", "The experiment cannot go on where it is.",
+            "Make it writable, or copy it to where it is.",
+        )  # fmt: skip
+
+
+_CHECKS: tuple[tuple[str, Callable[[_Patient], Iterator[Finding]]], ...] = (
+    ("following the decisions", _decisions),
+    ("looking for the driver", _driver),
+    ("reading the checkpoints", _checkpoints),
+    ("looking for leftovers", _leftovers),
+    ("comparing the log files", _logs),
+    ("asking for free space", _disk),
+)

@@ -1,0 +1,174 @@
+"""What can be deleted of an experiment, and deleting it: see :mod:`shoal.cli.freeing`."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import shutil
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..checkpoints import store
+from ..checkpoints.leftovers import committed_number
+from ..core.reports import number as number_of
+from ..errors import ConfigError, ShoalError, one_line
+from ..experiment import ExperimentInfo
+from ..journal.sqlite import SQLiteJournal
+from ..lineage import lineage_of
+from ..reading import has_ended
+from .drivers import driver_of, is_locked
+from .files import Files, Item, freed_event, read_files
+from .sizes import size_of
+
+__all__ = ["Found", "Keep", "delete", "look"]
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Which checkpoints stay, where others are deleted."""
+
+    best: int | None = None
+    """So many with the best scores of the experiment."""
+    newest: int | None = None
+    """So many of each trial, the newest."""
+    lineage: bool = False
+    """Those that the best trial's weights came through."""
+    restore: bool = True
+    """Those that a restore goes on from."""
+
+    @property
+    def all(self) -> bool:
+        """Whether all stay that the journal counts on."""
+        return self.best is None and self.newest is None and not self.lineage
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What can be deleted, or was deleted, of one experiment."""
+
+    folder: Path
+    items: list[Item]
+    why_not: str | None = None
+    """Why nothing can be deleted here."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of all of it."""
+        return sum(item.size for item in self.items)
+
+
+# -------------------------------------------------------------------------------------------------------- what can go
+
+
+def look(folder: Path, keep: Keep) -> Found:
+    """Return what can be deleted of an experiment, as it is now."""
+    folder = folder.absolute()
+    try:
+        with contextlib.closing(SQLiteJournal.open_for_reading(folder)) as journal:
+            files = read_files(folder, journal.read(unpickle=False))
+            meta = journal.meta()
+        if is_locked(folder):
+            return Found(folder, [], f"{folder.name} is being run by {driver_of(folder) or 'another process'}.")
+        return Found(folder, _items(files, keep, meta))
+    except (ShoalError, OSError) as error:
+        return Found(folder, [], one_line(error))
+
+
+def _items(files: Files, keep: Keep, meta: dict[str, Any]) -> list[Item]:
+    """Return what can be deleted.
+
+    Raises:
+        ConfigError: what the user wants is not possible for this experiment.
+    """
+    items = files.leftovers()
+    if keep.all:
+        return items
+    if not keep.restore and not has_ended(files.history):
+        raise ConfigError(
+            f"{files.folder.name} was interrupted, so what 'shoal resume' goes on from stays. Leave out "
+            f"--give-up-restore."
+        )
+    kept = _kept(files, keep, meta)
+    for trial, number, _, path in files.checkpoints():
+        identity = f"{trial.trial_id}/{path.name}"
+        folder = files.trial_folder(trial)
+        if identity in kept or folder is None or path.is_symlink() or not path.is_dir():
+            continue
+        items.append(Item(path, size_of(path), f"checkpoint {number} of trial {trial.index}", identity))
+    return items
+
+
+def _kept(files: Files, keep: Keep, meta: dict[str, Any]) -> set[str]:
+    """Return the ids of the checkpoints that stay."""
+    info = ExperimentInfo.from_meta(meta)
+    kept = files.needed() if keep.restore else set[str]()
+    scored: list[tuple[float, int, str]] = []
+    newest: dict[str, list[str]] = {}
+    for trial, number, entry, path in files.checkpoints():
+        identity = f"{trial.trial_id}/{path.name}"
+        newest.setdefault(trial.trial_id, []).append(identity)
+        value = None if info.metric is None else number_of(entry.row.value(info.metric))
+        if value is not None and math.isfinite(value):
+            scored.append((value if info.mode == "max" else -value, number, identity))
+    if keep.best:
+        if info.metric is None:
+            raise ConfigError(f"{files.folder.name} compared no metric, so none of its checkpoints is best.")
+        kept |= {identity for _, _, identity in sorted(scored, reverse=True)[: keep.best]}
+    if keep.newest:
+        kept |= {identity for own in newest.values() for identity in own[-keep.newest :]}
+    if keep.lineage:
+        best = None if info.metric is None else files.history.best(info.metric, info.mode)
+        if best is None or best.last is None:
+            raise ConfigError(f"No trial of {files.folder.name} is best, so there is no lineage to keep.")
+        kept |= {each.checkpoint for each in lineage_of(best, best.last, files.history) if each.checkpoint is not None}
+    return kept
+
+
+# ------------------------------------------------------------------------------------------------------------ deleting
+
+
+def delete(found: Found, keep: Keep) -> Found:
+    """Delete what was found, as far as it still can be, while nobody else can run the experiment."""
+    wanted = {item.path for item in found.items}
+    try:
+        with _locked(found.folder) as (files, meta, journal):
+            items = [item for item in _items(files, keep, meta) if item.path in wanted]
+            events = [freed_event(item.checkpoint) for item in items if item.checkpoint is not None]
+            if events:
+                # As old as the newest record: nobody has run the experiment since, and its duration stays what it is.
+                journal.append(events, files.history.updated_at or 0.0)
+            gone = [item for item in items if _remove(item.path)]
+    except (ShoalError, OSError) as error:
+        return Found(found.folder, [], one_line(error))
+    left = len(items) - len(gone)
+    return Found(found.folder, gone, f"{left} in {found.folder} could not be deleted." if left else None)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Generator[tuple[Files, dict[str, Any], SQLiteJournal]]:
+    """Have the lock of an experiment meanwhile, and its journal open for writing.
+
+    Raises:
+        JournalError: it is being run, cannot be written, or its journal is damaged.
+    """
+    with contextlib.closing(SQLiteJournal.open_for_writing(folder)) as journal:
+        yield read_files(folder, journal.read(unpickle=False)), journal.meta(), journal
+
+
+def _remove(path: Path) -> bool:
+    """Delete a file or a folder, whose name is gone at once; links in it are deleted, and not what they lead to."""
+    if path.is_symlink():
+        return False
+    with contextlib.suppress(OSError):
+        if not path.is_dir():
+            path.unlink()
+            return True
+        number = committed_number(path.name)
+        if number is not None:
+            store.delete(path.parent, number)
+        else:
+            shutil.rmtree(path)
+    return not os.path.lexists(path)
