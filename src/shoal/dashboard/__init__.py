@@ -1,6 +1,6 @@
-"""The live page: a read-only view of one or many experiments in a browser, running or finished. ``shoal dashboard``.
+"""The live page: a read-only view of one or many experiments in a browser, running or finished.
 
-Pages are rendered here, from the journals; a small script in them asks for what has changed. Needs ``shoal[dashboard]``.
+Pages are rendered from the journals; a small script in them asks for what has changed. Needs ``shoal[dashboard]``.
 """
 
 from __future__ import annotations

@@ -51,15 +51,15 @@ class _Site:
 
     def __init__(self, experiments: Experiments) -> None:
         self._experiments = experiments
-        self._files = {
-            path.name: path.read_bytes() for path in sorted(_STATIC.iterdir()) if path.suffix in _TYPES
-        }
+        self._files = {path.name: path.read_bytes() for path in sorted(_STATIC.iterdir()) if path.suffix in _TYPES}
         digest = hashlib.sha256()
         for name, data in self._files.items():
             digest.update(name.encode() + data)
         self._assets = digest.hexdigest()[:12]
         self._plotly = _plotly_js()
-        self._pages = Pages(experiments, self._assets, f"{self._plotly.stat().st_size:x}-{self._plotly.stat().st_mtime_ns:x}")
+        self._pages = Pages(
+            experiments, self._assets, f"{self._plotly.stat().st_size:x}-{self._plotly.stat().st_mtime_ns:x}"
+        )
         self._figures: Kept[bytes] = Kept(_FIGURES_KEPT)
 
     def app(self, token: str | None, far: bool) -> Starlette:

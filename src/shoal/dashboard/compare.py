@@ -15,9 +15,9 @@ from ..plots.style import Theme, theme_of
 from ..plots.thin import thin_all
 from ..reading import Experiment
 from .figures import message
-from .views import moment, seconds, whole_value
+from .views import NOTHING, moment, seconds, whole_value
 
-__all__ = ["COMPARED", "Compared", "comparison", "compared_figure"]
+__all__ = ["COMPARED", "X_AXES", "Compared", "compared_figure", "comparison"]
 
 COMPARED = {
     "winners": ("The winners' learning curves", "Each line is the true curve of the best weights, through all donors."),
@@ -51,7 +51,7 @@ def comparison(first: Experiment, second: Experiment) -> tuple[list[Compared], l
 
 def _zipped(first: dict[str, str], second: dict[str, str]) -> Iterator[tuple[str, str, str]]:
     for name in dict.fromkeys([*first, *second]):
-        yield name, first.get(name, "–"), second.get(name, "–")
+        yield name, first.get(name, NOTHING), second.get(name, NOTHING)
 
 
 def _facts(experiment: Experiment) -> Iterator[tuple[str, str]]:
@@ -59,9 +59,9 @@ def _facts(experiment: Experiment) -> Iterator[tuple[str, str]]:
     best = experiment.best
     yield "function", info.trainable
     yield "scheduler", info.scheduler
-    yield "metric", "–" if info.metric is None else f"{info.metric} ({info.mode})"
-    yield "best score", "–" if best is None or info.metric is None else format_value(best.value(info.metric))
-    yield "best member", "–" if best is None else f"{best.index}, at iteration {best.iteration}"
+    yield "metric", NOTHING if info.metric is None else f"{info.metric} ({info.mode})"
+    yield "best score", NOTHING if best is None or info.metric is None else format_value(best.value(info.metric))
+    yield "best member", NOTHING if best is None else f"{best.index}, at iteration {best.iteration}"
     yield "members", str(info.num_trials)
     yield "results", f"{history.results:,}"
     yield "exploits", f"{history.perturbations:,}"

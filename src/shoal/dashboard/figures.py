@@ -64,10 +64,16 @@ def plot_figure(
     except ShoalError as error:
         text = str(error)
         return lambda: message(text)
+    except Exception as error:
+        text = f"This plot cannot be drawn: {one_line(error)}"
+        return lambda: message(text)
     points = _POINTS if len(experiment.history.trials) <= _FEW_MEMBERS else _POINTS_OF_MANY
 
     def draw() -> dict[str, Any]:
-        spec = plot.spec(info, theme=theme, points=points)
+        try:
+            spec = plot.spec(info, theme=theme, points=points)
+        except Exception as error:  # the other plots are shown
+            return message(f"This plot cannot be drawn: {one_line(error)}")
         # Who has zoomed in keeps that while the figure goes on, and loses it with another axis.
         layout = {**_without_heading(spec["layout"], plot.title), "uirevision": f"{name} {x} {trial_id}"}
         return {"data": spec["data"], "layout": layout}

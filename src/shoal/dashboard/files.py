@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,7 +81,7 @@ def names_in(experiment: Path, folder: str) -> frozenset[str]:
 
 
 @contextlib.contextmanager
-def _inside(experiment: Path, folder: str) -> Iterator[int | None]:
+def _inside(experiment: Path, folder: str) -> Generator[int | None]:
     """Give a handle of a trial's folder; None where it is no folder right inside the experiment's."""
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
     outer = inner = -1

@@ -66,6 +66,16 @@ class Kept(Generic[T]):
                     self._keep(key, made)
         return made.version, made.value
 
+    def peek(self, key: tuple[str, ...], version: str, live: bool) -> tuple[T | None, bool]:
+        """Return what there is, which may be older than it should be, and whether it is new enough."""
+        found = self._find(key, version, live)
+        if found is not None:
+            return found.value, True
+        with self._lock:
+            made = self._made.get(key)
+        same = made is not None and made.version.partition("-")[0] == version.partition("-")[0]
+        return (made.value if made is not None and same else None), False
+
     def _find(self, key: tuple[str, ...], version: str, live: bool) -> _Made[T] | None:
         """Return what there is, where it is new enough."""
         with self._lock:

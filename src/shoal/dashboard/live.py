@@ -1,4 +1,4 @@
-"""The experiments in a folder as pages see them: opened once, and read on when somebody looks. Nobody looks: no reading.
+"""The experiments in a folder as pages see them: opened once, and read on when somebody looks, and only then.
 
 Requests come from several threads. What is read of an experiment changes only under its lock, and is read under it.
 """
@@ -12,7 +12,7 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,7 +116,7 @@ class Watched:
         return Looked(self._info, self._state, version, reading, self._problem)
 
     @contextlib.contextmanager
-    def reading(self) -> Iterator[Experiment | None]:
+    def reading(self) -> Generator[Experiment | None]:
         """Lend the experiment, which does not change meanwhile; None where it is not read (yet)."""
         with self._lock:
             yield self._experiment

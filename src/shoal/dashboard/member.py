@@ -13,7 +13,7 @@ from ..history import Row, TrialHistory
 from ..lineage import lineage_of
 from ..reading import Experiment
 from .files import Tail, names_in, tail_of
-from .views import Change, Fact, Mark, change_of, config_items, moment, seconds, size_text, status_mark
+from .views import NOTHING, Change, Fact, Mark, change_of, config_items, moment, seconds, size_text, status_mark
 
 __all__ = ["MemberView", "find_member", "member_view", "result_columns"]
 
@@ -139,7 +139,7 @@ def _facts(experiment: Experiment, trial: TrialHistory) -> Iterator[Fact]:
     yield Fact("iteration", str(trial.iteration), f"{trial.counted:,} results of its own")
     if info.metric is not None:
         value = trial.value(info.metric)
-        yield Fact(info.metric, "–" if value is None else format_value(value), f"newest, {info.mode}")
+        yield Fact(info.metric, NOTHING if value is None else format_value(value), f"newest, {info.mode}")
     yield Fact("exploits", str(len(trial.exploits)), "copies it has made")
     copied = sum(exploit.donor_id == trial.trial_id for exploit in experiment.history.exploits)
     yield Fact("copied", str(copied), "times by others")
@@ -154,7 +154,7 @@ def _facts(experiment: Experiment, trial: TrialHistory) -> Iterator[Fact]:
 def _config(trial: TrialHistory) -> Iterator[ConfigLine]:
     now, began = dict(config_items(trial.config)), dict(config_items(trial.initial_config))
     for name in [*now, *(name for name in began if name not in now)]:
-        one, other = now.get(name, "–"), began.get(name, "–")
+        one, other = now.get(name, NOTHING), began.get(name, NOTHING)
         yield ConfigLine(name, one, other, one != other)
 
 
@@ -227,7 +227,7 @@ def _checkpoints(experiment: Experiment, trial: TrialHistory) -> Iterator[Checkp
 
 
 def _score(score: float | None) -> str:
-    return "–" if score is None else format_value(score)
+    return NOTHING if score is None else format_value(score)
 
 
 def result_columns(view: MemberView) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from .figures import Panel, panels
 from .kept import Kept
 from .live import Experiments, Looked, Watched
 from .member import find_member, member_view, result_columns
-from .views import Statement, columns_of, experiment_view, overview_row, state_mark, statements_of
+from .views import ExperimentView, Statement, columns_of, experiment_view, overview_row, state_mark, statements_of
 
 __all__ = ["Gone", "Live", "Pages"]
 
@@ -27,6 +28,13 @@ _PATIENCE = 0.4
 """Seconds for which a page waits for its experiment to be opened, before it is shown without."""
 _SHOWN = 200
 """Experiments in the list, the newest."""
+
+
+_QUICK = 10_000
+"""Results of which a report card is made at once."""
+
+Card = tuple[Statement, ...] | None
+"""None where it is still being worked out."""
 
 
 class Gone(LookupError):
@@ -64,7 +72,9 @@ class Pages:
         self.experiments = experiments
         self._store = BlockStore()
         self._cards: Kept[tuple[Statement, ...]] = Kept(50)
-        self._rendered: dict[tuple[str, ...], tuple[str, _Rendered]] = {}
+        self._at_work: set[tuple[str, ...]] = set()
+        """The report cards that are being worked out."""
+        self._rendered: dict[tuple[str, ...], tuple[object, _Rendered]] = {}
         self._templates = Environment(
             loader=FileSystemLoader(_HERE / "templates"),
             autoescape=True,
@@ -72,7 +82,8 @@ class Pages:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self._templates.globals.update(assets=assets, plotly=plotly)
+        names: dict[str, Any] = self._templates.globals
+        names.update(assets=assets, plotly=plotly)
 
     # -------------------------------------------------------------------------------------------------------- overview
 
@@ -112,7 +123,7 @@ class Pages:
     def experiment(self, key: str) -> str:
         """Return the page of an experiment."""
         watched, looked = self._look(key, _PATIENCE)
-        rendered = self._experiment(watched, looked)
+        rendered, _ = self._experiment(watched, looked, wait=True)
         return self._page(
             ("experiment", key), rendered, looked.version, looked.version, "experiment.html",
             watched=watched,
@@ -126,31 +137,35 @@ class Pages:
     def experiment_live(self, key: str, have: str) -> Live:
         """Return what has changed on the page of an experiment."""
         watched, looked = self._look(key)
-        return Live(
-            self._since(("experiment", key), self._experiment(watched, looked), have), looked.version, _pace(looked)
-        )
+        rendered, whole = self._experiment(watched, looked)
+        pace = _pace(looked) if whole else "reading"
+        return Live(self._since(("experiment", key), rendered, have), looked.version, pace)
 
-    def _experiment(self, watched: Watched, looked: Looked) -> _Rendered:
-        """Return its blocks: rendered once for all who look, and not again while nothing was read."""
+    def _experiment(self, watched: Watched, looked: Looked, wait: bool = False) -> tuple[_Rendered, bool]:
+        """Return its blocks, and whether all of them are there.
+
+        They are rendered once for all who look, and not again while nothing was read.
+        """
         key = ("experiment", watched.key)
-        known = self._rendered.get(key)
-        if known is not None and known[0] == looked.version and looked.reading is None:
-            return known[1]
-        rendered = self._render_experiment(watched, looked)
+        with watched.reading() as experiment:
+            if experiment is None:
+                status = self._block("status", looked=looked, mark=state_mark(looked))
+                return _Rendered({"status": status}, {}), True
+            card = self._card(watched, looked, experiment, wait)
+            made_of = (looked.version, card)
+            known = self._rendered.get(key)
+            if known is not None and known[0] == made_of:
+                return known[1], card is not None
+            view = experiment_view(experiment, looked)
+        rendered = self._render_experiment(watched, looked, view, card)
         if len(self._rendered) > _SHOWN:
             self._rendered.clear()
-        self._rendered[key] = (looked.version, rendered)
-        return rendered
+        self._rendered[key] = (made_of, rendered)
+        return rendered, card is not None
 
-    def _render_experiment(self, watched: Watched, looked: Looked) -> _Rendered:
-        with watched.reading() as experiment:
-            status = self._block("status", looked=looked, mark=state_mark(looked))
-            if experiment is None:
-                return _Rendered({"status": status}, {})
-            view = experiment_view(experiment, looked)
-            card = self._card(watched, looked, experiment)
+    def _render_experiment(self, watched: Watched, looked: Looked, view: ExperimentView, card: Card) -> _Rendered:
         blocks = {
-            "status": status,
+            "status": self._block("status", looked=looked, mark=state_mark(looked)),
             "facts": self._block("facts", facts=view.facts),
             "progress": self._block("progress", done=view.done, text=view.progress),
             "best": self._block("best", view=view, key=watched.key),
@@ -162,14 +177,31 @@ class Pages:
         rows = {f"m-{each.index}": row.render(row=each, key=watched.key) for each in view.rows}
         return _Rendered({**blocks, **rows}, {"members": list(rows)})
 
-    def _card(self, watched: Watched, looked: Looked, experiment: Experiment) -> tuple[Statement, ...]:
-        def make() -> tuple[Statement, ...]:
-            try:
-                return statements_of(experiment)
-            except Exception as error:  # a card less is no reason to show nothing
-                return (Statement("info", "i", f"There is no report card: {one_line(error)}", ""),)
+    def _card(self, watched: Watched, looked: Looked, experiment: Experiment, wait: bool) -> Card:
+        """Return the report card; of a long experiment, it is worked out while the page is there already.
 
-        return self._cards.get((watched.key,), looked.version, make, looked.state is State.RUNNING)[1]
+        Args:
+            watched, looked, experiment: of which.
+            wait: whether nothing is begun now, because the page is to be there soon.
+        """
+        key, live = (watched.key,), looked.state is State.RUNNING
+        if experiment.history.results <= _QUICK:
+            return self._cards.get(key, looked.version, lambda: _statements(experiment), live)[1]
+        found, new = self._cards.peek(key, looked.version, live)
+        if not new and not wait and key not in self._at_work:
+            self._at_work.add(key)
+            threading.Thread(target=self._work_out, args=(watched, looked.version, live), daemon=True).start()
+        return found
+
+    def _work_out(self, watched: Watched, version: str, live: bool) -> None:
+        def make() -> tuple[Statement, ...]:
+            with watched.reading() as experiment:
+                return () if experiment is None else _statements(experiment)
+
+        try:
+            self._cards.get((watched.key,), version, make, live)
+        finally:
+            self._at_work.discard((watched.key,))
 
     # ---------------------------------------------------------------------------------------------------------- member
 
@@ -240,11 +272,12 @@ class Pages:
                 return _Rendered({"comparison": self._block("comparison_later", problem=looked.problem
                                                             or looked_other.problem)}, {}), version, state  # fmt: skip
             facts, configs = comparison(a, b)
-            cards = [self._card(one, looked, a), self._card(other, looked_other, b)]
+            cards = [self._card(one, looked, a, False), self._card(other, looked_other, b, False)]
         block = self._block(
             "comparison", facts=facts, configs=configs, cards=cards,
             sides=[(one, state_mark(looked)), (other, state_mark(looked_other))],
         )  # fmt: skip
+        state = state if None not in cards else "reading"
         return _Rendered({"comparison": block}, {}), version, state
 
     # ----------------------------------------------------------------------------------------------------------- parts
@@ -282,6 +315,13 @@ class Pages:
             return page.since(have)
 
 
+def _statements(experiment: Experiment) -> tuple[Statement, ...]:
+    try:
+        return statements_of(experiment)
+    except Exception as error:  # a card less is no reason to show nothing
+        return (Statement("info", "i", f"There is no report card: {one_line(error)}", ""),)
+
+
 def _pace(looked: Looked) -> str:
     if looked.reading is not None:
         return "reading"
@@ -294,4 +334,3 @@ def _panels() -> list[Panel]:
         return panels()
     except ImportError:
         return []
-

@@ -20,6 +20,7 @@ from ..reading import Experiment, State
 from .live import Looked, Watched
 
 __all__ = [
+    "NOTHING",
     "Cell",
     "Change",
     "ExperimentView",
@@ -39,6 +40,8 @@ __all__ = [
 
 EXPLOITS_SHOWN = 25
 _LONGEST_VALUE = 400
+NOTHING = "\N{EN DASH}"
+"""What stands where there is no value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +211,7 @@ def experiment_view(experiment: Experiment, looked: Looked) -> ExperimentView:
         rows=rows,
         exploits=tuple(_exploit_row(experiment, exploit) for exploit in shown),
         more_exploits=len(history.exploits) - len(shown),
-        notices=tuple([*([f"Stopped: {stopped}"] if stopped else []), *map(one_line, history.notices[-3:])]),
+        notices=(*([f"Stopped: {stopped}"] if stopped else []), *map(one_line, history.notices[-3:])),
     )
 
 
@@ -218,8 +221,7 @@ def statements_of(experiment: Experiment) -> tuple[Statement, ...]:
 
     card = report_card(experiment)
     return tuple(
-        Statement(each.verdict.value, _SIGNS[each.verdict.value], each.text, each.because)
-        for each in card.statements
+        Statement(each.verdict.value, _SIGNS[each.verdict.value], each.text, each.because) for each in card.statements
     )
 
 
@@ -270,7 +272,7 @@ def _facts(experiment: Experiment, best: TrialHistory | None) -> Iterable[Fact]:
     count = Counter(trial.status for trial in history.trials.values())
     yield Fact("members", str(info.num_trials), _counts(count))
     if info.metric is not None:
-        value = "–" if best is None else format_value(best.value(info.metric))
+        value = NOTHING if best is None else format_value(best.value(info.metric))
         where = "no result yet" if best is None else f"{info.mode}, member {best.index} at iteration {best.iteration}"
         yield Fact(f"best {info.metric}", value, where)
     yield Fact("results", f"{history.results:,}", f"{history.checkpoints:,} checkpoints saved")
@@ -281,7 +283,8 @@ def _facts(experiment: Experiment, best: TrialHistory | None) -> Iterable[Fact]:
         involved = len({exploit.trial_id for exploit in history.exploits})
         yield Fact("exploits", f"{history.perturbations:,}", f"by {count_text(involved, 'member')}")
     duration = experiment.timeline.duration
-    yield Fact("running for", format_duration(duration), f"since {moment(info.started_at)}")
+    ended = all(trial.status.ended for trial in history.trials.values())
+    yield Fact("took" if ended else "running for", format_duration(duration), f"since {moment(info.started_at)}")
     in_use = sum(trial.slot is not None for trial in history.trials.values())
     yield Fact("slots", f"{in_use}/{info.slots}", "in use")
 
@@ -348,7 +351,7 @@ def _exploit_row(experiment: Experiment, exploit: Exploit) -> ExploitRow:
 
 
 def _score(score: float | None) -> str:
-    return "–" if score is None else format_value(score)
+    return NOTHING if score is None else format_value(score)
 
 
 def changes_of(before: Config, after: Config) -> tuple[Change, ...]:
@@ -371,7 +374,7 @@ def config_items(config: Config) -> list[tuple[str, str]]:
 
 def short_text(value: Any) -> str:
     """Return a value in a few characters."""
-    return "–" if value is None else format_value(value)
+    return NOTHING if value is None else format_value(value)
 
 
 def whole_value(value: Any) -> str:

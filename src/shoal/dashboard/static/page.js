@@ -4,7 +4,7 @@ import * as figures from "./figures.js";
 import { isSelected, morph, parse } from "./morph.js";
 import * as tables from "./tables.js";
 
-const PACE = { running: 1000, reading: 400, ended: 4000 };
+const PACE = { running: 1000, reading: 250, ended: 4000 };
 const data = document.body.dataset;
 const badge = document.getElementById("live");
 const words = document.getElementById("live-text");

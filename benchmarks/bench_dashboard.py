@@ -1,0 +1,231 @@
+"""What the live page costs, and how quick it is: ``python benchmarks/bench_dashboard.py [--runs 3] [--only paint]``.
+
+* ``paint``: seconds until a browser shows the key numbers and the table of 100 members with 1,000 results each: where
+  the server knows the experiment already, and right after the server was started, which then has to read its journal.
+* ``update``: milliseconds that the browser is busy with an update of that page, and with a figure's. The experiment
+  grows by a hundred results a second meanwhile.
+* ``driver``: results a second of two members that report without pause, with and without a page that is open; each pair
+  is measured one after the other. The browser is played by a client that asks as it does, because on a small machine a
+  real one would take a core by itself, which is usually another machine's.
+
+Needs Chromium and the packages of ``shoal[dashboard]`` and Playwright.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from figures import Figure, print_table
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from tests.growing import Growing
+from tests.simulated import pbt, write_experiment
+
+MEMBERS, STEPS = 100, 1000
+PAINT_S, UPDATE_MS = 2.0, 200.0
+_PLOTS = ("learning-curves", "lineage", "schedules", "ancestry", "diversity", "times", "gains")
+_SERVE = "import sys; from shoal import dashboard; dashboard.serve(sys.argv[1], port=0)"
+_RUN = """
+import sys, time
+from shoal import tune
+def train(config):
+    for step in range(config["steps"]):
+        tune.report({"loss": 1 / (step + 1.7), "accuracy": 1 - 1 / (step + 1.7)})
+began = time.perf_counter()
+grid = tune.Tuner(
+    train,
+    param_space={"steps": int(sys.argv[2]), "lr": tune.uniform(0, 1)},
+    tune_config=tune.TuneConfig(metric="accuracy", mode="max", num_samples=2),
+    run_config=tune.RunConfig(name="watched", storage_path=sys.argv[1], verbose=0),
+).fit()
+print(2 * int(sys.argv[2]) / (time.perf_counter() - began))
+"""
+
+
+@contextlib.contextmanager
+def server(folder: Path) -> Iterator[str]:
+    """Run the page of a folder in a process of its own, and give its address."""
+    process = subprocess.Popen([sys.executable, "-c", _SERVE, str(folder)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        yield process.stdout.readline().rpartition(" ")[2].strip().rstrip("/")
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@contextlib.contextmanager
+def browser() -> Iterator[Any]:
+    """Give a Chromium."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        try:
+            yield chromium
+        finally:
+            chromium.close()
+
+
+def seconds_to_table(chromium: Any, address: str) -> float:
+    """Return how long it takes from the address to 100 members on the screen."""
+    page = chromium.new_page(viewport={"width": 1400, "height": 1000})
+    try:
+        began = time.perf_counter()
+        page.goto(address, wait_until="commit")
+        page.wait_for_selector(f"#members tr:nth-child({MEMBERS})", state="attached")
+        page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        return time.perf_counter() - began
+    finally:
+        page.close()
+
+
+def paint(source: Path, runs: int) -> Iterator[Figure]:
+    """Measure how soon something useful is there."""
+    cold: list[float] = []
+    known: list[float] = []
+    with browser() as chromium:
+        chromium.new_page().close()  # its own start is not measured
+        for _ in range(runs):
+            with server(source) as address:
+                cold.append(seconds_to_table(chromium, f"{address}/e/{source.name}"))
+                known.append(seconds_to_table(chromium, f"{address}/e/{source.name}"))
+    yield Figure(f"first useful paint, {MEMBERS} x {STEPS}, journal read before", tuple(known), PAINT_S, "s")
+    yield Figure(f"first useful paint, {MEMBERS} x {STEPS}, server just started", tuple(cold), PAINT_S, "s")
+
+
+def update(source: Path, folder: Path, seconds: float) -> Iterator[Figure]:
+    """Measure what updates cost in the browser, while the experiment grows."""
+    growing = Growing(source, folder / "growing")
+    growing.grow(part=0.9)
+    stop = threading.Event()
+
+    def grow() -> None:
+        while not stop.wait(0.1):
+            growing.grow(count=12)
+
+    with server(folder) as address, browser() as chromium:
+        page = chromium.new_page(viewport={"width": 1400, "height": 1000})
+        page.goto(f"{address}/e/growing")
+        page.wait_for_selector(f"#members tr:nth-child({MEMBERS})", state="attached", timeout=60_000)
+        writer = threading.Thread(target=grow)
+        writer.start()
+        try:
+            page.wait_for_timeout(1000 * seconds)
+            found = {"key numbers and table": measures(page, "shoal-update")}
+            for name in _PLOTS:
+                page.evaluate(f"document.getElementById('plot-{name}').scrollIntoView()")
+                page.wait_for_timeout(1000 * seconds)
+                found[f"plot {name}"] = measures(page, f"shoal-figure-{name}")[1:]  # the first one draws it
+        finally:
+            stop.set()
+            writer.join()
+            growing.close()
+    for name, values in found.items():
+        if values:
+            yield Figure(f"update in the browser: {name}", tuple(values), UPDATE_MS, "ms")
+
+
+def measures(page: Any, name: str) -> list[float]:
+    """Return the milliseconds that the page has measured."""
+    return page.evaluate(f"performance.getEntriesByName('{name}').map(entry => entry.duration)")
+
+
+class Watcher:
+    """Asks as an open page does: what is new once a second, and the figures in view when there is something new."""
+
+    def __init__(self, address: str) -> None:
+        self._address = f"{address}/e/watched"
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self.answers = 0
+
+    def __enter__(self) -> Watcher:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        have, shown = "", dict.fromkeys(_PLOTS[:2], "")
+        while not self._stop.wait(1.0):
+            with contextlib.suppress(urllib.error.URLError):
+                found, _ = self._get(f"live.json?have={have}")
+                have = json.loads(found)["version"] if found else have
+                for name in shown:
+                    _, shown[name] = self._get(f"figures/{name}.json?have={shown[name]}")
+                self.answers += 1
+
+    def _get(self, path: str) -> tuple[bytes, str]:
+        with urllib.request.urlopen(f"{self._address}/{path}", timeout=30) as answer:
+            return answer.read(), answer.headers.get("X-Shoal-Version", "")
+
+
+def rate(storage: Path, steps: int) -> float:
+    """Return the results a second of one run."""
+    command = [sys.executable, "-c", _RUN, str(storage), str(steps)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+
+
+def driver(runs: int, steps: int) -> Iterator[Figure]:
+    """Measure what a page that is open costs the driver."""
+    alone: list[float] = []
+    watched: list[float] = []
+    for _ in range(runs):
+        with tempfile.TemporaryDirectory() as storage:
+            alone.append(rate(Path(storage), steps))
+        with tempfile.TemporaryDirectory() as storage, server(Path(storage)) as address, Watcher(address) as watcher:
+            watched.append(rate(Path(storage), steps))
+        assert watcher.answers, "nobody has watched"
+    parts = tuple(one / other for one, other in zip(watched, alone, strict=True))
+    yield Figure("results a second, nobody looks", tuple(alone))
+    yield Figure("results a second, a page is open", tuple(watched))
+    yield Figure("part of the rate that is left", parts, note=f"median {statistics.median(parts):.0%}")
+
+
+def main() -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition(":")[0])
+    parser.add_argument("--runs", type=int, default=3, help="runs of each (3)")
+    parser.add_argument("--only", choices=("paint", "update", "driver"), help="one part")
+    parser.add_argument("--seconds", type=float, default=8.0, help="how long updates of each kind are watched (8)")
+    parser.add_argument("--steps", type=int, default=30_000, help="results of each of the driver's members (30000)")
+    given = parser.parse_args()
+
+    def figures(folder: Path) -> Iterator[Figure]:
+        if given.only != "driver":
+            source = write_experiment(
+                folder / "whole" / "experiment", members=MEMBERS, steps=STEPS, seed=1, slots=16,
+                scheduler=pbt(perturbation_interval=20), checkpoint_every=20, max_events=10**7,
+            )  # fmt: skip
+            if given.only != "update":
+                yield from paint(source, given.runs)
+            if given.only != "paint":
+                (folder / "live").mkdir()
+                yield from update(source, folder / "live", given.seconds)
+        if given.only in (None, "driver"):
+            yield from driver(given.runs, given.steps)
+
+    with tempfile.TemporaryDirectory() as folder:
+        printed = print_table(figures(Path(folder)))
+    return 0 if all(figure.holds for figure in printed) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
