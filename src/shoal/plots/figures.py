@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ __all__ = ["LOOK", "canvas", "end_labels", "headline", "legend", "log_scale", "n
 LOOK = LIGHT
 WIDTH = 9.5
 """Of all figures, in inches."""
-_NOTE_WIDTH = 118
+_NOTE_WIDTH = 130
 _WIDE_FONTS = (
     "Noto Sans CJK JP", "Noto Sans CJK SC", "Source Han Sans", "WenQuanYi Zen Hei", "Microsoft YaHei", "PingFang SC",
     "Hiragino Sans", "Arial Unicode MS", "Noto Sans Symbols2", "Noto Sans Symbols", "Segoe UI Symbol", "Symbola",
@@ -60,7 +61,7 @@ def shown(text: str) -> str:
 
 
 @contextmanager
-def styled() -> Iterator[None]:
+def styled() -> Generator[None, None, None]:
     """Draw in this style, whatever the user's settings are, which stay as they were."""
     import matplotlib
 
@@ -133,6 +134,9 @@ def canvas(heading: Heading, heights: Sequence[float], *, share: bool = True) ->
         each.grid(color=LOOK.grid, linewidth=0.8)
         each.set_axisbelow(True)
         each.spines[["top", "right"]].set_visible(False)
+    if share:
+        for each in axes[:-1]:
+            each.tick_params(bottom=False)
     return figure, axes
 
 
@@ -164,19 +168,13 @@ def log_scale(axes: Axes, low: float, high: float) -> None:
     """Make the y axis logarithmic, with plain numbers at its ticks."""
     from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
-    margin = 10.0 ** max(0.05 * _decades(low, high), 0.03)
+    margin = 10.0 ** max(0.05 * (math.log10(high) - math.log10(low)), 0.03)
     axes.set_yscale("log")
     axes.set_ylim(low / margin, high * margin)
     ticks = log_ticks(low / margin, high * margin)
     axes.yaxis.set_major_locator(FixedLocator(ticks))
     axes.yaxis.set_major_formatter(FixedFormatter([value_text(tick) for tick in ticks]))
     axes.yaxis.set_minor_locator(NullLocator())
-
-
-def _decades(low: float, high: float) -> float:
-    import math
-
-    return math.log10(high) - math.log10(low)
 
 
 def named_ticks(axes: Axes, places: Sequence[float], names: Sequence[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .choose import FEW, front, owner_colours
 from .figures import LOOK, canvas, end_labels, headline, in_style, log_scale, named_ticks, shown, whole_numbers
@@ -26,7 +26,7 @@ def draw_lines(axes: Axes, lines: Iterable[Line], colour: str, width: float, **m
     """Draw many lines at once."""
     from matplotlib.collections import LineCollection
 
-    paths = [list(zip(line.x, line.y, strict=True)) for line in lines if len(line) > 1]
+    paths: Any = [list(zip(line.x, line.y, strict=True)) for line in lines if len(line) > 1]
     if paths:
         axes.add_collection(LineCollection(paths, colors=colour, linewidths=width, **more), autolim=True)
 
@@ -53,7 +53,7 @@ def learning_figure(info: LearningCurves) -> Figure:
         draw_lines(axes, thin_all(curve.lines[:-1], _POINTS), colour, 1.0, alpha=0.5, zorder=3)
         draw_lines(axes, thin_all(curve.lines[-1:], _POINTS), colour, 2.4 if best else 1.5, zorder=4 + rank / 10)
         _lonely(axes, lines[place], colour, 4)
-        _diamonds(axes, curve.copies, colour, 30 if best else 20, 5 + rank / 10)
+        _diamonds(axes, curve.copies, colour, (30 if best else 20) if few else 9, 5 + rank / 10)
     axes.set_ylim(low, high)
     axes.autoscale_view(scaley=False)
     axes.set_ylabel(shown(short(info.metric)))
@@ -79,17 +79,17 @@ def learning_figure(info: LearningCurves) -> Figure:
 
 def _lonely(axes: Axes, lines: Sequence[Line], colour: str, order: float) -> None:
     """Draw pieces of one point, which are no line."""
-    points = [(line.x[0], line.y[0]) for line in lines if len(line) == 1]
+    points = [(line.x[0], y) for line in lines if len(line) == 1 and (y := line.y[0]) is not None]
     if points:
-        axes.scatter(*zip(*points, strict=True), s=10, color=colour, zorder=order, linewidths=0)
+        axes.scatter([x for x, _ in points], [y for _, y in points], s=10, color=colour, zorder=order, linewidths=0)
 
 
 def _diamonds(axes: Axes, copies: Sequence[tuple[float, float | None]], colour: str, size: float, order: float) -> None:
     points = [(x, y) for x, y in copies if y is not None]
     if points:
         axes.scatter(
-            *zip(*points, strict=True), marker="D", s=size, facecolor=LOOK.background, edgecolor=colour, linewidth=1.1,
-            zorder=order,
+            [x for x, _ in points], [y for _, y in points], marker="D", s=size, facecolor=LOOK.background,
+            edgecolor=colour, linewidth=1.1, zorder=order,
         )  # fmt: skip
 
 

@@ -59,6 +59,8 @@ def diversity_figure(info: Diversity) -> Figure:
 
 
 def _shares(axes: Axes, info: Diversity, kept: Sequence[int], x: Sequence[float]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     below = [0] * len(kept)
     labels: list[tuple[str, float, str, bool]] = []
     for band in bands(info, LOOK):
@@ -72,7 +74,7 @@ def _shares(axes: Axes, info: Diversity, kept: Sequence[int], x: Sequence[float]
             labels.append((f"{band.label}  {counts[-1]}", below[-1] + counts[-1] / 2, colour, False))
         below = top
     axes.set_ylim(0, max(1, len(info.founders)))
-    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     end_labels(axes, labels, 2.0)
 
 
@@ -153,8 +155,8 @@ def gains_figure(info: Gains) -> Figure:
         color=LOOK.muted, linewidths=1.4,
     )  # fmt: skip
     for colour, wanted in groups:
-        own = [(x, gain.after) for gain, x in known if ((gain.gain or 0.0) > 0) == wanted]
-        _marks(axes, own, area, zorder=5, color=colour, linewidths=0)
+        after = [(x, gain.after) for gain, x in known if ((gain.gain or 0.0) > 0) == wanted]
+        _marks(axes, after, area, zorder=5, color=colour, linewidths=0)
     lower.axhline(0, color=LOOK.muted, linewidth=0.9, zorder=2)
     for each in (axes, lower):
         each.autoscale_view()
@@ -180,4 +182,4 @@ def gains_figure(info: Gains) -> Figure:
 def _marks(axes: Axes, points: Sequence[tuple[float, float | None]], area: float, **style: Any) -> None:
     kept = [(x, y) for x, y in points if y is not None]
     if kept:
-        axes.scatter(*zip(*kept, strict=True), s=area, **style)
+        axes.scatter([x for x, _ in kept], [y for _, y in kept], s=area, **style)

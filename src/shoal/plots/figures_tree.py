@@ -8,7 +8,7 @@ from ..core.commands import Status
 from .figures import LOOK, canvas, in_style, named_ticks, shown, whole_numbers
 from .figures_curves import draw_lines
 from .info import Line
-from .lanes import ARCS, LEVELS, Scale, arc, lane_labels, lane_of, lane_width, path_lines, runs, score_scale
+from .lanes import ARCS, LEVELS, Scale, arc, lane_labels, lane_of, lane_pieces, lane_width, path_lines, score_scale
 from .tree import Branch, LineageTree
 from .words import label_of, lineage_heading, short
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["lineage_figure"]
 
-_STRETCHES = 400
-"""Of one branch, at most."""
+_STRETCHES = 200
+"""Of one lane, about."""
 
 
 @in_style
@@ -79,11 +79,9 @@ def _lanes(axes: Axes, info: LineageTree, lanes: dict[int, int], scale: Scale | 
 
     paths: list[Any] = []
     colours: list[str] = []
-    for branch in info.branches:
-        lane = lanes[branch.member.index]
-        for level, begin, end in runs(branch, scale, LEVELS, _STRETCHES):
-            paths.append([(begin, lane), (end, lane)])
-            colours.append(LOOK.pale if level < 0 else LOOK.score((level + 0.5) / LEVELS))
+    for index, level, begin, end in lane_pieces(info, scale, _STRETCHES):
+        paths.append([(begin, lanes[index]), (end, lanes[index])])
+        colours.append(LOOK.pale if level < 0 else LOOK.score((level + 0.5) / LEVELS))
     if paths:
         axes.add_collection(LineCollection(paths, colors=colours, linewidths=width, zorder=4), autolim=True)
 

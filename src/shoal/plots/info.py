@@ -171,14 +171,14 @@ def learning_curves(experiment: Experiment, metric: str | None = None, x: str = 
         ConfigError: no metric is known.
         ResultError: nobody has reported the metric, or the ``x``.
     """
-    metric, mode = metric_of(experiment, metric)
+    key, mode = metric_of(experiment, metric)
     read = reader_of(experiment, x)
-    check_reported(experiment, metric)
+    check_reported(experiment, key)
     check_reported(experiment, x)
     trials = [trial for trial in experiment.history.in_order() if trial.rows]
-    curves = tuple(_curve(experiment, trial, read, lambda row: finite(row.value(metric)), x) for trial in trials)
+    curves = tuple(_curve(experiment, trial, read, lambda row: finite(row.value(key)), x) for trial in trials)
     return LearningCurves(
-        experiment.name, metric, mode, x_label(x, experiment), curves, _place(winner_of(experiment), trials)
+        experiment.name, key, mode, x_label(x, experiment), curves, _place(winner_of(experiment), trials)
     )
 
 
@@ -195,19 +195,18 @@ def ancestry(
         ConfigError: no metric is known.
         ResultError: there is no such member, it has no result, or nobody has reported the metric.
     """
-    metric, mode = metric_of(experiment, metric)
+    key, mode = metric_of(experiment, metric)
     read = reader_of(experiment, x)
-    check_reported(experiment, metric)
+    check_reported(experiment, key)
+    check_reported(experiment, x)
     trial = _trial(experiment, trial_id)
     assert trial.last is not None
     trials = experiment.history.trials
     stretches: list[Stretch] = []
     for (owner, generation), rows in groupby(trial.last.steps(), lambda row: (row.report.trial_id, row.generation)):
-        line = _line(rows, read, lambda row: finite(row.value(metric)))
+        line = _line(rows, read, lambda row: finite(row.value(key)))
         stretches.append(Stretch(member_of(experiment, trials[owner]), generation, line))
-    return Ancestry(
-        experiment.name, metric, mode, x_label(x, experiment), member_of(experiment, trial), tuple(stretches)
-    )
+    return Ancestry(experiment.name, key, mode, x_label(x, experiment), member_of(experiment, trial), tuple(stretches))
 
 
 def schedules(
@@ -224,7 +223,8 @@ def schedules(
         ConfigError: the parameters are no sequence of names.
         ResultError: there is no result yet, no config has such a key, or there is no hyperparameter.
     """
-    if isinstance(parameters, str) or not all(isinstance(name, str) for name in parameters or ()):
+    given = parameters if isinstance(parameters, (list, tuple)) else None
+    if parameters is not None and (not given or not all(isinstance(name, str) for name in given)):
         raise ConfigError(f"parameters must be a list of config keys such as ['lr'], but is {parameters!r}.")
     read = reader_of(experiment, x)
     check_reported(experiment, x)

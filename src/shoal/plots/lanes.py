@@ -19,9 +19,9 @@ __all__ = [
     "lane_height",
     "lane_labels",
     "lane_of",
+    "lane_pieces",
     "lane_width",
     "path_lines",
-    "runs",
     "score_scale",
 ]
 
@@ -59,23 +59,42 @@ def score_scale(tree: LineageTree) -> Scale | None:
     return Scale(scores[0], quantile(scores, 0.95), -1.0)
 
 
-def runs(
-    branch: Branch, scale: Scale | None, levels: int, most: int | None = None
-) -> Iterator[tuple[int, float, float]]:
-    """Yield the stretches of a branch whose scores have one colour: its level, or -1 without a score; from, to.
+def lane_pieces(
+    info: LineageTree, scale: Scale | None, most: int | None = None
+) -> Iterator[tuple[int, int, float, float]]:
+    """Yield the stretches of all lanes that have one colour: member, level (-1 without a score), from where, to where.
 
-    The step to a result has the colour of that result. With ``most``, there are at most so many stretches: several
-    results have then the colour of their mean.
+    The step to a result has the colour of that result. Stretches of one branch overlap a little, so that no gap is seen
+    between two.
+
+    Args:
+        info: the tree.
+        scale: of its scores.
+        most: about how many stretches a lane may have at most; several results have then the colour of their mean.
     """
+    total: dict[int, int] = {}
+    for branch in info.branches:
+        total[branch.member.index] = total.get(branch.member.index, 0) + len(branch.x)
+    xs = [x for branch in info.branches for x in (branch.x[0], branch.x[-1])]
+    overlap = 0.0008 * (max(xs) - min(xs)) if xs else 0.0
+    for branch in info.branches:
+        index = branch.member.index
+        share = None if most is None else max(1, most * len(branch.x) // total[index])
+        for level, begin, end in _runs(branch, scale, share):
+            yield index, level, begin if begin == branch.x[0] else begin - overlap, end
+
+
+def _runs(branch: Branch, scale: Scale | None, most: int | None) -> Iterator[tuple[int, float, float]]:
+    """Yield the stretches of a branch."""
     x, scores = branch.x[1:], branch.scores[1:]
-    size = 1 if most is None else -(-len(x) // most)
+    size = 1 if most is None else -(-len(x) // most) or 1
     begin = end = branch.x[0]
     now = -2
     for first in range(0, len(x), size):
         chunk = [score for score in scores[first : first + size] if score is not None]
         level = -1
         if chunk and scale is not None:
-            level = min(levels - 1, int(levels * scale.part(chunk[0] if size == 1 else math.fsum(chunk) / len(chunk))))
+            level = min(LEVELS - 1, int(LEVELS * scale.part(math.fsum(chunk) / len(chunk))))
         if level != now:
             if now != -2:
                 yield now, begin, end

@@ -18,7 +18,7 @@ from .saving import experiment_of
 from .style import theme_of
 
 if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
+    from plotly.graph_objects import Figure  # type: ignore[import-untyped]
 
     from .saving import Source
 

@@ -66,7 +66,8 @@ class Plot:
         Raises:
             ConfigError: the theme or the number of points is none that there can be.
         """
-        return _load(self._spec)(info, theme=theme, points=points)
+        found: dict[str, Any] = _load(self._spec)(info, theme=theme, points=points)
+        return found
 
     def figure(self, info: Any) -> Figure:
         """Return a matplotlib figure, which belongs to no window and to no pyplot.
@@ -78,7 +79,7 @@ class Plot:
             ImportError: matplotlib is not installed.
         """
         try:
-            import matplotlib  # noqa: F401
+            importlib.import_module("matplotlib")
         except ImportError as error:
             raise ImportError("Figures need matplotlib, which is not installed: pip install 'shoal[plots]'") from error
         figure: Figure = _load(self._figure)(info)

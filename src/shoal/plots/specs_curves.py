@@ -60,7 +60,8 @@ def learning_spec(info: LearningCurves, theme: str = "light", points: int | None
     for place in (*(pale if few else ()), *reversed(colours)):
         curve = info.curves[place]
         if curve.copies:
-            traces.append(_diamonds(curve, colours.get(place, look.pale), look, place == info.best, told))
+            size = (8.0 if place == info.best else 6.5) if few else 5.0
+            traces.append(_diamonds(curve, colours.get(place, look.pale), look, size, told))
     shown = [place for place in (*colours, *(pale if few else ())) if info.curves[place].last is not None]
     texts = [_end_text(info.curves[place]) for place in shown]
     room = 28 + round(7.6 * max(map(len, texts), default=10))
@@ -138,7 +139,7 @@ def _pale_lines(curves: Sequence[Curve], lines: Sequence[Sequence[Line]], look: 
     )  # fmt: skip
 
 
-def _diamonds(curve: Curve, colour: str, look: Theme, best: bool, told: list[str]) -> Spec:
+def _diamonds(curve: Curve, colour: str, look: Theme, size: float, told: list[str]) -> Spec:
     """Return the marks of where a member went on as another."""
     kept = [(x, y, donor) for (x, y), donor in zip(curve.copies, curve.donors, strict=True) if y is not None]
     return {
@@ -150,9 +151,9 @@ def _diamonds(curve: Curve, colour: str, look: Theme, best: bool, told: list[str
         "customdata": [[curve.member.index, donor] for _, _, donor in kept],
         "marker": {
             "symbol": "diamond",
-            "size": 8 if best else 6.5,
+            "size": size,
             "color": look.background,
-            "line": {"color": colour, "width": 1.6 if best else 1.2},
+            "line": {"color": colour, "width": 1.4},
         },
         "hovertemplate": hover(
             f"<b>{for_plotly(name_of(curve.member))}</b>", "copied member %{customdata[1]}", *told

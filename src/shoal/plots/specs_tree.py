@@ -16,9 +16,9 @@ from .lanes import (
     lane_height,
     lane_labels,
     lane_of,
+    lane_pieces,
     lane_width,
     path_lines,
-    runs,
     score_scale,
 )
 from .specs import CLEAR, Spec, axis, gapped, hover, layout_of, line_trace, num, nums
@@ -50,7 +50,7 @@ def lineage_spec(info: LineageTree, theme: str = "light", points: int | None = N
         for line, thickness in zip(path_lines(info, branches, lanes, bulge), (3.0, width + 5), strict=True):
             x, y = gapped(line)
             traces.append(line_trace(x, y, look.winner, thickness, name="path of the best weights", hoverinfo="skip"))
-    traces += _lanes(info, lanes, scale, look, width, points, 0.0008 * (high - low))
+    traces += _lanes(info, lanes, scale, look, width, points)
     traces.append(_hovered(info, lanes, points, scale))
     if copies:
         traces.append(_copies(copies, branches, lanes, look, width, info))
@@ -65,34 +65,26 @@ def lineage_spec(info: LineageTree, theme: str = "light", points: int | None = N
 
 
 def _lanes(
-    info: LineageTree,
-    lanes: Mapping[int, int],
-    scale: Scale | None,
-    look: Theme,
-    width: float,
-    points: int | None,
-    overlap: float,
+    info: LineageTree, lanes: Mapping[int, int], scale: Scale | None, look: Theme, width: float, points: int | None
 ) -> list[Spec]:
-    """Return the lanes, a trace for each colour. Stretches overlap a little, so that no gap is seen between two."""
-    total = dict.fromkeys(lanes, 0)
-    for branch in info.branches:
-        total[branch.member.index] += len(branch.x)
+    """Return the lanes, a trace for each colour."""
     found: dict[int, tuple[list[Any], list[Any]]] = {}
-    for branch in info.branches:
-        lane = lanes[branch.member.index]
-        # A stretch is two points and a gap.
-        most = None if points is None else max(1, points * len(branch.x) // (3 * total[branch.member.index]))
-        for level, begin, end in runs(branch, scale, LEVELS, most):
-            xs, ys = found.setdefault(level, ([], []))
-            xs += (num(begin if begin == branch.x[0] else begin - overlap), num(end), None)
-            ys += (lane, lane, None)
+    # A stretch is two points and a gap.
+    for index, level, begin, end in lane_pieces(info, scale, None if points is None else max(1, points // 3)):
+        xs, ys = found.setdefault(level, ([], []))
+        xs += (num(begin), num(end), None)
+        ys += (lanes[index], lanes[index], None)
     return [
         line_trace(
-            xs, ys, look.pale if level < 0 else look.score((level + 0.5) / LEVELS), width, hoverinfo="skip",
+            xs,
+            ys,
+            look.pale if level < 0 else look.score((level + 0.5) / LEVELS),
+            width,
+            hoverinfo="skip",
             name="lanes",
         )
         for level, (xs, ys) in sorted(found.items())
-    ]  # fmt: skip
+    ]
 
 
 def _hovered(info: LineageTree, lanes: Mapping[int, int], points: int | None, scale: Scale | None) -> Spec:

@@ -137,15 +137,15 @@ def lineage_heading(tree: LineageTree) -> Heading:
 
 def schedules_heading(info: Schedules) -> Heading:
     """Return what stands above the schedules."""
-    winner = None if info.best is None else info.parameters[0].curves[info.best].member
-    names = ", ".join(short(each.name, 24) for each in info.parameters[:4])
-    more = f" and {len(info.parameters) - 4} more" if len(info.parameters) > 4 else ""
-    title = f"Schedules of {names}{more}"
+    curves = info.parameters[0].curves
+    winner = None if info.best is None else curves[info.best].member
+    names = [short(each.name, 24) for each in info.parameters]
+    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    title = f"Schedules of {', '.join(names[:4])}{more}"
     if winner is None:
-        return Heading(title, f"{count(len(info.parameters[0].curves), 'member')}, a line for each")
-    others = len(info.parameters[0].curves) - 1
+        return Heading(title, f"{count(len(curves), 'member')}, a line for each")
     note = f"in colour: what the weights of {label_of(winner)}, the best, were trained with, donors' steps included"
-    return Heading(title, note + (f"; pale: {count(others, 'other member')}" if others else ""))
+    return Heading(title, note + (f"; pale: {count(len(curves) - 1, 'other member')}" if len(curves) > 1 else ""))
 
 
 def ancestry_heading(info: Ancestry) -> Heading:
