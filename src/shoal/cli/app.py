@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Annotated, Any
 
 import typer
@@ -12,7 +13,7 @@ from .errors import EXIT_CODES
 __all__ = ["app", "command"]
 
 _LOOK, _RUN, _CARE = "Look at experiments", "Run experiments", "Take care of experiments"
-_CODES = "\n\n".join(f"[bold]{code}[/bold]  {text}" for code, text in EXIT_CODES.items())
+_CODES = "\n".join(f"[bold]{code:>3}[/bold]  {text}" for code, text in EXIT_CODES.items())
 _EXPERIMENT = (
     "EXPERIMENT is a path, or the name of an experiment in the storage folder (the variable SHOAL_DIR, else "
     "./shoal_results), the beginning of that name, or [bold]latest[/bold]."
@@ -21,7 +22,7 @@ _EXPERIMENT = (
 app = typer.Typer(
     name="shoal",
     help=f"Population Based Training: run experiments, look at them, take care of them.\n\n{_EXPERIMENT}",
-    epilog=f"[dim]Exit codes[/dim]\n\n{_CODES}",
+    epilog=f"[dim]Exit codes[/dim]\n{_CODES}",
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -56,8 +57,11 @@ def _shoal(
 
 
 def _add(name: str, function: Any, group: str, *examples: str) -> None:
-    lines = "\n\n".join(f"[dim]$[/dim] {example}" for example in examples)
-    app.command(name, rich_help_panel=group, epilog=f"[dim]Examples[/dim]\n\n{lines}")(function)
+    lines = "\n".join(f"[dim]$[/dim] {example}" for example in examples)
+    # Each paragraph in one line: how it is broken, the terminal's width says.
+    text = "\n\n".join(" ".join(part.split()) for part in (inspect.getdoc(function) or "").split("\n\n"))
+    epilog = f"[dim]Examples[/dim]\n{lines}"
+    app.command(name, help=text, rich_help_panel=group, epilog=epilog)(function)
 
 
 _add("list", listing.list_experiments, _LOOK, "shoal list", "shoal list ~/results --format csv > experiments.csv")
@@ -69,13 +73,14 @@ _add(
     "shoal schedule mnist", "shoal schedule mnist --format python -o schedule.py",
 )  # fmt: skip
 _add("lineage", lineages.lineage, _LOOK, "shoal lineage mnist", "shoal lineage mnist --all --format csv")
+_add("card", watching.card, _LOOK, "shoal card mnist", "shoal card mnist --format json")
 _add("plot", pictures.plot, _LOOK, "shoal plot mnist", "shoal plot mnist lineage schedules -o pictures/")
 _add("report", pictures.report, _LOOK, "shoal report mnist", "shoal report mnist -o mnist.html")
 _add("dashboard", pictures.dashboard, _LOOK, "shoal dashboard", "shoal dashboard ~/results --port 9000 --open")
 _add(
     "run", training.run, _RUN,
-    "shoal run train:train --space space.toml --metric accuracy --mode max --stop training_iteration=50",
-    "shoal run train:train --space space.py:space --metric loss --mode min --seed 1 --name try",
+    "shoal run train:train --space space.toml --metric acc --mode max",
+    "shoal run train:train --space space.py:space --scheduler fifo --seed 1",
 )  # fmt: skip
 _add(
     "resume", training.resume, _RUN,

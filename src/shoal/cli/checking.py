@@ -12,8 +12,7 @@ import typer
 
 from .errors import EXIT_WRONG, UsageProblem
 from .finding import complete_experiment, experiment_folders
-from .output import console, print_json, say
-from .trials import OneFormat, OneFormatOption
+from .output import OneFormat, OneFormatOption, console, print_json, say
 
 if TYPE_CHECKING:
     from .examining import Examination, Finding

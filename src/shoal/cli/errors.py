@@ -16,7 +16,7 @@ EXIT_CTRL_C = 130
 
 EXIT_CODES = {
     0: "all is well",
-    EXIT_WRONG: "what was asked about is not well: problems found, trials failed, not running, nothing to show",
+    EXIT_WRONG: "something is wrong: problems found, trials failed, not running, damaged",
     EXIT_USAGE: "wrong usage: an unknown command, option, experiment, trial or value",
     EXIT_RESUME: "ended by a signal such as SIGTERM; 'shoal resume' goes on",
     EXIT_CTRL_C: "ended by Ctrl-C; 'shoal resume' goes on",
@@ -51,7 +51,8 @@ def _of_usage(error: Exception) -> str:
     describe = getattr(error, "format_message", None)
     message = str(describe()) if callable(describe) else str(error)
     path = getattr(getattr(error, "ctx", None), "command_path", None) or "shoal"
-    return f"{_line(message).rstrip('.')}. See: {path} --help"
+    line = _line(message)
+    return f"{line}{'' if line.endswith(('.', '?', '!')) else '.'} See: {path} --help"
 
 
 def _line(message: str) -> str:

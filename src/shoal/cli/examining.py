@@ -167,13 +167,11 @@ def _decisions(patient: _Patient) -> Iterator[Finding]:
     try:
         scheduler = plain_scheduler(patient.meta, trust=patient.trust)
     except NotPlain as error:
-        yield Finding(
-            NOTE,
-            "decisions",
-            f"Not checked, because the settings are not plain: {error}.",
-            "Loading them would run code of whoever wrote the journal.",
-            "If that was you: shoal doctor --trust",
-        )
+        meaning, to_do = "", ""
+        if error.helps:
+            meaning = "Loading them would run code of whoever wrote the journal."
+            to_do = f"If that was you: shoal doctor {name_for(patient.folder)} --trust"
+        yield Finding(NOTE, "decisions", f"Not followed, for want of the settings: {error}.", meaning, to_do)
         return
     try:
         recall(new_population(patient.info, scheduler), (record.item for record in patient.records))

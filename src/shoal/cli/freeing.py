@@ -17,9 +17,8 @@ import typer
 from ..display.text import Column
 from .errors import EXIT_WRONG, UsageProblem
 from .finding import complete_experiment, experiment_folders
-from .output import Table, print_json, print_table, say, warn
+from .output import OneFormat, OneFormatOption, Table, print_json, print_table, say, warn
 from .sizes import size_text
-from .trials import OneFormat, OneFormatOption
 
 if TYPE_CHECKING:
     from .files import Item

@@ -11,7 +11,19 @@ import typer
 
 from ..errors import ResultError
 from .finding import ExperimentArgument, TrialOption, find_trial, open_experiment
-from .output import Format, Table, csv_text, plain, print_csv, print_json, print_table, say, warn, write_text
+from .output import (
+    Format,
+    FormatOption,
+    Table,
+    csv_text,
+    plain,
+    print_csv,
+    print_json,
+    print_table,
+    say,
+    warn,
+    write_text,
+)
 
 if TYPE_CHECKING:
     from ..core.commands import Exploit
@@ -134,7 +146,7 @@ def lineage(
     everyone: Annotated[
         bool, typer.Option("--all", "-a", help="All exploits instead: who copied whom, when, and what changed.")
     ] = False,
-    format: Annotated[Format, typer.Option("--format", "-f", help="For people, or for programs.")] = Format.table,
+    format: FormatOption = Format.table,
 ) -> None:
     """Show which members trained the best weights, for which steps, and with which hyperparameters."""
     found = open_experiment(experiment)

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from .finding import FolderArgument, experiment_folders, storage_root
-from .output import Format, Table, print_csv, print_json, print_table, warn, when
+from .output import Format, FormatOption, Table, print_csv, print_json, print_table, warn, when
 
 if TYPE_CHECKING:
     from .summaries import Summary
 
-__all__ = ["FormatOption", "list_experiments"]
-
-FormatOption = Annotated[Format, typer.Option("--format", "-f", help="For people, or for programs.")]
+__all__ = ["list_experiments"]
 
 
 def list_experiments(folder: FolderArgument = None, format: FormatOption = Format.table) -> None:
@@ -56,26 +52,26 @@ def _table(rows: list[Summary]) -> Table:
     def text(value: object) -> str:
         return "" if value is None else str(value)
 
+    columns = [
+        Column("name", [row.name for row in rows]),
+        Column("state", [row.state for row in rows]),
+        Column("trials", [text(row.trials) for row in rows], right=True),
+        Column("failed", [text(row.failed or None) for row in rows], right=True, expendable=5),
+        Column("iter", [text(row.iterations) for row in rows], right=True),
+        Column("best", ["" if row.best_score is None else format_value(row.best_score) for row in rows], right=True),
+        Column("metric", [_goal(row) for row in rows], expendable=1),
+        Column("exploits", [text(row.exploits) for row in rows], right=True, expendable=3),
+        Column("started", [_day(row) for row in rows], expendable=2),
+        Column(
+            "took",
+            ["" if row.duration_s is None else format_duration(row.duration_s) for row in rows],
+            right=True,
+            expendable=4,
+        ),
+    ]
+    failed = any(row.failed for row in rows)
     return Table(
-        [
-            Column("name", [row.name for row in rows]),
-            Column("state", [row.state for row in rows]),
-            Column("trials", [text(row.trials) for row in rows], right=True),
-            Column("failed", [text(row.failed or None) for row in rows], right=True, expendable=5),
-            Column("iter", [text(row.iterations) for row in rows], right=True),
-            Column(
-                "best", ["" if row.best_score is None else format_value(row.best_score) for row in rows], right=True
-            ),
-            Column("metric", [_goal(row) for row in rows], expendable=1),
-            Column("exploits", [text(row.exploits) for row in rows], right=True, expendable=3),
-            Column("started", [_day(row) for row in rows], expendable=2),
-            Column(
-                "took",
-                ["" if row.duration_s is None else format_duration(row.duration_s) for row in rows],
-                right=True,
-                expendable=4,
-            ),
-        ],
+        [column for column in columns if failed or column.title != "failed"],
         {1: [state_style(row.state) for row in rows]},
     )
 

@@ -15,7 +15,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from ..display.text import Column, one_line
 
@@ -23,8 +25,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 __all__ = [
-    "Format", "Table", "clean", "console", "csv_text", "facts", "plain", "print_csv", "print_json", "print_table",
-    "say", "warn", "when", "write_text",
+    "Format", "FormatOption", "OneFormat", "OneFormatOption", "Table", "clean", "console", "csv_text", "facts",
+    "plain", "print_csv", "print_json", "print_table", "say", "warn", "when", "write_text",
 ]  # fmt: skip
 
 
@@ -34,6 +36,17 @@ class Format(str, Enum):
     table = "table"
     json = "json"
     csv = "csv"
+
+
+class OneFormat(str, Enum):
+    """How what is no list is printed."""
+
+    table = "table"
+    json = "json"
+
+
+FormatOption = Annotated[Format, typer.Option("--format", "-f", help="For people, or for programs.")]
+OneFormatOption = Annotated[OneFormat, typer.Option("--format", "-f", help="For people, or for programs.")]
 
 
 @dataclass(frozen=True, slots=True)

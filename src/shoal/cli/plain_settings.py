@@ -23,7 +23,16 @@ _OTHERS = frozenset(
 
 
 class NotPlain(Exception):
-    """The settings hold objects of the user's, or cannot be loaded."""
+    """The settings hold objects of the user's, or cannot be loaded.
+
+    Args:
+        text: why.
+        helps: whether it helps to trust them.
+    """
+
+    def __init__(self, text: str, *, helps: bool = True) -> None:
+        super().__init__(text)
+        self.helps = helps
 
 
 class _Careful(pickle.Unpickler):
@@ -54,14 +63,14 @@ def plain_scheduler(meta: dict[str, Any], *, trust: bool = False) -> Any:
 
     entry = meta.get("settings_tune")
     if not isinstance(entry, dict) or "pickle" not in entry:
-        raise NotPlain("they are not in the journal")
+        raise NotPlain("it does not hold them", helps=False)
     try:
         data = base64.b64decode(entry["pickle"])
         settings = pickle.loads(data) if trust else _Careful(io.BytesIO(data)).load()
     except NotPlain:
         raise
     except Exception as error:
-        raise NotPlain(f"they cannot be loaded: {type(error).__name__}: {error}") from error
+        raise NotPlain(f"they cannot be loaded: {type(error).__name__}: {error}", helps=False) from error
     if settings is None:
         return FIFOScheduler()
     if not isinstance(settings, TuneConfig):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +11,7 @@ import typer
 
 from ..errors import ConfigError
 from .finding import ExperimentArgument, TrialArgument, find_trial, open_experiment
-from .output import Table, facts, plain, print_json, print_table, say, when
+from .output import OneFormat, OneFormatOption, Table, facts, plain, print_json, print_table, say, when
 
 if TYPE_CHECKING:
     from ..history import CheckpointEntry, Row, TrialHistory
@@ -21,16 +20,6 @@ if TYPE_CHECKING:
 __all__ = ["best", "config_facts", "show"]
 
 _LOG_BLOCK = 1 << 16
-
-
-class OneFormat(str, Enum):
-    """How one thing is printed."""
-
-    table = "table"
-    json = "json"
-
-
-OneFormatOption = Annotated[OneFormat, typer.Option("--format", "-f", help="For people, or for programs.")]
 
 
 def show(

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .errors import EXIT_WRONG
 from .finding import ExperimentArgument, open_experiment
-from .output import clean, console
+from .output import OneFormat, OneFormatOption, clean, console, print_json, warn
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from ..display.table import Overview, Progress
     from ..reading import Experiment, State
 
-__all__ = ["state_style", "status", "status_style"]
+__all__ = ["card", "state_style", "status", "status_style"]
 
 _EVERY_S = 1.0
 _ROWS = 20
@@ -63,6 +64,28 @@ def status(
         width = out.width if out.is_terminal else None
         for line in _view(found, found.state, rows, width, None):
             out.print(line, crop=False, overflow="ignore", no_wrap=True)
+
+
+def card(experiment: ExperimentArgument, format: OneFormatOption = OneFormat.table) -> None:
+    """Show the PBT report card: whether copying paid, what moved, where the time went, and from which numbers."""
+    from ..card import report_card
+    from ..display.card import card_lines
+
+    made = report_card(open_experiment(experiment))
+    if format is OneFormat.json:
+        print_json(
+            [
+                {"key": each.key, "verdict": each.verdict.value, "text": each.text, "because": each.because}
+                for each in made
+            ]
+        )
+        return
+    out = console()
+    if not made.statements:
+        warn("There is nothing to say yet.")
+        raise typer.Exit(EXIT_WRONG)
+    for line in card_lines(made, out.width if out.is_terminal else 120, colour=out.is_terminal):
+        print(line)
 
 
 def _watch(experiment: Experiment, rows: int) -> None:
