@@ -271,7 +271,7 @@ border:0;max-width:22em;overflow:hidden;text-overflow:ellipsis;white-space:nowra
 .shoal-view.shoal-view .shoal-best td:first-child{font-weight:600}
 .shoal-view.shoal-view .shoal-pairs th{font-weight:400;opacity:.72;padding-left:0}
 .shoal-view.shoal-view .shoal-pairs td{font-variant-numeric:tabular-nums;max-width:44em}
-.shoal-view.shoal-view .shoal-wrap,.shoal-view.shoal-view .shoal-wrap td{white-space:normal;overflow-wrap:anywhere}
+.shoal-view.shoal-view .shoal-wrap td{white-space:normal;overflow-wrap:anywhere;max-width:none}
 .shoal-view .shoal-dot{color:var(--shoal-line)}
 .shoal-view .shoal-running{color:var(--shoal-good)}
 .shoal-view .shoal-paused{color:var(--shoal-warn)}
