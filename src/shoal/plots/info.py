@@ -383,12 +383,16 @@ def _trial(experiment: Experiment, trial_id: str | None) -> TrialHistory:
 
 
 def check_reported(experiment: Experiment, key: str) -> None:
-    """Raise ResultError where no result has a number under this key."""
+    """Raise ResultError where no result has a finite number under this key."""
     if key in ("training_iteration", "time"):
         key = "training_iteration"
     trials = experiment.history.in_order()
-    if any(number(row.value(key)) is not None for trial in trials for row in trial.rows):
+    if any(finite(row.value(key)) is not None for trial in trials for row in trial.rows):
         return
+    if any(number(row.value(key)) is not None for trial in trials for row in trial.rows):
+        raise ResultError(
+            f"All values of {key!r} in {experiment.name} are NaN or infinite, so there is nothing to draw."
+        )
     lasts = [trial.last for trial in trials if trial.last is not None]
     if not lasts:
         raise ResultError(f"{experiment.name} has no result yet, so there is nothing to draw.")
