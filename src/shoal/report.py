@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import tempfile
+import secrets
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -98,18 +98,15 @@ def _target(path: str | os.PathLike[str]) -> Path:
 
 
 def _write_whole(target: Path, data: bytes) -> None:
-    """Write a file so that a reader finds the old one or the new, whole; as two who write it at once do."""
-    handle, name = tempfile.mkstemp(prefix=f".{target.name[:100]}.", dir=target.parent)
+    """Write a file so that a reader finds the old one or the new, whole; also where two write it at once."""
+    aside = target.with_name(f".{target.name[:100]}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
-        with open(handle, "wb") as file:
+        with aside.open("xb") as file:
             file.write(data)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(name, 0o666 & ~mask)  # mkstemp's files are for their owner alone
-        os.replace(name, target)
+        os.replace(aside, target)
     except BaseException:
         with contextlib.suppress(OSError):
-            os.unlink(name)
+            aside.unlink(missing_ok=True)
         raise
 
 
@@ -253,7 +250,8 @@ def _date(seconds: float) -> str:
 def _figure(figure: Figure) -> Html:
     note = [element("p", figure.note, class_="muted")] if figure.note else []
     caption = element("figcaption", figure.explanation)
-    return element("figure", element("h3", figure.title), *note, figure.body, caption, id=f"plot-{figure.name}")
+    title = element("h3", figure.title, class_="hidden" if figure.titled else None)
+    return element("figure", title, *note, figure.body, caption, id=f"plot-{figure.name}")
 
 
 # ----------------------------------------------------------------------------------------------------- card and winner

@@ -42,6 +42,8 @@ class Figure:
     """What its script needs; empty where there is none."""
     note: str = ""
     """What stands below the title."""
+    titled: bool = False
+    """Whether the picture has its title in it."""
 
 
 def can_be_interactive(interactive: bool | None) -> bool:
@@ -151,7 +153,7 @@ def _static(name: str, plot: Any, info: Any) -> Figure:
         kind, data = "png", _saved(figure, "png")
     source = f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
     body = element("div", element("img", alt=plot.title, src=source), class_="picture")
-    return Figure(name, plot.title, plot.explanation, body, Html(""))
+    return Figure(name, plot.title, plot.explanation, body, Html(""), titled=True)
 
 
 def _saved(figure: Any, kind: str) -> bytes:
