@@ -223,9 +223,10 @@ def ancestry_spec(info: Ancestry, theme: str = "light", points: int | None = Non
     upper, lower = rows_of((10, 1), 0.05)
     span = ends([stretch.line for stretch in info.stretches]) or (0.0, 1.0)
     layout["xaxis"] = axis(look, info.x_label, range=_padded(_origin(info), span[1]), anchor="y2")
-    layout["yaxis"] = axis(look, short(info.metric), domain=upper)
+    layout["yaxis"] = axis(look, short(info.metric), domain=list(upper))
     layout["yaxis2"] = axis(
-        look, domain=lower, range=[0, 1], showgrid=False, tickvals=[0.5], ticktext=["trained by"], fixedrange=True,
+        look, domain=list(lower), range=[0, 1], showgrid=False, fixedrange=True, tickvals=[0.5],
+        ticktext=["trained by"],
     )  # fmt: skip
     return {"data": traces, "layout": layout}
 
@@ -314,14 +315,14 @@ def schedules_spec(info: Schedules, theme: str = "light", points: int | None = N
 def _value_axis(each: ParameterSchedule, look: Theme, domain: tuple[float, float]) -> Spec:
     if each.categories:
         return axis(
-            look, domain=domain, range=[-0.6, len(each.categories) - 0.4],
+            look, domain=list(domain), range=[-0.6, len(each.categories) - 0.4],
             tickvals=list(range(len(each.categories))),
             ticktext=[for_plotly(short(text, 28)) for text in each.categories],
         )  # fmt: skip
     values = [y for curve in each.curves for line in curve.lines for y in line.y if y is not None]
     if each.log and values:
-        return log_axis(look, min(values), max(values), domain=domain)
-    return axis(look, domain=domain)
+        return log_axis(look, min(values), max(values), domain=list(domain))
+    return axis(look, domain=list(domain))
 
 
 def _parameter_traces(

@@ -45,13 +45,13 @@ def diversity_spec(info: Diversity, theme: str = "light", points: int | None = N
     high = max(info.x)
     anchor = f"y{len(rows)}"
     layout["xaxis"] = axis(look, info.x_label, range=[0, num(high * 1.005 or 1)], anchor=anchor)
-    layout["yaxis"] = axis(look, domain=rows[0], range=[0, size], rangemode="tozero")
-    layout["yaxis2"] = axis(look, domain=rows[1], rangemode="tozero")
+    layout["yaxis"] = axis(look, domain=list(rows[0]), range=[0, size], rangemode="tozero")
+    layout["yaxis2"] = axis(look, domain=list(rows[1]), rangemode="tozero")
     traces, notes = _shares(info, kept, x, look)
     headings = [f"members by founder ({size} in all)", "effective number of founders and of donors"]
     traces += _numbers(info, kept, x, look, notes)
     if info.spread:
-        layout["yaxis3"] = axis(look, domain=rows[2], rangemode="tozero")
+        layout["yaxis3"] = axis(look, domain=list(rows[2]), rangemode="tozero")
         traces += _spread(info, kept, x, look, notes)
         headings.append("spread of hyperparameters, 1 at the beginning")
     for text, domain in zip(headings, rows, strict=True):
@@ -286,8 +286,8 @@ def gains_spec(info: Gains, theme: str = "light", points: int | None = None) -> 
         "showlegend": True,
         "legend": _legend(look),
         "xaxis": axis(look, info.x_label, range=[num(low - margin), num(high + margin)], anchor="y2"),
-        "yaxis": axis(look, short(info.metric), domain=upper),
-        "yaxis2": axis(look, "change", domain=lower, zeroline=True, zerolinecolor=look.muted),
+        "yaxis": axis(look, short(info.metric), domain=list(upper)),
+        "yaxis2": axis(look, "change", domain=list(lower), zeroline=True, zerolinecolor=look.muted),
     }
     return {"data": traces, "layout": layout}
 
