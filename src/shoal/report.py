@@ -360,10 +360,10 @@ def _exploits(experiment: Experiment) -> list[Html]:
     scores = info.metric or "score"
     columns = [
         Column("time", [_when(experiment, exploit) for exploit in newest], right=True),
-        Column("member", [history.trials[exploit.trial_id].name for exploit in newest]),
+        Column("member", [exploit.trial_id for exploit in newest]),
         Column("at iteration", [str(exploit.iteration) for exploit in newest], right=True),
         Column(f"with {scores}", [_score(exploit.score) for exploit in newest], right=True),
-        Column("copied", [history.trials[exploit.donor_id].name for exploit in newest]),
+        Column("copied", [exploit.donor_id for exploit in newest]),
         Column("of iteration", [str(exploit.checkpoint.iteration) for exploit in newest], right=True),
         Column(f"with {scores}", [_score(exploit.checkpoint.score) for exploit in newest], right=True),
         Column("changed", [_changes(exploit) for exploit in newest]),

@@ -244,6 +244,7 @@ margin:0 auto}
 .shoal-view .tall{max-height:40rem;overflow:auto;border-bottom:1px solid var(--rule)}
 .shoal-view.shoal-view .tall thead th{position:sticky;top:0;background:var(--page)}
 .whole{display:inline-block}
+.shoal-view.shoal-view .wrapping thead th{white-space:normal;vertical-align:bottom;max-width:11em}
 .shoal-view.shoal-view .wrapping td:last-child{white-space:normal;max-width:none;min-width:14em}
 pre{background:var(--card);border-radius:.4rem;padding:.7rem .9rem;overflow-x:auto;font-size:.82rem;line-height:1.4;
 white-space:pre-wrap;overflow-wrap:anywhere;margin:.4rem 0}
