@@ -139,8 +139,12 @@ def _show(found: Sequence[Found], single: bool) -> None:
         Table(
             [
                 Column("size", [size_text(item.size) for _, item in rows], right=True),
-                Column("what", [item.why for _, item in rows], expendable=1),
-                Column("path", [_relative(each, item, single) for each, item in rows]),
+                Column("what", [item.why for _, item in rows]),
+                Column(
+                    "path",
+                    [_relative(each, item, single) for each, item in rows],
+                    short=[f".../{item.path.name}" for _, item in rows],
+                ),
             ]
         )
     )

@@ -62,7 +62,7 @@ def schedule(
         raise ResultError(f"Trial {result.trial_id} of {found.name} has reported nothing, so it has no schedule.")
     last = int(result.metrics["training_iteration"])
     if format is ScheduleFormat.table and output is None:
-        say(("schedule of ", "bold"), Path(result.path).name, (f", {last} steps", "dim"))
+        say(("schedule of ", "bold"), found.history.trials[result.trial_id].name, (f", {last} steps", "dim"))
         print_table(_schedule_table(made, last))
         return
     if format is ScheduleFormat.python:
@@ -179,7 +179,7 @@ def lineage(
             for row, segment in zip(rows, segments, strict=True)
         ])  # fmt: skip
     else:
-        say(("lineage of ", "bold"), Path(result.path).name)
+        say(("lineage of ", "bold"), found.history.trials[result.trial_id].name)
         print_table(_segment_table(segments))
 
 
@@ -280,5 +280,5 @@ def _changes(exploit: Exploit) -> str:
         for key, value in new.items()
         if repr(old.get(key)) != repr(value)
     ]
-    why = f" (it had failed: {exploit.failed})" if exploit.failed is not None else ""
+    why = " (it had failed)" if exploit.failed is not None else ""
     return f"{', '.join(parts) or 'nothing'}{why}"

@@ -141,7 +141,7 @@ def _view(experiment: Experiment, state: State, rows: int, width: int | None, pr
     timeline = experiment.timeline
     ran = timeline.active(time.time()) if running else timeline.duration
     view = overview(info, history, folder=experiment.folder, running_for=ran, rows=rows)
-    lines = [Text(one_line(view.title), style="bold cyan"), _facts(experiment, state, view)]
+    lines = [Text(one_line(view.title), style="bold cyan"), *_facts(experiment, state, view, width)]
     if progress is not None:
         lines.append(_bar(progress, width))
     if stopped := stopped_because(history):
@@ -163,29 +163,26 @@ def _view(experiment: Experiment, state: State, rows: int, width: int | None, pr
     return lines
 
 
-def _facts(experiment: Experiment, state: State, view: Overview) -> Text:
+def _facts(experiment: Experiment, state: State, view: Overview, width: int | None) -> list[Text]:
+    """Return the state and the facts, in as many lines as they need."""
     from rich.text import Text
 
-    line = Text(state.value, style=state_style(state.value))
-    by = owner(experiment) if state.value == "running" else ""
-    if by:
-        line.append(f" by {by}", style="dim")
+    from .drivers import driver_of
+
+    lines = [Text.assemble((state.value, state_style(state.value)))]
+    by = driver_of(experiment.folder) if state.value == "running" else None
+    if by is not None:
+        lines[-1].append(f" by {by}", style="dim")
     for name, value in view.facts:
         if name == "slots" and state.value != "running":
             value = value.rpartition("/")[2]
         name = "ran for" if name == "running for" and state.value != "running" else name
-        line.append("   ").append(f"{name} ", style="dim").append(value)
-    return line
-
-
-def owner(experiment: Experiment) -> str:
-    """Return who runs it, ``process 123 on host``, as the lock's file says; empty where it does not."""
-    from ..display.text import one_line
-    from ..journal.lock import LOCK_NAME
-
-    with contextlib.suppress(OSError), (experiment.folder / LOCK_NAME).open(errors="replace") as file:
-        return one_line(file.read(200)).strip()
-    return ""
+        fact = Text.assemble((f"{name} ", "dim"), value)
+        if width is not None and lines[-1].cell_len + 3 + fact.cell_len > width:
+            lines.append(fact)
+        else:
+            lines[-1].append("   ").append_text(fact)
+    return lines
 
 
 def _bar(progress: Progress, width: int | None) -> Text:
