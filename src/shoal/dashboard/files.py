@@ -48,16 +48,16 @@ def tail_of(experiment: Path, folder: str, name: str, lines: int = 300) -> Tail 
             handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=place)
         except OSError:
             return None
-        with open(handle, "rb") as file:
+        try:
             status = os.fstat(handle)
             if not stat.S_ISREG(status.st_mode):
                 return None
             begin = max(0, status.st_size - _MOST_BYTES)
-            try:
-                file.seek(begin)
-                data = file.read(_MOST_BYTES)
-            except OSError:
-                return None
+            data = os.pread(handle, _MOST_BYTES, begin)
+        except OSError:
+            return None
+        finally:
+            os.close(handle)
     text = data.decode("utf-8", "replace")
     found = text.split("\n")
     if found and not found[-1]:

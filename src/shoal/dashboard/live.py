@@ -27,8 +27,8 @@ MAX_AGE = 0.8
 """Seconds for which what was read is new enough."""
 MOST_RESULTS = 600_000
 """Results in memory, of all experiments: beyond, those at which nobody has looked for longest are let go of."""
-_RETRY = 5.0
-"""Seconds after which a journal that could not be read is tried again, changed or not."""
+_RETRY = 60.0
+"""Seconds after which a journal that could not be read is tried again, even if it seems not to have changed."""
 _WARM = 3
 """How many experiments, the newest, are read before anybody asks for them."""
 _SETTLED = 2.0
@@ -132,8 +132,11 @@ class Watched:
     def open(self) -> None:
         """Begin to read it, in a thread of its own, where it was not read and is not being read."""
         with self._lock:
-            if self._thread is not None or self._opened.is_set():
-                return
+            if not self._opened.is_set():
+                self._start()
+
+    def _start(self) -> None:
+        if self._thread is None:
             self._thread = threading.Thread(target=self._open, name=f"shoal-open-{self.key}", daemon=True)
             self._thread.start()
 
@@ -163,6 +166,8 @@ class Watched:
         except Exception as error:  # a journal that only looks like one: the page says so, and others are shown
             problem = f"It cannot be read: {one_line(error)}"
         with self._lock:
+            if self._opened.is_set():
+                self._epoch = secrets.token_hex(4)
             # What came before the damage is right.
             self._experiment = experiment if experiment is not None and experiment.seq else None
             self._problem, self._signature = problem, signature
@@ -180,8 +185,8 @@ class Watched:
             signature = self._sign()
             settled = signature == self._signature and _is_settled(signature)
             if self._problem:
-                if not settled or now - self._read_at > _RETRY:
-                    self._begin_anew()
+                if signature != self._signature or now - self._read_at > _RETRY:
+                    self._start()  # what is shown stays until that is read
                 return
             self._read_at = now
             experiment = self._experiment
