@@ -44,7 +44,7 @@ _OF_A_LIST = ("choice", "grid_search")
 """These take one argument, a list of values."""
 _CONSTANT = "constant"
 _SETTINGS = ("fixed", "mutate")
-_CALL = re.compile(r"\s*(?:tune\.)?([A-Za-z_]\w*)\s*\(.*\)\s*", re.DOTALL)
+_CALL = re.compile(r"\s*(?:tune\.)?([A-Za-z_]\w*)\(.*\)\s*", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
