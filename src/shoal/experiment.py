@@ -49,6 +49,8 @@ class ExperimentInfo:
     """Seconds since the epoch."""
     log_parameters: list[str] = field(default_factory=list[str])
     """Those of ``parameters`` that are on a logarithmic scale."""
+    versions: dict[str, str] = field(default_factory=dict[str, str])
+    """Of Shoal, Python and those large libraries that the script had loaded, when it was run last."""
     exploits: bool = False
     """Whether the scheduler has members copy each other."""
     control: list[int] = field(default_factory=list[int])

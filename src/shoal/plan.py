@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import secrets
+import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -173,7 +174,23 @@ def facts(trainable: Callable[..., Any], config: Config, tune: TuneConfig, run: 
         "engine": engine,
         "stop": dict(run.stop) if isinstance(run.stop, Mapping) else {},
         "time_budget_s": None if budget is None else float(budget),  # type: ignore[arg-type]
+        "versions": _versions(),
     }
+
+
+_WORTH_A_VERSION = ("torch", "tensorflow", "jax", "flax", "keras", "sklearn", "xgboost", "numpy")
+
+
+def _versions() -> dict[str, str]:
+    """Return what the experiment is run with."""
+    from . import __version__
+
+    found = {"shoal": __version__, "python": ".".join(map(str, sys.version_info[:3]))}
+    for name in _WORTH_A_VERSION:
+        version = getattr(sys.modules.get(name), "__version__", None)
+        if version is not None:
+            found[name] = str(version)
+    return found
 
 
 def _with_own_request(trainable: Callable[..., Any], config: Config) -> Callable[..., Any]:

@@ -230,6 +230,7 @@ def _settings(experiment: Experiment) -> list[tuple[str, object]]:
         ("Devices", ", ".join(device for device in info.devices if device)),
         ("Engine", info.engine),
         ("Kept out of exploits", ", ".join(map(str, info.control))),
+        ("Versions", ", ".join(f"{name} {version}" for name, version in info.versions.items())),
         ("Run id", info.run_id),
         ("Folder", element("code", experiment.folder)),
     ]

@@ -197,6 +197,19 @@ def test_a_lambda_in_a_config_comes_back_as_a_function() -> None:
     assert back["scale"](2) == 6
 
 
+class Shy:
+    """An object that cannot be shown."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError("not now")
+
+
+def test_a_value_that_cannot_be_shown_is_written_all_the_same() -> None:
+    packed = pack({"model": Shy()})
+    assert type(unpack(packed)["model"]).__name__ == "Shy"
+    assert repr(unpack(packed, unpickle=False)["model"]) == "<Shy, which cannot be shown: RuntimeError>"
+
+
 def test_a_value_whose_module_is_not_here_does_not_hide_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     packed = pack({"lr": 0.1, "model": Path("x")})
     packed["model"]["$pickle"] = "gAJjbm93aGVyZQpUaGluZwopgS4="  # an instance of nowhere.Thing

@@ -259,7 +259,15 @@ def pack(value: Any) -> Any:
         return {key: pack(entry) for key, entry in value.items()}
     from ..pickles import dumps
 
-    return {"$pickle": base64.b64encode(dumps(value)).decode(), "$repr": repr(value)[:200]}
+    return {"$pickle": base64.b64encode(dumps(value)).decode(), "$repr": _shown(value)}
+
+
+def _shown(value: Any) -> str:
+    """Return how an object shows itself, cut off; its own code, which may fail."""
+    try:
+        return repr(value)[:200]
+    except Exception as error:
+        return f"<{type(value).__name__}, which cannot be shown: {type(error).__name__}>"
 
 
 def unpack(value: Any, *, unpickle: bool = True) -> Any:
