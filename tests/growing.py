@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from shoal.core.commands import Launch, Status, Stop
+from shoal.core.events import Failed, TrialAdded
 from shoal.journal.codec import Item
 from shoal.journal.sqlite import SQLiteJournal
 
@@ -53,6 +55,20 @@ class Growing:
         if batch:
             self._journal.append(batch, at)
         self.written = max(end, self.written)
+
+    def fail(self, index: int, error: str, traceback: str) -> None:
+        """Have a member fail for good, with what it was doing."""
+        launch = 0
+        trial_id = ""
+        for _, item in self._records[: self.written]:
+            if isinstance(item, TrialAdded) and item.index == index:
+                trial_id = item.trial_id
+            if isinstance(item, Launch) and item.trial_id == trial_id:
+                launch = item.launch
+        self._journal.append(
+            [Failed(trial_id, launch, error, traceback), Stop(trial_id, launch, Status.ERROR, error)],
+            self._records[self.written - 1][0],
+        )
 
     def close(self) -> None:
         """Let go of it, as a driver that ends does."""

@@ -7,9 +7,12 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
+from tests.growing import Growing
+from tests.simulated import write_experiment
 
 from shoal.dashboard import live
 from shoal.dashboard.blocks import Blocks
@@ -18,8 +21,6 @@ from shoal.dashboard.live import Experiments, Watched, key_of
 from shoal.journal import JOURNAL_NAME
 from shoal.journal.sqlite import SQLiteJournal
 from shoal.reading import State
-from tests.growing import Growing
-from tests.simulated import write_experiment
 
 ENOUGH = 30.0
 """Seconds to wait for a thread at most."""
@@ -264,7 +265,7 @@ def test_what_has_ended_or_is_another_experiment_is_made_at_once() -> None:
 def test_the_oldest_is_forgotten() -> None:
     kept: Kept[int] = Kept(2)
     for number in range(3):
-        kept.get((str(number),), "e-1", lambda number=number: number, True)
+        kept.get((str(number),), "e-1", partial(int, number), True)
     assert kept.get(("0",), "e-1", lambda: -1, True)[1] == -1
     assert kept.get(("2",), "e-1", lambda: -1, True)[1] == 2
 

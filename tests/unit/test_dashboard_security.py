@@ -6,12 +6,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from tests.asking import Client
+from tests.simulated import write_experiment
 
 from shoal.dashboard import make_app
 from shoal.dashboard.security import is_loopback
 from shoal.errors import ConfigError
-from tests.asking import Client
-from tests.simulated import write_experiment
 
 TOKEN = "0123456789abcdef"
 
@@ -118,7 +118,9 @@ def test_the_redirect_never_leads_to_another_host(folder: Path, path: str) -> No
     assert answer.headers["Location"][:2] not in ("//", "/\\")
 
 
-@pytest.mark.parametrize("token", ["", "short", "with blanks in it", "semi;colon;semi", "0123456789äöü", 123456789012345])
+@pytest.mark.parametrize(
+    "token", ["", "short", "with blanks in it", "semi;colon;semi", "0123456789äöü", 123456789012345]
+)
 def test_a_token_that_is_easy_to_guess_or_no_part_of_an_address_is_refused(folder: Path, token: str) -> None:
     with pytest.raises(ConfigError, match="at least 12 characters"):
         make_app(folder, token)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -14,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from ..plots.style import THEMES
@@ -22,7 +23,7 @@ from ..reading import State
 from .compare import COMPARED, X_AXES, compared_figure
 from .figures import encoded, panels, plot_figure
 from .kept import Kept
-from .live import Experiments, Looked, Watched
+from .live import MAX_AGE, Experiments, Looked, Watched
 from .member import find_member
 from .pages import Gone, Live, Pages
 from .security import Guard, check_token
@@ -34,16 +35,19 @@ _TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=ut
 _FIGURES_KEPT = 200
 
 
-def build(folder: str | os.PathLike[str], token: str | None = None, *, far: bool = False) -> Starlette:
+def build(
+    folder: str | os.PathLike[str], token: str | None = None, *, far: bool = False, max_age: float = MAX_AGE
+) -> Starlette:
     """Return the application.
 
     Args:
         folder: a storage folder, or the folder of one experiment.
         token: see :func:`shoal.dashboard.make_app`.
         far: whether browsers on other machines ask: all that is sent is then compressed.
+        max_age: seconds for which what was read of an experiment is new enough.
     """
     check_token(token)
-    return _Site(Experiments(folder)).app(token, far)
+    return _Site(Experiments(folder, max_age)).app(token, far)
 
 
 class _Site:
@@ -93,26 +97,26 @@ class _Site:
     def overview(self, request: Request) -> Response:
         if self._experiments.single:
             return RedirectResponse(f"/e/{self._experiments.all()[0].key}", 307)
-        return HTMLResponse(self._pages.overview())
+        return _page(self._pages.overview())
 
     def overview_live(self, request: Request) -> Response:
         return _told(self._pages.overview_live(_have(request)))
 
     def experiment(self, request: Request) -> Response:
-        return HTMLResponse(self._pages.experiment(request.path_params["key"]))
+        return _page(self._pages.experiment(request.path_params["key"]))
 
     def experiment_live(self, request: Request) -> Response:
         return _told(self._pages.experiment_live(request.path_params["key"], _have(request)))
 
     def member(self, request: Request) -> Response:
-        return HTMLResponse(self._pages.member(request.path_params["key"], request.path_params["trial"]))
+        return _page(self._pages.member(request.path_params["key"], request.path_params["trial"]))
 
     def member_live(self, request: Request) -> Response:
         found = self._pages.member_live(request.path_params["key"], request.path_params["trial"], _have(request))
         return _told(found)
 
     def compare(self, request: Request) -> Response:
-        return HTMLResponse(self._pages.compare(*_pair(request)))
+        return _page(self._pages.compare(*_pair(request)))
 
     def compare_live(self, request: Request) -> Response:
         return _told(self._pages.compare_live(*_pair(request), _have(request)))
@@ -207,8 +211,17 @@ class _Site:
 
     def _problem(self, request: Request, status: int, title: str, text: str) -> Response:
         if request.url.path.endswith(".json"):
-            return JSONResponse({"problem": text}, status)
-        return HTMLResponse(self._pages.problem(title, text), status)
+            return _json({"problem": text}, {}, status)
+        return _page(self._pages.problem(title, text), status)
+
+
+def _page(text: str, status: int = 200) -> Response:
+    # Users' texts may hold halves of characters, which no encoding has.
+    return HTMLResponse(text.encode("utf-8", "replace"), status)
+
+
+def _json(value: dict[str, Any], headers: dict[str, str], status: int = 200) -> Response:
+    return Response(json.dumps(value, separators=(",", ":")), status, headers, "application/json")
 
 
 def _told(live: Live) -> Response:
@@ -221,7 +234,7 @@ def _told(live: Live) -> Response:
         "blocks": live.update.blocks,
         "lists": live.update.lists,
     }
-    return JSONResponse(body, headers=headers)
+    return _json(body, headers)
 
 
 def _have(request: Request) -> str:

@@ -21,7 +21,7 @@ from ..experiment import ExperimentInfo
 from ..journal import JOURNAL_NAME
 from ..reading import Experiment, State, find_experiments, is_experiment, state_of
 
-__all__ = ["Experiments", "Watched", "key_of"]
+__all__ = ["Experiments", "Looked", "Watched", "key_of", "shown"]
 
 MAX_AGE = 0.8
 """Seconds for which what was read is new enough."""
@@ -64,7 +64,7 @@ class Watched:
     def __init__(self, folder: Path, key: str, max_age: float = MAX_AGE) -> None:
         self.folder = folder
         self.key = key
-        self.name = folder.name
+        self.name = shown(folder.name)
         self.looked_at = 0.0
         self._max_age = max_age
         self._lock = threading.RLock()
@@ -301,7 +301,7 @@ class Experiments:
         outside: list[str] = []
         for folder in find_experiments(self.root):
             if not _is_inside(folder, self.root):
-                outside.append(folder.name)
+                outside.append(shown(folder.name))
                 continue
             known = before.get(folder)
             key = key_of(folder.name) if known is None else known.key
@@ -324,6 +324,11 @@ def key_of(name: str) -> str:
         return name
     plain = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")[:40]
     return f"{plain or 'experiment'}~{hashlib.sha256(os.fsencode(name)).hexdigest()[:10]}"
+
+
+def shown(path: str | Path) -> str:
+    """Return a path as text, also where its name is in no known encoding."""
+    return os.fsencode(path).decode("utf-8", "replace")
 
 
 def _is_inside(folder: Path, root: Path) -> bool:

@@ -17,7 +17,7 @@ from .blocks import BlockStore, Update
 from .compare import COMPARED, comparison
 from .figures import Panel, panels
 from .kept import Kept
-from .live import Experiments, Looked, Watched
+from .live import Experiments, Looked, Watched, shown
 from .member import find_member, member_view, result_columns
 from .views import ExperimentView, Statement, columns_of, experiment_view, overview_row, state_mark, statements_of
 
@@ -112,7 +112,7 @@ class Pages:
             blocks[f"x-{row.key}"] = self._block("overview_row", row=row)
         rows = [*blocks]
         blocks["overview-note"] = self._block(
-            "overview_note", root=str(self.experiments.root), there=self.experiments.root.is_dir(),
+            "overview_note", root=shown(self.experiments.root), there=self.experiments.root.is_dir(),
             count=len(found), outside=self.experiments.outside,
         )  # fmt: skip
         version = f"{len(found)}-{hash(tuple(looked.version for _, looked in looks))}"
@@ -127,6 +127,7 @@ class Pages:
         return self._page(
             ("experiment", key), rendered, looked.version, looked.version, "experiment.html",
             watched=watched,
+            folder=shown(watched.folder),
             info=looked.info,
             columns=[] if looked.info is None else columns_of(looked.info),
             panels=_panels(),
