@@ -154,7 +154,20 @@ def test_nothing_that_users_named_becomes_markup_in_a_spec(tmp_path: Path, name:
 
 
 def test_a_name_is_shown_as_it_is_by_plotly() -> None:
-    assert for_plotly("<b>$x$ & %{y}</b>") == "&lt;b&gt;&#36;x&#36; &amp; &#37;{y}&lt;/b&gt;"
+    assert for_plotly('<b>$x$ & "%{y}"</b>') == '&lt;b&gt;&#36;x&#36; &amp; "&#37;{y}"&lt;/b&gt;'
+
+
+def test_a_result_between_two_that_are_none_is_seen(tmp_path: Path) -> None:
+    experiment = odd(tmp_path)
+    (line,) = [
+        trace
+        for trace in spec_of(experiment, "learning-curves")["data"]
+        if trace["customdata"][0] == 1 and trace["mode"] == "lines+markers"
+    ]
+    assert [x for x, size in zip(line["x"], line["marker"]["size"], strict=True) if size] == [5]
+    info = PLOTS["ancestry"].info(experiment, trial_id=experiment.history.in_order()[1].trial_id)
+    (dots,) = [trace for trace in PLOTS["ancestry"].spec(info)["data"] if trace["name"] == "single results"]
+    assert (dots["x"], dots["customdata"]) == ([5], [[1, 0]])
 
 
 def test_a_lane_says_whose_it_is(many: Experiment) -> None:

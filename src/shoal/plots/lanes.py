@@ -27,6 +27,8 @@ __all__ = [
 
 LEVELS = 18
 """How many colours scores have."""
+_ASKED = 20_000
+"""Of about so many scores one finds out which the worst few are."""
 ARCS = 200
 """Of more copies, the links are straight."""
 
@@ -51,12 +53,13 @@ class Scale:
 
 def score_scale(tree: LineageTree) -> Scale | None:
     """Return the scale of a tree's scores, or None without any. The worst few share one colour."""
-    scores = sorted(score for branch in tree.branches for score in branch.scores if score is not None)
+    scores = [score for branch in tree.branches for score in branch.scores if score is not None]
     if not scores:
         return None
+    some = sorted(scores[:: 1 + len(scores) // _ASKED])
     if tree.mode == "max":
-        return Scale(quantile(scores, 0.05), scores[-1], 1.0)
-    return Scale(scores[0], quantile(scores, 0.95), -1.0)
+        return Scale(quantile(some, 0.05), max(scores), 1.0)
+    return Scale(min(scores), quantile(some, 0.95), -1.0)
 
 
 def lane_pieces(

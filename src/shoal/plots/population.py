@@ -169,6 +169,8 @@ def diversity(experiment: Experiment, x: str = "training_iteration") -> Diversit
     recent: list[str] = []
     furthest = 0.0
     for exploit in history.exploits:
+        if exploit.trial_id not in founder or exploit.donor_id not in founder:
+            continue  # of a control: it takes part in no exploit
         counts[founder[exploit.trial_id]] -= 1
         counts[founder[exploit.donor_id]] += 1
         founder[exploit.trial_id] = founder[exploit.donor_id]

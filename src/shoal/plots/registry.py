@@ -53,7 +53,10 @@ class Plot:
             raise ResultError(f"{experiment.name} has no result yet, so there is nothing to draw.")
         if self.name == "gains" and not experiment.history.exploits:
             raise ResultError(f"Nobody has copied another in {experiment.name} yet, so there are no gains to draw.")
-        return _load(self._stage_one)(experiment, **options)
+        found = _load(self._stage_one)(experiment, **options)
+        if self.name == "gains" and all(gain.before is None and gain.copied is None for gain in found.gains):
+            raise ResultError(f"No copy in {experiment.name} has a score before it to compare with, so far.")
+        return found
 
     def spec(self, info: Any, theme: str = "light", points: int | None = None) -> dict[str, Any]:
         """Return an interactive figure as Plotly reads it: JSON values, ``data`` and ``layout``.

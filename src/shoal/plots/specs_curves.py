@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 from .choose import FEW, ends, front, owner_colours
-from .info import Ancestry, Curve, LearningCurves, Line, ParameterSchedule, Schedules
+from .info import Ancestry, Curve, LearningCurves, Line, ParameterSchedule, Schedules, Stretch
 from .specs import Spec, annotation, axis, gapped, hover, layout_of, line_trace, log_axis, num, nums, rows_of
 from .style import Theme, place_labels, robust_range, theme_of
 from .thin import check_points, thin_all
@@ -107,17 +107,25 @@ def _end_text(curve: Curve) -> str:
 
 def _member_line(curve: Curve, lines: Sequence[Line], colour: str, width: float, told: list[str], **more: Any) -> Spec:
     x, y = gapped(lines)
-    lonely = sum(map(len, lines)) == len(lines)
     return line_trace(
         x, y, colour, width,
-        mode="lines+markers" if lonely else "lines",
-        marker={"color": colour, "size": 4},
+        **_dotted(lines, colour),
         name=for_plotly(label_of(curve.member)),
         meta={"member": curve.member.index},
         customdata=[curve.member.index] * len(x),
         hovertemplate=hover(f"<b>{for_plotly(name_of(curve.member))}</b>", *told),
         **more,
     )  # fmt: skip
+
+
+def _dotted(lines: Sequence[Line], colour: str) -> Spec:
+    """Return how pieces of one point are marked, which are no line; nothing where there are none."""
+    if all(len(line) > 1 for line in lines):
+        return {}
+    sizes: list[int] = []
+    for place, line in enumerate(lines):
+        sizes += [0] * (place > 0) + [4 if len(line) == 1 else 0] * len(line)
+    return {"mode": "lines+markers", "marker": {"color": colour, "size": sizes, "opacity": 1}}
 
 
 def _pale_lines(curves: Sequence[Curve], lines: Sequence[Sequence[Line]], look: Theme, told: list[str]) -> Spec:
@@ -133,7 +141,7 @@ def _pale_lines(curves: Sequence[Curve], lines: Sequence[Sequence[Line]], look: 
     return line_trace(
         xs, ys, look.pale, 0.9,
         name=count(len(curves), "other member"),
-        opacity=0.55,
+        opacity=0.65,
         customdata=who,
         hovertemplate=hover("<b>member %{customdata}</b>", *told),
     )  # fmt: skip
@@ -176,11 +184,14 @@ def ancestry_spec(info: Ancestry, theme: str = "light", points: int | None = Non
     colours = owner_colours(info, look)
     total = sum(len(stretch.line) for stretch in info.stretches) or 1
     before: Line = Line((), ())
+    lonely: list[tuple[Line, Stretch]] = []
     by_colour: dict[str, tuple[list[Any], list[Any], list[Any], list[str]]] = {}
     for stretch in info.stretches:
         whole = Line((*before.x[-1:], *stretch.line.x), (*before.y[-1:], *stretch.line.y))
         share = None if points is None else max(4, points * len(whole) // total)
-        x, y = gapped(thin_all([whole], share))
+        drawn = thin_all([whole], share)
+        lonely += [(piece, stretch) for piece in drawn if len(piece) == 1]
+        x, y = gapped(drawn)
         xs, ys, who, names = by_colour.setdefault(colours[stretch.member.index], ([], [], [], []))
         xs += (*x, None)
         ys += (*y, None)
@@ -218,6 +229,20 @@ def ancestry_spec(info: Ancestry, theme: str = "light", points: int | None = Non
             ),
         }
     )  # fmt: skip
+    if lonely:
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "x": [num(piece.x[0]) for piece, _ in lonely],
+                "y": [num(piece.y[0]) for piece, _ in lonely],
+                "name": "single results",
+                "customdata": [[stretch.member.index, stretch.generation] for _, stretch in lonely],
+                "text": [for_plotly(label_of(stretch.member)) for _, stretch in lonely],
+                "marker": {"size": 5, "color": [colours[stretch.member.index] for _, stretch in lonely]},
+                "hovertemplate": told,
+            }
+        )
     traces.append(_who_trained(info, colours, look))
     layout = layout_of(look, ancestry_heading(info), height=470)
     upper, lower = rows_of((10, 1), 0.05)
@@ -349,7 +374,7 @@ def _parameter_traces(
     many = size > FEW
     found = [
         line_trace(
-            xs, ys, look.pale, 1.0 if many else 1.6, opacity=0.5 if many else 0.9, yaxis=axis_name,
+            xs, ys, look.pale, 1.0 if many else 1.6, opacity=0.65 if many else 0.9, yaxis=axis_name,
             name=count(size, "member"), customdata=who, hovertemplate=hover("<b>member %{customdata}</b>", *told),
             **text,
         )

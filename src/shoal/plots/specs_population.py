@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Sequence
 from itertools import pairwise
@@ -84,6 +85,8 @@ def diversity_spec(info: Diversity, theme: str = "light", points: int | None = N
         for step, (at, text) in enumerate(moments(info))
     ]  # fmt: skip
     layout["annotations"] = notes
+    labels = [html.unescape(note["text"]) for note in notes if note["xref"] == "paper" and note["x"] == 1]
+    layout["margin"]["r"] = max(80, 28 + round(7.2 * max(map(len, labels), default=0)))
     return {"data": traces, "layout": layout}
 
 

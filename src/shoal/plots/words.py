@@ -84,7 +84,7 @@ def for_matplotlib(text: str) -> str:
 
 def for_plotly(text: str) -> str:
     """Return text that Plotly shows as it is: no tags, no entities, no formulas, no placeholders of templates."""
-    escaped = html.escape(one_line(text), quote=True)
+    escaped = html.escape(one_line(text), quote=False)
     return escaped.replace("$", "&#36;").replace("%{", "&#37;{")
 
 
@@ -125,10 +125,11 @@ def lineage_heading(tree: LineageTree) -> Heading:
         if through == 1:
             title = f"Lineage: {label_of(best)}, the best, trained all of its weights itself"
     replaced = sum(branch.failed for branch in tree.branches)
-    parts = [f"{count(copies, 'copy')} among {count(len(tree.members), 'member')}"]
+    members = count(len(tree.members), "member")
+    parts = [f"{count(copies, 'copy')} among {members}" if copies else members]
     if replaced:
         parts.append(f"{replaced} in place of a member that had failed")
-    if tree.path:
+    if tree.path and copies:
         parts.append("outlined: the path of the best weights")
     if tree.metric is not None:
         parts.append(f"colour: {short(tree.metric, 30)}")
@@ -163,7 +164,8 @@ def ancestry_heading(info: Ancestry) -> Heading:
     parts = [f"{labels[index]}: {count(steps, 'step')}" for index, steps in most[:4]]
     if len(most) > 4:
         parts.append(f"{count(len(most) - 4, 'other')}: {count(sum(steps for _, steps in most[4:]), 'step')}")
-    return Heading(title, f"{count(len(info.stretches) - 1, 'handover')}; " + ", ".join(parts))
+    handovers = len(info.stretches) - 1
+    return Heading(title, f"{count(handovers, 'handover') if handovers else 'no handover'}; " + ", ".join(parts))
 
 
 def diversity_heading(info: Diversity) -> Heading:
