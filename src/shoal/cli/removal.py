@@ -16,6 +16,7 @@ from ..checkpoints.leftovers import committed_number
 from ..core.reports import number as number_of
 from ..errors import ConfigError, ShoalError, one_line
 from ..experiment import ExperimentInfo
+from ..journal.lock import lock, unlock
 from ..journal.sqlite import SQLiteJournal
 from ..lineage import lineage_of
 from ..reading import has_ended
@@ -134,7 +135,7 @@ def delete(found: Found, keep: Keep) -> Found:
     """Delete what was found, as far as it still can be, while nobody else can run the experiment."""
     wanted = {item.path for item in found.items}
     try:
-        with _locked(found.folder) as (files, meta, journal):
+        with _locked(found.folder, writes=not keep.all) as (files, meta, journal):
             items = [item for item in _items(files, keep, meta) if item.path in wanted]
             events = [freed_event(item.checkpoint) for item in items if item.checkpoint is not None]
             if events:
@@ -148,13 +149,23 @@ def delete(found: Found, keep: Keep) -> Found:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Generator[tuple[Files, dict[str, Any], SQLiteJournal]]:
-    """Have the lock of an experiment meanwhile, and its journal open for writing.
+def _locked(folder: Path, *, writes: bool) -> Generator[tuple[Files, dict[str, Any], SQLiteJournal]]:
+    """Have the lock of an experiment meanwhile, and its journal, which is whole.
+
+    Args:
+        folder: the experiment's folder.
+        writes: whether the journal is to be written.
 
     Raises:
         JournalError: it is being run, cannot be written, or its journal is damaged.
     """
-    with contextlib.closing(SQLiteJournal.open_for_writing(folder)) as journal:
+    with contextlib.ExitStack() as stack:
+        if writes:
+            journal = SQLiteJournal.open_for_writing(folder)
+        else:
+            stack.callback(unlock, lock(folder))
+            journal = SQLiteJournal.open_for_reading(folder)
+        stack.callback(journal.close)
         yield read_files(folder, journal.read(unpickle=False)), journal.meta(), journal
 
 

@@ -1,0 +1,408 @@
+"""``shoal doctor`` and ``shoal gc``: what they find, what they delete, and that everything else goes on as before."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.helpers import climb, pbt
+from tests.simulated import write_experiment
+
+from shoal import tune
+from shoal.cli import main
+from shoal.core.commands import checkpoint_name
+from shoal.errors import ConfigError
+from shoal.journal.lock import lock, unlock
+from shoal.reading import Experiment, State
+from shoal.results import ResultGrid
+
+Shoal = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def shoal(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shoal:
+    monkeypatch.setenv("SHOAL_DIR", str(tmp_path / "results"))
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = main([*map(str, arguments)])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+def save_always(config: dict[str, Any]) -> None:
+    climb({**config, "every": 1})
+
+
+def explore_nothing(config: dict[str, Any]) -> dict[str, Any]:
+    return config
+
+
+def run_in(storage: Path, **settings: Any) -> tune.ResultGrid:
+    return tune.Tuner(
+        save_always,
+        param_space={"lr": tune.grid_search([0.1, 0.2, 0.3, 0.4])},
+        tune_config=tune.TuneConfig(metric="score", mode="max", scheduler=pbt(**settings), seed=1, engine="inline"),
+        run_config=tune.RunConfig(name="pbt", storage_path=storage, verbose=0, stop={"training_iteration": 15}),
+    ).fit()
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real run, whole and ended: four members, fifteen steps, a checkpoint at each."""
+    return Path(run_in(tmp_path_factory.mktemp("ran")).experiment_path)
+
+
+@pytest.fixture
+def folder(ran: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(ran, tmp_path / "results" / "pbt"))
+
+
+def cut_off(folder: Path) -> None:
+    """Leave the journal as a driver leaves it that was killed in the middle of its run."""
+    import sqlite3
+
+    with sqlite3.connect(folder / "journal.sqlite") as connection:
+        (count,) = connection.execute("SELECT count(*) FROM journal").fetchone()
+        # The last record of a transaction has a negative checksum: up to such a one, the journal is whole.
+        (last,) = connection.execute(
+            "SELECT max(seq) FROM journal WHERE crc < 0 AND seq < ?", (count * 2 // 3,)
+        ).fetchone()
+        connection.execute("DELETE FROM journal WHERE seq > ?", (last,))
+        facts = dict(connection.execute("SELECT key, value FROM meta WHERE key != '$records'"))
+        connection.execute("DELETE FROM meta WHERE key = '$records'")
+        from shoal.journal.sqlite import _seal_of
+
+        connection.execute("UPDATE meta SET value = ? WHERE key = '$crc'", (_seal_of(facts),))
+    connection.close()
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def findings(shoal: Shoal, *arguments: str) -> Iterator[dict[str, Any]]:
+    (found,) = json.loads(shoal("doctor", *arguments, "--format", "json")[1])
+    yield from found["findings"]
+
+
+def problems(shoal: Shoal, *arguments: str) -> list[str]:
+    return [each["check"] for each in findings(shoal, *arguments) if each["level"] == "problem"]
+
+
+# -------------------------------------------------------------------------------------------------------------- doctor
+
+
+def test_a_whole_experiment_is_healthy_and_nothing_in_it_is_changed(shoal: Shoal, folder: Path) -> None:
+    before = snapshot(folder)
+    code, out, _ = shoal("doctor", "pbt")
+    assert code == 0
+    assert "problem" not in out
+    assert {each["check"] for each in findings(shoal, "pbt") if each["level"] == "ok"} == {
+        "journal", "decisions", "checkpoints", "logs", "disk",
+    }  # fmt: skip
+    assert snapshot(folder) == before
+
+
+def test_a_changed_record_is_a_problem_of_the_journal(shoal: Shoal, folder: Path) -> None:
+    import sqlite3
+
+    with sqlite3.connect(folder / "journal.sqlite") as connection:
+        connection.execute("UPDATE journal SET body = replace(body, '0.1', '0.9') WHERE seq = 2")
+    connection.close()
+    code, out, _ = shoal("doctor", "pbt")
+    assert code == 1
+    assert "record 2 is not what was written" in " ".join(out.split())
+    assert problems(shoal, "pbt") == ["journal"]
+
+
+def test_a_decision_that_does_not_follow_is_a_problem(shoal: Shoal, folder: Path) -> None:
+    from shoal.core.commands import Notice
+    from shoal.journal.sqlite import SQLiteJournal
+
+    journal = SQLiteJournal.open_for_writing(folder)
+    journal.append([Notice("nobody", "has decided this")], 0.0)
+    journal.close()
+    assert problems(shoal, "pbt") == ["decisions"]
+
+
+def test_a_checkpoint_that_is_gone_or_changed_is_a_problem_that_says_whom_it_concerns(
+    shoal: Shoal, folder: Path
+) -> None:
+    trials = Experiment.open(folder).history.in_order()
+    newest = folder / trials[0].folder / checkpoint_name(max(trials[0].checkpoints))
+    oldest = folder / trials[1].folder / checkpoint_name(min(trials[1].checkpoints))
+    shutil.rmtree(newest)
+    (oldest / "state.json").write_text("[0, 0]")
+    found = [each for each in findings(shoal, "pbt") if each["level"] == "problem"]
+    assert [each["check"] for each in found] == ["checkpoints", "checkpoints"]
+    assert f"{trials[0].trial_id}/{newest.name}" in found[0]["what"]
+    assert "go on from" in found[0]["meaning"]
+    assert f"{trials[1].trial_id}/{oldest.name}" in found[1]["what"]
+
+
+def test_log_files_that_differ_from_the_journal_are_a_problem_that_tells_how(shoal: Shoal, folder: Path) -> None:
+    trial = Experiment.open(folder).history.in_order()[2]
+    path = folder / trial.folder / "result.json"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-2]))
+    (folder / trial.folder / "progress.csv").unlink()
+    (found,) = [each for each in findings(shoal, "pbt") if each["level"] == "problem"]
+    assert found["check"] == "logs"
+    assert f"{trial.trial_id}: result.json has" in found["what"]
+    assert "progress.csv is missing" in found["what"]
+
+
+def test_an_interrupted_experiment_is_healthy_and_told_how_to_go_on(shoal: Shoal, folder: Path) -> None:
+    cut_off(folder)
+    assert Experiment.open(folder).state is State.INTERRUPTED
+    notes = {each["check"]: each for each in findings(shoal, "pbt") if each["level"] == "note"}
+    assert "shoal resume pbt MODULE:save_always" in notes["driver"]["to_do"]
+    assert {"leftovers", "logs"} <= set(notes)  # what the journal does not know of any more
+    assert shoal("doctor", "pbt")[0] == 0
+
+
+def test_settings_with_objects_of_the_users_are_followed_only_where_they_are_trusted(
+    shoal: Shoal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_in(tmp_path / "results", custom_explore_fn=explore_nothing)
+    levels = {each["check"]: each for each in findings(shoal, "pbt")}
+    assert levels["decisions"]["level"] == "note"
+    assert "--trust" in levels["decisions"]["to_do"]
+    levels = {each["check"]: each for each in findings(shoal, "pbt", "--trust")}
+    assert levels["decisions"]["level"] == "ok"
+
+
+def test_settings_that_would_run_code_are_not_loaded(tmp_path: Path) -> None:
+    import base64
+    import pickle
+
+    from shoal.cli.plain_settings import NotPlain, plain_scheduler
+
+    class Evil:
+        def __reduce__(self) -> Any:
+            return os.mkdir, (str(tmp_path / "was_run"),)
+
+    for value in (Evil(), {"x": Evil()}, os.rmdir, tune.Tuner.fit):
+        entry = {"pickle": base64.b64encode(pickle.dumps(value)).decode()}
+        with pytest.raises(NotPlain):
+            plain_scheduler({"settings_tune": entry})
+    assert not (tmp_path / "was_run").exists()
+
+
+def test_a_lock_that_is_held_by_nobody_it_names_is_a_problem(shoal: Shoal, folder: Path) -> None:
+    held = lock(folder)
+    try:
+        (folder / "journal.lock").write_text(f"process {os.getppid()} on {socket.gethostname()}")
+        assert problems(shoal, "pbt") == ["driver"]
+    finally:
+        unlock(held)
+
+
+def test_a_lock_that_is_no_file_is_a_problem(shoal: Shoal, folder: Path) -> None:
+    (folder / "journal.lock").unlink()
+    (folder / "journal.lock").mkdir()
+    assert problems(shoal, "pbt") == ["driver"]
+
+
+def test_all_experiments_of_a_folder_are_examined_and_one_bad_one_tells(
+    shoal: Shoal, folder: Path, tmp_path: Path
+) -> None:
+    write_experiment(tmp_path / "results" / "without_files", members=2, steps=3)
+    code, out, _ = shoal("doctor", str(tmp_path / "results"))
+    assert code == 1
+    assert "2 examined: problems in without_files" in out
+
+
+# ------------------------------------------------------------------------------------------------------------------ gc
+
+
+def leave_behind(folder: Path) -> list[Path]:
+    """Leave what killed processes leave, and beside it what nobody may touch. Return the former."""
+    trial = Experiment.open(folder).history.in_order()[0]
+    own = folder / trial.folder
+    following = max(trial.checkpoints) + 1
+    left = [
+        own / f".checkpoint_{following:06d}.4711",
+        own / ".deleted_checkpoint_000000",
+        own / checkpoint_name(following),
+    ]
+    for path in left:
+        path.mkdir()
+        (path / "weights.bin").write_bytes(b"x" * 1000)
+    (own / ".result.json.new").write_text("half")
+    for mine in ("checkpoint_best", "checkpoint_999999", "checkpoint_12"):
+        (own / mine).mkdir()
+        (own / mine / "mine.bin").write_bytes(b"mine")
+    return [*left, own / ".result.json.new"]
+
+
+def test_by_default_only_what_killed_processes_have_left_is_deleted(shoal: Shoal, folder: Path) -> None:
+    before = snapshot(folder)
+    left = leave_behind(folder)
+    code, out, _ = shoal("gc", "pbt", "--dry-run")
+    assert code == 0
+    assert all(path.name in out for path in left)
+    assert all(path.exists() for path in left)
+    assert shoal("gc", "pbt", "--yes")[0] == 0
+    after = snapshot(folder)
+    mine = {name for name in after if name.endswith("mine.bin")}
+    assert len(mine) == 3
+    assert {name: data for name, data in after.items() if name not in mine} == before
+    assert shoal("gc", "pbt", "--yes")[1] == "nothing to free.\n"
+    assert shoal("doctor", "pbt")[0] == 0
+
+
+def there(folder: Path) -> set[str]:
+    history = Experiment.open(folder).history
+    return {
+        f"{trial.index}/{number}"
+        for trial in history.in_order()
+        for number in trial.checkpoints
+        if (folder / trial.folder / checkpoint_name(number)).is_dir()
+    }
+
+
+def test_asked_to_keep_the_best_it_keeps_also_what_a_restore_needs_and_results_know(shoal: Shoal, folder: Path) -> None:
+    history = Experiment.open(folder).history
+    needed = {f"{trial.index}/{max(trial.checkpoints)}" for trial in history.in_order()}
+    scores = {
+        f"{trial.index}/{number}": entry.row.value("score")
+        for trial in history.in_order()
+        for number, entry in trial.checkpoints.items()
+    }
+    best = {key for key, score in scores.items() if score in sorted(scores.values())[-2:]}
+    code, out, _ = shoal("gc", "pbt", "--keep-best", "2", "--yes", "--format", "json")
+    assert code == 0
+    (told,) = json.loads(out)
+    assert told["deleted"]
+    assert needed <= there(folder) <= needed | best
+    assert len(there(folder) & best) >= 2
+    grid = ResultGrid.read(folder)
+    assert all(result.checkpoint is not None for result in grid)
+    kept = {str(checkpoint.path) for result in grid for checkpoint, _ in result.best_checkpoints}
+    assert len(kept) == len(there(folder))
+    found = list(findings(shoal, "pbt"))
+    assert not [each for each in found if each["level"] == "problem"]
+    assert any("freed by 'shoal gc'" in each["what"] for each in found)
+
+
+def test_what_was_freed_changes_neither_decisions_nor_durations_and_the_experiment_goes_on(
+    shoal: Shoal, folder: Path
+) -> None:
+    before = Experiment.open(folder)
+    shoal("gc", "pbt", "--keep-newest", "1", "--yes")
+    after = Experiment.open(folder)
+    assert after.seq > before.seq
+    assert after.timeline.duration == before.timeline.duration
+    assert after.state is State.ENDED
+    assert [t.rows for t in after.history.in_order()] == [t.rows for t in before.history.in_order()]
+    grid = tune.Tuner.restore(
+        folder, save_always, run_config=tune.RunConfig(stop={"training_iteration": 20}, verbose=0)
+    ).fit()
+    assert not grid.errors
+    assert [result.metrics["training_iteration"] for result in grid] == [20] * 4
+    assert all(trial.first_checkpoint == 0 for trial in Experiment.open(folder).history.in_order())
+    assert shoal("doctor", "pbt")[0] == 0
+
+
+def test_an_interrupted_experiment_keeps_what_it_goes_on_from_and_does_not_give_it_up(
+    shoal: Shoal, folder: Path
+) -> None:
+    cut_off(folder)
+    code, _, err = shoal("gc", "pbt", "--keep-best", "0", "--give-up-restore", "--yes")
+    assert code == 1
+    assert "interrupted" in err
+    needed = {f"{trial.index}/{max(trial.checkpoints)}" for trial in Experiment.open(folder).history.in_order()}
+    assert shoal("gc", "pbt", "--keep-best", "0", "--yes")[0] == 0
+    assert there(folder) == needed
+    grid = tune.Tuner.restore(folder, save_always, run_config=tune.RunConfig(verbose=0)).fit()
+    assert not grid.errors
+    assert [result.metrics["training_iteration"] for result in grid] == [15] * 4
+
+
+def test_only_where_it_is_said_an_ended_experiment_gives_up_what_a_restore_needs(shoal: Shoal, folder: Path) -> None:
+    best = Experiment.open(folder).history.best("score", "max")
+    assert best is not None
+    assert shoal("gc", "pbt", "--give-up-restore", "--yes")[0] == 2
+    assert shoal("gc", "pbt", "--keep-best", "1", "--give-up-restore", "--yes")[0] == 0
+    assert there(folder) == {f"{best.index}/{max(best.checkpoints)}"}
+    grid = ResultGrid.read(folder)
+    assert [result.checkpoint is not None for result in grid] == [index == best.index for index in range(4)]
+    assert shoal("doctor", "pbt")[0] == 0
+
+
+def test_the_lineage_that_is_kept_is_the_best_trials(shoal: Shoal, folder: Path) -> None:
+    lineage = ResultGrid.read(folder).get_best_result().lineage()
+    shoal("gc", "pbt", "--keep-lineage", "--yes")
+    history = Experiment.open(folder).history
+    for segment in lineage:
+        if segment.checkpoint is not None:
+            owner, _, name = segment.checkpoint.rpartition("/")
+            assert (folder / history.trials[owner].folder / name).is_dir()
+
+
+def test_a_running_experiment_is_left_alone(shoal: Shoal, folder: Path) -> None:
+    left = leave_behind(folder)
+    held = lock(folder)
+    try:
+        code, _, err = shoal("gc", "pbt", "--yes")
+        assert code == 1
+        assert "being run by process" in err
+        assert shoal("gc", str(folder.parent), "--yes")[0] == 0
+    finally:
+        unlock(held)
+    assert all(path.exists() for path in left)
+
+
+def test_a_damaged_journal_means_that_nothing_is_deleted(shoal: Shoal, folder: Path) -> None:
+    left = leave_behind(folder)
+    (folder / "journal.sqlite").write_bytes(b"no journal at all" * 100)
+    assert shoal("gc", "pbt", "--yes")[0] == 1
+    assert all(path.exists() for path in left)
+
+
+def test_links_are_not_followed(shoal: Shoal, folder: Path, tmp_path: Path) -> None:
+    trials = Experiment.open(folder).history.in_order()
+    outside = tmp_path / "outside"
+    shutil.move(folder / trials[0].folder, outside)
+    (folder / trials[0].folder).symlink_to(outside)
+    old = folder / trials[1].folder / checkpoint_name(min(trials[1].checkpoints))
+    shutil.move(old, tmp_path / "elsewhere")
+    old.symlink_to(tmp_path / "elsewhere")
+    inside = folder / trials[2].folder / checkpoint_name(min(trials[2].checkpoints))
+    (inside / "link").symlink_to(tmp_path / "elsewhere")
+    before = snapshot(outside), snapshot(tmp_path / "elsewhere")
+    assert shoal("gc", "pbt", "--keep-best", "0", "--give-up-restore", "--yes")[0] == 0
+    assert not inside.exists()
+    assert old.is_symlink()
+    assert (snapshot(outside), snapshot(tmp_path / "elsewhere")) == before
+
+
+def test_without_a_terminal_nothing_is_deleted_that_nobody_has_confirmed(
+    shoal: Shoal, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import io
+
+    left = leave_behind(folder)
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    code, _, err = shoal("gc", "pbt")
+    assert code == 2
+    assert "--yes" in err
+    assert all(path.exists() for path in left)
+
+
+def test_checkpoints_that_are_gone_from_the_disk_by_other_hands_are_no_matter_of_gc(shoal: Shoal, folder: Path) -> None:
+    trial = Experiment.open(folder).history.in_order()[0]
+    shutil.rmtree(folder / trial.folder / checkpoint_name(min(trial.checkpoints)))
+    assert shoal("gc", "pbt", "--keep-newest", "1", "--yes")[0] == 0
+    assert problems(shoal, "pbt") == ["checkpoints"]
+    with pytest.raises(ConfigError):
+        _ = ResultGrid.read(folder)[0].best_checkpoints
