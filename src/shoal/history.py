@@ -40,6 +40,7 @@ from .core.events import (
     Damaged,
     Drifted,
     Failed,
+    Freed,
     Lost,
     Metrics,
     Opened,
@@ -168,6 +169,8 @@ class TrialHistory:
     damaged: set[int] = field(default_factory=set[int])
     """Numbers of those that were found to be damaged. They are kept while somebody would go on from them, for the user
     to put back, and are handed to nobody."""
+    freed: set[int] = field(default_factory=set[int])
+    """Numbers of those that the user has had deleted after a run."""
     first_checkpoint: int = 0
     """The number from which on its checkpoints are of its present life; others are from before it began anew."""
     restore: CheckpointRecord | None = None
@@ -194,8 +197,9 @@ class TrialHistory:
 
     @property
     def whole(self) -> dict[int, CheckpointEntry]:
-        """Its own checkpoints that are not known to be damaged."""
-        return {number: entry for number, entry in self.checkpoints.items() if number not in self.damaged}
+        """Its own checkpoints that are there, and not known to be damaged."""
+        lost = self.damaged | self.freed
+        return {number: entry for number, entry in self.checkpoints.items() if number not in lost}
 
     @property
     def counted(self) -> int:
@@ -299,6 +303,8 @@ class History:
         elif isinstance(item, Damaged):
             owner, _, name = item.checkpoint_id.rpartition("/")
             self.trials[owner].damaged.add(int(name.rpartition("_")[2]))
+        elif isinstance(item, Freed):
+            self.trials[item.trial_id].freed.add(item.number)
         elif isinstance(item, Undecided | Drifted):
             pass  # what follows from them is told by commands
         elif isinstance(item, Notice):

@@ -124,7 +124,7 @@ class Result:
             if newest in own:
                 return self._checkpoint(trial, newest)
         donor = self._history.trials[restore.trial_id]
-        return None if restore.number in donor.damaged else self._checkpoint(donor, restore.number)
+        return None if restore.number in donor.damaged | donor.freed else self._checkpoint(donor, restore.number)
 
     @property
     def best_checkpoints(self) -> list[tuple[Checkpoint, Metrics]]:

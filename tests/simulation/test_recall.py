@@ -27,6 +27,7 @@ from shoal.core.commands import (
 from shoal.core.events import (
     Config,
     Failed,
+    Freed,
     Lost,
     Opened,
     Reported,
@@ -467,3 +468,12 @@ def test_extending_takes_those_along_that_met_the_old_stop_condition_and_no_othe
         assert {trial_id for trial_id in result.trials if trial_id not in opened.again} == {
             trial_id for trial_id in result.trials if result.trials[trial_id].launch == 1
         }
+
+
+def test_what_was_freed_between_two_runs_changes_no_decision_of_the_past() -> None:
+    settings: dict[str, Any] = {"scheduler": pbt(), "stop": {"training_iteration": 12}, "num_to_keep": 2}
+    ended = Simulation(climb, members(4), **settings).run()
+    journal = [*ended.journal, Freed("trial_00001", 3), Freed("trial_00002", 0)]
+    population = Simulation(climb, members(4), **settings).population()
+    recall(population, read_back(journal))
+    assert population.trials == ended.trials

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from shoal import tune
 from shoal.core.commands import CheckpointRecord, Evict, Exploit, Launch, Park, Retry, Status, Stop
-from shoal.core.events import Failed, Lost, Opened, Reported, SavedCheckpoint, Started
+from shoal.core.events import Failed, Freed, Lost, Opened, Reported, SavedCheckpoint, Started
 from shoal.core.limits import Limits, RetentionRules
 from shoal.history import History, full_row
 
@@ -262,6 +263,17 @@ def test_checkpoints_are_there_until_they_are_deleted(story: Story) -> None:
     story.delete_checkpoint(0, 0)
     assert list(trial.checkpoints) == [1]
     assert story.history.checkpoints == 2
+
+
+def test_a_checkpoint_that_was_freed_is_handed_to_nobody_and_tells_on_what_it_was_of(story: Story) -> None:
+    story.report(0, save=True)
+    story.report(0, save=True)
+    story.tell(Freed(story.name(0), 1))
+    trial = story.history.trials[story.name(0)]
+    assert (list(trial.checkpoints), list(trial.whole), trial.damaged) == ([0, 1], [0], set())
+    (story.folder / trial.folder / "checkpoint_000000").mkdir(parents=True)
+    result = tune.ResultGrid(story.history, story.info, story.folder)[0]
+    assert [Path(checkpoint.path).name for checkpoint, _ in result.best_checkpoints] == ["checkpoint_000000"]
 
 
 def test_a_copied_checkpoint_counts_until_the_trial_saves_its_own(story: Story) -> None:

@@ -21,6 +21,7 @@ __all__ = [
     "Event",
     "Failed",
     "Finished",
+    "Freed",
     "Lost",
     "Metrics",
     "Opened",
@@ -108,6 +109,17 @@ class Damaged:
     checkpoint_id: str
     reason: str
     """What was found."""
+
+
+@dataclass(frozen=True, slots=True)
+class Freed:
+    """The user has had a checkpoint deleted, between two runs.
+
+    Nothing follows from it: whoever would go on from it will find that it is not there, as with one that was lost.
+    """
+
+    trial_id: str
+    number: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +228,7 @@ Event: TypeAlias = (
     | TrialAdded
     | Started
     | Damaged
+    | Freed
     | Drifted
     | Reported
     | Saved

@@ -32,6 +32,7 @@ from .events import (
     Event,
     Failed,
     Finished,
+    Freed,
     Lost,
     Opened,
     Reported,
@@ -224,6 +225,9 @@ class Population(Slots):
             raise self._invalid(trial, event, "was not launched from that checkpoint")
         self._fall_back(trial, trial.restore, event.reason)
 
+    def _freed(self, event: Freed) -> None:
+        pass  # it was nobody's decision here, and it is found out where it matters
+
     def _drifted(self, event: Drifted) -> None:
         self._notice(f"drift {event.key}", event.text)
 
@@ -348,6 +352,7 @@ class Population(Slots):
         Drifted: _drifted,
         Failed: _raised,
         Finished: _finished,
+        Freed: _freed,
         Lost: _lost,
         Opened: _opened,
         Reported: _reported,

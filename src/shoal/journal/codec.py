@@ -62,6 +62,7 @@ _KINDS: dict[str, type[Any]] = {
         events.TrialAdded,
         events.Started,
         events.Damaged,
+        events.Freed,
         events.Drifted,
         events.Reported,
         events.Saved,
