@@ -375,13 +375,13 @@ def _hyperparameters(experiment: Experiment) -> Statement | None:
         before = [lookup(trial.initial_config, name) for trial in trials]
         now = [lookup(trial.config, name) for trial in trials]
         winner = [] if best is None or best.last is None else [lookup(row.config, name) for row in best.last.steps()]
-        change = _change(before, now)
+        change = _change(before, now, name in experiment.info.log_parameters)
         if change is None:
             continue
         direction, evidence = change
         (moved if direction else stayed).append(f"{name} {direction}".strip())
         if winner:
-            evidence += f" (the winner's {format_value(winner[0])} -> {format_value(winner[-1])})"
+            evidence += f", the winner's {format_value(winner[0])} -> {format_value(winner[-1])}"
         numbers.append(f"{name}: {evidence}")
     if not numbers:
         return None
@@ -389,25 +389,43 @@ def _hyperparameters(experiment: Experiment) -> Statement | None:
     if stayed and moved:
         parts.append(f"{', '.join(stayed)} stayed")
     text = "; ".join(parts)
-    because = "the middle of all members at the beginning and now. " + "; ".join(numbers)
+    because = "the middle of all members (and between what half of them lie), at the beginning and now. " + "; ".join(
+        numbers
+    )
     return Statement("hyperparameters", Verdict.INFO, f"Hyperparameters: {text}.", because)
 
 
-def _change(before: Sequence[Any], now: Sequence[Any]) -> tuple[str, str] | None:
-    """Return in which direction a hyperparameter moved (empty: it stayed), and the numbers; None where none tells."""
+def _change(before: Sequence[Any], now: Sequence[Any], log: bool) -> tuple[str, str] | None:
+    """Return how a hyperparameter moved (empty: it stayed), and the numbers; None where none tells.
+
+    It went up or down where the middle has left what half of the members had; it narrowed down where these are now less
+    than half as far apart.
+    """
     old, new = _numbers(before), _numbers(now)
     if old is not None and new is not None:
         first, last = middle(old), middle(new)
-        evidence = f"{format_value(first)} -> {format_value(last)}"
-        if quantile(old, 0.25) <= last <= quantile(old, 0.75):
-            return "", evidence
-        return "went up" if last > first else "went down", evidence
+        evidence = f"{_extent(old)} -> {_extent(new)}"
+        if not quantile(old, 0.25) <= last <= quantile(old, 0.75):
+            return "went up" if last > first else "went down", evidence
+        return ("narrowed down" if 2 * _width(new, log) < _width(old, log) else ""), evidence
     texts, texts_now = (Counter(str(value) for value in values if value is not None) for values in (before, now))
     if not texts or not texts_now:
         return None
     (most, count), total = texts_now.most_common(1)[0], sum(texts_now.values())
     evidence = f"{most} in {texts[most]} of {sum(texts.values())} members -> {count} of {total}"
     return (f"became {most}" if count > total / 2 and count > texts[most] else ""), evidence
+
+
+def _width(values: Sequence[float], log: bool) -> float:
+    """Return how far the middle half of some values are apart; by a factor, where the scale is logarithmic."""
+    low, high = quantile(values, 0.25), quantile(values, 0.75)
+    return math.log(high / low) if log and low > 0 else high - low
+
+
+def _extent(values: Sequence[float]) -> str:
+    """Return the middle of some values, and between what the middle half of them lies."""
+    ends = " to ".join(format_value(quantile(values, share)) for share in (0.25, 0.75))
+    return f"{format_value(middle(values))} ({ends})"
 
 
 def _numbers(values: Sequence[Any]) -> list[float] | None:

@@ -44,7 +44,7 @@ class Segment:
     donor_id: str | None
     """The member whose checkpoint that was, where the stretch began with an exploit; None elsewhere."""
     digest: str | None = None
-    """SHA-256 of that checkpoint's files."""
+    """Digest of that checkpoint's files: XXH3, 128 bits, in hex."""
 
     @property
     def steps(self) -> int:

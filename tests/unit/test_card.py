@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -189,3 +190,14 @@ def test_a_card_can_be_made_of_any_run(tmp_path: Path, members: int, seed: int) 
     found = card(tmp_path, members=members, steps=12 * seed, train=train, scheduler=pbt(mode=mode, synch=seed > 3))
     assert all(statement.text and statement.because for statement in found)
     assert "nan" not in repr(found)
+
+
+def test_a_hyperparameter_that_narrows_down_is_told(tmp_path: Path) -> None:
+    def peak(config: Config, state: tuple[int, float] | None) -> tuple[dict[str, Any], tuple[int, float]]:
+        step, score = state or (0, 0.0)
+        score += 1.0 - abs(math.log10(config["lr"]) + 2.0)
+        return {"accuracy": score}, (step + 1, score)
+
+    facts = {"parameters": ["lr"]}
+    found = card(tmp_path, train=peak, members=20, steps=60, facts=facts, scheduler=pbt(hyperparam_mutations=SPACE))
+    assert found["hyperparameters"].text == "Hyperparameters: lr narrowed down."
