@@ -1,5 +1,6 @@
 // Figures: drawn when they come into view, and again when there is something new and they are in view.
 
+const DOUBLE_CLICK = 320; // milliseconds for which a click may be the first of two
 const data = document.body.dataset;
 const panels = [...document.querySelectorAll("[data-plot]")].map((place) => ({
   place,
@@ -9,6 +10,7 @@ const panels = [...document.querySelectorAll("[data-plot]")].map((place) => ({
   busy: false,
   again: false,
   shown: null, // which figure: axis and theme
+  zoomed: new Set(), // axes whose range the reader has chosen
   version: "",
 }));
 let library = null;
@@ -21,6 +23,7 @@ export function begin() {
     if (input.checked) x = input.value;
     input.addEventListener("change", () => {
       x = input.value;
+      for (const panel of panels) panel.zoomed.clear();
       update();
     });
   }
@@ -33,6 +36,9 @@ export function begin() {
     { rootMargin: "150px" },
   );
   for (const section of byPlace.keys()) observer.observe(section);
+  // The library is large: it is ready when somebody comes to the plots.
+  const idle = window.requestIdleCallback || ((call) => setTimeout(call, 300));
+  idle(() => loadLibrary().catch(() => {}));
 }
 
 export function setVersion(now) {
@@ -101,24 +107,53 @@ async function draw(panel, spec) {
     say(panel, spec.message);
     return;
   }
-  const plotly = await load_library();
+  const plotly = await loadLibrary();
   const began = performance.now();
   sayAbove(panel, spec.layout.meta || {});
   const first = !panel.place.classList.contains("drawn");
   if (first) panel.place.replaceChildren();
   const config = {
     responsive: true,
+    doubleClick: false,
     displaylogo: false,
     showTips: false,
-    modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
+    modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "resetScale2d"],
+    modeBarButtonsToAdd: [
+      { name: "reset", title: "Show all again", icon: plotly.Icons.home, click: () => reset(panel) },
+    ],
     scrollZoom: false,
   };
+  // Its range follows the data where the reader has not chosen another.
+  for (const axis of panel.zoomed) {
+    const range = panel.place.layout?.[axis]?.range;
+    if (range && spec.layout[axis]) Object.assign(spec.layout[axis], { range: [...range], autorange: false });
+  }
   await plotly.react(panel.place, spec.data, spec.layout, config);
   if (first) {
     panel.place.classList.add("drawn");
-    panel.place.on("plotly_click", (event) => open(event.points && event.points[0]));
+    let going = 0;
+    panel.place.on("plotly_click", (event) => {
+      clearTimeout(going);
+      going = setTimeout(() => open(event.points && event.points[0]), DOUBLE_CLICK);
+    });
+    panel.place.on("plotly_doubleclick", () => {
+      clearTimeout(going);
+      reset(panel);
+    });
+    panel.place.on("plotly_relayout", (changes) => {
+      for (const name of Object.keys(changes)) {
+        const axis = /^([xy]axis\d*)\.range/.exec(name);
+        if (axis) panel.zoomed.add(axis[1]);
+      }
+    });
   }
   performance.measure(`shoal-figure-${panel.name}`, { start: began, end: performance.now() });
+}
+
+function reset(panel) {
+  panel.zoomed.clear();
+  panel.shown = null;
+  load(panel);
 }
 
 // What the figure says stands above it as text, which wraps.
@@ -135,7 +170,7 @@ function open(point) {
   if (Number.isInteger(found)) location.assign(`${data.members}${found}`);
 }
 
-function load_library() {
+function loadLibrary() {
   if (library) return Promise.resolve(library);
   return new Promise((resolve, reject) => {
     const known = document.querySelector("script[data-library]");
