@@ -389,9 +389,8 @@ def _hyperparameters(experiment: Experiment) -> Statement | None:
     if stayed and moved:
         parts.append(f"{', '.join(stayed)} stayed")
     text = "; ".join(parts)
-    because = "the middle of all members (and between what half of them lie), at the beginning and now. " + "; ".join(
-        numbers
-    )
+    what = "the middle of all members (and between what half of them lie), at the beginning and now"
+    because = f"{what}. {'; '.join(numbers)}"
     return Statement("hyperparameters", Verdict.INFO, f"Hyperparameters: {text}.", because)
 
 
