@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,8 +10,10 @@ from ..core.reports import flatten
 from ..display.text import crop, format_duration, format_value
 from ..errors import ShoalError
 from ..plots.info import Line, ancestry, finite, metric_of, reader_of, x_label
+from ..plots.specs import CLEAR, FONT, axis, hover
 from ..plots.style import Theme, theme_of
 from ..plots.thin import thin_all
+from ..plots.words import for_plotly
 from ..reading import Experiment
 from .figures import message
 from .views import NOTHING, moment, seconds, whole_value
@@ -140,7 +141,7 @@ def _spec(
         for piece in thin_all(pieces, _POINTS):
             xs += [*piece.x, None]
             ys += [*piece.y, None]
-        shown = html.escape(crop(name, _LONGEST_NAME, "…"))
+        shown = for_plotly(crop(name, _LONGEST_NAME, "…"))
         data.append(
             {
                 "type": "scatter",
@@ -149,20 +150,21 @@ def _spec(
                 "x": xs,
                 "y": ys,
                 "line": {"color": colour, "dash": dash, "width": 2.2, "shape": shape},
-                "hovertemplate": f"{shown}<br>{html.escape(label)} %{{x}}: %{{y:.5g}}<extra></extra>",
+                "hovertemplate": hover(shown, f"{for_plotly(label)} %{{x}}: %{{y:.5g}}"),
             }
         )
-    axis = {"gridcolor": theme.grid, "zeroline": False, "linecolor": theme.grid, "automargin": True}
     layout = {
-        "paper_bgcolor": "rgba(0,0,0,0)",
-        "plot_bgcolor": "rgba(0,0,0,0)",
-        "font": {"color": theme.ink, "size": 12},
+        "paper_bgcolor": CLEAR,
+        "plot_bgcolor": CLEAR,
+        "font": {"family": FONT, "size": 12.5, "color": theme.ink},
         "margin": {"l": 56, "r": 16, "t": 36, "b": 48},
-        "xaxis": {**axis, "title": {"text": html.escape(label)}},
-        "yaxis": {**axis, "title": {"text": html.escape(crop(metric, _LONGEST_NAME, "…"))}},
+        "height": 340,
+        "xaxis": axis(theme, label),
+        "yaxis": axis(theme, crop(metric, _LONGEST_NAME, "…")),
         "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
         "hovermode": "closest",
-        "hoverlabel": {"bgcolor": theme.background, "font": {"color": theme.ink}},
+        "hoverlabel": {"bgcolor": theme.background, "bordercolor": theme.pale, "font": {"color": theme.ink}},
+        "modebar": {"bgcolor": CLEAR, "color": theme.pale, "activecolor": theme.ink},
         "uirevision": revision,
     }
     return {"data": data, "layout": layout}

@@ -246,7 +246,7 @@ def overview_row(watched: Watched, looked: Looked, experiment: Experiment | None
         exploits = Cell(f"{history.perturbations:,}", history.perturbations)
         duration = experiment.timeline.duration
         took = Cell(format_duration(duration), duration)
-        done, _ = _progress(experiment, looked)
+        done = 1.0 if looked.state is State.ENDED else _progress(experiment, looked)[0]
     return OverviewRow(
         key=watched.key,
         name=watched.name,
@@ -297,7 +297,7 @@ def _counts(count: Counter[Status]) -> str:
 def _progress(experiment: Experiment, looked: Looked) -> tuple[float | None, str]:
     history = experiment.history
     progress = Pace(experiment.info).at(history.updated_at or 0.0, history)
-    if progress is None:
+    if progress is None or (progress.done >= 1.0 and looked.state is State.ENDED):
         return None, ""
     done = progress.done
     text = f"{done:.0%}"
