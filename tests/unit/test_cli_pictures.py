@@ -58,7 +58,8 @@ def test_one_plot_goes_into_the_file_that_is_given_with_the_options_that_it_know
         (["linage"], ["'linage'", "Did you mean 'lineage'?"]),
         (["-o", "all.png"], ["one file", "7 plots"]),
         (["lineage", "-o", "x.png", "--format", "svg"], ["contradict"]),
-        (["lineage", "--metric", "acuracy"], ["acuracy"]),
+        (["lineage", "--metric", "acuracy"], ["Did you mean 'accuracy'?"]),
+        (["lineage", "--x", "tme"], ["nobody has reported 'tme'", "loss"]),
     ],
 )
 def test_what_cannot_be_drawn_is_told_in_one_line(

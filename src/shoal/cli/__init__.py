@@ -6,6 +6,7 @@ needs it, so that ``shoal --help`` and completing a name with the tab key are qu
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -21,6 +22,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from .app import command
     from .errors import EXIT_CTRL_C, EXIT_WRONG, told
 
+    for stream in (sys.stdout, sys.stderr):
+        # Names may hold what the terminal's encoding lacks.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         try:
             code = command().main(args=None if arguments is None else list(arguments), prog_name="shoal",

@@ -13,7 +13,10 @@ from .errors import EXIT_CODES
 __all__ = ["app", "command"]
 
 _LOOK, _RUN, _CARE = "Look at experiments", "Run experiments", "Take care of experiments"
-_CODES = "\n".join(f"[bold]{code:>3}[/bold]  {text}" for code, text in EXIT_CODES.items())
+# Before Typer 0.28 a line of an epilog ended with an empty one, which was not shown.
+_RELEASE = tuple(int(part) for part in typer.__version__.split(".")[:2] if part.isdecimal())
+_BREAK = "\n" if _RELEASE >= (0, 28) else "\n\n"
+_CODES = _BREAK.join(f"[bold]{code:>3}[/bold]  {text}" for code, text in EXIT_CODES.items())
 _EXPERIMENT = (
     "EXPERIMENT is a path, or the name of an experiment in the storage folder (the variable SHOAL_DIR, else "
     "./shoal_results), the beginning of that name, or [bold]latest[/bold]."
@@ -22,7 +25,7 @@ _EXPERIMENT = (
 app = typer.Typer(
     name="shoal",
     help=f"Population Based Training: run experiments, look at them, take care of them.\n\n{_EXPERIMENT}",
-    epilog=f"[dim]Exit codes[/dim]\n{_CODES}",
+    epilog=f"[dim]Exit codes[/dim]{_BREAK}{_CODES}",
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -57,10 +60,10 @@ def _shoal(
 
 
 def _add(name: str, function: Any, group: str, *examples: str) -> None:
-    lines = "\n".join(f"[dim]$[/dim] {example}" for example in examples)
+    lines = _BREAK.join(f"[dim]$[/dim] {example}" for example in examples)
     # Each paragraph in one line: how it is broken, the terminal's width says.
     text = "\n\n".join(" ".join(part.split()) for part in (inspect.getdoc(function) or "").split("\n\n"))
-    epilog = f"[dim]Examples[/dim]\n{lines}"
+    epilog = f"[dim]Examples[/dim]{_BREAK}{lines}"
     app.command(name, help=text, rich_help_panel=group, epilog=epilog)(function)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from ..errors import ConfigError, ShoalError
+from ..errors import ConfigError, ShoalError, TrialFailed
 
 __all__ = ["EXIT_CODES", "EXIT_CTRL_C", "EXIT_RESUME", "EXIT_USAGE", "EXIT_WRONG", "UsageProblem", "told"]
 
@@ -41,6 +41,9 @@ def told(error: Exception) -> tuple[str | None, int]:
         return "shoal: stopped: nothing was done.", EXIT_WRONG
     if isinstance(error, (ConfigError, UsageProblem)):
         return _line(str(error)), EXIT_USAGE
+    if isinstance(error, TrialFailed):
+        lines = str(error).splitlines()  # which trial, and then a traceback, which ends with what was raised
+        return _line(" ".join(dict.fromkeys((lines[0], lines[-1])))), EXIT_WRONG
     if isinstance(error, (ShoalError, OSError, ImportError)):
         return _line(str(error)), EXIT_WRONG
     return None, EXIT_WRONG

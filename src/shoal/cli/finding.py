@@ -74,7 +74,7 @@ def experiment_folder(given: str) -> Path:
     by_name = {folder.name: folder for folder in folders}
     if given in by_name:
         return by_name[given]
-    if given == LATEST and folders and not is_experiment(root):
+    if given == LATEST and folders:
         return folders[0]
     is_path = os.sep in given or given in ("", ".", "..") or given.startswith("~")
     if not is_path:
@@ -89,6 +89,8 @@ def experiment_folder(given: str) -> Path:
 
 
 def _not_found(given: str, path: Path, root: Path, names: list[str]) -> str:
+    if os.sep in given and not path.exists():
+        return f"There is no experiment {given!r}: the path does not exist."
     inside = [folder.name for folder in newest_first(path)] if given and path.is_dir() else []
     if inside:
         return f"{given} is no experiment but a folder with some: {_some(inside)}. Give the path of one of them."
@@ -225,7 +227,7 @@ ExperimentArgument = Annotated[
 FolderArgument = Annotated[
     str | None,
     typer.Argument(
-        metavar="\\[FOLDER]",
+        metavar="FOLDER",
         show_default=False,
         help="A folder with experiments. Default: the variable SHOAL_DIR, else ./shoal_results.",
     ),

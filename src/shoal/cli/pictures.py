@@ -48,7 +48,7 @@ def plot(
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="\\[NAME]...",
+            metavar="NAME...",
             show_default=False,
             autocompletion=_complete_plot,
             help=f"Which: {', '.join(_NAMES)}. Default: all.",
@@ -94,6 +94,8 @@ def plot(
     for name in names or ():
         if name not in PLOTS:
             raise UsageProblem(f"There is no plot {name!r}.{did_you_mean(name, PLOTS)} There are: {', '.join(PLOTS)}.")
+    for option, key in (("--metric", metric), ("--x", x)):
+        _check_reported(found, option, key)
     given = {
         "metric": metric,
         "x": x,
@@ -106,6 +108,23 @@ def plot(
     ]
     if not any(drawn):
         raise typer.Exit(EXIT_WRONG)
+
+
+def _check_reported(experiment: Experiment, option: str, key: str | None) -> None:
+    """Raise UsageProblem where no result has a key."""
+    from ..core.reports import flatten
+    from ..history import full_row
+
+    lasts = [(trial, trial.last) for trial in experiment.history.in_order() if trial.last is not None]
+    if key is None or not lasts or (option == "--x" and key == "time"):
+        return
+    names = dict.fromkeys(name for trial, row in lasts for name, _ in flatten(full_row(trial, row)))
+    if key not in names and all(row.value(key) is None for _, row in lasts):
+        reported = dict.fromkeys(name for _, row in lasts for name, _ in flatten(row.report.metrics))
+        raise UsageProblem(
+            f"{option} {key}: nobody has reported {key!r}.{did_you_mean(key, names)} Reported are: "
+            f"{', '.join(reported)}."
+        )
 
 
 def _targets(

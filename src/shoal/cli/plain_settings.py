@@ -63,7 +63,7 @@ def plain_scheduler(meta: dict[str, Any], *, trust: bool = False) -> Any:
 
     entry = meta.get("settings_tune")
     if not isinstance(entry, dict) or "pickle" not in entry:
-        raise NotPlain("it does not hold them", helps=False)
+        raise NotPlain("the journal does not hold them", helps=False)
     try:
         data = base64.b64decode(entry["pickle"])
         settings = pickle.loads(data) if trust else _Careful(io.BytesIO(data)).load()

@@ -20,7 +20,8 @@ from .output import warn
 from .trainables import TrainableArgument, load_trainable
 
 if TYPE_CHECKING:
-    from ..results import Result, ResultGrid
+    from ..experiment import ExperimentInfo
+    from ..results import ResultGrid
     from ..schedulers import TrialScheduler
 
 __all__ = ["demo", "replay", "resume", "run"]
@@ -77,6 +78,18 @@ ConcurrentOption = Annotated[
 BudgetOption = Annotated[
     float | None,
     typer.Option("--time-budget", metavar="SECONDS", show_default=False, help="The experiment ends after so long."),
+]
+CpusOption = Annotated[
+    float | None,
+    typer.Option(
+        "--cpus", metavar="X", show_default=False, help="CPUs of one member. Default: 1, or what it had before."
+    ),
+]
+GpusOption = Annotated[
+    float | None,
+    typer.Option(
+        "--gpus", metavar="X", show_default=False, help="GPUs of one member. Default: 0, or what it had before."
+    ),
 ]
 VerboseOption = Annotated[
     int,
@@ -135,12 +148,8 @@ def run(
     stop: StopOption = None,
     time_budget: BudgetOption = None,
     checkpoints_to_keep: KeepOption = None,
-    cpus: Annotated[
-        float | None, typer.Option("--cpus", metavar="X", show_default=False, help="CPUs of one member. Default: 1.")
-    ] = None,
-    gpus: Annotated[
-        float | None, typer.Option("--gpus", metavar="X", show_default=False, help="GPUs of one member. Default: 0.")
-    ] = None,
+    cpus: CpusOption = None,
+    gpus: GpusOption = None,
     max_concurrent: ConcurrentOption = None,
     max_failures: Annotated[
         int | None,
@@ -174,11 +183,9 @@ def run(
     else:
         _refuse(("--perturbation-interval", perturbation_interval), ("--time-attr", time_attr),
                 ("--quantile", quantile), ("--synch", synch or None), ("--control", control))  # fmt: skip
-    function = load_trainable(trainable)
+    function = _with_resources(load_trainable(trainable), cpus, gpus)
     from .. import tune
 
-    if cpus is not None or gpus is not None:
-        function = tune.with_resources(function, _without_none(cpu=cpus, gpu=gpus))
     tuner = tune.Tuner(
         function,
         param_space=file.space,
@@ -216,6 +223,8 @@ def resume(
     ] = False,
     time_budget: BudgetOption = None,
     checkpoints_to_keep: KeepOption = None,
+    cpus: CpusOption = None,
+    gpus: GpusOption = None,
     max_concurrent: ConcurrentOption = None,
     engine: EngineOption = None,
     verbose: VerboseOption = 1,
@@ -229,8 +238,8 @@ def resume(
     from .. import tune
     from ..reading import Experiment
 
-    function = load_trainable(trainable)
-    before = Experiment.open(folder).seq
+    found = Experiment.open(folder)
+    function = _with_resources(load_trainable(trainable), cpus, gpus, before=found.info)
     settings = _without_none(stop=_conditions(stop), checkpoint_config=_keeping(checkpoints_to_keep))
     tuning = _without_none(engine=engine, max_concurrent_trials=max_concurrent, time_budget_s=time_budget)
     tuner = tune.Tuner.restore(
@@ -242,7 +251,7 @@ def resume(
         tune_config=tune.TuneConfig(**tuning) if tuning else None,
     )
     grid = _fit(tuner.fit, f"shoal resume {experiment} {trainable}")
-    if Experiment.open(folder).seq == before:
+    if Experiment.open(folder).seq == found.seq:
         warn(
             f"Nothing was left to do: all trials of {folder.name} have ended. To train on, give --stop, for example "
             f"--stop training_iteration=100."
@@ -257,6 +266,8 @@ def replay(
     stop: StopOption = None,
     name: NameOption = None,
     storage: StorageOption = None,
+    cpus: CpusOption = None,
+    gpus: GpusOption = None,
     engine: EngineOption = None,
     checkpoints_to_keep: KeepOption = None,
     verbose: VerboseOption = 1,
@@ -267,16 +278,19 @@ def replay(
     where objects in them are pickled: replay only what comes from yourself.
     """
     from .. import tune
+    from ..reading import Experiment
     from ..replay import PopulationBasedTrainingReplay
+    from .lineages import result_of
 
     folder = experiment_folder(experiment)
-    result = _result_with_objects(folder, trial)
-    function = load_trainable(trainable)
+    found = Experiment.open(folder, unpickle=True)
+    result = result_of(found, trial)
+    function = _with_resources(load_trainable(trainable), cpus, gpus, before=found.info)
     scheduler = PopulationBasedTrainingReplay.from_result(result)
     steps = {"training_iteration": int(result.metrics["training_iteration"])}
     tuner = tune.Tuner(
         function,
-        tune_config=tune.TuneConfig(scheduler=scheduler, **_goal_of(folder), **_without_none(engine=engine)),
+        tune_config=tune.TuneConfig(scheduler=scheduler, **_goal_of(found.info), **_without_none(engine=engine)),
         run_config=tune.RunConfig(
             name=name,
             storage_path=storage,
@@ -288,17 +302,7 @@ def replay(
     _finish(_fit(tuner.fit, f"shoal resume {_later_name(name, storage)} {trainable}"))
 
 
-def _result_with_objects(folder: Path, trial: str | None) -> Result:
-    from ..reading import Experiment
-    from .lineages import result_of
-
-    return result_of(Experiment.open(folder, unpickle=True), trial)
-
-
-def _goal_of(folder: Path) -> dict[str, Any]:
-    from ..reading import Experiment
-
-    info = Experiment.open(folder).info
+def _goal_of(info: ExperimentInfo) -> dict[str, Any]:
     return {} if info.metric is None else {"metric": info.metric, "mode": info.mode}
 
 
@@ -369,6 +373,20 @@ def _pbt(
         **_without_none(quantile_fraction=quantile),
         fixed=list(file.fixed),
     )
+
+
+def _with_resources(
+    trainable: Callable[..., Any], cpus: float | None, gpus: float | None, before: ExperimentInfo | None = None
+) -> Callable[..., Any]:
+    """Return the trainable with what one member takes: as given, as it says itself, or as it was before."""
+    from .. import tune
+    from ..resources import has_resources
+
+    if cpus is not None or gpus is not None:
+        return tune.with_resources(trainable, _without_none(cpu=cpus, gpu=gpus))
+    if before is None or has_resources(trainable) or (before.cpus, before.gpus) == (1.0, 0.0):
+        return trainable
+    return tune.with_resources(trainable, {"cpu": before.cpus, "gpu": before.gpus})
 
 
 def _check_goal(metric: str | None, mode: str | None) -> None:
