@@ -28,7 +28,7 @@ help:
 	@echo "make test                run the tests"
 	@echo "make faults              kill drivers and members more than a hundred times, and count what was lost"
 	@echo "make lint                run the linter, the formatter's check and the type checkers"
-	@echo "make pictures            run the code of docs/guide.md, and make its pictures and what it prints"
+	@echo "make pictures            run the code of the pages in docs, and make their pictures and what it prints"
 	@echo "make bench               measure all that is promised about speed, with targets; ten minutes"
 	@echo "make bench-vs-ray        run the same work on Shoal and on Ray Tune, side by side; 12 to 15 minutes"
 	@echo "make bench-vs-syne-tune  the same with Syne Tune; two minutes"
@@ -51,8 +51,9 @@ lint: $(VENV)/.installed-dev
 	done; \
 	if [ -n "$$failed" ]; then echo "lint failed: $${failed#, }"; exit 1; fi
 
-pictures: $(VENV)/.installed-examples
+pictures: $(VENV)/.installed-dev
 	@$(BIN)/python docs/make_pictures.py $(ARGS)
+	@$(BIN)/python docs/make_looking.py
 
 bench: $(VENV)/.installed-examples
 	@$(BIN)/python benchmarks/bench.py $(ARGS)

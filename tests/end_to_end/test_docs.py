@@ -15,10 +15,16 @@ from typing import Any
 import pytest
 from matplotlib.image import imread
 
+import shoal.cli.app
+from shoal.plots import PLOTS
+
+from ..simulated import write_experiment
+
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 GUIDE = DOCS / "guide.md"
 MOVING = DOCS / "coming-from-ray-tune.md"
+LOOKING = DOCS / "looking.md"
 PAGES = [*sorted(DOCS.rglob("*.md")), *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"))]
 PICTURES = runpy.run_path(str(DOCS / "make_pictures.py"))
 
@@ -28,6 +34,7 @@ CHAPTERS = {  # and the pictures that each makes
     (GUIDE, "The same as a class; going on"): set[str](),
     (MOVING, "How to move a script"): set[str](),
     (MOVING, "Try it"): set[str](),
+    (LOOKING, "Plots"): {"lineage.png"},
 }
 
 
@@ -66,6 +73,8 @@ def test_the_code_of_a_chapter_runs_as_it_stands(page: Path, chapter: str, tmp_p
     source = "".join(block.code for block in blocks)
     assert source.count(PICTURES["SWITCH"]) == (page == GUIDE)
     (tmp_path / "script.py").write_text(source)
+    if page == LOOKING:
+        write_experiment(tmp_path / "shoal_results" / "digits")
 
     done = start(["script.py"], tmp_path, SHOAL_CACHE_DIR=str(cache))
 
@@ -85,9 +94,16 @@ def contrast(picture: Path) -> float:
 # ------------------------------------------------------------------------------------------------- pictures and outputs
 
 
-def test_the_pictures_are_those_that_the_guide_shows_and_of_modest_size() -> None:
-    shown = set(re.findall(r"!\[[^\]]+\]\(pictures/([^)]+)\)", GUIDE.read_text(encoding="utf-8")))
-    assert shown == set[str]().union(*CHAPTERS.values())
+def shown_on(page: Path) -> set[str]:
+    return set(re.findall(r"!\[[^\]]+\]\((?:docs/)?pictures/([^)]+)\)", page.read_text(encoding="utf-8")))
+
+
+def test_the_pictures_are_those_that_the_pages_show_and_of_modest_size() -> None:
+    guide, looking = shown_on(GUIDE), shown_on(LOOKING)
+    assert guide == set[str]().union(*(made for (page, _), made in CHAPTERS.items() if page == GUIDE))
+    assert {name for name in looking if "dashboard" not in name} == {f"looking-{name}.png" for name in PLOTS}
+    shown = guide | looking
+    assert shown_on(ROOT / "README.md") <= shown
     assert {path.name for path in (DOCS / "pictures").iterdir()} == shown
     for name in shown:
         path = DOCS / "pictures" / name
@@ -156,9 +172,11 @@ def commands(page: Path) -> Iterator[str]:
     for fence in PICTURES["fences"](page.read_text(encoding="utf-8")):
         if fence.language == "sh":
             yield from (line.partition("#")[0].strip() for line in fence.code.splitlines() if line.strip())
-    yield from re.findall(r"`((?:make|pip|python) [^`\n]+)`", prose(page))
+    yield from re.findall(r"`((?:make|pip|python|shoal) [^`\n]+)`", prose(page))
 
 
+SHOAL = {command.name for command in shoal.cli.app.app.registered_commands}
+"""The commands of ``shoal``."""
 EXAMPLES = ("script.py", "package.module", "-")
 """What stands for the reader's own file or module; ``python -`` reads a script from standard input."""
 
@@ -173,12 +191,45 @@ def test_the_commands_that_a_page_names_exist(page: Path) -> None:
             assert next(word for word in rest if "=" not in word) in rules, command
         elif program == "pip":
             assert set(re.findall(r"\[(\w+)\]", command)) <= set(extras), command
+        elif program == "shoal":
+            assert rest[0].startswith("--") or rest[0] in SHOAL, command
         elif program == "python":
             modules = re.findall(r"-m ([\w.]+)", command)
             assert modules or rest[0] in EXAMPLES, command
             assert all(module in EXAMPLES or importlib.util.find_spec(module) for module in modules), command
         else:
             assert (ROOT / program).is_file(), command
+
+
+TRAIN = """
+from shoal import tune
+from tests.helpers import climb
+
+def train(config):
+    assert config["batch_size"] == 64
+    climb({**config, "every": 1})
+"""
+NOT_RUNNING = 1
+
+
+@pytest.mark.slow
+def test_the_commands_about_looking_run_one_after_the_other(tmp_path: Path) -> None:
+    fences = PICTURES["fences"](LOOKING.read_text(encoding="utf-8"))
+    (space,) = (fence.code for fence in fences if fence.language == "toml")
+    (tmp_path / "space.toml").write_text(space)
+    (tmp_path / "train.py").write_text(TRAIN)
+    code = "".join(fence.code for fence in fences if fence.language == "sh")
+    lines = [line.partition("#")[0].strip() for line in code.splitlines() if line.startswith("shoal ")]
+    lines = [line for line in lines if line != "shoal dashboard"]  # which runs until it is ended, and has its own tests
+    (run,) = (line for line in lines if line.startswith("shoal run "))
+    lines.remove(run)
+    assert len(lines) == 14
+    environment = {"SHOAL_ENGINE": "inline", "PYTHONPATH": f"{ROOT}:{ROOT / 'src'}", "COLUMNS": "100"}
+    for line in [run.replace("accuracy", "score"), *lines]:
+        arguments = line.split()[1:]
+        done = start(["-m", "shoal", *arguments], tmp_path, **environment)
+        assert done.returncode == (NOT_RUNNING if arguments[0] == "stop" else 0), f"{line}\n{done.stdout}{done.stderr}"
+        assert "Traceback" not in done.stderr
 
 
 # ------------------------------------------------------------------------------------------------- moving from Ray Tune
