@@ -148,6 +148,13 @@ def test_a_population_trains_with_a_function_of_the_working_directory_and_can_be
     assert again.schedule().changes == best.schedule().changes
 
 
+def test_what_a_member_takes_stays_when_an_experiment_goes_on_or_is_replayed(here: Path) -> None:
+    run_it(here, "wide", "--cpus", "2", "--engine", "inline")
+    assert shoal(here, "resume", "wide", "mytrain:train", "--stop", "training_iteration=12", "-v", "0")[0] == 0
+    assert shoal(here, "replay", "wide", "mytrain:train", "--name", "again", "-v", "0", "--engine", "inline")[0] == 0
+    assert [Experiment.open(here / "results" / name).info.cpus for name in ("wide", "again")] == [2.0, 2.0]
+
+
 def test_members_that_fail_for_good_lead_to_exit_code_1_and_can_be_tried_again(here: Path) -> None:
     (here / "space.py").write_text("from shoal import tune\nspace = {'lr': tune.grid_search([0.1]), 'breaks_at': 3}\n")
     code, _, err = shoal(
@@ -165,6 +172,9 @@ def test_members_that_fail_for_good_lead_to_exit_code_1_and_can_be_tried_again(h
 
 def test_stopped_gently_it_ends_with_75_and_goes_on_where_it_was(here: Path, running: subprocess.Popen[str]) -> None:
     assert "running by process" in shoal(here, "status", "endless")[1]
+    code, out, _ = shoal(here, "doctor", "endless")
+    assert code == 0, out
+    assert f"it is being run by process {running.pid}" in out
     code, out, _ = shoal(here, "stop", "endless")
     assert code == 0
     assert f"process {running.pid} on {socket.gethostname()}" in out
@@ -214,7 +224,7 @@ def test_watching_a_run_of_another_process_ends_with_it_or_with_ctrl_c(
     [
         ("process 4711 on another-host", "ssh another-host kill -TERM 4711"),
         (f"process {2**22 + 5} on {socket.gethostname()}", "not alive"),
-        (f"process {os.getppid()} on {socket.gethostname()}", "another program by now"),
+        (f"process OTHER on {socket.gethostname()}", "another program by now"),
         ("somebody", "does not say in which process"),
     ],
 )
@@ -223,11 +233,14 @@ def test_what_is_run_elsewhere_is_not_stopped_but_told_where(
 ) -> None:
     folder = write_experiment(tmp_path / "elsewhere", members=2, steps=2)
     held = lock(folder)
-    try:
-        (folder / "journal.lock").write_text(text)
-        assert main(["stop", str(folder)]) == 1
-    finally:
-        unlock(held)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        try:
+            (folder / "journal.lock").write_text(text.replace("OTHER", str(other.pid)))
+            assert main(["stop", str(folder)]) == 1
+            assert other.poll() is None
+        finally:
+            unlock(held)
+            other.communicate(b"\n")
     out, err = capsys.readouterr()
     assert out == ""
     assert expected in err

@@ -124,6 +124,16 @@ def test_a_changed_record_is_a_problem_of_the_journal(shoal: Shoal, folder: Path
     assert problems(shoal, "pbt") == ["journal"]
 
 
+def test_an_experiment_whose_journal_is_gone_is_told_so_and_not_taken_for_no_experiment(
+    shoal: Shoal, folder: Path
+) -> None:
+    (folder / "journal.sqlite").rename(folder / "journal.sqlite-wal")
+    assert problems(shoal, str(folder)) == ["journal"]
+    code, _, err = shoal("status", str(folder))
+    assert code == 1
+    assert "only journal.sqlite-wal is left" in err
+
+
 def test_a_decision_that_does_not_follow_is_a_problem(shoal: Shoal, folder: Path) -> None:
     from shoal.core.commands import Notice
     from shoal.journal.sqlite import SQLiteJournal

@@ -410,3 +410,12 @@ def test_wrong_usage_is_one_line_that_says_where_to_read_on(shoal: Shoal, argume
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert err.startswith("shoal: error: ")
     assert "--help" in err
+
+
+def test_the_error_of_a_trial_is_one_line_with_what_was_raised_and_a_bug_keeps_its_traceback() -> None:
+    from shoal.cli.errors import told
+    from shoal.errors import TrialFailed
+
+    text = "Trial t_0 failed after iteration 3:\nTraceback (most recent call last):\n  ...\nValueError: no\n"
+    assert told(TrialFailed(text)) == ("shoal: error: Trial t_0 failed after iteration 3: ValueError: no", 1)
+    assert told(ZeroDivisionError("a bug")) == (None, 1)

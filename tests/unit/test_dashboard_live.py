@@ -246,7 +246,7 @@ def made(clock: Clock, took: float, value: str) -> Callable[[], str]:
 
 def test_what_takes_long_is_made_seldom_while_it_changes() -> None:
     clock = Clock()
-    kept: Kept[str] = Kept(10, clock)
+    kept: Kept[str] = Kept(10, rest=10.0, clock=clock)
     assert kept.get(("a",), "e-1", made(clock, 0.5, "first"), True) == ("e-1", "first")
     clock.now += 4.9
     assert kept.get(("a",), "e-2", made(clock, 0.5, "second"), True) == ("e-1", "first")
@@ -256,7 +256,7 @@ def test_what_takes_long_is_made_seldom_while_it_changes() -> None:
 
 def test_what_has_ended_or_is_another_experiment_is_made_at_once() -> None:
     clock = Clock()
-    kept: Kept[str] = Kept(10, clock)
+    kept: Kept[str] = Kept(10, rest=10.0, clock=clock)
     kept.get(("a",), "e-1", made(clock, 5.0, "first"), True)
     assert kept.get(("a",), "e-2", made(clock, 5.0, "ended"), False) == ("e-2", "ended")
     assert kept.get(("a",), "f-1", made(clock, 5.0, "other"), True) == ("f-1", "other")

@@ -20,6 +20,7 @@ from tests.simulated import pbt, write_experiment
 from shoal.core.commands import Status
 from shoal.dashboard import make_app
 from shoal.dashboard.app import build
+from shoal.dashboard.lighter import lighter
 from shoal.dashboard.live import key_of
 from shoal.plots import PLOTS
 from shoal.reading import Experiment
@@ -373,3 +374,36 @@ def test_names_that_no_encoding_knows_are_shown_as_far_as_they_can_be(tmp_path: 
     for path in ("/", page, f"{page}/t/1", "/live.json", f"{page}/live.json"):
         assert asked.get(path).status_code == 200
     assert "odd�" in asked.get("/").text
+
+
+def line(count: int, **more: Any) -> dict[str, Any]:
+    """Return a trace of so many pieces."""
+    points = [(place, place % 7) for place in range(count)]
+    x = [value for at, _ in points for value in (at, at + 1, None)]
+    y = [value for _, height in points for value in (height, 0.5, None)]
+    return {"type": "scatter", "mode": "lines", "x": x, "y": y, "hoverinfo": "skip", "line": {"width": 2}, **more}
+
+
+AXES: dict[str, Any] = {"xaxis": {"range": [0, 1]}, "yaxis": {"range": [0, 1]}}
+
+
+def test_lines_of_many_pieces_behind_all_others_are_sent_as_one_element() -> None:
+    before = [line(200, opacity=0.5), line(2), line(300, hoverinfo="text"), line(300)]
+    data, layout = lighter(before, AXES)
+    assert data == before[2:]
+    path = layout["shapes"][0]["path"]
+    assert path.startswith("M0,0L1,0.5M1,1L2,0.5M2,2")
+    assert path.count("M") == path.count("L") == 200
+    assert [shape["opacity"] for shape in layout["shapes"]] == [0.5, 1]
+    assert "shapes" not in AXES
+
+
+@pytest.mark.parametrize(
+    "trace",
+    [line(20), line(200, hoverinfo="all"), line(200, mode="lines+markers"), line(200, line={"shape": "hv"}),
+     line(200, yaxis="y2"), line(200, fill="tozeroy")],
+)  # fmt: skip
+def test_other_lines_stay_what_they_are(trace: dict[str, Any]) -> None:
+    data, layout = lighter([trace], {**AXES, "yaxis2": {"type": "log", "range": [0, 1]}})
+    assert data == [trace]
+    assert "shapes" not in layout

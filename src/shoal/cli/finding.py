@@ -67,7 +67,7 @@ def experiment_folder(given: str) -> Path:
     path = Path(given).expanduser()
     if given and path.name == JOURNAL_NAME and path.is_file():
         return path.parent
-    if given and is_experiment(path):
+    if given and (is_experiment(path) or _is_remains(path)):
         return path
     root = storage_root()
     folders = newest_first(root)
@@ -86,6 +86,14 @@ def experiment_folder(given: str) -> Path:
                 f"Several experiments in {root} begin with {given!r}: {_some(starting)}. Give more of the name."
             )
     raise UsageProblem(_not_found(given, path, root, list(by_name)))
+
+
+def _is_remains(path: Path) -> bool:
+    """Return whether a folder is what is left of an experiment: whoever opens it says what is gone."""
+    from ..journal import JOURNAL_NAME
+    from ..journal.lock import LOCK_NAME
+
+    return any(os.path.lexists(path / name) for name in (JOURNAL_NAME, f"{JOURNAL_NAME}-wal", LOCK_NAME))
 
 
 def _not_found(given: str, path: Path, root: Path, names: list[str]) -> str:
@@ -124,7 +132,7 @@ def experiment_folders(given: str | None) -> tuple[list[Path], bool]:
     from ..reading import is_experiment
 
     path = storage_root() if given is None else Path(given).expanduser()
-    if is_experiment(path):
+    if is_experiment(path) or (given is not None and _is_remains(path)):
         return [path], True
     if path.is_dir() and (folders := newest_first(path)):
         return folders, False

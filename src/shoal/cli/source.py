@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
+from ..journal.codec import Unloadable
 
 if TYPE_CHECKING:
     from ..lineage import Schedule
@@ -81,8 +82,9 @@ def source_of(value: Any, path: str) -> str:
         if kind is list:
             return f"[{inside}]"
         return f"({inside},)" if len(value) == 1 else f"({inside})"
+    what = "an object" if kind is Unloadable else f"a {kind.__name__}"
     raise ConfigError(
-        f"The schedule cannot be written as Python: config[{path!r}] is {value!r:.100} ({kind.__name__}), and only "
+        f"The schedule cannot be written as Python: config[{path!r}] is {what}, {value!r:.100}, and only "
         f"plain data can: numbers, text, None, lists, tuples and dicts. --format json writes it as its text."
     )
 

@@ -11,7 +11,7 @@ import typer
 
 from ..errors import ConfigError
 from .finding import ExperimentArgument, TrialArgument, find_trial, open_experiment
-from .output import OneFormat, OneFormatOption, Table, facts, plain, print_json, print_table, say, when
+from .output import OneFormat, OneFormatOption, Table, facts, print_json, print_table, say, when
 
 if TYPE_CHECKING:
     from ..history import CheckpointEntry, Row, TrialHistory
@@ -105,7 +105,7 @@ def _flat(values: dict[str, Any]) -> list[tuple[str, Any]]:
 
 def _shown(value: Any) -> str:
     """Return a value in full: numbers as Python writes them."""
-    return value if isinstance(value, str) else str(plain(value)) if not isinstance(value, float) else repr(value)
+    return value if isinstance(value, str) else repr(value)
 
 
 def _checkpoint_table(experiment: Experiment, trial: TrialHistory) -> Table:
@@ -268,6 +268,14 @@ def _best_text(values: dict[str, Any]) -> str:
     return f"{values['best_checkpoint']}{score}"
 
 
+def _read(row: Row, key: str) -> Any:
+    """Return a value of a result, those of its config included: ``config/lr``."""
+    from ..core.reports import lookup
+
+    value = row.value(key)
+    return lookup(row.config, key.removeprefix("config/")) if value is None and key.startswith("config/") else value
+
+
 def _best_values(experiment: Experiment, trial: TrialHistory, metric: str, mode: str, scope: str) -> dict[str, Any]:
     from ..core.reports import number
     from ..results import Result
@@ -281,10 +289,11 @@ def _best_values(experiment: Experiment, trial: TrialHistory, metric: str, mode:
         newest = None if checkpoint is None else str(checkpoint.path)
     saved = [
         (score, place) for place, entry in trial.whole.items()
-        if (score := number(entry.row.value(metric))) is not None and score == score
+        if (score := number(_read(entry.row, metric))) is not None and score == score
         and _checkpoint_path(experiment, trial, place).is_dir()
     ]  # fmt: skip
     sign = 1.0 if mode == "max" else -1.0
+    values = [number(_read(row, metric)) for row in trial.rows]
     top = max(saved, key=lambda pair: (sign * pair[0], pair[1])) if saved else None
     return {
         "trial": trial.index,
@@ -293,7 +302,7 @@ def _best_values(experiment: Experiment, trial: TrialHistory, metric: str, mode:
         "metric": metric,
         "mode": mode,
         "scope": scope,
-        "score": in_scope([number(row.value(metric)) for row in trial.rows], scope, sign),
+        "score": _read(last, metric) if scope == "last" and last is not None else in_scope(values, scope, sign),
         "iteration": trial.iteration,
         "config": None if last is None else last.config,
         "path": str(experiment.folder / trial.folder),
