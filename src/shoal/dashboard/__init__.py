@@ -26,6 +26,8 @@ def serve(
 ) -> None:
     """Show the experiments in a folder in a browser, until Ctrl-C.
 
+    The process is given a lower priority than others have, so that it takes no time from who trains.
+
     Args:
         folder: a storage folder, or the folder of one experiment.
         host: the address to listen at. Others than this machine can look only where that is not a loopback address,

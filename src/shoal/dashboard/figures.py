@@ -10,6 +10,7 @@ from typing import Any
 
 from ..errors import ShoalError, one_line
 from ..reading import Experiment
+from .lighter import lighter
 
 __all__ = ["Panel", "encoded", "message", "panels", "plot_figure"]
 
@@ -76,7 +77,8 @@ def plot_figure(
             return message(f"This plot cannot be drawn: {one_line(error)}")
         # Who has zoomed in keeps that while the figure goes on, and loses it with another axis.
         layout = {**_without_heading(spec["layout"], plot.title), "uirevision": f"{name} {x} {trial_id}"}
-        return {"data": spec["data"], "layout": layout}
+        data, layout = lighter(spec["data"], layout)
+        return {"data": data, "layout": layout}
 
     return draw
 

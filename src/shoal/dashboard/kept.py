@@ -1,7 +1,7 @@
 """What is expensive to make is made once for all who look, and the less often, the longer it takes.
 
-What takes a second is made again after ten at the earliest, so that a page that somebody looks at takes little of the
-machine that trains.
+What takes a second is made again after twenty at the earliest, so that a page that somebody looks at takes little of
+the machine that trains.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-__all__ = ["Kept"]
+__all__ = ["REST", "Kept"]
 
-_REST = 10.0
+REST = 20.0
 """So many times as long as it took to make, something is shown before it is made again."""
-_LONGEST_REST = 30.0
+_LONGEST_REST = 60.0
 
 T = TypeVar("T")
 
@@ -34,12 +34,14 @@ class Kept(Generic[T]):
     """Keeps what was made.
 
     Args:
-        most: how much is kept; what was not asked for the longest goes first.
+        most: how much is kept; what was made the longest ago goes first.
+        rest: so many times as long as it took to make, something is shown before it is made again.
         clock: seconds.
     """
 
-    def __init__(self, most: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, most: int, rest: float = REST, clock: Callable[[], float] = time.monotonic) -> None:
         self._most = most
+        self._rest = rest
         self._clock = clock
         self._made: OrderedDict[tuple[str, ...], _Made[T]] = OrderedDict()
         self._lock = threading.Lock()
@@ -85,7 +87,7 @@ class Kept(Generic[T]):
         # What is of another opening of the journal has nothing to do with what is there now.
         if not live or made.version.partition("-")[0] != version.partition("-")[0]:
             return None
-        return made if self._clock() - made.at < min(_LONGEST_REST, _REST * made.took) else None
+        return made if self._clock() - made.at < min(_LONGEST_REST, self._rest * made.took) else None
 
     def _keep(self, key: tuple[str, ...], made: _Made[T]) -> None:
         with self._lock:

@@ -16,7 +16,7 @@ from ..reading import Experiment, State
 from .blocks import BlockStore, Update
 from .compare import COMPARED, comparison
 from .figures import Panel, panels
-from .kept import Kept
+from .kept import REST, Kept
 from .live import Experiments, Looked, Watched, shown
 from .member import find_member, member_view, result_columns
 from .views import ExperimentView, Statement, columns_of, experiment_view, overview_row, state_mark, statements_of
@@ -71,7 +71,7 @@ class Pages:
     def __init__(self, experiments: Experiments, assets: str, plotly: str) -> None:
         self.experiments = experiments
         self._store = BlockStore()
-        self._cards: Kept[tuple[Statement, ...]] = Kept(50)
+        self._cards: Kept[tuple[Statement, ...]] = Kept(50, rest=2 * REST)
         self._at_work: set[tuple[str, ...]] = set()
         """The report cards that are being worked out."""
         self._rendered: dict[tuple[str, ...], tuple[object, _Rendered]] = {}

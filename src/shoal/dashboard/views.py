@@ -56,11 +56,11 @@ class Mark:
 _STATES = {
     State.RUNNING: Mark("●", "running", "running"),
     State.ENDED: Mark("✓", "ended", "ended"),
-    State.INTERRUPTED: Mark("❙❙", "interrupted", "paused"),
+    State.INTERRUPTED: Mark("‖", "interrupted", "paused"),
 }
 _STATUSES = {
     Status.RUNNING: Mark("●", "running", "running"),
-    Status.PAUSED: Mark("❙❙", "waiting", "paused"),
+    Status.PAUSED: Mark("‖", "waiting", "paused"),
     Status.PENDING: Mark("○", "pending", "pending"),
     Status.TERMINATED: Mark("✓", "ended", "ended"),
     Status.ERROR: Mark("✕", "failed", "error"),
@@ -260,7 +260,7 @@ def overview_row(watched: Watched, looked: Looked, experiment: Experiment | None
         started=unknown if info is None else Cell(moment(info.started_at), info.started_at),
         took=took,
         spark=spark,
-        problem=one_line(looked.problem),
+        problem=_first_sentence(one_line(looked.problem)),
     )
 
 
@@ -412,6 +412,10 @@ def size_text(size: int) -> str:
             break
         value /= 1000
     return f"{int(value)} B" if unit == "B" else f"{value:.1f} {unit}"
+
+
+def _first_sentence(text: str) -> str:
+    return text.partition(". ")[0].removesuffix(".") + "." if text else ""
 
 
 def _spark(best: TrialHistory, info: ExperimentInfo) -> tuple[float, ...]:
