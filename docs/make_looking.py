@@ -1,9 +1,9 @@
-"""Make the pictures of docs/looking.md, and the report card that it shows, from one real run; part of ``make pictures``.
+"""Make the pictures of docs/looking.md, and the report card that it shows, of one real run; in ``make pictures``.
 
     python docs/make_looking.py [--folder FOLDER]     # of an experiment that is there already, instead of a new run
 
-Twelve ConvNets on the digits of the examples, three of them kept out of exploits; a minute on two cores. Screenshots need
-the package playwright and a Chromium; without these, the ones that are there stay.
+Twelve ConvNets on the digits of the examples, three of them kept out of exploits; a minute on two cores. Screenshots
+need the package playwright and a Chromium; without these, the ones that are there stay.
 """
 
 from __future__ import annotations
