@@ -251,6 +251,7 @@ def test_what_is_run_elsewhere_is_not_stopped_but_told_where(
     [
         (["run", "mytrain:train", "--space", "space.py"], ["--metric", "--scheduler fifo"]),
         (["run", "mytrain:train", "--metric", "score"], ["--mode max or --mode min"]),
+        (["run", "mytrain:train", "--metric", "score", "--mode", "max"], ["--space FILE", "loguniform"]),
         (["run", "mytrain:train", "--scheduler", "fifo", "--synch"], ["--synch", "fifo"]),
         (["run", "mytrain:trian", "--scheduler", "fifo"], ["Did you mean 'train'?"]),
         (["run", "mytrain:Odd.x", "--scheduler", "fifo"], ["no 'Odd.x'"]),

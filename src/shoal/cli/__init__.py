@@ -20,25 +20,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Wrong input ends with one line on standard error that begins with ``shoal: error:``, without a traceback.
     """
     from .app import command
-    from .errors import EXIT_CTRL_C, EXIT_WRONG, told
+    from .errors import EXIT_CTRL_C, EXIT_WRONG, told, warnings_in_one_line
 
     for stream in (sys.stdout, sys.stderr):
         # Names may hold what the terminal's encoding lacks.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    given = None if arguments is None else list(arguments)
     try:
-        try:
-            code = command().main(args=None if arguments is None else list(arguments), prog_name="shoal",
-                                  standalone_mode=False)  # fmt: skip
-            sys.stdout.flush()
-        except BrokenPipeError:
-            raise
-        except Exception as error:
-            text, code = told(error)
-            if text is None:
+        with warnings_in_one_line():
+            try:
+                code = command().main(args=given, prog_name="shoal", standalone_mode=False)
+                sys.stdout.flush()
+            except BrokenPipeError:
                 raise
-            sys.stdout.flush()
-            print(text, file=sys.stderr)
+            except Exception as error:
+                text, code = told(error)
+                if text is None:
+                    raise
+                sys.stdout.flush()
+                print(text, file=sys.stderr)
         return code if isinstance(code, int) else 0
     except BrokenPipeError:
         # Whoever reads has read enough, as in "shoal list | head -1". Nothing is left to be said, at the exit either.

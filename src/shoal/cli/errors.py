@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+import warnings
+from collections.abc import Generator
+from typing import Any
+
 import typer
 
 from ..errors import ConfigError, ShoalError, TrialFailed
 
-__all__ = ["EXIT_CODES", "EXIT_CTRL_C", "EXIT_RESUME", "EXIT_USAGE", "EXIT_WRONG", "UsageProblem", "told"]
+__all__ = [
+    "EXIT_CODES",
+    "EXIT_CTRL_C",
+    "EXIT_RESUME",
+    "EXIT_USAGE",
+    "EXIT_WRONG",
+    "UsageProblem",
+    "told",
+    "warnings_in_one_line",
+]
 
 EXIT_WRONG = 1
 EXIT_USAGE = 2
@@ -49,6 +64,22 @@ def told(error: Exception) -> tuple[str | None, int]:
     return None, EXIT_WRONG
 
 
+@contextlib.contextmanager
+def warnings_in_one_line() -> Generator[None]:
+    """Show warnings to users without the line of the package that led to them."""
+
+    def show(message: Warning | str, category: type[Warning], *args: Any, **kwargs: Any) -> None:
+        if issubclass(category, UserWarning):
+            print(_line(f"{message}", "warning"), file=sys.stderr)
+        else:
+            before(message, category, *args, **kwargs)
+
+    with warnings.catch_warnings():
+        before = warnings.showwarning
+        warnings.showwarning = show
+        yield
+
+
 def _of_usage(error: Exception) -> str:
     """Return what is wrong with the arguments, and where to read about them."""
     describe = getattr(error, "format_message", None)
@@ -58,7 +89,7 @@ def _of_usage(error: Exception) -> str:
     return f"{line}{'' if line.endswith(('.', '?', '!')) else '.'} See: {path} --help"
 
 
-def _line(message: str) -> str:
+def _line(message: str, kind: str = "error") -> str:
     from ..display.text import one_line
 
-    return f"shoal: error: {one_line(message)}"
+    return f"shoal: {kind}: {one_line(message)}"

@@ -6,8 +6,7 @@ import contextlib
 import math
 import shlex
 import sys
-import warnings
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .errors import EXIT_CTRL_C, EXIT_RESUME, EXIT_WRONG, UsageProblem
-from .finding import ExperimentArgument, TrialOption, experiment_folder
+from .finding import ExperimentArgument, TrialOption, experiment_folder, name_for
 from .output import warn
 from .trainables import TrainableArgument, load_trainable
 
@@ -365,6 +364,11 @@ def _pbt(
 ) -> TrialScheduler:
     from ..schedulers import PopulationBasedTraining
 
+    if not file.mutations:
+        raise UsageProblem(
+            "Nothing can mutate, because nothing is sampled. Give --space FILE with a distribution, for example the "
+            "line lr = 'loguniform(1e-4, 1e-1)' in a space.toml; or --scheduler fifo."
+        )
     return PopulationBasedTraining(
         time_attr=time_attr or "training_iteration",
         perturbation_interval=_INTERVAL if interval is None else interval,
@@ -438,37 +442,21 @@ def _without_none(**values: Any) -> dict[str, Any]:
 
 def _fit(fit: Callable[[], ResultGrid], how_to_go_on: str) -> ResultGrid:
     """Run to the end; where a signal ends it, say how to go on in the words of the command line."""
-    with _warnings_in_one_line():
-        try:
-            return fit()
-        except KeyboardInterrupt:
+    try:
+        return fit()
+    except KeyboardInterrupt:
+        print(f"shoal: to go on: {how_to_go_on}", file=sys.stderr)
+        raise typer.Exit(EXIT_CTRL_C) from None
+    except SystemExit as error:
+        if error.code == EXIT_RESUME:
             print(f"shoal: to go on: {how_to_go_on}", file=sys.stderr)
-            raise typer.Exit(EXIT_CTRL_C) from None
-        except SystemExit as error:
-            if error.code == EXIT_RESUME:
-                print(f"shoal: to go on: {how_to_go_on}", file=sys.stderr)
-            raise
-
-
-@contextlib.contextmanager
-def _warnings_in_one_line() -> Generator[None]:
-    """Show warnings without the line of this file that led to them."""
-
-    def show(message: Warning | str, category: type[Warning], *args: Any, **kwargs: Any) -> None:
-        if issubclass(category, UserWarning):
-            warn(f"warning: {message}")
-        else:
-            before(message, category, *args, **kwargs)
-
-    with warnings.catch_warnings():
-        before = warnings.showwarning
-        warnings.showwarning = show
-        yield
+        raise
 
 
 def _finish(grid: ResultGrid) -> None:
     """End with exit code 1 where trials failed."""
     count = grid.num_errors
     if count:
-        print(f"shoal: {count} of {len(grid)} trials failed: shoal status {grid.experiment_path}", file=sys.stderr)
+        where = name_for(Path(grid.experiment_path))
+        print(f"shoal: {count} of {len(grid)} trials failed: shoal status {where}", file=sys.stderr)
         raise typer.Exit(EXIT_WRONG)
