@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..display.text import Column
 from .errors import EXIT_WRONG, UsageProblem
 from .finding import complete_experiment, experiment_folders
 from .output import OneFormat, OneFormatOption, Table, print_json, print_table, say, warn
@@ -128,6 +127,8 @@ def _total(found: Sequence[Found]) -> tuple[str, str]:
 
 
 def _show(found: Sequence[Found], single: bool) -> None:
+    from ..display.text import Column
+
     for each in found:
         if each.why_not is not None:
             warn(f"{each.folder.name}: left alone: {each.why_not}")

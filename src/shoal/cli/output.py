@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..display.text import Column, one_line
-
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from ..display.text import Column
 
 __all__ = [
     "Format", "FormatOption", "OneFormat", "OneFormatOption", "Table", "clean", "console", "csv_text", "facts",
@@ -76,6 +76,8 @@ def say(*parts: str | tuple[str, str]) -> None:
 
 def warn(text: str) -> None:
     """Print a remark to standard error."""
+    from ..display.text import one_line
+
     print(f"shoal: {one_line(text)}", file=sys.stderr)
 
 
@@ -108,6 +110,8 @@ def print_table(table: Table) -> None:
 
 def clean(columns: Iterable[Column]) -> list[Column]:
     """Return columns whose texts have no line breaks and no escape sequences, whoever named things so."""
+    from ..display.text import Column, one_line
+
     return [
         Column(
             one_line(each.title),
@@ -122,6 +126,8 @@ def clean(columns: Iterable[Column]) -> list[Column]:
 
 def facts(pairs: Iterable[tuple[str, str] | tuple[str, str, str]]) -> None:
     """Print names and values, one pair a line, the values below each other; a third entry is the value's style."""
+    from ..display.text import one_line
+
     kept = [(pair[0], one_line(pair[1]), pair[2] if len(pair) == 3 else "") for pair in pairs]
     width = max((len(name) for name, _, _ in kept), default=0) + 2
     for name, value, style in kept:
