@@ -288,6 +288,7 @@ def test_the_help_needs_nothing_heavy() -> None:
     loaded: set[Any] = set(done.stdout.split())
     heavy = {
         "torch", "numpy", "pandas", "matplotlib", "plotly", "starlette", "uvicorn", "psutil", "fsspec", "cloudpickle",
-        "shoal.driver", "shoal.engines.processes", "shoal.history", "shoal.plots.registry", "shoal.report", "shoal.dashboard",
+        "shoal.driver", "shoal.engines.processes", "shoal.history", "shoal.plots.registry", "shoal.report",
+        "shoal.dashboard",
     }  # fmt: skip
     assert not heavy & loaded
