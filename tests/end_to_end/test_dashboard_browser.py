@@ -52,12 +52,18 @@ def serving(folder: Path, token: str | None = None) -> Generator[str]:
 
 @dataclass
 class Watched:
-    """A page, and what went wrong in it."""
+    """A page, and what went wrong in it. As a context, it closes the page, which then asks for nothing any more."""
 
     page: Any
     home: str
     problems: list[str] = field(default_factory=list[str])
     foreign: list[str] = field(default_factory=list[str])
+
+    def __enter__(self) -> Watched:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.page.close()
 
     def open(self, path: str) -> Any:
         self.page.goto(self.home + path)
@@ -210,8 +216,7 @@ def test_an_open_page_follows_an_experiment_and_leaves_the_reader_alone(
 ) -> None:
     growing = Growing(storage / "first", tmp_path / "live" / "growing")
     growing.grow(part=0.4)
-    with serving(tmp_path / "live") as address:
-        watched = opened(address)
+    with serving(tmp_path / "live") as address, opened(address) as watched:
         page = watched.open("/e/growing")
         watched.drawn("learning-curves")
         assert page.locator("#status .mark").inner_text().endswith("running")
@@ -249,11 +254,11 @@ def test_an_open_page_follows_an_experiment_and_leaves_the_reader_alone(
         page.wait_for_selector("#status .mark.ended")
         # What is there in the end is what a new page shows.
         page.evaluate("getSelection().removeAllRanges()")
-        fresh = opened(address)
-        fresh.open("/e/growing")
-        whole = fresh.page.locator("#best").inner_text()
-        until(page, lambda: page.locator("#best").inner_text() == whole)
-        assert page.locator("#facts").inner_text() == fresh.page.locator("#facts").inner_text()
+        with opened(address) as fresh:
+            fresh.open("/e/growing")
+            whole = fresh.page.locator("#best").inner_text()
+            until(page, lambda: page.locator("#best").inner_text() == whole)
+            assert page.locator("#facts").inner_text() == fresh.page.locator("#facts").inner_text()
 
 
 def test_a_click_in_the_lineage_tree_leads_to_the_member(opened: Open) -> None:
@@ -306,8 +311,7 @@ def test_a_log_is_followed_while_it_grows(opened: Open, storage: Path, tmp_path:
     log = tmp_path / "live" / "growing" / "trial_00000" / "output.log"
     log.parent.mkdir()
     log.write_text("".join(f"line {number}\n" for number in range(100)))
-    with serving(tmp_path / "live") as address:
-        watched = opened(address)
+    with serving(tmp_path / "live") as address, opened(address) as watched:
         page = watched.open("/e/growing/t/0")
         assert page.locator("#log .l").last.inner_text() == "line 99"
         with log.open("a") as file:
@@ -363,8 +367,7 @@ def test_a_long_table_is_filtered(opened: Open) -> None:
 
 def test_a_lost_connection_and_a_deleted_experiment_are_told(opened: Open, tmp_path: Path) -> None:
     folder = write_experiment(tmp_path / "gone", members=2, steps=4)
-    with serving(tmp_path) as address:
-        watched = opened(address)
+    with serving(tmp_path) as address, opened(address) as watched:
         page = watched.open("/e/gone")
         page.wait_for_selector("#live[data-kind=idle]")
         shutil.rmtree(folder)
@@ -389,9 +392,23 @@ def test_a_phone_shows_it_without_scrolling_sideways(opened: Open) -> None:
 
 
 def test_the_token_lets_a_browser_in(opened: Open, storage: Path) -> None:
-    with serving(storage, "0123456789abcdef") as address:
-        watched = opened(address)
+    with serving(storage, "0123456789abcdef") as address, opened(address) as watched:
         page = watched.open("/e/first?token=0123456789abcdef")
         assert page.url == f"{address}/e/first"
         page.wait_for_selector("#live[data-kind=idle]")
         assert page.locator("#members tr").count() == 8
+
+
+def test_another_experiment_of_the_same_name_takes_the_place_of_the_first(opened: Open, tmp_path: Path) -> None:
+    folder = write_experiment(tmp_path / "same", members=2, steps=4)
+    with serving(tmp_path) as address, opened(address) as watched:
+        page = watched.open("/e/same")
+        page.wait_for_selector("#members tr:nth-child(2)")
+        shutil.rmtree(folder)
+        write_experiment(folder, members=3, steps=4, facts={"run_id": "abcde", "parameters": ["momentum"]})
+        page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+        page.wait_for_selector("#members tr:nth-child(3)")
+        titles = page.locator("table.sortable th[scope=col]").all_inner_texts()
+        assert titles == ["member", "state", "iteration", "accuracy", "momentum", "exploits", "trained"]
+        # A moment without it is not told as an error by the page, but by the browser.
+        watched.problems[:] = [each for each in watched.problems if "Failed to load resource" not in each]

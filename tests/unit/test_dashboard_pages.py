@@ -407,3 +407,16 @@ def test_other_lines_stay_what_they_are(trace: dict[str, Any]) -> None:
     data, layout = lighter([trace], {**AXES, "yaxis2": {"type": "log", "range": [0, 1]}})
     assert data == [trace]
     assert "shapes" not in layout
+
+
+def test_an_experiment_that_was_let_go_of_keeps_its_line_in_the_overview(tmp_path: Path, monkeypatch: Any) -> None:
+    for name in ("one", "two"):
+        write_experiment(tmp_path / name, members=2, steps=5)
+    monkeypatch.setattr("shoal.dashboard.live.MOST_RESULTS", 15)
+    asked = Client(build(tmp_path, max_age=0.0))
+    for name in ("one", "two"):
+        ready(asked, f"/e/{name}")
+        asked.get("/")
+    page = text_of(asked.get("/").text)
+    assert page.count("✓ ended") == 2
+    assert page.count("accuracy") == 2

@@ -226,7 +226,7 @@ def _json(value: dict[str, Any], headers: dict[str, str], status: int = 200) -> 
 
 def _told(live: Live) -> Response:
     """Answer an open page."""
-    headers = {"X-Shoal-State": live.state, "X-Shoal-Version": live.version}
+    headers = {"X-Shoal-State": live.state, "X-Shoal-Version": live.version, "X-Shoal-Frame": live.frame}
     if live.update is None:
         return Response(status_code=204, headers=headers)
     body: dict[str, Any] = {

@@ -66,6 +66,8 @@ class Watched:
         self.key = key
         self.name = shown(folder.name)
         self.looked_at = 0.0
+        self.forgotten = False
+        """Whether it was read, and let go of to make room."""
         self._max_age = max_age
         self._lock = threading.RLock()
         self._opened = threading.Event()
@@ -151,6 +153,7 @@ class Watched:
                 self._experiment = None
                 self._epoch = secrets.token_hex(4)
                 self._opened.clear()
+                self.forgotten = True
 
     def _open(self) -> None:
         signature = self._sign()
@@ -173,6 +176,7 @@ class Watched:
             self._problem, self._signature = problem, signature
             self._state = self._ask_state(experiment)
             self._read_at = time.monotonic()
+            self.forgotten = False
             self._opening = self._thread = None
             self._opened.set()
 
@@ -286,13 +290,13 @@ class Experiments:
                 return
             try:
                 for each in self.all()[:count]:
-                    if sum(other.results for other in self.all()) < MOST_RESULTS:
+                    if not each.forgotten and sum(other.results for other in self.all()) < MOST_RESULTS:
                         each.open()
                         each.wait()
             finally:
                 self._warming.release()
 
-        if any(each.known().reading is not None for each in self.all()[:count]):
+        if any(each.known().reading is not None and not each.forgotten for each in self.all()[:count]):
             threading.Thread(target=read, name="shoal-warm", daemon=True).start()
 
     def _find(self) -> tuple[dict[str, Watched], list[str]]:

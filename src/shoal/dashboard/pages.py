@@ -51,6 +51,8 @@ class Live:
     """Of what was read: what figures are made from."""
     state: str
     """``running``; ``reading`` while the journal is being opened; else anything."""
+    frame: str = ""
+    """Changes where what is around the blocks would: the page has to be loaded again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,7 @@ class Pages:
         self.experiments = experiments
         self._store = BlockStore()
         self._cards: Kept[tuple[Statement, ...]] = Kept(50, rest=2 * REST)
+        self._rows: dict[str, tuple[str, str]] = {}
         self._at_work: set[tuple[str, ...]] = set()
         """The report cards that are being worked out."""
         self._rendered: dict[tuple[str, ...], tuple[object, _Rendered]] = {}
@@ -107,9 +110,7 @@ class Pages:
         looks = [(each, each.glance()) for each in found]
         blocks: dict[str, str] = {}
         for watched, looked in looks:
-            with watched.reading() as experiment:
-                row = overview_row(watched, looked, experiment)
-            blocks[f"x-{row.key}"] = self._block("overview_row", row=row)
+            blocks[f"x-{watched.key}"] = self._overview_row(watched, looked)
         rows = [*blocks]
         blocks["overview-note"] = self._block(
             "overview_note", root=shown(self.experiments.root), there=self.experiments.root.is_dir(),
@@ -117,6 +118,17 @@ class Pages:
         )  # fmt: skip
         version = f"{len(found)}-{hash(tuple(looked.version for _, looked in looks))}"
         return _Rendered(blocks, {"overview-rows": rows}), looks, version
+
+    def _overview_row(self, watched: Watched, looked: Looked) -> str:
+        known = self._rows.get(watched.key)
+        if known is not None and (watched.forgotten or (known[0] == looked.version and looked.reading is None)):
+            return known[1]
+        with watched.reading() as experiment:
+            row = overview_row(watched, looked, experiment)
+        text = self._block("overview_row", row=row)
+        if experiment is not None:
+            self._rows[watched.key] = looked.version, text
+        return text
 
     # ------------------------------------------------------------------------------------------------------ experiment
 
@@ -127,6 +139,7 @@ class Pages:
         return self._page(
             ("experiment", key), rendered, looked.version, looked.version, "experiment.html",
             watched=watched,
+            frame=_frame(looked),
             folder=shown(watched.folder),
             info=looked.info,
             columns=[] if looked.info is None else columns_of(looked.info),
@@ -140,7 +153,7 @@ class Pages:
         watched, looked = self._look(key)
         rendered, whole = self._experiment(watched, looked)
         pace = _pace(looked) if whole else "reading"
-        return Live(self._since(("experiment", key), rendered, have), looked.version, pace)
+        return Live(self._since(("experiment", key), rendered, have), looked.version, pace, _frame(looked))
 
     def _experiment(self, watched: Watched, looked: Looked, wait: bool = False) -> tuple[_Rendered, bool]:
         """Return its blocks, and whether all of them are there.
@@ -212,16 +225,16 @@ class Pages:
         rendered, trial, columns = self._member(watched, looked, name)
         return self._page(
             ("member", key, name), rendered, looked.version, looked.version, "member.html",
-            watched=watched, trial=trial, columns=columns, panels=_panels(),
+            watched=watched, frame=_frame(looked), trial=trial, columns=columns, panels=_panels(),
         )  # fmt: skip
 
     def member_live(self, key: str, name: str, have: str) -> Live:
         """Return what has changed on the page of a member."""
         watched, looked = self._look(key)
         if looked.reading is not None:
-            return Live(None, looked.version, "reading")
+            return Live(None, looked.version, "reading", _frame(looked))
         rendered, _, _ = self._member(watched, looked, name)
-        return Live(self._since(("member", key, name), rendered, have), looked.version, _pace(looked))
+        return Live(self._since(("member", key, name), rendered, have), looked.version, _pace(looked), _frame(looked))
 
     def _member(self, watched: Watched, looked: Looked, name: str) -> tuple[_Rendered, TrialHistory, list[str]]:
         with watched.reading() as experiment:
@@ -321,6 +334,12 @@ def _statements(experiment: Experiment) -> tuple[Statement, ...]:
         return statements_of(experiment)
     except Exception as error:  # a card less is no reason to show nothing
         return (Statement("info", "i", f"There is no report card: {one_line(error)}", ""),)
+
+
+def _frame(looked: Looked) -> str:
+    """Return what tells an experiment from another that takes its place, and from how its page looks without it."""
+    info = looked.info
+    return "" if info is None else f"{info.run_id}-{info.started_at:.6f}-{info.num_trials}-{len(info.parameters)}"
 
 
 def _pace(looked: Looked) -> str:

@@ -37,6 +37,10 @@ async function ask() {
     if (!answer.ok) throw new Error(`status ${answer.status}`);
     const state = answer.headers.get("X-Shoal-State");
     pace = PACE[state] || PACE.ended;
+    if (data.frame && answer.headers.get("X-Shoal-Frame") !== data.frame) {
+      location.reload(); // another experiment has taken its place
+      return;
+    }
     if (answer.status === 200) {
       const update = await answer.json();
       if (data.complete === "0" && update.blocks.facts !== undefined) {
