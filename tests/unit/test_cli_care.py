@@ -359,6 +359,15 @@ def test_the_lineage_that_is_kept_is_the_best_trials(shoal: Shoal, folder: Path)
             assert (folder / history.trials[owner].folder / name).is_dir()
 
 
+def test_what_somebody_else_has_deleted_takes_no_place_among_those_that_are_kept(shoal: Shoal, folder: Path) -> None:
+    trial = Experiment.open(folder).history.best("score", "max")
+    assert trial is not None
+    *_, second, newest = sorted(trial.checkpoints)
+    shutil.rmtree(folder / trial.folder / checkpoint_name(newest))
+    shoal("gc", "pbt", "--keep-newest", "1", "--give-up-restore", "--yes")
+    assert f"{trial.index}/{second}" in there(folder)
+
+
 def test_a_running_experiment_is_left_alone(shoal: Shoal, folder: Path) -> None:
     left = leave_behind(folder)
     held = lock(folder)

@@ -109,6 +109,8 @@ def _kept(files: Files, keep: Keep, meta: dict[str, Any]) -> set[str]:
     scored: list[tuple[float, int, str]] = []
     newest: dict[str, list[str]] = {}
     for trial, number, entry, path in files.checkpoints():
+        if not path.is_dir():
+            continue  # one that somebody else has deleted keeps nothing
         identity = f"{trial.trial_id}/{path.name}"
         newest.setdefault(trial.trial_id, []).append(identity)
         value = None if info.metric is None else number_of(entry.row.value(info.metric))
