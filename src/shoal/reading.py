@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -140,7 +140,7 @@ def find_experiments(root: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _no_collections() -> Iterator[None]:
+def _no_collections() -> Generator[None]:
     """Look for no garbage in cycles meanwhile: each time all that was read so far would be looked at, and none is."""
     if not gc.isenabled():
         yield

@@ -260,7 +260,7 @@ def _checkpoints(patient: _Patient) -> Iterator[Finding]:
         if group:
             yield _damaged(patient, title, group, needed=group[0][0] in needed)
     known = sum(len(trial.damaged & trial.checkpoints.keys()) for trial in files.history.trials.values())
-    freed = len(files.freed)
+    freed = files.freed
     if known > freed:
         yield Finding(
             NOTE,

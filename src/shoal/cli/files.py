@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..checkpoints.leftovers import committed_number, is_unfinished, of_the_store
 from ..core.commands import checkpoint_name
-from ..core.events import Damaged, Reported, Saved
+from ..core.events import Reported, Saved
 from ..history import History
 from .sizes import size_of
 
@@ -21,10 +20,8 @@ if TYPE_CHECKING:
     from ..history import CheckpointEntry, TrialHistory
     from ..journal import Record
 
-__all__ = ["Files", "Item", "freed_event", "read_files"]
+__all__ = ["Files", "Item", "read_files"]
 
-_FREED = "freed by 'shoal gc'"
-"""With this begins the reason of the event that tells that a checkpoint was deleted on purpose."""
 _HALF_REPLACED = re.compile(
     r"\.(?:result\.json|progress\.csv|params\.json|pbt_global\.txt|pbt_policy_[^/]*\.txt)\.new|\.writable"
 )
@@ -51,8 +48,11 @@ class Files:
     history: History = field(default_factory=History)
     following: dict[str, int] = field(default_factory=dict[str, int])
     """For each trial, the number that follows the last one that a report has told of."""
-    freed: set[str] = field(default_factory=set[str])
-    """Ids of the checkpoints that were deleted on purpose after the run."""
+
+    @property
+    def freed(self) -> int:
+        """How many checkpoints the user has had deleted after a run."""
+        return sum(len(trial.freed) for trial in self.history.trials.values())
 
     def trial_folder(self, trial: TrialHistory) -> Path | None:
         """Return a trial's folder; None where it is not there, or leads out of the experiment."""
@@ -103,7 +103,7 @@ class Files:
                 continue
             for number in sorted(of_the_store(committed, self.following.get(trial.trial_id, 0))):
                 path = committed[number]
-                if f"{trial.trial_id}/{path.name}" in self.freed:
+                if number in trial.freed:
                     found.append(Item(path, size_of(path), "a checkpoint that was freed before"))
                 elif number not in trial.checkpoints:
                     found.append(Item(path, size_of(path), "a checkpoint that counts no more"))
@@ -127,19 +127,7 @@ def read_files(folder: Path, records: Iterable[Record]) -> Files:
         if isinstance(item, (Reported, Saved)) and item.checkpoint is not None:
             following = files.following.get(item.trial_id, 0)
             files.following[item.trial_id] = max(following, item.checkpoint.number + 1)
-        elif isinstance(item, Damaged) and item.reason.startswith(_FREED):
-            files.freed.add(item.checkpoint_id)
     return files
-
-
-def freed_event(checkpoint: str) -> Damaged:
-    """Return the event that tells all readers that a checkpoint is there no more, because somebody wanted it so.
-
-    It is that of a checkpoint that was found to be damaged. Its launch is before any: so the core, which decides about
-    the trial, takes it for a message that is late, and nothing follows from it.
-    """
-    trial_id = checkpoint.rpartition("/")[0]
-    return Damaged(trial_id, 0, checkpoint, f"{_FREED} on {time.strftime('%Y-%m-%d %H:%M:%S')}")
 
 
 def _entries(folder: Path) -> list[Path]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..checkpoints import store
 from ..checkpoints.leftovers import committed_number
+from ..core.events import Freed
 from ..core.reports import number as number_of
 from ..errors import ConfigError, ShoalError, one_line
 from ..experiment import ExperimentInfo
@@ -21,7 +22,7 @@ from ..journal.sqlite import SQLiteJournal
 from ..lineage import lineage_of
 from ..reading import has_ended
 from .drivers import driver_of, is_locked
-from .files import Files, Item, freed_event, read_files
+from .files import Files, Item, read_files
 from .sizes import size_of
 
 __all__ = ["Found", "Keep", "delete", "look"]
@@ -139,7 +140,7 @@ def delete(found: Found, keep: Keep) -> Found:
     try:
         with _locked(found.folder, writes=not keep.all) as (files, meta, journal):
             items = [item for item in _items(files, keep, meta) if item.path in wanted]
-            events = [freed_event(item.checkpoint) for item in items if item.checkpoint is not None]
+            events = [_freed(item.checkpoint) for item in items if item.checkpoint is not None]
             if events:
                 # As old as the newest record: nobody has run the experiment since, and its duration stays what it is.
                 journal.append(events, files.history.updated_at or 0.0)
@@ -148,6 +149,14 @@ def delete(found: Found, keep: Keep) -> Found:
         return Found(found.folder, [], one_line(error))
     left = len(items) - len(gone)
     return Found(found.folder, gone, f"{left} in {found.folder} could not be deleted." if left else None)
+
+
+def _freed(checkpoint: str) -> Freed:
+    """Return what the journal is told of a checkpoint, given by its id."""
+    trial_id, _, name = checkpoint.rpartition("/")
+    number = committed_number(name)
+    assert number is not None, checkpoint
+    return Freed(trial_id, number)
 
 
 @contextlib.contextmanager
