@@ -1,7 +1,8 @@
 """What the live page costs, and how quick it is: ``python benchmarks/bench_dashboard.py [--runs 3] [--only paint]``.
 
 * ``paint``: seconds until a browser shows the key numbers and the table of 100 members with 1,000 results each: where
-  the server knows the experiment already, and right after the server was started, which then has to read its journal.
+  the server knows the experiment already, and right after the server was started, which then has to read its journal;
+  what an experiment is and how large is there before that.
 * ``update``: milliseconds that the browser is busy with an update of that page, and with a figure's. The experiment
   grows by a hundred results a second meanwhile.
 * ``driver``: results a second of two members that report without pause, with and without a page that is open; each pair
@@ -81,15 +82,17 @@ def browser() -> Iterator[Any]:
             chromium.close()
 
 
-def seconds_to_table(chromium: Any, address: str) -> float:
-    """Return how long it takes from the address to 100 members on the screen."""
+def seconds_to_table(chromium: Any, address: str) -> tuple[float, float]:
+    """Return how long it takes from the address to the name with first facts, and to 100 members, on the screen."""
     page = chromium.new_page(viewport={"width": 1400, "height": 1000})
     try:
         began = time.perf_counter()
         page.goto(address, wait_until="commit")
+        page.wait_for_selector(".facts dd")
+        head = time.perf_counter() - began
         page.wait_for_selector(f"#members tr:nth-child({MEMBERS})", state="attached")
         page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
-        return time.perf_counter() - began
+        return head, time.perf_counter() - began
     finally:
         page.close()
 
@@ -97,15 +100,20 @@ def seconds_to_table(chromium: Any, address: str) -> float:
 def paint(source: Path, runs: int) -> Iterator[Figure]:
     """Measure how soon something useful is there."""
     cold: list[float] = []
+    head: list[float] = []
     known: list[float] = []
     with browser() as chromium:
         chromium.new_page().close()  # its own start is not measured
         for _ in range(runs):
             with server(source) as address:
-                cold.append(seconds_to_table(chromium, f"{address}/e/{source.name}"))
-                known.append(seconds_to_table(chromium, f"{address}/e/{source.name}"))
+                for place, took in zip(
+                    (head, cold), seconds_to_table(chromium, f"{address}/e/{source.name}"), strict=True
+                ):
+                    place.append(took)
+                known.append(seconds_to_table(chromium, f"{address}/e/{source.name}")[1])
     yield Figure(f"first useful paint, {MEMBERS} x {STEPS}, journal read before", tuple(known), PAINT_S, "s")
-    yield Figure(f"first useful paint, {MEMBERS} x {STEPS}, server just started", tuple(cold), PAINT_S, "s")
+    yield Figure(f"name and facts, {MEMBERS} x {STEPS}, server just started", tuple(head), PAINT_S, "s")
+    yield Figure(f"table of members, {MEMBERS} x {STEPS}, server just started", tuple(cold), PAINT_S, "s")
 
 
 def update(source: Path, folder: Path, seconds: float) -> Iterator[Figure]:
@@ -204,8 +212,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition(":")[0])
     parser.add_argument("--runs", type=int, default=3, help="runs of each (3)")
     parser.add_argument("--only", choices=("paint", "update", "driver"), help="one part")
-    parser.add_argument("--seconds", type=float, default=8.0, help="how long updates of each kind are watched (8)")
-    parser.add_argument("--steps", type=int, default=30_000, help="results of each of the driver's members (30000)")
+    parser.add_argument("--seconds", type=float, default=12.0, help="how long updates of each kind are watched (12)")
+    parser.add_argument("--steps", type=int, default=100_000, help="results of each of the driver's members (100000)")
     given = parser.parse_args()
 
     def figures(folder: Path) -> Iterator[Figure]:

@@ -112,23 +112,13 @@ async function draw(panel, spec) {
   sayAbove(panel, spec.layout.meta || {});
   const first = !panel.place.classList.contains("drawn");
   if (first) panel.place.replaceChildren();
-  const config = {
-    responsive: true,
-    doubleClick: false,
-    displaylogo: false,
-    showTips: false,
-    modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "resetScale2d"],
-    modeBarButtonsToAdd: [
-      { name: "reset", title: "Show all again", icon: plotly.Icons.home, click: () => reset(panel) },
-    ],
-    scrollZoom: false,
-  };
+  panel.config ??= configOf(panel, plotly);
   // Its range follows the data where the reader has not chosen another.
   for (const axis of panel.zoomed) {
     const range = panel.place.layout?.[axis]?.range;
     if (range && spec.layout[axis]) Object.assign(spec.layout[axis], { range: [...range], autorange: false });
   }
-  await plotly.react(panel.place, spec.data, spec.layout, config);
+  await plotly.react(panel.place, spec.data, spec.layout, panel.config);
   if (first) {
     panel.place.classList.add("drawn");
     let going = 0;
@@ -148,6 +138,21 @@ async function draw(panel, spec) {
     });
   }
   performance.measure(`shoal-figure-${panel.name}`, { start: began, end: performance.now() });
+}
+
+// The same object each time: with another one, Plotly would begin from nothing.
+function configOf(panel, plotly) {
+  return {
+    responsive: true,
+    doubleClick: false,
+    displaylogo: false,
+    showTips: false,
+    modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "resetScale2d"],
+    modeBarButtonsToAdd: [
+      { name: "reset", title: "Show all again", icon: plotly.Icons.home, click: () => reset(panel) },
+    ],
+    scrollZoom: false,
+  };
 }
 
 function reset(panel) {

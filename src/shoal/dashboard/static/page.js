@@ -16,7 +16,10 @@ let failures = 0;
 let newest = null;
 
 function show(kind, text) {
-  if (badge.dataset.kind !== kind) badge.dataset.kind = kind;
+  if (badge.dataset.kind !== kind) {
+    badge.dataset.kind = kind;
+    badge.setAttribute("aria-live", kind === "lost" ? "polite" : "off"); // not each second
+  }
   if (words.textContent !== text) words.textContent = text;
 }
 
