@@ -327,3 +327,21 @@ def test_who_has_something_unknown_is_sent_all(have: str) -> None:
     update = page.since(have)
     assert update is not None
     assert set(update.blocks) == {"a", "b"}
+
+
+def test_what_somebody_uses_does_not_change_meanwhile_and_nobody_waits_for_that(whole: Path, tmp_path: Path) -> None:
+    growing = Growing(whole, tmp_path / "growing")
+    growing.grow(part=0.5)
+    watched = Watched(growing.folder, "growing", max_age=0.0)
+    before = watched.look(ENOUGH)
+    growing.grow(count=10)
+    with watched.reading() as experiment:
+        assert experiment is not None
+        seq = experiment.seq
+        looker = threading.Thread(target=watched.look)
+        looker.start()
+        looker.join(ENOUGH)
+        assert not looker.is_alive()
+        assert experiment.seq == seq
+    assert watched.look().version != before.version
+    growing.close()

@@ -106,7 +106,8 @@ class _Site:
         return _page(self._pages.experiment(request.path_params["key"]))
 
     def experiment_live(self, request: Request) -> Response:
-        return _told(self._pages.experiment_live(request.path_params["key"], _have(request)))
+        soon = request.query_params.get("soon") == "1"
+        return _told(self._pages.experiment_live(request.path_params["key"], _have(request), soon))
 
     def member(self, request: Request) -> Response:
         return _page(self._pages.member(request.path_params["key"], request.path_params["trial"]))
@@ -150,10 +151,7 @@ class _Site:
         (first, looked), (second, looked_too) = (self._look(key) for key in _pair(request))
 
         def make() -> bytes:
-            low, high = sorted((first, second), key=lambda each: each.key)
-            with low.reading() as one, high.reading() as other:
-                lent = {low.key: one, high.key: other}
-                a, b = lent[first.key], lent[second.key]
+            with first.reading() as a, second.reading() as b:
                 if a is None or b is None:
                     draw = plot_figure(None, name, theme, x)
                 else:

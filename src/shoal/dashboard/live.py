@@ -1,6 +1,6 @@
 """The experiments in a folder as pages see them: opened once, and read on when somebody looks, and only then.
 
-Requests come from several threads. What is read of an experiment changes only under its lock, and is read under it.
+Requests come from several threads. What was read of an experiment changes only while nobody uses it.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ MOST_RESULTS = 600_000
 """Results in memory, of all experiments: beyond, those at which nobody has looked for longest are let go of."""
 _RETRY = 60.0
 """Seconds after which a journal that could not be read is tried again, even if it seems not to have changed."""
+_BRIEFLY = 0.05
+"""Seconds to wait at most for those who use what was read, before it is read on."""
 _WARM = 3
 """How many experiments, the newest, are read before anybody asks for them."""
 _SETTLED = 2.0
@@ -70,6 +72,8 @@ class Watched:
         """Whether it was read, and let go of to make room."""
         self._max_age = max_age
         self._lock = threading.RLock()
+        self._unused = threading.Condition(self._lock)
+        self._users = 0
         self._opened = threading.Event()
         self._thread: threading.Thread | None = None
         self._opening: Experiment | None = None
@@ -121,7 +125,14 @@ class Watched:
     def reading(self) -> Generator[Experiment | None]:
         """Lend the experiment, which does not change meanwhile; None where it is not read (yet)."""
         with self._lock:
-            yield self._experiment
+            self._users += 1
+            experiment = self._experiment
+        try:
+            yield experiment
+        finally:
+            with self._lock:
+                self._users -= 1
+                self._unused.notify_all()
 
     @property
     def results(self) -> int:
@@ -183,9 +194,9 @@ class Watched:
     def _read_on(self) -> None:
         """Read what has come since, where the last time was long enough ago."""
         with self._lock:
+            if not self._is_due() or not self._unused.wait_for(lambda: not self._users, _BRIEFLY) or not self._is_due():
+                return  # new enough, or somebody uses it for longer: the next look will do
             now = time.monotonic()
-            if now - self._read_at < self._max_age or not self._opened.is_set():
-                return
             signature = self._sign()
             settled = signature == self._signature and _is_settled(signature)
             if self._problem:
@@ -207,6 +218,9 @@ class Watched:
                 self._problem = f"It cannot be read on: {one_line(error)}"
             self._signature = signature
             self._state = self._ask_state(experiment)
+
+    def _is_due(self) -> bool:
+        return self._opened.is_set() and time.monotonic() - self._read_at >= self._max_age
 
     def _is_another(self, experiment: Experiment, signature: Signature) -> bool:
         """Return whether another experiment lies where this one did."""

@@ -148,10 +148,16 @@ class Pages:
             single=self.experiments.single,
         )  # fmt: skip
 
-    def experiment_live(self, key: str, have: str) -> Live:
-        """Return what has changed on the page of an experiment."""
+    def experiment_live(self, key: str, have: str, soon: bool = False) -> Live:
+        """Return what has changed on the page of an experiment.
+
+        Args:
+            key: the experiment's.
+            have: the version that is there.
+            soon: whether the page will be loaded again as soon as there is something to show.
+        """
         watched, looked = self._look(key)
-        rendered, whole = self._experiment(watched, looked)
+        rendered, whole = self._experiment(watched, looked, soon)
         pace = _pace(looked) if whole else "reading"
         return Live(self._since(("experiment", key), rendered, have), looked.version, pace, _frame(looked))
 
@@ -277,11 +283,7 @@ class Pages:
         (one, looked), (other, looked_other) = self._look(first, wait), self._look(second, wait)
         version = f"{looked.version}_{looked_other.version}"
         state = _pace(looked) if _pace(looked) != "ended" else _pace(looked_other)
-        # By their keys: two threads that borrow the same two must not wait for each other.
-        borrow = sorted({one.key: one, other.key: other}.items())
-        with borrow[0][1].reading() as low, borrow[-1][1].reading() as high:
-            lent = {borrow[0][0]: low, borrow[-1][0]: high}
-            a, b = lent[one.key], lent[other.key]
+        with one.reading() as a, other.reading() as b:
             if a is None or b is None:
                 return _Rendered({"comparison": self._block("comparison_later", problem=looked.problem
                                                             or looked_other.problem)}, {}), version, state  # fmt: skip

@@ -4,7 +4,7 @@ import * as figures from "./figures.js";
 import { isSelected, morph, parse } from "./morph.js";
 import * as tables from "./tables.js";
 
-const PACE = { running: 1000, reading: 250, ended: 4000 };
+const PACE = { running: 1000, reading: 150, ended: 4000 };
 const data = document.body.dataset;
 const badge = document.getElementById("live");
 const words = document.getElementById("live-text");
@@ -31,6 +31,7 @@ async function ask() {
   try {
     const url = new URL(data.live, location.href);
     url.searchParams.set("have", have);
+    if (data.complete === "0") url.searchParams.set("soon", "1");
     const answer = await fetch(url, { signal: AbortSignal.timeout(15000) });
     if (answer.status === 404) {
       show("lost", "gone");
