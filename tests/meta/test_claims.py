@@ -67,6 +67,16 @@ CLAIMS = {
     "donors of another architecture": [
         "unit/test_failures.py::test_a_donor_whose_fixed_keys_differ_is_never_copied",
     ],
+    "who descends from whom": [
+        "unit/test_lineage.py::test_results_of_simulated_experiments_are_what_their_lineage_and_schedule_say",
+        "unit/test_plots_data.py::test_a_branch_begins_where_its_donors_weights_were",
+        "unit/test_plots_data.py::test_the_ancestry_is_that_of_the_results",
+    ],
+    "whether PBT was worth it": [
+        "unit/test_card.py::test_copying_that_pays_is_said_with_its_numbers",
+        "unit/test_card.py::test_copying_that_does_not_pay_is_said_and_what_can_be_done",
+        "unit/test_card.py::test_what_pbt_gained_is_compared_on_the_same_number_of_members",
+    ],
 }
 
 
