@@ -5,8 +5,9 @@
   what an experiment is and how large is there before that.
 * ``update``: milliseconds that the browser is busy with an update of that page, and with a figure's. The experiment
   grows by a hundred results a second meanwhile.
-* ``driver``: results a second of two members that report without pause, with and without a page that is open; each pair
-  is measured one after the other. The browser is played by a client that asks as it does, because on a small machine a
+* ``driver``: results a second of two members that keep two cores busy, with and without a page that is open; each pair
+  is measured one after the other. Without work between two results, they report some 20,000 a second, and the page's
+  server has that many to read. The browser is played by a client that asks as it does, because on a small machine a
   real one would take a core by itself, which is usually another machine's.
 
 Needs Chromium and the packages of ``shoal[dashboard]`` and Playwright.
@@ -45,11 +46,14 @@ import sys, time
 from shoal import tune
 def train(config):
     for step in range(config["steps"]):
+        end = time.perf_counter() + config["work_s"]
+        while time.perf_counter() < end:
+            pass
         tune.report({"loss": 1 / (step + 1.7), "accuracy": 1 - 1 / (step + 1.7)})
 began = time.perf_counter()
 grid = tune.Tuner(
     train,
-    param_space={"steps": int(sys.argv[2]), "lr": tune.uniform(0, 1)},
+    param_space={"steps": int(sys.argv[2]), "work_s": float(sys.argv[3]), "lr": tune.uniform(0, 1)},
     tune_config=tune.TuneConfig(metric="accuracy", mode="max", num_samples=2),
     run_config=tune.RunConfig(name="watched", storage_path=sys.argv[1], verbose=0),
 ).fit()
@@ -185,26 +189,32 @@ class Watcher:
             return answer.read(), answer.headers.get("X-Shoal-Version", "")
 
 
-def rate(storage: Path, steps: int) -> float:
+def rate(storage: Path, steps: int, work_s: float) -> float:
     """Return the results a second of one run."""
-    command = [sys.executable, "-c", _RUN, str(storage), str(steps)]
+    command = [sys.executable, "-c", _RUN, str(storage), str(steps), str(work_s)]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
 
-def driver(runs: int, steps: int) -> Iterator[Figure]:
+def driver(runs: int, seconds: float) -> Iterator[Figure]:
     """Measure what a page that is open costs the driver."""
-    alone: list[float] = []
-    watched: list[float] = []
-    for _ in range(runs):
-        with tempfile.TemporaryDirectory() as storage:
-            alone.append(rate(Path(storage), steps))
-        with tempfile.TemporaryDirectory() as storage, server(Path(storage)) as address, Watcher(address) as watcher:
-            watched.append(rate(Path(storage), steps))
-        assert watcher.answers, "nobody has watched"
-    parts = tuple(one / other for one, other in zip(watched, alone, strict=True))
-    yield Figure("results a second, nobody looks", tuple(alone))
-    yield Figure("results a second, a page is open", tuple(watched))
-    yield Figure("part of the rate that is left", parts, note=f"median {statistics.median(parts):.0%}")
+    for name, work_s, guess in (("2 ms of work a result", 0.002, 450), ("no work", 0.0, 9_000)):
+        steps = int(guess * seconds)
+        alone: list[float] = []
+        watched: list[float] = []
+        for _ in range(runs):
+            with tempfile.TemporaryDirectory() as storage:
+                alone.append(rate(Path(storage), steps, work_s))
+            with (
+                tempfile.TemporaryDirectory() as storage,
+                server(Path(storage)) as address,
+                Watcher(address) as watcher,
+            ):
+                watched.append(rate(Path(storage), steps, work_s))
+            assert watcher.answers, "nobody has watched"
+        parts = tuple(one / other for one, other in zip(watched, alone, strict=True))
+        yield Figure(f"results a second, {name}, nobody looks", tuple(alone))
+        yield Figure(f"results a second, {name}, a page is open", tuple(watched))
+        yield Figure(f"part of the rate that is left, {name}", parts, note=f"median {statistics.median(parts):.0%}")
 
 
 def main() -> int:
@@ -212,8 +222,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition(":")[0])
     parser.add_argument("--runs", type=int, default=3, help="runs of each (3)")
     parser.add_argument("--only", choices=("paint", "update", "driver"), help="one part")
-    parser.add_argument("--seconds", type=float, default=12.0, help="how long updates of each kind are watched (12)")
-    parser.add_argument("--steps", type=int, default=100_000, help="results of each of the driver's members (100000)")
+    parser.add_argument("--seconds", type=float, default=12.0, help="how long each thing is watched (12)")
     given = parser.parse_args()
 
     def figures(folder: Path) -> Iterator[Figure]:
@@ -228,7 +237,7 @@ def main() -> int:
                 (folder / "live").mkdir()
                 yield from update(source, folder / "live", given.seconds)
         if given.only in (None, "driver"):
-            yield from driver(given.runs, given.steps)
+            yield from driver(given.runs, given.seconds)
 
     with tempfile.TemporaryDirectory() as folder:
         printed = print_table(figures(Path(folder)))

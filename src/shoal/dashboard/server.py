@@ -55,10 +55,7 @@ def run(folder: str | os.PathLike[str], host: str, port: int | None, token: str 
 
 
 def yield_to_training() -> None:
-    """Have this process wait where others want to compute: who looks must not slow down who trains.
-
-    On two cores that both train and report without pause, an open page took a third of the results a second; so, none.
-    """
+    """Have this process wait where others want to compute: who looks must not slow down who trains."""
     with contextlib.suppress(OSError, AttributeError):
         os.nice(max(0, _NICENESS - os.nice(0)))
 
