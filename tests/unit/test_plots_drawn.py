@@ -397,3 +397,18 @@ def test_a_spec_needs_neither_matplotlib_nor_plotly_nor_numpy(
     for name in NAMES:
         save_plot(few, name, tmp_path / f"{name}.json")
     assert not {"matplotlib", "plotly", "numpy", "pandas"} & set(imported)
+
+
+def test_of_very_many_copies_some_are_drawn_and_that_is_said(tmp_path: Path) -> None:
+    experiment = Experiment.open(write_experiment(tmp_path / "run", members=20, steps=60))
+    plot = PLOTS["gains"]
+    info = plot.info(experiment)
+    known = [gain.gain for gain in info.gains if gain.gain is not None]
+    assert len(info.gains) > 20
+    spec = plot.spec(info, points=5)
+    drawn = next(trace for trace in spec["data"] if trace["name"] == "before")
+    assert 5 <= len(drawn["x"]) <= 12
+    assert f"of {len(info.gains)} are drawn" in spec["layout"]["meta"]["note"]
+    changes = [y for trace in spec["data"] if trace["name"].startswith("change") for y in trace["y"] if y]
+    assert (min(changes), max(changes)) == (pytest.approx(min(known)), pytest.approx(max(known)))
+    assert "are drawn" not in plot.spec(info)["layout"]["meta"]["note"]

@@ -215,7 +215,7 @@ def _checkpoints(experiment: Experiment, trial: TrialHistory) -> Iterator[Checkp
     for number, entry in sorted(trial.checkpoints.items(), reverse=True):
         name = checkpoint_name(number)
         value = None if metric is None else entry.row.value(metric)
-        note = "damaged" if number in trial.damaged else ("" if name in there else "not on this disk")
+        note = _note(trial, number, name in there)
         yield CheckpointLine(
             name,
             entry.row.report.iteration,
@@ -224,6 +224,15 @@ def _checkpoints(experiment: Experiment, trial: TrialHistory) -> Iterator[Checkp
             entry.saved.digest,
             note,
         )
+
+
+def _note(trial: TrialHistory, number: int, there: bool) -> str:
+    """Return what is to be said of a checkpoint's files, in a word or two."""
+    if number in trial.freed:
+        return "freed"
+    if number in trial.damaged:
+        return "damaged"
+    return "" if there else "not on this disk"
 
 
 def _score(score: float | None) -> str:
