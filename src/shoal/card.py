@@ -22,7 +22,7 @@ from .history import Row, TrialHistory
 from .plots.info import finite
 from .plots.population import Diversity, Gains, diversity, gains, times
 from .reading import Experiment
-from .statistics import expected_best, middle, quantile, rank_correlation, sign_test
+from .inference import expected_best, middle, quantile, rank_correlation, sign_test
 
 __all__ = ["ReportCard", "Statement", "Verdict", "report_card"]
 

@@ -21,7 +21,7 @@ from shoal import tune
 from shoal.core.events import StopAsked
 from shoal.errors import JournalError
 from shoal.journal import Item
-from shoal.journal.lock import LOCK_NAME
+from shoal.journal.lock import LOCK_NAME, check_free, lock, unlock
 from shoal.journal.sqlite import SQLiteJournal
 
 HOLDS = r"""
@@ -165,6 +165,24 @@ def test_an_experiment_that_is_just_starting_or_runs_is_not_begun_anew(tmp_path:
             with pytest.raises(JournalError, match=f"is being run by process {os.getpid()} on"):
                 resume(folder, how)
     assert items(folder) == before
+
+
+def test_where_a_link_leads_to_is_not_written_to(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("do not touch")
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "journal.lock").symlink_to(tmp_path / "precious")
+    with pytest.raises(JournalError, match=r"journal\.lock is a link"):
+        lock(folder)
+    check_free(folder)
+    assert (tmp_path / "precious").read_text() == "do not touch"
+
+
+def test_who_takes_it_for_another_task_says_so(tmp_path: Path) -> None:
+    handle = lock(tmp_path, "gc")
+    with pytest.raises(JournalError, match=rf"is being run by process {os.getpid()} on .* \(gc\)"):
+        lock(tmp_path)
+    unlock(handle)
 
 
 def test_what_is_no_lock_is_named(tmp_path: Path) -> None:

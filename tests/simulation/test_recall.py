@@ -34,6 +34,7 @@ from shoal.core.events import (
     Started,
     TrialAdded,
 )
+from shoal.core.limits import Limits, RetentionRules
 from shoal.core.recall import recall
 from shoal.errors import InvalidTransition
 from shoal.journal import Item
@@ -470,10 +471,30 @@ def test_extending_takes_those_along_that_met_the_old_stop_condition_and_no_othe
         }
 
 
-def test_what_was_freed_between_two_runs_changes_no_decision_of_the_past() -> None:
-    settings: dict[str, Any] = {"scheduler": pbt(), "stop": {"training_iteration": 12}, "num_to_keep": 2}
+def test_what_was_freed_between_two_runs_is_nobodys_way_back() -> None:
+    settings: dict[str, Any] = {"scheduler": pbt(), "stop": {"training_iteration": 12}}
     ended = Simulation(climb, members(4), **settings).run()
-    journal = [*ended.journal, Freed("trial_00001", 3), Freed("trial_00002", 0)]
+    chosen = ended.trials["trial_00003"].older[:2]
+    freed = [record.id for record in chosen]
+    journal = [*ended.journal, *(Freed(record.trial_id, record.number) for record in chosen)]
     population = Simulation(climb, members(4), **settings).population()
     recall(population, read_back(journal))
-    assert population.trials == ended.trials
+    population.validate()
+    assert {key: trial.config for key, trial in population.trials.items()} == {
+        key: trial.config for key, trial in ended.trials.items()
+    }
+    assert len(freed) == 2
+    assert not set(freed) & {record.id for trial in population.trials.values() for record in trial.older}
+    assert not any(map(population.retention.knows, freed))
+
+
+def test_a_donor_whose_checkpoint_was_freed_is_copied_by_nobody() -> None:
+    settings: dict[str, Any] = {"scheduler": pbt(), "slots": 4}
+    killed = Simulation(climb, members(4), stop={"training_iteration": 12}, **settings).run(kill_after=60)
+    best = max(killed.trials.values(), key=lambda trial: trial.score or 0.0)
+    assert best.restore is not None
+    population = Simulation(climb, members(4), **settings).population()
+    recall(population, read_back([*killed.journal, Freed(best.restore.trial_id, best.restore.number)]))
+    population.validate()
+    opened = population.apply(Opened(Limits(("",) * 4), RetentionRules()))
+    assert not [each for each in opened if isinstance(each, Exploit) and each.checkpoint == best.restore]

@@ -14,7 +14,7 @@ from shoal.core.events import Config
 from shoal.core.rng import stream
 from shoal.reading import Experiment
 from shoal.schedulers import FIFOScheduler
-from shoal.statistics import expected_best
+from shoal.inference import expected_best
 from shoal.testing import Fault
 
 from ..simulated import pbt, write_experiment

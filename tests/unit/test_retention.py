@@ -50,6 +50,30 @@ def test_without_a_limit_nothing_is_deleted() -> None:
     assert deleted(RetentionRules(), [None] * 5) == [[], [], [], [], []]
 
 
+def test_a_checkpoint_that_the_user_had_deleted_takes_nobodys_place() -> None:
+    retention = Retention(RetentionRules(2, "acc"))
+    best, other, newest = (record(number, rank) for number, rank in enumerate([0.9, 0.8, 0.7]))
+    assert retention.add(best) == retention.add(other) == []
+    retention.free("a", best.id)
+    retention.free("a", "a/checkpoint_000077")
+    assert not retention.exists(best)
+    assert retention.add(newest) == []
+    assert retention.existing([best, other, newest]) == (other, newest)
+    retention.validate([])
+
+
+@pytest.mark.parametrize("rules", [RetentionRules(), RetentionRules(2)])
+def test_one_that_somebody_would_go_on_from_is_known_until_that_one_goes_on_from_another(rules: RetentionRules) -> None:
+    retention = Retention(rules)
+    freed = record(0)
+    retention.pin(freed)
+    retention.add(freed)
+    retention.free("a", freed.id)
+    retention.validate([freed])
+    assert retention.unpin(freed) == [freed]
+    assert not retention.exists(freed)
+
+
 @pytest.mark.parametrize("limit", [1, 2, 3])
 def test_the_newest_stay(limit: int) -> None:
     expected = [[number - limit] if number >= limit else [] for number in range(6)]

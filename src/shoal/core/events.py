@@ -115,7 +115,8 @@ class Damaged:
 class Freed:
     """The user has had a checkpoint deleted, between two runs.
 
-    Nothing follows from it: whoever would go on from it will find that it is not there, as with one that was lost.
+    It counts no longer among those that are kept, and nobody falls back to it. Whoever would go on from it will find
+    that it is not there, as with one that was lost.
     """
 
     trial_id: str

@@ -25,6 +25,7 @@ from .commands import (
     Status,
     Stop,
     WindUp,
+    checkpoint_id,
 )
 from .events import (
     Damaged,
@@ -226,7 +227,12 @@ class Population(Slots):
         self._fall_back(trial, trial.restore, event.reason)
 
     def _freed(self, event: Freed) -> None:
-        pass  # it was nobody's decision here, and it is found out where it matters
+        identity = checkpoint_id(event.trial_id, event.number)
+        self.retention.free(event.trial_id, identity)
+        for trial in self.trials.values():
+            trial.older = self.retention.existing(trial.older)
+            if trial.restore is not None and trial.restore.id == identity:
+                self.policy.spoiled(trial.restore)
 
     def _drifted(self, event: Drifted) -> None:
         self._notice(f"drift {event.key}", event.text)

@@ -76,6 +76,18 @@ class Retention:
         kept[:] = [entry for entry in kept if entry.id != record.id]
         return [record] if self._freed(record) else []
 
+    def free(self, trial_id: str, identity: str) -> None:
+        """The user has had a checkpoint deleted: it takes nobody's place any more.
+
+        One that somebody would go on from is known until that one has found out.
+        """
+        kept = self._kept.get(trial_id, [])
+        kept[:] = [entry for entry in kept if entry.id != identity]
+        if identity in self._pins:
+            self._spoiled.add(identity)
+        else:
+            self._existing.discard(identity)
+
     def pin(self, record: CheckpointRecord) -> None:
         """Somebody would go on from this checkpoint."""
         self._pins[record.id] = self._pins.get(record.id, 0) + 1

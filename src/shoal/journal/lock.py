@@ -20,8 +20,12 @@ _held: set[int] = set()
 """Handles of this process's locks."""
 
 
-def lock(folder: Path) -> int:
+def lock(folder: Path, task: str | None = None) -> int:
     """Take the lock of the experiment in a folder. Return its handle, for :func:`unlock`.
+
+    Args:
+        folder: the experiment's folder.
+        task: what it is taken for, where that is not to run the experiment; others that want it are told.
 
     Raises:
         JournalError: another process has it, the folder cannot be written, or its file system has no locks.
@@ -30,7 +34,9 @@ def lock(folder: Path) -> int:
 
     path = folder / LOCK_NAME
     try:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o644)
+        # Where a link leads to is not the lock, and must not be written to.
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
+        handle = os.open(path, flags, 0o644)
     except OSError as error:
         raise _cannot_be_made(folder, path, error) from error
     _held.add(handle)
@@ -44,7 +50,8 @@ def lock(folder: Path) -> int:
         # Only for people to read: a full disk, for example, must not keep anybody from anything.
         with contextlib.suppress(OSError):
             os.ftruncate(handle, 0)
-            os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+            what = "" if task is None else f" ({task})"
+            os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}{what}".encode(), 0)
     except BaseException:
         _held.discard(handle)
         os.close(handle)
@@ -93,7 +100,7 @@ def check_free(folder: Path) -> None:
     import fcntl
 
     try:
-        handle = os.open(folder / LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        handle = os.open(folder / LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
     except OSError:
         return
     try:
@@ -121,6 +128,8 @@ def _refused(folder: Path, handle: int, error: OSError) -> JournalError:
 def _cannot_be_made(folder: Path, path: Path, error: OSError) -> JournalError:
     if not folder.is_dir():
         return JournalError(f"The experiment's folder {folder} cannot be written: {error}.")
+    if path.is_symlink():
+        return JournalError(f"{path} is a link, so the experiment cannot be locked. Delete it.")
     if path.is_dir():
         return JournalError(f"{path} is a folder, so the experiment cannot be locked. Delete it.")
     which = path if os.access(folder, os.W_OK) else f"The experiment's folder {folder}"

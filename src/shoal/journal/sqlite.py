@@ -99,14 +99,18 @@ class SQLiteJournal:
             raise
 
     @classmethod
-    def open_for_writing(cls, folder: Path) -> SQLiteJournal:
+    def open_for_writing(cls, folder: Path, task: str | None = None) -> SQLiteJournal:
         """Go on with the journal of an experiment, after all of it was checked; one that is damaged is left as it is.
+
+        Args:
+            folder: the experiment's folder.
+            task: what for, where it is not to run the experiment; see :func:`shoal.journal.lock.lock`.
 
         Raises:
             JournalError: there is none, it is damaged or newer than this Shoal, or another driver writes it.
         """
         path = folder / JOURNAL_NAME
-        lock = take_lock(folder)
+        lock = take_lock(folder, task)
         try:
             with contextlib.closing(cls.open_for_reading(folder)) as reader:
                 reader.check_format()

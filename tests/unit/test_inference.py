@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.statistics import expected_best, middle, quantile, rank_correlation, sign_test, spread
+from shoal.inference import expected_best, middle, quantile, rank_correlation, sign_test, spread
 
 VALUES = st.lists(st.integers(-5, 5).map(float), min_size=1, max_size=7)
 
