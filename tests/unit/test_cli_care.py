@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -18,9 +19,12 @@ from shoal import tune
 from shoal.cli import main
 from shoal.core.commands import checkpoint_name
 from shoal.errors import ConfigError
+from shoal.history import History
 from shoal.journal.lock import lock, unlock
 from shoal.reading import Experiment, State
 from shoal.results import ResultGrid
+from shoal.sinks import LogFiles, PolicyFiles
+from shoal.testing.faults import Fault, random_faults
 
 Shoal = Callable[..., tuple[int, str, str]]
 
@@ -67,7 +71,22 @@ def folder(ran: Path, tmp_path: Path) -> Path:
 
 
 def cut_off(folder: Path) -> None:
-    """Leave the journal as a driver leaves it that was killed in the middle of its run."""
+    """Leave an experiment as a driver leaves it that was killed in the middle of its run."""
+    lose_records(folder)
+    experiment = Experiment.open(folder)
+    for writer in (LogFiles(), PolicyFiles()):
+        writer.start(experiment.info, folder, experiment.history)
+        writer.close()
+    for trial in experiment.history.in_order():
+        known = [entry.row.report.checkpoint for entry in trial.checkpoints.values()]
+        following = max((saved.number for saved in known if saved is not None), default=-1) + 1
+        for path in (folder / trial.folder).glob("checkpoint_*"):
+            if int(path.name[-6:]) > following:  # one was there whose report had not arrived
+                shutil.rmtree(path)
+
+
+def lose_records(folder: Path) -> None:
+    """Have the journal forget the last third of its records, as where the log beside it is damaged."""
     import sqlite3
 
     with sqlite3.connect(folder / "journal.sqlite") as connection:
@@ -175,8 +194,59 @@ def test_an_interrupted_experiment_is_healthy_and_told_how_to_go_on(shoal: Shoal
     assert Experiment.open(folder).state is State.INTERRUPTED
     notes = {each["check"]: each for each in findings(shoal, "pbt") if each["level"] == "note"}
     assert "shoal resume pbt MODULE:save_always" in notes["driver"]["to_do"]
-    assert {"leftovers", "logs"} <= set(notes)  # what the journal does not know of any more
+    assert "leftovers" in notes
     assert shoal("doctor", "pbt")[0] == 0
+
+
+def test_where_the_journal_has_lost_records_that_is_a_problem_and_gc_leaves_the_checkpoints_alone(
+    shoal: Shoal, folder: Path
+) -> None:
+    before = snapshot(folder)
+    lose_records(folder)
+    (found,) = [each for each in findings(shoal, "pbt") if each["level"] == "problem"]
+    assert found["check"] == "records"
+    assert "result.json has" in found["what"]
+    assert "whole checkpoint" in found["what"]
+    assert "Copy the folder before" in found["to_do"]
+    assert all(each["check"] != "leftovers" for each in findings(shoal, "pbt"))
+    code, _, err = shoal("gc", "pbt", "--yes")
+    assert code == 0
+    assert "has lost its records" in err
+    assert snapshot(folder).keys() == before.keys()
+    told = json.loads(shoal("gc", "pbt", "--yes", "--lost-records", "--format", "json")[1])
+    assert {each["what"] for each in told[0]["items"]} == {"a checkpoint whose records are lost"}
+    assert snapshot(folder).keys() < before.keys()
+
+
+def test_without_its_log_files_many_unknown_checkpoints_tell_that_records_are_lost(shoal: Shoal, folder: Path) -> None:
+    lose_records(folder)
+    for path in folder.glob("*/result.json"):
+        path.unlink()
+    assert "records" in problems(shoal, "pbt")
+
+
+def test_results_that_were_undone_are_not_taken_for_lost_ones(tmp_path: Path) -> None:
+    from shoal.cli.files import read_files
+    from shoal.core.events import Reported
+    from shoal.journal.sqlite import SQLiteJournal
+
+    crashes = random_faults(3, {Fault.CRASH: 0.3})
+    folder = write_experiment(
+        tmp_path / "sim", members=2, steps=8, files=True, faults=crashes, max_failures=-1, checkpoint_every=3
+    )
+    with contextlib.closing(SQLiteJournal.open_for_reading(folder)) as journal:
+        records = list(journal.read())
+    reports = [record.item for record in records if isinstance(record.item, Reported)]
+    history = History.of(records)
+    assert len(reports) > history.results  # some were undone
+    for report in reports:
+        with (folder / history.trials[report.trial_id].folder / "result.json").open("a") as file:
+            print(json.dumps({"training_iteration": report.iteration, "timestamp": int(report.timestamp)}), file=file)
+    assert read_files(folder, records).unreported() == {}
+    first = reports[0].trial_id
+    with (folder / history.trials[first].folder / "result.json").open("a") as file:
+        print(json.dumps({"training_iteration": 9, "timestamp": 1}), file=file)
+    assert read_files(folder, records).unreported() == {first: 1}
 
 
 def test_settings_with_objects_of_the_users_are_followed_only_where_they_are_trusted(
@@ -357,6 +427,30 @@ def test_the_lineage_that_is_kept_is_the_best_trials(shoal: Shoal, folder: Path)
         if segment.checkpoint is not None:
             owner, _, name = segment.checkpoint.rpartition("/")
             assert (folder / history.trials[owner].folder / name).is_dir()
+
+
+def test_with_its_lineage_the_best_trial_keeps_the_weights_that_it_ended_with(shoal: Shoal, folder: Path) -> None:
+    winner = ResultGrid.read(folder).get_best_result()
+    assert winner.checkpoint is not None
+    path = winner.checkpoint.path
+    assert shoal("gc", "pbt", "--keep-lineage", "--give-up-restore", "--yes")[0] == 0
+    kept = ResultGrid.read(folder).get_best_result().checkpoint
+    assert kept is not None
+    assert kept.path == path
+    assert Path(path).is_dir()
+
+
+def test_a_best_trial_without_a_checkpoint_of_its_own_keeps_the_donors(shoal: Shoal, tmp_path: Path) -> None:
+    from shoal.cli.files import Files
+
+    folder = write_experiment(tmp_path / "results" / "sim", members=8, steps=7, files=True, checkpoint_every=5)
+    history = Experiment.open(folder).history
+    files = Files(folder, history)
+    copied = [trial for trial in history.in_order() if trial.restore is not None]
+    assert copied
+    for trial in copied:
+        assert trial.restore is not None
+        assert trial.restore.id in files.weights_of(trial)
 
 
 def test_what_somebody_else_has_deleted_takes_no_place_among_those_that_are_kept(shoal: Shoal, folder: Path) -> None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ..checkpoints import store
 from ..core.commands import Status
 from ..core.recall import recall
+from ..display.table import count_text
 from ..errors import InvalidTransition, JournalError, ShoalError, one_line
 from ..experiment import ExperimentInfo
 from ..journal import JOURNAL_NAME
@@ -51,7 +52,8 @@ class Finding:
     level: str
     """``ok``, ``note`` or ``problem``."""
     check: str
-    """Which check: ``journal``, ``decisions``, ``driver``, ``checkpoints``, ``leftovers``, ``logs`` or ``disk``."""
+    """Which check: ``journal``, ``decisions``, ``driver``, ``checkpoints``, ``records``, ``leftovers``, ``logs`` or
+    ``disk``."""
     what: str
     meaning: str = ""
     to_do: str = ""
@@ -230,7 +232,8 @@ def _driver(patient: _Patient) -> Iterator[Finding]:
     going = sum(not trial.status.ended for trial in trials)
     what = f"{going} of {len(trials)} trials have not ended" if going else "its trials were cut off"
     yield Finding(
-        NOTE, "driver", f"Nobody runs it, and {what}.", "Nothing that was reported is lost.",
+        NOTE, "driver", f"Nobody runs it, and {what}.",
+        "" if patient.files.unreported() or patient.files.lost() else "Nothing that was reported is lost.",
         f"To go on: {patient.how_to_go_on}",
     )  # fmt: skip
 
@@ -294,6 +297,31 @@ def _damaged(patient: _Patient, title: str, group: list[tuple[str, str]], *, nee
         meaning,
         "Put the files back from a copy, if there is one.",
     )
+
+
+def _records(patient: _Patient) -> Iterator[Finding]:
+    """See whether the files tell of what the journal knows nothing of, although it is always written first."""
+    if patient.running:
+        return
+    unreported, lost = patient.files.unreported(), patient.files.lost()
+    parts: list[str] = []
+    if unreported:
+        of = ", ".join(list(unreported)[:_SHOWN]) + (" and others" if len(unreported) > _SHOWN else "")
+        parts.append(
+            f"result.json has {count_text(sum(unreported.values()), 'result')} that it knows nothing of ({of})"
+        )
+    if lost:
+        size = size_text(sum(item.size for item in lost))
+        parts.append(f"there are {count_text(len(lost), 'whole checkpoint')} with {size} that it knows nothing of")
+    if parts:
+        yield Finding(
+            PROBLEM,
+            "records",
+            f"The journal has lost records: {', and '.join(parts)}.",
+            "To go on would train these steps again, and delete these results and checkpoints.",
+            f"Copy the folder before 'shoal resume' or 'shoal gc'. If a copy of {JOURNAL_NAME}-wal is left, put it "
+            f"back first: the newest records were in it.",
+        )
 
 
 def _leftovers(patient: _Patient) -> Iterator[Finding]:
@@ -405,6 +433,7 @@ _CHECKS: tuple[tuple[str, Callable[[_Patient], Iterator[Finding]]], ...] = (
     ("following the decisions", _decisions),
     ("looking for the driver", _driver),
     ("reading the checkpoints", _checkpoints),
+    ("looking for lost records", _records),
     ("looking for leftovers", _leftovers),
     ("comparing the log files", _logs),
     ("asking for free space", _disk),

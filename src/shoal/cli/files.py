@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Files", "Item", "read_files"]
 
+_IN_FLIGHT = 2
+"""So many checkpoints of a trial may be there whose reports had not arrived when its driver was killed."""
 _HALF_REPLACED = re.compile(
     r"\.(?:result\.json|progress\.csv|params\.json|pbt_global\.txt|pbt_policy_[^/]*\.txt)\.new|\.writable"
 )
@@ -48,6 +51,9 @@ class Files:
     history: History = field(default_factory=History)
     following: dict[str, int] = field(default_factory=dict[str, int])
     """For each trial, the number that follows the last one that a report has told of."""
+    reported: dict[str, set[tuple[int, int]]] = field(default_factory=dict[str, set[tuple[int, int]]])
+    """For each trial, iteration and timestamp of all that it has ever reported, also where that counts no longer."""
+    _unreported: dict[str, int] | None = None
 
     @property
     def freed(self) -> int:
@@ -80,9 +86,72 @@ class Files:
                 found.add(trial.restore.id)
         return found
 
+    def weights_of(self, trial: TrialHistory) -> set[str]:
+        """Return the ids of the checkpoints that hold the newest weights of a trial, as ``Result.checkpoint`` has it.
+
+        After an exploit, and until it saves one of its own, that is the donor's; where it has reported nothing since,
+        its own newest one is that of its last result.
+        """
+        own = [
+            number
+            for number in trial.whole
+            if number >= trial.first_checkpoint and (self.folder / trial.folder / checkpoint_name(number)).is_dir()
+        ]
+        mine = {f"{trial.trial_id}/{checkpoint_name(max(own))}"} if own else set[str]()
+        if trial.restore is None:
+            return mine
+        if trial.last is None or trial.last.generation < len(trial.exploits):
+            return {trial.restore.id, *mine}
+        return {trial.restore.id}
+
+    def unreported(self) -> dict[str, int]:
+        """Return for each trial how many results its ``result.json`` has that the journal knows nothing of.
+
+        They are written after the journal was, so that has lost records. Not those that count no longer: it has them.
+        """
+        if self._unreported is not None:
+            return self._unreported
+        found = self._unreported = dict[str, int]()
+        for trial in self.history.in_order():
+            folder = self.trial_folder(trial)
+            if folder is None:
+                continue
+            known = self.reported.get(trial.trial_id, set())
+            with (
+                contextlib.suppress(OSError),
+                (folder / "result.json").open(encoding="utf-8", errors="replace") as file,
+            ):
+                count = sum(stamp is not None and stamp not in known for stamp in map(_stamp, file))
+                if count:
+                    found[trial.trial_id] = count
+        return found
+
+    def lost(self) -> list[Item]:
+        """Return whole checkpoints that the journal knows nothing of, and that are more than a kill explains.
+
+        Its records of them are lost, so these weights are there only as long as nobody tidies up.
+        """
+        unreported = self.unreported()
+        found: list[Item] = []
+        for trial in self.history.in_order():
+            paths = self._beyond(trial)
+            if trial.trial_id in unreported or len(paths) > _IN_FLIGHT:
+                found += [Item(path, size_of(path), "a checkpoint whose records are lost") for path in paths]
+        return found
+
+    def _beyond(self, trial: TrialHistory) -> list[Path]:
+        """Return a trial's committed checkpoints that the store has made and no report has told of."""
+        folder = self.trial_folder(trial)
+        if folder is None or not any(self.following.values()):
+            return []
+        committed = _committed(folder)
+        following = self.following.get(trial.trial_id, 0)
+        return [committed[number] for number in sorted(of_the_store(committed, following)) if number >= following]
+
     def leftovers(self) -> list[Item]:
         """Return what processes have left that were killed: nobody will ever read it."""
         found: list[Item] = []
+        lost = {item.path for item in self.lost()}
         saves = any(self.following.values())
         found += self._half_replaced(self.folder)
         for trial in self.history.in_order():
@@ -90,19 +159,17 @@ class Files:
             if folder is None:
                 continue
             found += self._half_replaced(folder)
-            committed: dict[int, Path] = {}
             for path in _entries(folder):
-                if not path.is_dir() or path.is_symlink():
-                    continue
-                if is_unfinished(path.name):
+                if is_unfinished(path.name) and path.is_dir() and not path.is_symlink():
                     what = "was being deleted" if path.name.startswith(".deleted") else "was being written"
                     found.append(Item(path, size_of(path), f"a checkpoint that {what}"))
-                elif (number := committed_number(path.name)) is not None:
-                    committed[number] = path
             if not saves:
                 continue
+            committed = _committed(folder)
             for number in sorted(of_the_store(committed, self.following.get(trial.trial_id, 0))):
                 path = committed[number]
+                if path in lost:
+                    continue
                 if number in trial.freed:
                     found.append(Item(path, size_of(path), "a checkpoint that was freed before"))
                 elif number not in trial.checkpoints:
@@ -124,6 +191,8 @@ def read_files(folder: Path, records: Iterable[Record]) -> Files:
     for record in records:
         files.history.add(record)
         item = record.item
+        if isinstance(item, Reported):
+            files.reported.setdefault(item.trial_id, set()).add((item.iteration, int(item.timestamp)))
         if isinstance(item, (Reported, Saved)) and item.checkpoint is not None:
             following = files.following.get(item.trial_id, 0)
             files.following[item.trial_id] = max(following, item.checkpoint.number + 1)
@@ -134,3 +203,21 @@ def _entries(folder: Path) -> list[Path]:
     with contextlib.suppress(OSError):
         return sorted(folder.iterdir())
     return []
+
+
+def _committed(folder: Path) -> dict[int, Path]:
+    """Return the folders of committed checkpoints in a trial's folder, by their numbers."""
+    found: dict[int, Path] = {}
+    for path in _entries(folder):
+        number = committed_number(path.name)
+        if number is not None and path.is_dir() and not path.is_symlink():
+            found[number] = path
+    return found
+
+
+def _stamp(line: str) -> tuple[int, int] | None:
+    """Return iteration and timestamp of a line of ``result.json``; None where it has none."""
+    with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError, OverflowError):
+        values = json.loads(line)
+        return int(values["training_iteration"]), int(values["timestamp"])
+    return None

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .errors import EXIT_WRONG, UsageProblem
-from .finding import complete_experiment, experiment_folders
+from .finding import complete_experiment, experiment_folders, name_for
 from .output import OneFormat, OneFormatOption, Table, print_json, print_table, say, warn
 from .sizes import size_text
 
@@ -70,6 +70,13 @@ def gc(
             help="Delete also what 'shoal resume' would go on from; only of experiments that have ended.",
         ),
     ] = False,
+    lost_records: Annotated[
+        bool,
+        typer.Option(
+            "--lost-records",
+            help="Delete also whole checkpoints that the journal has lost its records of; see 'shoal doctor'.",
+        ),
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     format: OneFormatOption = OneFormat.table,
 ) -> None:
@@ -79,9 +86,10 @@ def gc(
     checkpoints go that no --keep-... names and that a restore does not need. What is deleted is written in the
     journal. Nothing outside of the experiments' folders is touched, and no link is followed.
     """
+    from ..display.table import count_text
     from .removal import Keep, delete, look
 
-    keep = Keep(keep_best, keep_newest, keep_lineage, not give_up_restore)
+    keep = Keep(keep_best, keep_newest, keep_lineage, not give_up_restore, not lost_records)
     if give_up_restore and keep.all:
         raise UsageProblem(
             "--give-up-restore deletes checkpoints, so say which to keep: --keep-best 1, or --keep-best 0 to keep none."
@@ -91,6 +99,12 @@ def gc(
         raise UsageProblem(f"There are no experiments in {folder}.")
     found = [look(each, keep) for each in folders]
     refused = [each for each in found if each.why_not is not None]
+    for each in found:
+        if each.lost:
+            warn(
+                f"{each.folder.name}: {count_text(each.lost, 'checkpoint')} left alone, because the journal has lost its records "
+                f"of them. What happened: shoal doctor {name_for(each.folder)}. To delete them: --lost-records."
+            )
     if single and refused:
         warn(f"error: {refused[0].why_not}")
         raise typer.Exit(EXIT_WRONG)

@@ -40,6 +40,8 @@ class Keep:
     """Those that the best trial's weights came through."""
     restore: bool = True
     """Those that a restore goes on from."""
+    lost: bool = True
+    """Those that the journal has lost its records of."""
 
     @property
     def all(self) -> bool:
@@ -55,6 +57,8 @@ class Found:
     items: list[Item]
     why_not: str | None = None
     """Why nothing can be deleted here."""
+    lost: int = 0
+    """How many checkpoints stay because the journal has lost its records of them."""
 
     @property
     def size(self) -> int:
@@ -74,7 +78,7 @@ def look(folder: Path, keep: Keep) -> Found:
             meta = journal.meta()
         if is_locked(folder):
             return Found(folder, [], f"{folder.name} is being run by {driver_of(folder) or 'another process'}.")
-        return Found(folder, _items(files, keep, meta))
+        return Found(folder, _items(files, keep, meta), lost=len(files.lost()) if keep.lost else 0)
     except (ShoalError, OSError) as error:
         return Found(folder, [], one_line(error))
 
@@ -86,6 +90,8 @@ def _items(files: Files, keep: Keep, meta: dict[str, Any]) -> list[Item]:
         ConfigError: what the user wants is not possible for this experiment.
     """
     items = files.leftovers()
+    if not keep.lost:
+        items += files.lost()
     if keep.all:
         return items
     if not keep.restore and not has_ended(files.history):
@@ -128,6 +134,7 @@ def _kept(files: Files, keep: Keep, meta: dict[str, Any]) -> set[str]:
         if best is None or best.last is None:
             raise ConfigError(f"No trial of {files.folder.name} is best, so there is no lineage to keep.")
         kept |= {each.checkpoint for each in lineage_of(best, best.last, files.history) if each.checkpoint is not None}
+        kept |= files.weights_of(best)  # that the others led to
     return kept
 
 
