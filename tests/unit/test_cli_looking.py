@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.simulated import write_experiment
+from tests.simulated import pbt, write_experiment
 
 from shoal.cli import main
 from shoal.journal.lock import lock, unlock
@@ -335,6 +335,40 @@ def test_a_schedule_as_json_and_csv_is_exact(shoal: Shoal, folder: Path) -> None
     assert [(each["step"], each["config"]) for each in values] == list(schedule.changes)
     rows = list(csv.DictReader(io.StringIO(shoal("schedule", "mnist", "--format", "csv")[1])))
     assert [float(row["lr"]) for row in rows] == [config["lr"] for _, config in schedule.changes]
+
+
+def test_a_file_that_cannot_be_written_is_left_as_it_was_and_told_in_one_line(
+    shoal: Shoal, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "schedule.json"
+    target.write_text("the old one")
+    target.chmod(0o640)
+
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("os.replace", full)
+        code, _, err = shoal("schedule", "mnist", "-f", "json", "-o", str(target))
+    assert code == 2
+    assert err == f"shoal: error: {target} cannot be written: No space left on device.\n"
+    assert target.read_text() == "the old one"
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+    assert shoal("schedule", "mnist", "-f", "json", "-o", str(target))[0] == 0
+    assert json.loads(target.read_text())[0]["step"] == 0
+    assert target.stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("format", ["json", "csv", "python"])
+def test_a_text_that_is_no_unicode_can_be_written_to_a_file(shoal: Shoal, tmp_path: Path, format: str) -> None:
+    def odd(config: dict[str, Any], state: Any) -> tuple[dict[str, Any], Any]:
+        return {"accuracy": 1.0}, None
+
+    scheduler = pbt(hyperparam_mutations={"file": ["\udc80", "\udc81"]})
+    write_experiment(tmp_path / "results" / "odd", members=2, steps=2, train=odd, scheduler=scheduler)
+    target = tmp_path / "schedule"
+    assert shoal("schedule", "odd", "-f", format, "-o", str(target))[0] == 0
+    assert "\\udc8" in target.read_text(encoding="utf-8")
 
 
 def test_the_lineage_is_that_of_the_result_for_any_trial(shoal: Shoal, folder: Path) -> None:

@@ -102,8 +102,8 @@ def gc(
     for each in found:
         if each.lost:
             warn(
-                f"{each.folder.name}: {count_text(each.lost, 'checkpoint')} left alone, because the journal has lost its records "
-                f"of them. What happened: shoal doctor {name_for(each.folder)}. To delete them: --lost-records."
+                f"{each.folder.name}: {count_text(each.lost, 'checkpoint')} left alone, because the journal has lost "
+                f"its records of them. See: shoal doctor {name_for(each.folder)}. To delete them: --lost-records."
             )
     if single and refused:
         warn(f"error: {refused[0].why_not}")

@@ -73,7 +73,7 @@ def schedule(
         import json
 
         steps = [{"step": step, "config": config} for step, config in made.changes]
-        text = json.dumps(plain(steps), indent=2, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(plain(steps), indent=2, allow_nan=False)
     else:
         # A file gets values separated by commas where nothing else was asked for.
         text = csv_text([{"step": step, **_named(_flat(config), "step")} for step, config in made.changes])

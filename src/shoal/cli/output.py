@@ -6,10 +6,13 @@ of users are never taken for markup.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 import math
+import os
+import stat
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from .errors import UsageProblem
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -157,7 +162,7 @@ def plain(value: Any) -> Any:
 
 def print_json(value: Any) -> None:
     """Print a value as JSON, in full precision."""
-    print(json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False))
+    print(json.dumps(plain(value), indent=2, allow_nan=False))
 
 
 def print_csv(rows: Sequence[Mapping[str, Any]], keys: Sequence[str] | None = None) -> None:
@@ -182,7 +187,7 @@ def csv_text(rows: Sequence[Mapping[str, Any]], keys: Sequence[str] | None = Non
 
 
 def _csv_cell(value: Any) -> Any:
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else value
+    return json.dumps(value) if isinstance(value, (dict, list)) else value
 
 
 def when(at: float | None) -> str | None:
@@ -193,8 +198,35 @@ def when(at: float | None) -> str | None:
 
 
 def write_text(path: Path | None, text: str) -> None:
-    """Write text to a file, or print it where there is none."""
+    """Write text to a file, or print it where there is none. A file has its old text until it has the new one, whole.
+
+    Raises:
+        UsageProblem: the file cannot be written.
+    """
+    text = text if text.endswith("\n") else f"{text}\n"
     if path is None:
-        print(text, end="" if text.endswith("\n") else "\n")
+        print(text, end="")
         return
-    path.expanduser().write_text(text if text.endswith("\n") else f"{text}\n", encoding="utf-8")
+    data = text.encode("utf-8", errors="backslashreplace")  # half a surrogate pair, as in a name that is no UTF-8
+    target = Path(os.path.realpath(path.expanduser()))
+    try:
+        if target.exists() and not target.is_file():
+            target.write_bytes(data)  # a pipe, or /dev/stdout
+            return
+        _replace(target, data)
+    except OSError as error:
+        raise UsageProblem(f"{path} cannot be written: {error.strerror or error}.") from error
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Put a file in place of another, with the same mode."""
+    aside = path.with_name(f".{path.name[:200]}.{os.getpid()}.new")
+    try:
+        aside.write_bytes(data)
+        with contextlib.suppress(OSError):
+            os.chmod(aside, stat.S_IMODE(path.stat().st_mode))
+        os.replace(aside, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+        raise

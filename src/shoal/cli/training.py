@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import shlex
 import sys
+import time
 from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .errors import EXIT_CTRL_C, EXIT_RESUME, EXIT_WRONG, UsageProblem
-from .finding import ExperimentArgument, TrialOption, experiment_folder, name_for
+from .finding import ExperimentArgument, TrialOption, experiment_folder, name_for, newest_first, storage_root
 from .output import warn
 from .trainables import TrainableArgument, load_trainable
 
@@ -27,6 +29,8 @@ __all__ = ["demo", "replay", "resume", "run"]
 
 _INTERVAL = 5.0
 _MEMBERS = 8
+_CLOCKS_DIFFER_S = 2.0
+"""By so much the times that a file system gives may lie behind the clock."""
 
 
 class SchedulerName(str, Enum):
@@ -207,7 +211,7 @@ def run(
             failure_config=None if max_failures is None else tune.FailureConfig(max_failures=max_failures),
         ),
     )  # fmt: skip
-    _finish(_fit(tuner.fit, f"shoal resume {_later_name(name, storage)} {trainable}"))
+    _finish(_fit(tuner.fit, trainable, lambda since: _begun(storage, since)))
 
 
 def resume(
@@ -249,7 +253,7 @@ def resume(
         run_config=tune.RunConfig(verbose=verbose, **settings),
         tune_config=tune.TuneConfig(**tuning) if tuning else None,
     )
-    grid = _fit(tuner.fit, f"shoal resume {experiment} {trainable}")
+    grid = _fit(tuner.fit, trainable, lambda since: folder)
     if Experiment.open(folder).seq == found.seq:
         warn(
             f"Nothing was left to do: all trials of {folder.name} have ended. To train on, give --stop, for example "
@@ -298,7 +302,7 @@ def replay(
             checkpoint_config=_keeping(checkpoints_to_keep),
         ),
     )
-    _finish(_fit(tuner.fit, f"shoal resume {_later_name(name, storage)} {trainable}"))
+    _finish(_fit(tuner.fit, trainable, lambda since: _begun(storage, since)))
 
 
 def _goal_of(info: ExperimentInfo) -> dict[str, Any]:
@@ -325,8 +329,6 @@ def demo(
     ] = None,
 ) -> None:  # fmt: skip
     """Train a small population of ConvNets on real MNIST digits, and draw how they learned."""
-    from .finding import storage_root
-
     try:
         from ..examples import pbt_mnist
     except ImportError as error:
@@ -348,12 +350,24 @@ def demo(
         raise
 
 
-def _later_name(name: str | None, storage: Path | None) -> str:
-    """Return how an experiment that is about to begin will be named on the command line."""
-    if storage is None:
-        return shlex.quote(name or "latest")
-    # Without a name it has the time in it, which is known only later.
-    return shlex.quote(str(storage / name)) if name else f"{shlex.quote(str(storage))}/NAME"
+def _begun(storage: Path | None, since: float) -> Path | None:
+    """Return the experiment that this process has begun; None where it has begun none, or left nothing of it.
+
+    Args:
+        storage: the folder that it is in; None: the default one.
+        since: when this process began to run it, seconds since the epoch.
+    """
+    from ..journal.lock import LOCK_NAME
+    from .drivers import driver_of
+
+    for folder in newest_first(storage_root() if storage is None else storage.expanduser()):
+        driver = driver_of(folder)
+        with contextlib.suppress(OSError):
+            # Its number alone says little: in containers, each has the same.
+            late = (folder / LOCK_NAME).stat().st_mtime > since - _CLOCKS_DIFFER_S
+            if late and driver is not None and driver.here and driver.pid == os.getpid():
+                return folder
+    return None
 
 
 # ------------------------------------------------------------------------------------------------------------- settings
@@ -440,17 +454,29 @@ def _without_none(**values: Any) -> dict[str, Any]:
 # -------------------------------------------------------------------------------------------------------------- running
 
 
-def _fit(fit: Callable[[], ResultGrid], how_to_go_on: str) -> ResultGrid:
-    """Run to the end; where a signal ends it, say how to go on in the words of the command line."""
+def _fit(fit: Callable[[], ResultGrid], trainable: str, where: Callable[[float], Path | None]) -> ResultGrid:
+    """Run to the end; where a signal ends it, say how to go on in the words of the command line.
+
+    Args:
+        fit: runs it.
+        trainable: what trains a member, as it was given.
+        where: returns the experiment's folder, or None where nothing has begun; is told when it began.
+    """
+    since = time.time()
     try:
         return fit()
     except KeyboardInterrupt:
-        print(f"shoal: to go on: {how_to_go_on}", file=sys.stderr)
+        _how_to_go_on(where(since), trainable)
         raise typer.Exit(EXIT_CTRL_C) from None
     except SystemExit as error:
         if error.code == EXIT_RESUME:
-            print(f"shoal: to go on: {how_to_go_on}", file=sys.stderr)
+            _how_to_go_on(where(since), trainable)
         raise
+
+
+def _how_to_go_on(folder: Path | None, trainable: str) -> None:
+    if folder is not None:
+        print(f"shoal: to go on: shoal resume {name_for(folder)} {shlex.quote(trainable)}", file=sys.stderr)
 
 
 def _finish(grid: ResultGrid) -> None:
