@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import re
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
@@ -21,7 +22,25 @@ from .history import History, TrialHistory
 from .journal import JOURNAL_NAME
 from .timeline import Timeline
 
-__all__ = ["Experiment", "State", "find_experiments", "has_ended", "is_experiment", "state_of"]
+__all__ = [
+    "Experiment", "NothingYet", "State", "find_experiments", "has_ended", "info_of", "is_experiment", "is_locked",
+    "is_running", "nothing_yet", "state_of", "task_of",
+]  # fmt: skip
+
+_TASK = re.compile(r"process \d+ on .* \((\w+)\)\s*")
+
+
+class NothingYet(JournalError):
+    """The journal holds nothing, and that is no damage: the experiment is just starting, or it never began.
+
+    Args:
+        text: which of both, in words.
+        starting: whether it is just starting.
+    """
+
+    def __init__(self, text: str, *, starting: bool) -> None:
+        super().__init__(text)
+        self.starting = starting
 
 
 class State(str, Enum):
@@ -56,10 +75,11 @@ class Experiment:
                 are shown as their text, and everything else is the same.
 
         Raises:
+            NothingYet: it is just starting, or never began.
             JournalError: the folder holds no experiment, or its journal is damaged.
         """
         where = Path(os.path.abspath(Path(folder).expanduser()))
-        experiment = cls(where, _info(where))
+        experiment = cls(where, info_of(where))
         experiment.refresh(unpickle=unpickle)
         return experiment
 
@@ -99,13 +119,58 @@ class Experiment:
 
 def state_of(folder: Path, history: History) -> State:
     """Return whether the experiment in a folder goes on."""
+    if is_running(folder):
+        return State.RUNNING
+    return State.ENDED if has_ended(history) else State.INTERRUPTED
+
+
+def is_locked(folder: Path) -> bool:
+    """Return whether somebody has the lock of an experiment now: a driver, or who tidies up."""
     from .journal.lock import check_free
 
     try:
         check_free(folder)
     except JournalError:
-        return State.RUNNING
-    return State.ENDED if has_ended(history) else State.INTERRUPTED
+        return True
+    return False
+
+
+def is_running(folder: Path) -> bool:
+    """Return whether a driver runs an experiment now."""
+    return is_locked(folder) and task_of(folder) is None
+
+
+def task_of(folder: Path) -> str | None:
+    """Return what the lock of an experiment was taken for last, as its file says; None: to run it."""
+    from .journal.lock import LOCK_NAME
+
+    with contextlib.suppress(OSError), (folder / LOCK_NAME).open(errors="replace") as file:
+        found = _TASK.fullmatch(file.read(300))
+        return None if found is None else found[1]
+    return None
+
+
+def nothing_yet(folder: Path) -> NothingYet | None:
+    """Return that an experiment is just starting, or never began; None where that is not why nothing can be read."""
+    from .journal.sqlite import never_began
+
+    if not (folder / JOURNAL_NAME).is_file():
+        return None
+    # Members have folders since the first record: where there is one, the records are lost.
+    if any(folder.glob("*/params.json")):
+        return None
+    locked = is_locked(folder)
+    try:
+        if not never_began(folder):
+            return None
+    except JournalError:
+        return None
+    if locked:
+        return NothingYet(f"The experiment {folder} is just starting: its journal holds nothing yet.", starting=True)
+    return NothingYet(
+        f"The experiment {folder} never began: its driver ended before anything had happened. Delete the folder.",
+        starting=False,
+    )
 
 
 def has_ended(history: History) -> bool:
@@ -122,8 +187,10 @@ def _was_cut_off(trial: TrialHistory, history: History) -> bool:
 
 
 def is_experiment(folder: Path) -> bool:
-    """Return whether a folder holds a journal."""
-    return (folder / JOURNAL_NAME).is_file()
+    """Return whether a folder holds a journal, as far as this user may know."""
+    with contextlib.suppress(OSError):
+        return (folder / JOURNAL_NAME).is_file()
+    return False
 
 
 def find_experiments(root: Path) -> Iterator[Path]:
@@ -152,11 +219,23 @@ def _no_collections() -> Generator[None]:
         gc.enable()
 
 
-def _info(folder: Path) -> ExperimentInfo:
+def info_of(folder: Path) -> ExperimentInfo:
+    """Return the facts about the experiment in a folder, without reading its records.
+
+    Raises:
+        NothingYet: it is just starting, or never began.
+        JournalError: the folder holds no experiment, or its journal is damaged.
+    """
     from .journal.sqlite import SQLiteJournal
 
-    with contextlib.closing(SQLiteJournal.open_for_reading(folder)) as journal:
-        return _read_info(journal.meta(), folder)
+    try:
+        with contextlib.closing(SQLiteJournal.open_for_reading(folder)) as journal:
+            return _read_info(journal.meta(), folder)
+    except JournalError as error:
+        nothing = nothing_yet(folder)
+        if nothing is None:
+            raise
+        raise nothing from error
 
 
 def _read_info(meta: dict[str, object], folder: Path) -> ExperimentInfo:

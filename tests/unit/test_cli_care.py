@@ -249,6 +249,168 @@ def test_results_that_were_undone_are_not_taken_for_lost_ones(tmp_path: Path) ->
     assert read_files(folder, records).unreported() == {first: 1}
 
 
+@pytest.mark.parametrize("damage", ["flipped", "cut", "gone"])
+def test_a_damaged_log_beside_the_journal_is_a_problem_and_nothing_is_called_a_leftover(
+    shoal: Shoal, folder: Path, tmp_path: Path, damage: str
+) -> None:
+    from shoal.journal.sqlite import SQLiteJournal
+
+    with contextlib.closing(SQLiteJournal.open_for_reading(folder)) as journal:
+        records, meta = list(journal.read()), journal.meta()
+    (folder / "journal.sqlite").unlink()
+    driver = SQLiteJournal.create(folder)
+    driver.set_meta(**meta)
+    for record in records:
+        driver.append([record.item], record.at)
+    killed = Path(shutil.copytree(folder, tmp_path / "results" / "killed"))
+    driver.close()
+    (killed / "journal.sqlite-shm").unlink()
+    wal = killed / "journal.sqlite-wal"
+    assert problems(shoal, "killed") == []
+    data = bytearray(wal.read_bytes())
+    if damage == "flipped":
+        data[len(data) // 2] ^= 1
+    wal.write_bytes(data if damage == "flipped" else data[: len(data) // 2] if damage == "cut" else b"")
+    (killed / "journal.sqlite-shm").unlink(missing_ok=True)
+    code, out, _ = shoal("doctor", "killed")
+    assert code == 1
+    assert "shoal gc killed" not in out
+    assert "ever began" not in out
+    before = {name: data for name, data in snapshot(killed).items() if "journal" not in name}
+    shoal("gc", "killed", "--yes")
+    assert {name: data for name, data in snapshot(killed).items() if "journal" not in name} == before
+
+
+def test_an_experiment_that_is_just_starting_is_no_damage(shoal: Shoal, tmp_path: Path) -> None:
+    from shoal.journal.sqlite import SQLiteJournal
+
+    new = tmp_path / "results" / "new"
+    new.mkdir(parents=True)
+    driver = SQLiteJournal.create(new)
+    try:
+        code, out, _ = shoal("doctor", "new")
+        assert code == 0
+        assert "just starting" in out
+        assert json.loads(shoal("list", "--format", "json")[1])[0]["state"] == "starting"
+        code, _, err = shoal("status", "new")
+        assert code == 1
+        assert "just starting" in err
+        assert "argument" not in err
+    finally:
+        driver.close()
+
+
+@pytest.mark.parametrize("what", [b"", None])
+def test_an_experiment_that_never_began_is_no_damage_and_can_be_deleted(
+    shoal: Shoal, tmp_path: Path, what: bytes | None
+) -> None:
+    from shoal.journal.sqlite import SQLiteJournal
+
+    new = tmp_path / "results" / "new"
+    new.mkdir(parents=True)
+    if what is None:
+        SQLiteJournal.create(new).close()
+    else:
+        (new / "journal.sqlite").write_bytes(what)
+    (found,) = findings(shoal, "new")
+    assert found["level"] == "note"
+    assert "never began" in found["meaning"]
+    assert "rm -r" in found["to_do"]
+    assert json.loads(shoal("list", "--format", "json")[1])[0]["state"] == "never began"
+
+
+def test_what_is_left_of_an_experiment_without_its_journal_is_not_skipped_in_its_folder(
+    shoal: Shoal, folder: Path
+) -> None:
+    write_experiment(folder.parent / "whole", members=2, steps=3, files=True)
+    (folder / "journal.sqlite").rename(folder / "journal.sqlite-wal")
+    code, out, _ = shoal("doctor", str(folder.parent))
+    assert code == 1
+    assert "problems in pbt" in out or "pbt" in out.splitlines()[-1]
+    rows = json.loads(shoal("list", "--format", "json")[1])
+    assert {row["name"]: row["state"] for row in rows} == {"whole": "ended", "pbt": "damaged"}
+
+
+def test_what_may_not_be_read_is_told_apart_from_damage(
+    shoal: Shoal, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    access = os.access
+
+    def no_journal(path: Any, mode: int, **more: Any) -> bool:
+        return Path(path).name != "journal.sqlite" and access(path, mode, **more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("os.access", no_journal)
+        (found,) = findings(shoal, "pbt")
+        assert "permission denied" in found["what"]
+        assert "copy" not in found["to_do"]
+        code, _, err = shoal("gc", "pbt", "--yes")
+        assert code == 1
+        assert "permission denied" in err
+    from shoal.checkpoints import store
+
+    def closed(path: Path, digest: str) -> str:
+        return f"its files cannot be read: {PermissionError(13, 'Permission denied', str(path))}"
+
+    monkeypatch.setattr(store, "damage", closed)
+    (found,) = [each for each in findings(shoal, "pbt") if each["level"] == "problem"]
+    assert "for want of permission" in found["what"]
+
+
+def test_while_gc_has_the_lock_nobody_calls_the_experiment_running_or_ends_that(shoal: Shoal, folder: Path) -> None:
+    held = lock(folder, "gc")
+    try:
+        assert Experiment.open(folder).state is State.ENDED
+        code, _, err = shoal("stop", "pbt")
+        assert code == 1
+        assert "is not running. 'shoal gc' works on it now" in err
+        assert any("'shoal gc' works on it now" in each["what"] for each in findings(shoal, "pbt"))
+        code, _, err = shoal("gc", "pbt", "--yes")
+        assert code == 1
+        assert "in the hands of 'shoal gc'" in err
+    finally:
+        unlock(held)
+
+
+def test_what_an_interrupted_gc_has_left_is_told_as_such(
+    shoal: Shoal, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shoal.cli.removal as removal
+
+    with monkeypatch.context() as patched:
+        patched.setattr(removal, "_remove", lambda path: False)
+        assert shoal("gc", "pbt", "--keep-newest", "1", "--yes")[0] == 1
+    texts = [each["what"] for each in findings(shoal, "pbt") if each["check"] == "leftovers"]
+    assert len(texts) == 1
+    assert texts[0].startswith("A 'shoal gc' that was interrupted has left")
+
+
+def test_damage_that_was_found_and_what_was_freed_are_counted_apart(shoal: Shoal, folder: Path) -> None:
+    from shoal.core.events import Damaged, Freed
+    from shoal.journal.sqlite import SQLiteJournal
+
+    trial = Experiment.open(folder).history.in_order()[0]
+    oldest, second, *_ = sorted(trial.checkpoints)
+    damaged = Damaged(trial.trial_id, trial.launches, f"{trial.trial_id}/{checkpoint_name(second)}", "for a test")
+    journal = SQLiteJournal.open_for_writing(folder)
+    journal.append([Freed(trial.trial_id, oldest), damaged], 0.0)
+    journal.close()
+    texts = [each["what"] for each in findings(shoal, "pbt") if each["check"] == "checkpoints"]
+    assert any("1 were freed" in text for text in texts)
+    assert any("1 were found to be damaged" in text for text in texts)
+    _, out, _ = shoal("show", "pbt", "0", "--format", "json")
+    assert [each["freed"] for each in json.loads(out)["checkpoints"]][:2] == [True, False]
+    assert "(freed)" in shoal("show", "pbt", "0")[1]
+
+
+def test_trials_whose_driver_was_killed_are_said_to_have_been_running(shoal: Shoal, folder: Path) -> None:
+    cut_off(folder)
+    running = [trial for trial in Experiment.open(folder).history.in_order() if trial.status.value == "RUNNING"]
+    assert running
+    assert "was RUNNING" in shoal("status", "pbt")[1]
+    assert "was RUNNING" in shoal("show", "pbt", str(running[0].index))[1]
+
+
 def test_settings_with_objects_of_the_users_are_followed_only_where_they_are_trusted(
     shoal: Shoal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -335,7 +497,10 @@ def test_by_default_only_what_killed_processes_have_left_is_deleted(shoal: Shoal
     after = snapshot(folder)
     mine = {name for name in after if name.endswith("mine.bin")}
     assert len(mine) == 3
-    assert {name: data for name, data in after.items() if name not in mine} == before
+    assert (folder / "journal.lock").read_text().endswith(" (gc)")
+    assert {name: data for name, data in after.items() if name not in {*mine, "journal.lock"}} == {
+        name: data for name, data in before.items() if name != "journal.lock"
+    }
     assert shoal("gc", "pbt", "--yes")[1] == "nothing to free.\n"
     assert shoal("doctor", "pbt")[0] == 0
 

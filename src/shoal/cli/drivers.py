@@ -9,9 +9,9 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Driver", "driver_of", "is_locked"]
+__all__ = ["Driver", "driver_of"]
 
-_OWNER = re.compile(r"process (\d{1,10}) on (\S.*)")
+_OWNER = re.compile(r"process (\d{1,10}) on (\S.*?)(?: \((\w+)\))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +20,8 @@ class Driver:
 
     pid: int
     host: str
+    task: str | None = None
+    """What it has the lock for, where that is not to run the experiment: ``gc``."""
 
     @property
     def here(self) -> bool:
@@ -77,17 +79,5 @@ def driver_of(folder: Path) -> Driver | None:
 
     with contextlib.suppress(OSError), (folder / LOCK_NAME).open(errors="replace") as file:
         found = _OWNER.fullmatch(file.read(300).strip())
-        return None if found is None else Driver(int(found[1]), found[2])
+        return None if found is None else Driver(int(found[1]), found[2], found[3])
     return None
-
-
-def is_locked(folder: Path) -> bool:
-    """Return whether a driver has the lock of an experiment now."""
-    from ..errors import JournalError
-    from ..journal.lock import check_free
-
-    try:
-        check_free(folder)
-    except JournalError:
-        return True
-    return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import warnings
 from collections.abc import Generator
@@ -21,6 +22,7 @@ __all__ = [
     "UsageProblem",
     "told",
     "warnings_in_one_line",
+    "words_of",
 ]
 
 EXIT_WRONG = 1
@@ -60,8 +62,20 @@ def told(error: Exception) -> tuple[str | None, int]:
         lines = str(error).splitlines()  # which trial, and then a traceback, which ends with what was raised
         return _line(" ".join(dict.fromkeys((lines[0], lines[-1])))), EXIT_WRONG
     if isinstance(error, (ShoalError, OSError, ImportError)):
-        return _line(str(error)), EXIT_WRONG
+        return _line(words_of(error)), EXIT_WRONG
     return None, EXIT_WRONG
+
+
+def words_of(error: BaseException) -> str:
+    """Return what an error says, in one line: of Shoal's own its text, of the system's what it was and where."""
+    from ..display.text import one_line
+
+    if isinstance(error, ShoalError):
+        return one_line(str(error))
+    if isinstance(error, OSError) and error.strerror:
+        where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+        return one_line(f"{where}{error.strerror}.")
+    return one_line(str(error)) or type(error).__name__
 
 
 @contextlib.contextmanager

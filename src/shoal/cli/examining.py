@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import json
 import os
+import shlex
 import shutil
 import stat
 from collections.abc import Callable, Iterator
@@ -20,17 +22,19 @@ from ..checkpoints import store
 from ..core.commands import Status
 from ..core.recall import recall
 from ..display.table import count_text
-from ..errors import InvalidTransition, JournalError, ShoalError, one_line
+from ..errors import InvalidTransition, JournalError, ShoalError
 from ..experiment import ExperimentInfo
 from ..journal import JOURNAL_NAME
 from ..journal.lock import LOCK_NAME
 from ..journal.sqlite import SQLiteJournal
-from ..reading import has_ended
-from .drivers import driver_of, is_locked
+from ..reading import NothingYet, has_ended, info_of, is_locked, is_running, nothing_yet
+from .drivers import driver_of
+from .errors import words_of
 from .files import Files, read_files
-from .finding import name_for
+from .finding import name_for, no_permission
 from .plain_settings import NotPlain, plain_scheduler
 from .sizes import size_text
+from .summaries import NEVER_BEGAN, STARTING, UNREADABLE
 
 if TYPE_CHECKING:
     from ..journal import Record
@@ -39,6 +43,7 @@ __all__ = ["Examination", "Finding", "examine"]
 
 _SHOWN = 5
 """How many things of a kind are named."""
+_NO_PERMISSION = f"[Errno {errno.EACCES}]"
 _LITTLE = 1 << 30
 """Bytes of free disk below which there is a remark."""
 
@@ -107,15 +112,30 @@ def examine(folder: Path, *, trust: bool = False, tell: Callable[[str], None] | 
     tell = tell or (lambda text: None)
     result = Examination(folder.name, str(folder), "damaged")
     tell("reading the journal")
+    closed = no_permission(folder)
+    if closed is not None:
+        result.state = UNREADABLE
+        meaning, to_do = "Whether it is whole cannot be told.", "Give yourself the permission, or ask whose it is."
+        result.findings.append(Finding(PROBLEM, "journal", closed, meaning, to_do))
+        return result
     result.findings += _lock(folder)
     try:
         patient = _read(folder, trust)
+    except NothingYet as error:
+        result.state = STARTING if error.starting else NEVER_BEGAN
+        if error.starting:
+            result.findings.append(Finding(OK, "journal", "nothing is in it yet: the experiment is just starting"))
+        else:
+            what = "It holds nothing: the driver ended before anything had happened."
+            to_do = f"Delete the folder: rm -r {shlex.quote(str(folder))}"
+            result.findings.append(Finding(NOTE, "journal", what, "The experiment never began.", to_do))
+        return result
     except (ShoalError, OSError) as error:
         result.findings.append(
             Finding(
                 PROBLEM,
                 "journal",
-                one_line(error),
+                words_of(error),
                 "Results and decisions are not certain any more, and the experiment cannot go on.",
                 f"Put back a copy of {JOURNAL_NAME} and of what lay beside it, if there is one.",
             )
@@ -129,7 +149,8 @@ def examine(folder: Path, *, trust: bool = False, tell: Callable[[str], None] | 
         try:
             result.findings += check(patient)
         except (ShoalError, OSError) as error:
-            result.findings.append(Finding(PROBLEM, check.__name__.strip("_"), f"It cannot be checked: {error}."))
+            what = f"It cannot be checked: {words_of(error)}"
+            result.findings.append(Finding(PROBLEM, check.__name__.strip("_"), what))
     return result
 
 
@@ -137,19 +158,17 @@ def _read(folder: Path, trust: bool) -> _Patient:
     """Read everything, and make sure that it is what was written.
 
     Raises:
+        NothingYet: it is just starting, or never began.
         JournalError: it is not.
     """
-    running = is_locked(folder)
+    info = info_of(folder)
+    running = is_running(folder)
     with contextlib.closing(SQLiteJournal.open_for_reading(folder)) as journal:
         journal.check_all()
         records = list(journal.read(unpickle=False))
         meta = journal.meta()
     if not records:
-        raise JournalError(f"The journal in {folder} holds no record: nothing has begun, or its records are lost.")
-    try:
-        info = ExperimentInfo.from_meta(meta)
-    except TypeError as error:
-        raise JournalError(f"The journal in {folder} does not say what the experiment is: {error}.") from error
+        raise nothing_yet(folder) or JournalError(f"The journal in {folder} holds no record: they are lost.")
     return _Patient(folder, info, meta, records, read_files(folder, records), running, trust)
 
 
@@ -164,7 +183,7 @@ def _decisions(patient: _Patient) -> Iterator[Finding]:
         try:
             journal.check_format()
         except JournalError as error:
-            yield Finding(NOTE, "decisions", one_line(error), "It can be read, and not gone on with.")
+            yield Finding(NOTE, "decisions", words_of(error), "It can be read, and not gone on with.")
             return
     try:
         scheduler = plain_scheduler(patient.meta, trust=patient.trust)
@@ -207,7 +226,9 @@ def _lock(folder: Path) -> Iterator[Finding]:
     if not is_locked(folder):
         return
     driver = driver_of(folder)
-    if driver is None:
+    if driver is not None and driver.task is not None:
+        yield Finding(NOTE, "driver", f"'shoal {driver.task}' works on it now: {driver}.")
+    elif driver is None:
         yield Finding(NOTE, "driver", f"It is running, but {path} does not say in which process.")
     elif not driver.here:
         yield Finding(OK, "driver", f"it is being run by {driver}, another machine")
@@ -256,6 +277,10 @@ def _checkpoints(patient: _Patient) -> Iterator[Finding]:
         there = _there_now(patient)  # some were deleted meanwhile, as they should be
         wrong = [pair for pair in wrong if pair[0] in there]
     needed = files.needed()
+    closed = [pair for pair in wrong if _NO_PERMISSION in pair[1]]
+    if closed:
+        yield _closed(closed)
+    wrong = [pair for pair in wrong if _NO_PERMISSION not in pair[1]]
     for title, group in (
         ("that trials would go on from", [pair for pair in wrong if pair[0] in needed]),
         ("that nobody would go on from", [pair for pair in wrong if pair[0] not in needed]),
@@ -264,17 +289,29 @@ def _checkpoints(patient: _Patient) -> Iterator[Finding]:
             yield _damaged(patient, title, group, needed=group[0][0] in needed)
     known = sum(len(trial.damaged & trial.checkpoints.keys()) for trial in files.history.trials.values())
     freed = files.freed
-    if known > freed:
+    if known:
         yield Finding(
             NOTE,
             "checkpoints",
-            f"{known - freed} were found to be damaged during the run, and count no more.",
+            f"{known} were found to be damaged during the run, and count no more.",
             "Their trials have gone on from others.",
         )
     if freed:
         yield Finding(NOTE, "checkpoints", f"{freed} were freed by 'shoal gc', and count no more.")
-    if not wrong:
+    if not wrong and not closed:
         yield Finding(OK, "checkpoints", f"{found:,} with {size_text(size)}, all as they were written")
+
+
+def _closed(group: list[tuple[str, str]]) -> Finding:
+    named = "; ".join(f"{identity}: {problem}" for identity, problem in group[:_SHOWN])
+    more = f"; and {len(group) - _SHOWN} more" if len(group) > _SHOWN else ""
+    return Finding(
+        PROBLEM,
+        "checkpoints",
+        f"{len(group)} cannot be read for want of permission: {named}{more}.",
+        "Whether they are as they were written cannot be told.",
+        "Give yourself the permission (chmod -R u+rX), or ask whose files they are.",
+    )
 
 
 def _there_now(patient: _Patient) -> set[str]:
@@ -329,13 +366,18 @@ def _leftovers(patient: _Patient) -> Iterator[Finding]:
     if patient.running:
         return
     items = patient.files.leftovers()
-    if items:
-        size = size_text(sum(item.size for item in items))
-        one = "1 entry" if len(items) == 1 else f"{len(items)} entries"
-        yield Finding(
-            NOTE, "leftovers", f"Killed processes have left {one} with {size}.", "Nobody will ever read them.",
-            f"To delete them: shoal gc {name_for(patient.folder)}",
-        )  # fmt: skip
+    freed = [item for item in items if item.freed]
+    for who, group in (
+        ("Killed processes have", [item for item in items if not item.freed]),
+        ("A 'shoal gc' that was interrupted has", freed),
+    ):
+        if group:
+            size = size_text(sum(item.size for item in group))
+            one = "1 entry" if len(group) == 1 else f"{len(group)} entries"
+            yield Finding(
+                NOTE, "leftovers", f"{who} left {one} with {size}.", "Nobody will ever read them.",
+                f"To delete them: shoal gc {name_for(patient.folder)}",
+            )  # fmt: skip
 
 
 def _logs(patient: _Patient) -> Iterator[Finding]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Files", "Item", "read_files"]
 
+_DELETED = ".deleted_"
 _IN_FLIGHT = 2
 """So many checkpoints of a trial may be there whose reports had not arrived when its driver was killed."""
 _HALF_REPLACED = re.compile(
@@ -41,6 +42,8 @@ class Item:
     """What it is, in a few words."""
     checkpoint: str | None = None
     """The id of the checkpoint, where the journal counts on it."""
+    freed: bool = False
+    """Whether the user has had it deleted before, which was interrupted."""
 
 
 @dataclass(slots=True)
@@ -161,8 +164,10 @@ class Files:
             found += self._half_replaced(folder)
             for path in _entries(folder):
                 if is_unfinished(path.name) and path.is_dir() and not path.is_symlink():
-                    what = "was being deleted" if path.name.startswith(".deleted") else "was being written"
-                    found.append(Item(path, size_of(path), f"a checkpoint that {what}"))
+                    deleted = path.name.startswith(_DELETED)
+                    what = "was being deleted" if deleted else "was being written"
+                    freed = deleted and committed_number(path.name.removeprefix(_DELETED)) in trial.freed
+                    found.append(Item(path, size_of(path), f"a checkpoint that {what}", freed=freed))
             if not saves:
                 continue
             committed = _committed(folder)
@@ -171,7 +176,7 @@ class Files:
                 if path in lost:
                     continue
                 if number in trial.freed:
-                    found.append(Item(path, size_of(path), "a checkpoint that was freed before"))
+                    found.append(Item(path, size_of(path), "a checkpoint that was freed before", freed=True))
                 elif number not in trial.checkpoints:
                     found.append(Item(path, size_of(path), "a checkpoint that counts no more"))
         return found

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LATEST", "ExperimentArgument", "FolderArgument", "TrialArgument", "TrialOption", "experiment_folder",
-    "experiment_folders", "find_trial", "name_for", "newest_first", "open_experiment", "storage_root",
+    "experiment_folders", "find_trial", "name_for", "newest_first", "no_permission", "open_experiment", "storage_root",
 ]  # fmt: skip
 
 LATEST = "latest"
@@ -88,6 +88,32 @@ def experiment_folder(given: str) -> Path:
     raise UsageProblem(_not_found(given, path, root, list(by_name)))
 
 
+def no_permission(folder: Path) -> str | None:
+    """Return what of an experiment this user may not read, and needs to; None where nothing is in the way."""
+    from ..journal import JOURNAL_NAME
+
+    if not os.path.isdir(folder):
+        return None
+    if not os.access(folder, os.R_OK | os.X_OK):
+        return f"{folder} cannot be entered: permission denied."
+    for name in (JOURNAL_NAME, f"{JOURNAL_NAME}-wal"):
+        if (folder / name).exists() and not os.access(folder / name, os.R_OK):
+            return f"{folder / name} cannot be read: permission denied."
+    return None
+
+
+def _all_in(root: Path) -> list[Path]:
+    """Return the folders of experiments in a folder, newest first; then what is left of some, or cannot be entered."""
+    found = newest_first(root)
+    known = {path.name for path in found}
+    with contextlib.suppress(OSError):
+        if found != [root]:
+            for path in sorted(root.iterdir()):
+                if path.name not in known and path.is_dir() and (no_permission(path) or _is_remains(path)):
+                    found.append(path)
+    return found
+
+
 def _is_remains(path: Path) -> bool:
     """Return whether a folder is what is left of an experiment: whoever opens it says what is gone."""
     from ..journal import JOURNAL_NAME
@@ -123,6 +149,8 @@ def name_for(folder: Path) -> str:
 def experiment_folders(given: str | None) -> tuple[list[Path], bool]:
     """Return the experiments in a folder, newest first, and whether one experiment was meant.
 
+    What is left of one that has lost its journal, and what cannot be entered, is among them, at the end.
+
     Args:
         given: a folder with experiments, or what :func:`experiment_folder` takes; None: the default storage folder.
 
@@ -132,9 +160,9 @@ def experiment_folders(given: str | None) -> tuple[list[Path], bool]:
     from ..reading import is_experiment
 
     path = storage_root() if given is None else Path(given).expanduser()
-    if is_experiment(path) or (given is not None and _is_remains(path)):
+    if is_experiment(path) or (given is not None and (_is_remains(path) or no_permission(path))):
         return [path], True
-    if path.is_dir() and (folders := newest_first(path)):
+    if path.is_dir() and (folders := _all_in(path)):
         return folders, False
     if given is None or (path.is_dir() and os.sep in given):
         return [], False

@@ -47,7 +47,7 @@ def _values(row: Summary) -> dict[str, object]:
 
 def _table(rows: list[Summary]) -> Table:
     from ..display.text import Column, format_duration, format_value
-    from .watching import state_style
+    from .watching import status_style
 
     def text(value: object) -> str:
         return "" if value is None else str(value)
@@ -72,7 +72,7 @@ def _table(rows: list[Summary]) -> Table:
     failed = any(row.failed for row in rows)
     return Table(
         [column for column in columns if failed or column.title != "failed"],
-        {1: [state_style(row.state) for row in rows]},
+        {1: [status_style(row.state) for row in rows]},
     )
 
 

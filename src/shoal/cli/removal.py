@@ -15,17 +15,22 @@ from ..checkpoints import store
 from ..checkpoints.leftovers import committed_number
 from ..core.events import Freed
 from ..core.reports import number as number_of
-from ..errors import ConfigError, ShoalError, one_line
+from ..errors import ConfigError, ShoalError
 from ..experiment import ExperimentInfo
 from ..journal.lock import lock, unlock
 from ..journal.sqlite import SQLiteJournal
 from ..lineage import lineage_of
-from ..reading import has_ended
-from .drivers import driver_of, is_locked
+from ..reading import NothingYet, has_ended, info_of, is_locked, task_of
+from .drivers import driver_of
+from .errors import words_of
 from .files import Files, Item, read_files
+from .finding import no_permission
 from .sizes import size_of
 
 __all__ = ["Found", "Keep", "delete", "look"]
+
+_TASK = "gc"
+"""What the lock says meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +77,31 @@ class Found:
 def look(folder: Path, keep: Keep) -> Found:
     """Return what can be deleted of an experiment, as it is now."""
     folder = folder.absolute()
+    closed = no_permission(folder)
+    if closed is not None:
+        return Found(folder, [], closed)
     try:
         with contextlib.closing(SQLiteJournal.open_for_reading(folder)) as journal:
             files = read_files(folder, journal.read(unpickle=False))
             meta = journal.meta()
         if is_locked(folder):
-            return Found(folder, [], f"{folder.name} is being run by {driver_of(folder) or 'another process'}.")
+            by = driver_of(folder) or "another process"
+            does = "is being run by" if task_of(folder) is None else f"is in the hands of 'shoal {task_of(folder)}',"
+            return Found(folder, [], f"{folder.name} {does} {by}.")
         return Found(folder, _items(files, keep, meta), lost=len(files.lost()) if keep.lost else 0)
     except (ShoalError, OSError) as error:
-        return Found(folder, [], one_line(error))
+        return Found(folder, [], _why(folder, error))
+
+
+def _why(folder: Path, error: Exception) -> str:
+    """Return in words why nothing can be done with an experiment."""
+    try:
+        info_of(folder)
+    except NothingYet as nothing:
+        return str(nothing)
+    except (ShoalError, OSError):
+        pass
+    return words_of(error)
 
 
 def _items(files: Files, keep: Keep, meta: dict[str, Any]) -> list[Item]:
@@ -153,7 +174,7 @@ def delete(found: Found, keep: Keep) -> Found:
                 journal.append(events, files.history.updated_at or 0.0)
             gone = [item for item in items if _remove(item.path)]
     except (ShoalError, OSError) as error:
-        return Found(found.folder, [], one_line(error))
+        return Found(found.folder, [], words_of(error))
     left = len(items) - len(gone)
     return Found(found.folder, gone, f"{left} in {found.folder} could not be deleted." if left else None)
 
@@ -179,9 +200,9 @@ def _locked(folder: Path, *, writes: bool) -> Generator[tuple[Files, dict[str, A
     """
     with contextlib.ExitStack() as stack:
         if writes:
-            journal = SQLiteJournal.open_for_writing(folder)
+            journal = SQLiteJournal.open_for_writing(folder, _TASK)
         else:
-            stack.callback(unlock, lock(folder))
+            stack.callback(unlock, lock(folder, _TASK))
             journal = SQLiteJournal.open_for_reading(folder)
         stack.callback(journal.close)
         yield read_files(folder, journal.read(unpickle=False)), journal.meta(), journal

@@ -38,13 +38,15 @@ def stop(
     'shoal resume' goes on with it. The exit code is 1 where it is not running, runs on another machine, or has not
     ended in time.
     """
-    from .drivers import driver_of, is_locked
+    from ..reading import is_locked, is_running
+    from .drivers import driver_of
 
     folder = experiment_folder(experiment)
-    if not is_locked(folder):
-        warn(f"{folder.name} is not running.{_state(folder)}")
-        raise typer.Exit(EXIT_WRONG)
     driver = driver_of(folder)
+    if not is_running(folder):
+        by = f" 'shoal {driver.task}' works on it now: {driver}." if driver is not None and is_locked(folder) else ""
+        warn(f"{folder.name} is not running.{by}{_state(folder)}")
+        raise typer.Exit(EXIT_WRONG)
     problem = _problem(folder, driver)
     if problem is not None or driver is None:
         warn(f"error: {problem}")
@@ -114,9 +116,10 @@ def _send(driver: Driver, number: signal.Signals) -> bool:
 
 def _wait(folder: Path, driver: Driver, deadline: float) -> bool:
     """Wait until an experiment is not locked any more and its driver has left."""
-    from .drivers import is_locked
+    from ..journal.lock import LOCK_NAME
+    from ..reading import is_locked
 
-    while is_locked(folder) or (driver.alive and driver.holds(folder / "journal.lock")):
+    while is_locked(folder) or (driver.alive and driver.holds(folder / LOCK_NAME)):
         if time.monotonic() >= deadline:
             return False
         time.sleep(min(_LOOK_EVERY_S, max(0.0, deadline - time.monotonic())))
@@ -126,9 +129,12 @@ def _wait(folder: Path, driver: Driver, deadline: float) -> bool:
 def _state(folder: Path) -> str:
     """Return how far it has come, and how to go on."""
     from ..display.table import end_line
-    from ..reading import Experiment, State
+    from ..reading import Experiment, NothingYet, State
 
-    experiment = Experiment.open(folder)
+    try:
+        experiment = Experiment.open(folder)
+    except NothingYet:
+        return " Nothing had begun."
     line = f" {end_line(experiment.history, experiment.info)}."
     if experiment.state is State.INTERRUPTED:
         return f"{line} To go on: shoal resume {name_for(folder)} MODULE:{experiment.info.trainable}"

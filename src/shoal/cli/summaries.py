@@ -13,12 +13,17 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import ShoalError, one_line
+from ..errors import ShoalError
+from .errors import words_of
 
-__all__ = ["DAMAGED", "Summary", "summaries"]
+__all__ = ["BAD", "DAMAGED", "NEVER_BEGAN", "STARTING", "UNREADABLE", "Summary", "summaries"]
 
 DAMAGED = "damaged"
-"""The state of an experiment that cannot be read."""
+UNREADABLE = "unreadable"
+BAD = (DAMAGED, UNREADABLE)
+"""The states of an experiment of which nothing can be told."""
+STARTING = "starting"
+NEVER_BEGAN = "never began"
 _VERSION = 1
 _KEPT = 2000
 """How many rows are remembered, those that were asked for last."""
@@ -31,7 +36,8 @@ class Summary:
     name: str
     path: str
     state: str
-    """``running``, ``interrupted``, ``ended`` or ``damaged``."""
+    """``running``, ``interrupted``, ``ended`` or ``damaged``; where there is nothing in its journal, ``starting`` or
+    ``never began``; ``unreadable``, where the permission is lacking."""
     trials: int | None = None
     failed: int | None = None
     """How many trials have failed for good."""
@@ -63,13 +69,18 @@ def _read(folder: Path) -> tuple[Summary, bool]:
     """Return the row of an experiment, and whether a driver runs it."""
     from ..core.commands import Status
     from ..core.reports import number
-    from ..reading import Experiment, State
+    from ..reading import Experiment, NothingYet, State
+    from .finding import no_permission
 
     try:
         experiment = Experiment.open(folder)
         state = experiment.state
+    except NothingYet as error:
+        return Summary(folder.name, str(folder.absolute()), STARTING if error.starting else NEVER_BEGAN), True
     except (ShoalError, OSError) as error:
-        return Summary(folder.name, str(folder.absolute()), DAMAGED, error=one_line(error)), True
+        closed = no_permission(folder)
+        kind, why = (DAMAGED, words_of(error)) if closed is None else (UNREADABLE, closed)
+        return Summary(folder.name, str(folder.absolute()), kind, error=why), True
     info, history, best = experiment.info, experiment.history, experiment.best
     trials = history.trials.values()
     score = None if best is None or info.metric is None else number(best.value(info.metric))
@@ -112,10 +123,12 @@ class _Remembered:
 
     def row(self, folder: Path) -> Summary:
         """Return the row of an experiment."""
+        from ..reading import is_locked
+
         key, stamp = os.path.realpath(folder), _stamp(folder)
         with contextlib.suppress(TypeError, KeyError, AttributeError):
             before, values = self._rows[key]
-            if stamp is not None and before == stamp and not _is_running(folder):
+            if stamp is not None and before == stamp and not is_locked(folder):
                 return replace(Summary(**values), name=folder.name, path=str(folder.absolute()))
         summary, fleeting = _read(folder)
         if fleeting:
@@ -136,17 +149,6 @@ class _Remembered:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             aside.write_text(json.dumps({"version": _VERSION, "rows": rows}), encoding="utf-8")
             os.replace(aside, self._path)
-
-
-def _is_running(folder: Path) -> bool:
-    from ..errors import JournalError
-    from ..journal.lock import check_free
-
-    try:
-        check_free(folder)
-    except JournalError:
-        return True
-    return False
 
 
 def _cache_file() -> Path | None:

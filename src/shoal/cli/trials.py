@@ -50,9 +50,10 @@ def _show(experiment: Experiment, trial: TrialHistory) -> None:
     from .watching import status_style
 
     status, last = trial.status.value, trial.last
+    was = "was " if status == "RUNNING" and experiment.state.value != "running" else ""
     shown: list[tuple[str, str] | tuple[str, str, str]] = [
         ("trial", f"{trial.index}: {trial.name}"),
-        ("status", f"{status}{f' ({trial.reason})' if trial.reason else ''}", status_style(status)),
+        ("status", f"{was}{status}{f' ({trial.reason})' if trial.reason else ''}", status_style(status)),
         ("iteration", str(trial.iteration)),
         ("folder", str(experiment.folder / trial.folder)),
     ]
@@ -138,6 +139,8 @@ def _checkpoint_path(experiment: Experiment, trial: TrialHistory, number: int) -
 def _checkpoint_text(experiment: Experiment, trial: TrialHistory, number: int, *, whole: bool = True) -> str:
     path = _checkpoint_path(experiment, trial, number)
     text = str(path) if whole else path.name
+    if number in trial.freed:
+        return f"{text} (freed)"
     if not path.is_dir():
         return f"{text} (gone)"
     return f"{text} (damaged)" if number in trial.damaged else text
@@ -185,6 +188,7 @@ def _values(experiment: Experiment, trial: TrialHistory, log: int) -> dict[str, 
             {
                 **_checkpoint_values(experiment, trial, number, entry),
                 "damaged": number in trial.damaged,
+                "freed": number in trial.freed,
                 "there": _checkpoint_path(experiment, trial, number).is_dir(),
             }
             for number, entry in sorted(trial.checkpoints.items())

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..display.table import Overview, Progress
     from ..reading import Experiment, State
 
-__all__ = ["card", "state_style", "status", "status_style"]
+__all__ = ["card", "status", "status_style"]
 
 _EVERY_S = 1.0
 _ROWS = 20
@@ -32,16 +32,16 @@ _STYLES = {
     "running": "green",
     "interrupted": "yellow",
     "ended": "blue",
+    "starting": "green",
+    "never began": "dim",
     "damaged": "bold red",
+    "unreadable": "bold red",
 }
 
 
 def status_style(status: str) -> str:
     """Return rich's style of a trial's status, or of an experiment's state."""
     return _STYLES.get(status, "")
-
-
-state_style = status_style
 
 
 def status(
@@ -148,6 +148,8 @@ def _view(experiment: Experiment, state: State, rows: int, width: int | None, pr
         lines.append(Text.assemble(("stopped  ", "yellow"), one_line(stopped)))
     if info.control:
         lines.append(Text(f"kept out of exploits: {', '.join(map(str, info.control))}", style="dim"))
+    if not running:
+        view = _was_running(view)
     lines += _table(view, width)
     if view.best:
         lines.append(Text.assemble(("best  ", "bold cyan"), one_line(view.best)))
@@ -163,13 +165,25 @@ def _view(experiment: Experiment, state: State, rows: int, width: int | None, pr
     return lines
 
 
+def _was_running(view: Overview) -> Overview:
+    """Return a view that tells of trials, whose driver was killed, that they were running."""
+    from dataclasses import replace
+
+    columns = [
+        replace(each, cells=[f"was {cell}" if cell == "RUNNING" else cell for cell in each.cells])
+        if each.title == "status" else each
+        for each in view.columns
+    ]  # fmt: skip
+    return replace(view, columns=columns, rest=view.rest.replace(" RUNNING", " were RUNNING"))
+
+
 def _facts(experiment: Experiment, state: State, view: Overview, width: int | None) -> list[Text]:
     """Return the state and the facts, in as many lines as they need."""
     from rich.text import Text
 
     from .drivers import driver_of
 
-    lines = [Text.assemble((state.value, state_style(state.value)))]
+    lines = [Text.assemble((state.value, status_style(state.value)))]
     by = driver_of(experiment.folder) if state.value == "running" else None
     if by is not None:
         lines[-1].append(f" by {by}", style="dim")
