@@ -9,33 +9,34 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from itertools import groupby
 from typing import Any
 
 from .core.commands import Status
 from .core.reports import lookup
 from .display.text import format_duration, format_value
-from .history import Row, TrialHistory
+from .evidence import Rounds, early_share, leads_over_peers, persistence, rounds_of
+from .inference import expected_best, middle, quantile, rank_sum_test, sign_test
 from .plots.info import finite
 from .plots.population import Diversity, Gains, diversity, gains, times
 from .reading import Experiment
-from .inference import expected_best, middle, quantile, rank_correlation, sign_test
 
 __all__ = ["ReportCard", "Statement", "Verdict", "report_card"]
 
 _FEW = 5
 """Of fewer cases nothing is concluded."""
 _SURE = 0.05
-"""A chance below which a share is taken for no accident."""
+"""A chance below which a difference is taken for no accident."""
 _NOISE = 0.3
-"""A rank correlation from one boundary to the next below this: who was ahead was mostly luck."""
+"""A rank correlation from one boundary to the next below this: who is ahead is mostly luck."""
 _ROUNDS = 5
 """With fewer decisions in a whole run, PBT has hardly acted."""
 _FLAT = 0.9
 """Where so much of an interval's progress is made in its first half, the second is mostly waiting."""
+_NARROW = 0.2
+"""Hyperparameters that are closer together than this, by what they were at the beginning, no longer search."""
 
 
 class Verdict(str, Enum):
@@ -113,10 +114,11 @@ def report_card(source: Experiment | str | os.PathLike[str]) -> ReportCard:
 
 def _of_pbt(experiment: Experiment) -> Iterator[Statement | None]:
     copied = gains(experiment)
+    rounds = rounds_of(experiment)
     yield _control(experiment)
-    yield _exploits(experiment, copied)
+    yield _exploits(experiment, copied, rounds)
     yield _explore(copied)
-    yield _interval(experiment, copied)
+    yield _interval(experiment, copied, rounds)
     yield _takeover(experiment, diversity(experiment))
     yield _hyperparameters(experiment)
 
@@ -124,26 +126,30 @@ def _of_pbt(experiment: Experiment) -> Iterator[Statement | None]:
 # ------------------------------------------------------------------------------------------------------------- exploits
 
 
-def _exploits(experiment: Experiment, copied: Gains) -> Statement:
-    """Whether a member that copied was better off at its next boundary."""
+def _exploits(experiment: Experiment, copied: Gains, rounds: Rounds) -> Statement:
+    """Whether members that copied were better off than those that were as low and did not."""
     if not copied.gains:
-        return _no_exploits(experiment)
-    known = [gain for each in copied.gains if (gain := each.gain) is not None]
-    better = sum(gain > 0 for gain in known)
-    open_cases = len(copied.gains) - len(known)
-    beside = f" {_count(open_cases, 'exploit')} had no next boundary, or no score." if open_cases else ""
-    because = (
-        f"the {copied.metric} of a member when it was told to copy, against its own at the next boundary: "
-        f"{_signed(middle(known))} in the middle, {_signed(quantile(known, 0.1))} to {_signed(quantile(known, 0.9))} "
-        f"for 8 of 10.{beside}"
-        if known
-        else f"{_count(len(copied.gains), 'exploit')}, none of which has come to its next boundary"
-    )
-    share = f"{better} of {_count(len(known), 'exploit')} left the member better off one interval later"
-    if len(known) < _FEW:
-        text = f"Whether copying pays cannot be told yet: {share}." if known else "Whether copying pays is open."
+        return _no_exploits(experiment, rounds)
+    own = [gain for each in copied.gains if (gain := each.gain) is not None]
+    leads = leads_over_peers(experiment, rounds)
+    better, worse = sum(lead > 0 for lead in leads), sum(lead < 0 for lead in leads)
+    chance = sign_test(better, better + worse)
+    numbers = [
+        f"{_count(len(copied.gains), 'exploit')}",
+        *([f"against its own {copied.metric} when it was told to copy, better by {_range(own)}"] if own else []),
+    ]
+    if leads:
+        numbers.append(
+            f"against the lower half of those that copied nobody in the same steps, better by {_range(leads)}; better "
+            f"{better}, worse {worse}, {_coin(chance)}"
+        )
+    because = "one interval after each copy. " + "; ".join(numbers)
+    share = f"{better} of {_count(len(leads), 'copy', 'copies')} did better than those that were low and copied nobody"
+    if better + worse < _FEW or chance >= _SURE:
+        few = "cannot be told" if len(leads) >= _FEW else "cannot be told yet"
+        text = f"Whether copying pays {few}{f': {share}' if leads else ''}."
         return Statement("exploits", Verdict.INFO, text, because)
-    if better > len(known) / 2:
+    if better > worse:
         return Statement("exploits", Verdict.GOOD, f"Copying pays: {share}.", because)
     text = (
         f"Copying did not pay: only {share}. Scores may be too noisy to tell who is weak (evaluate on more data), or "
@@ -152,40 +158,56 @@ def _exploits(experiment: Experiment, copied: Gains) -> Statement:
     return Statement("exploits", Verdict.BAD, text, because)
 
 
-def _no_exploits(experiment: Experiment) -> Statement:
+def _no_exploits(experiment: Experiment, rounds: Rounds) -> Statement:
     trials = experiment.history.in_order()
     saved = experiment.history.checkpoints
-    because = f"{_count(len(trials), 'member')}, {_count(saved, 'checkpoint')}, no exploit"
+    because = (
+        f"{_count(len(trials), 'member')}, {_count(saved, 'checkpoint')}, no exploit; "
+        f"{_count(rounds.decisions, 'decision')} about the member about which there were most"
+    )
     if not saved:
         text = "Nobody copied anybody, because no member has saved a checkpoint. Save one at least every interval."
     elif len(trials) - len(experiment.info.control) < 2:
         text = "Nobody copied anybody: there is only one member to take part."
+    elif not any(map(len, (life.times for life in rounds.lives))):
+        text = "Nobody copied anybody: no score was ever a finite number, and such a score is never copied."
+    elif not rounds.decisions:
+        text = (
+            "Nobody copied anybody: no member has come to its first boundary. A shorter perturbation_interval or "
+            "burn_in_period brings it there."
+        )
     else:
         text = (
-            "Nobody copied anybody. Either no member has come to its first boundary (a shorter perturbation_interval "
-            "or burn_in_period brings it there), or quantile_fraction is 0, or too few members compete."
+            "Nobody copied anybody although it was decided about members: quantile_fraction is 0, too few members "
+            "compete, or all were equal."
         )
     return Statement("exploits", Verdict.WARN, text, because)
 
 
 def _explore(copied: Gains) -> Statement | None:
     """Whether new hyperparameters did better than the donor's own, from the same weights."""
-    leads = [lead for each in copied.gains if (lead := each.lead) is not None]
-    if len(leads) < _FEW:
-        return None
+    cases = [each for each in copied.gains if each.lead is not None]
+    leads = [each.lead or 0.0 for each in cases]
     better, worse = sum(lead > 0 for lead in leads), sum(lead < 0 for lead in leads)
+    if better + worse < _FEW:
+        return None
     chance = sign_test(better, better + worse)
+    behind = sum((each.progress or 0.0) < 0 for each in cases)
+    donors_behind = sum(each.sign * ((each.donor_after or 0.0) - (each.copied or 0.0)) < 0 for each in cases)
     because = (
-        f"both trained on from the same checkpoint to the same boundary: {_signed(middle(leads))} {copied.metric} in "
-        f"the middle; a coin would give this or a clearer result with a chance of {_percent(chance)}"
+        f"member and donor trained on from the same checkpoint to the same boundary. Better {better}, worse {worse}, "
+        f"equal {len(leads) - better - worse}, {_coin(chance)}; {copied.metric} better by {_range(leads)}; "
+        f"{behind} then were behind the score that they copied, {donors_behind} of the donors were, too"
     )
     share = f"in {better} of {len(leads)} cases they did better than the donor's own"
     if chance < _SURE and better > worse:
         return Statement("explore", Verdict.GOOD, f"Mutated hyperparameters pay: {share}.", because)
     if chance < _SURE:
+        more = " mostly" if worse > 0.55 * len(leads) else " somewhat more often"
         text = (
-            f"Mutated hyperparameters mostly do worse: {share}. Smaller steps (perturbation_factors nearer to 1), or "
-            f"fewer draws from the whole range (resample_probability), lose less."
+            f"Mutated hyperparameters{more} do worse: {share}. Smaller steps (perturbation_factors nearer to 1) or "
+            f"fewer draws from the whole range (resample_probability) lose less; so does a restore after which "
+            f"training goes on smoothly (the optimizer's state, warm-up)."
         )
         return Statement("explore", Verdict.WARN, text, because)
     return Statement("explore", Verdict.INFO, f"Mutated hyperparameters do neither better nor worse: {share}.", because)
@@ -194,135 +216,45 @@ def _explore(copied: Gains) -> Statement | None:
 # ------------------------------------------------------------------------------------------------------------- interval
 
 
-def _interval(experiment: Experiment, copied: Gains) -> Statement | None:
+def _interval(experiment: Experiment, copied: Gains, rounds: Rounds) -> Statement | None:
     """Whether decisions come too early, when scores still are noise, or too late, when little happens any more."""
-    interval = copied.interval
-    if interval is None or interval <= 0:
+    if not rounds.rounds:
         return None
-    boundaries = _boundaries(experiment, interval)
-    furthest = max((number for of_member in boundaries for number in of_member), default=0)
-    correlation = _persistence(boundaries, experiment)
-    behind, donors_behind, compared = _behind(copied)
-    early = _early_share(experiment, interval)
+    kept, early = persistence(rounds), early_share(experiment, rounds)
     told = [
-        f"the interval is {format_value(interval)} {copied.time_attr}, and the furthest member came to its boundary "
-        f"{furthest}",
-        *([] if correlation is None else [f"rank correlation from one boundary to the next {correlation:.2f}"]),
-        *([] if not compared else [_behind_text(behind, donors_behind, compared)]),
-        *([] if early is None else [f"{early:.0%} of an interval's progress in its first half"]),
+        *([f"the interval is {format_value(copied.interval)} {copied.time_attr}"] if copied.interval else []),
+        f"{_count(rounds.decisions, 'decision')} about the member about which there were most",
     ]
+    if kept is not None:
+        told.append(
+            f"while the population got better, the rank correlation from one boundary to the next was "
+            f"{kept.correlation:.2f} (standard error {kept.error:.2f}; {_count(kept.rounds, 'boundary', 'boundaries')} "
+            f"of {kept.members} members)"
+        )
+    if early is not None and early[1] >= 2 * _FEW:
+        told.append(f"{early[0]:.0%} of an interval's progress in its first half ({early[1]} cases)")
     because = "; ".join(told)
-    if furthest < _ROUNDS:
+    if rounds.decisions < _ROUNDS:
         text = (
-            f"The interval is long for this run: {_count(furthest, 'decision')} for each member in all. PBT has hardly "
-            f"acted; a shorter perturbation_interval, or a longer run, gives it more to do."
+            f"The interval is long for this run: {_count(rounds.decisions, 'decision')} about a member in all. PBT has "
+            f"hardly acted; a shorter perturbation_interval, or a longer run, gives it more to do."
         )
         return Statement("interval", Verdict.WARN, text, because)
-    if correlation is not None and correlation < _NOISE:
+    if kept is not None and kept.correlation + 1.65 * kept.error < _NOISE:
         text = (
             "The interval looks too short (greedy): who is ahead at one boundary is not ahead at the next, so copies "
             "follow noise. Lengthen perturbation_interval, or make the score less noisy."
         )
         return Statement("interval", Verdict.WARN, text, because)
-    if compared >= _FEW and behind > compared / 2 and behind - donors_behind > compared / 4:
-        text = (
-            "The interval looks too short (greedy): most copies had not come back to the score that they copied when "
-            "they were judged again. Lengthen perturbation_interval, or check that a restored member goes on smoothly "
-            "(the optimizer's state, warm-up)."
-        )
-        return Statement("interval", Verdict.WARN, text, because)
-    if early is not None and early > _FLAT:
+    if early is not None and early[0] > _FLAT and early[1] >= 2 * _FEW:
         text = (
             "The interval looks too long: members make their progress in its first half. A shorter "
             "perturbation_interval would decide more often on the same budget."
         )
         return Statement("interval", Verdict.WARN, text, because)
-    if correlation is None and compared < _FEW:
-        return Statement("interval", Verdict.INFO, "Whether the interval is right cannot be told yet.", because)
+    if kept is None or kept.correlation - 1.65 * kept.error < _NOISE:
+        return Statement("interval", Verdict.INFO, "Whether the interval is right cannot be told.", because)
     return Statement("interval", Verdict.GOOD, "The interval looks neither too short nor too long.", because)
-
-
-def _behind(copied: Gains) -> tuple[int, int, int]:
-    """Return how many copies were worse at their next boundary than what they copied, how many donors, and of how many.
-
-    A score that is copied is one of the highest, so by chance alone what follows is often lower. The donor, which
-    trained on from the same weights, tells how often.
-    """
-    cases = [each for each in copied.gains if None not in (each.progress, each.donor_after)]
-    behind = sum((each.progress or 0.0) < 0 for each in cases)
-    donors = sum(each.sign * ((each.donor_after or 0.0) - (each.copied or 0.0)) < 0 for each in cases)
-    return behind, donors, len(cases)
-
-
-def _behind_text(behind: int, donors: int, cases: int) -> str:
-    return f"{behind} of {_count(cases, 'copy', 'copies')} behind the score they copied, their donors {donors} times"
-
-
-_Boundaries = list[dict[int, tuple[int, float]]]
-"""For each member, by the number of the boundary: its generation then, and its score."""
-
-
-def _boundaries(experiment: Experiment, interval: float) -> _Boundaries:
-    """Return the members' scores at their boundaries: in the first result in or behind each."""
-    found: _Boundaries = []
-    for trial in experiment.history.in_order():
-        of_member: dict[int, tuple[int, float]] = {}
-        for generation, rows in _generations(trial):
-            for row in rows:
-                reached = finite(row.value(experiment.info.time_attr))
-                score = finite(row.value(str(experiment.info.metric)))
-                if reached is not None and score is not None and reached >= interval:
-                    number = int(reached / interval + 1e-9)
-                    if number not in of_member or of_member[number][0] != generation:
-                        of_member[number] = (generation, score)
-        found.append(of_member)
-    return found
-
-
-def _persistence(boundaries: _Boundaries, experiment: Experiment) -> float | None:
-    """Return how well the ranks at a boundary tell those at the next, among members that went on by themselves."""
-    found: list[float] = []
-    last = max((number for of_member in boundaries for number in of_member), default=0)
-    for number in range(1, last):
-        pairs = [
-            (now[1], later[1])
-            for of_member in boundaries
-            if (now := of_member.get(number)) is not None
-            and (later := of_member.get(number + 1)) is not None
-            and now[0] == later[0]
-        ]
-        if len(pairs) >= 4 and (correlation := rank_correlation(pairs)) is not None:
-            found.append(correlation)
-    return sum(found) / len(found) if len(found) >= 3 else None
-
-
-def _early_share(experiment: Experiment, interval: float) -> float | None:
-    """Return which part of an interval's progress is made in its first half, in the middle; None where few tell."""
-    sign = 1.0 if experiment.info.mode == "max" else -1.0
-    shares: list[float] = []
-    for trial in experiment.history.in_order():
-        for _, rows in _generations(trial):
-            for values in _by_interval(rows, experiment, interval):
-                whole = sign * (values[-1] - values[0])
-                if len(values) >= _FEW and whole > 0:
-                    shares.append(sign * (values[(len(values) - 1) // 2] - values[0]) / whole)
-    return middle(shares) if len(shares) >= 2 * _FEW else None
-
-
-def _by_interval(rows: Sequence[Row], experiment: Experiment, interval: float) -> Iterator[list[float]]:
-    """Yield the scores of each interval, with the one that it begins with."""
-    scored = [
-        (reached, score)
-        for row in rows
-        if (reached := finite(row.value(experiment.info.time_attr))) is not None
-        and (score := finite(row.value(str(experiment.info.metric)))) is not None
-    ]
-    before: list[float] = []
-    for _, group in groupby(scored, lambda pair: math.ceil(pair[0] / interval - 1e-9)):
-        values = [score for _, score in group]
-        if before:
-            yield [before[-1], *values]
-        before = values
 
 
 # ------------------------------------------------------------------------------------------------- takeover, parameters
@@ -346,11 +278,14 @@ def _takeover(experiment: Experiment, found: Diversity) -> Statement | None:
             f"One ancestor took over: from iteration {when:g} of {end:g} on, all {size} members descend from member "
             f"{whose.index}."
         )
-        if end and when < end / 2:
+        spreads = [values[-1] for values in found.spread.values() if values[-1] is not None]
+        if spreads and max(spreads) < _NARROW and size >= _FEW:
             more = (
-                " That is early: a smaller quantile_fraction, a longer perturbation_interval or burn_in_period, or "
-                "more members keep the search wider."
+                " Their hyperparameters are close together, too, so little is searched any more: a smaller "
+                "quantile_fraction, a higher resample_probability, a longer perturbation_interval or more members "
+                "keep the search wider."
             )
+            because += f"; the hyperparameters' spread is {_percent(max(spreads))} of that at the beginning, at most"
             return Statement("takeover", Verdict.WARN, text + more, because)
         return Statement("takeover", Verdict.INFO, text, because)
     if found.takeover is not None:
@@ -367,6 +302,8 @@ def _takeover(experiment: Experiment, found: Diversity) -> Statement | None:
 def _hyperparameters(experiment: Experiment) -> Statement | None:
     """Which hyperparameters moved, and in which direction."""
     trials = [trial for trial in experiment.history.in_order() if trial.index not in experiment.info.control]
+    if len(trials) < _FEW - 1:
+        return None
     best = experiment.best
     moved: list[str] = []
     stayed: list[str] = []
@@ -389,7 +326,7 @@ def _hyperparameters(experiment: Experiment) -> Statement | None:
     if stayed and moved:
         parts.append(f"{', '.join(stayed)} stayed")
     text = "; ".join(parts)
-    what = "the middle of all members (and between what half of them lie), at the beginning and now"
+    what = "the middle of the members that take part (and between what half of them lie), at the beginning and now"
     because = f"{what}. {'; '.join(numbers)}"
     return Statement("hyperparameters", Verdict.INFO, f"Hyperparameters: {text}.", because)
 
@@ -397,16 +334,16 @@ def _hyperparameters(experiment: Experiment) -> Statement | None:
 def _change(before: Sequence[Any], now: Sequence[Any], log: bool) -> tuple[str, str] | None:
     """Return how a hyperparameter moved (empty: it stayed), and the numbers; None where none tells.
 
-    It went up or down where the middle has left what half of the members had; it narrowed down where these are now less
-    than half as far apart.
+    It went up or down where a rank-sum test tells the members' values now from those at the beginning; it narrowed down
+    where the middle half of them is less than half as wide.
     """
     old, new = _numbers(before), _numbers(now)
     if old is not None and new is not None:
-        first, last = middle(old), middle(new)
         evidence = f"{_extent(old)} -> {_extent(new)}"
-        if not quantile(old, 0.25) <= last <= quantile(old, 0.75):
-            return "went up" if last > first else "went down", evidence
-        return ("narrowed down" if 2 * _width(new, log) < _width(old, log) else ""), evidence
+        if rank_sum_test(old, new) < _SURE:
+            return "went up" if middle(new) > middle(old) else "went down", evidence
+        ends = " to ".join(format_value(quantile(new, share)) for share in (0.25, 0.75))
+        return (f"narrowed down to {ends}" if 2 * _width(new, log) < _width(old, log) else ""), evidence
     texts, texts_now = (Counter(str(value) for value in values if value is not None) for values in (before, now))
     if not texts or not texts_now:
         return None
@@ -444,10 +381,13 @@ def _time(experiment: Experiment) -> Statement | None:
         return None
     saving = sum(each.saving for each in spent.members) / spent.slot_seconds
     loading = sum(each.loading for each in spent.members) / spent.slot_seconds
+    beside = max(0.0, share + saving + loading - 1.0)
     rest = max(0.0, 1.0 - share - saving - loading)
+    overlap = f" ({_percent(beside)} while another trained in the slot)" if beside > 0.005 else ""
     because = (
-        f"{format_duration(spent.duration)} on {_count(experiment.info.slots, 'slot')}; saving {_percent(saving)}, "
-        f"loading {_percent(loading)}, starting, deciding and empty slots {_percent(rest)} of the slots' time"
+        f"{format_duration(spent.duration)} on {_count(experiment.info.slots, 'slot')}; saving {_percent(saving)}"
+        f"{overlap}, loading {_percent(loading)}, starting, deciding and empty slots {_percent(rest)} of the slots' "
+        f"time"
     )
     text = f"{_percent(share)} of the slots' time went into training."
     if share >= 0.9:
@@ -455,11 +395,11 @@ def _time(experiment: Experiment) -> Statement | None:
     causes = {
         "saving": "Save smaller checkpoints, or less often; those in a TemporaryDirectory are moved, not copied.",
         "loading": "Members load for long: fewer processes (max_residents), smaller checkpoints.",
-        "the rest": "Short steps, few members for the slots, or an interval of few steps leave slots empty.",
+        "empty slots": "Short steps, few members for the slots, or an interval of few steps leave slots empty.",
     }
     largest = max(zip((saving, loading, rest), causes, strict=True))[1]
     verdict = Verdict.WARN if share < 0.75 else Verdict.INFO
-    return Statement("time", verdict, f"{text} Most of the others went into {largest}. {causes[largest]}", because)
+    return Statement("time", verdict, f"{text} Most of what is left went into {largest}. {causes[largest]}", because)
 
 
 def _failures(experiment: Experiment) -> Statement | None:
@@ -467,10 +407,12 @@ def _failures(experiment: Experiment) -> Statement | None:
     trials = experiment.history.in_order()
     failed = sum(trial.status is Status.ERROR for trial in trials)
     replaced = sum(exploit.failed is not None for exploit in experiment.history.exploits)
-    if not failed and not replaced:
+    retried = experiment.timeline.retries
+    if not failed and not replaced and not retried:
         return None
     parts = [
         *([f"{_count(failed, 'member')} failed for good"] if failed else []),
+        *([f"{_count(retried, 'time')} one was tried again"] if retried else []),
         *([f"{_count(replaced, 'time')} one that had failed went on as a copy"] if replaced else []),
     ]
     text = f"{', and '.join(parts)}."
@@ -483,47 +425,100 @@ def _failures(experiment: Experiment) -> Statement | None:
 
 
 def _control(experiment: Experiment) -> Statement | None:
-    """What PBT gained over a random search on the same budget."""
-    control, metric = set(experiment.info.control), str(experiment.info.metric)
-    if not control:
+    """What PBT gained over a random search: those that took part beside those that trained alone."""
+    if not experiment.info.control or not experiment.history.exploits:
         return None
+    metric = str(experiment.info.metric)
+    alone, together = _ended_scores(experiment, control=True), _ended_scores(experiment, control=False)
+    if len(alone) < 1 or len(together) < 2:
+        why = f"{len(together)} with a score took part and did not fail, {len(alone)} trained alone"
+        return Statement("control", Verdict.INFO, "What PBT gained over a random search cannot be told yet.", why)
+    if metric in experiment.info.stop and all(
+        trial.last is not None and trial.last.report.stop for trial in experiment.history.trials.values()
+    ):
+        return _control_by_time(experiment)
     sign = 1.0 if experiment.info.mode == "max" else -1.0
-    scores: Mapping[bool, list[float]] = {True: [], False: []}
-    spent: Mapping[bool, list[float]] = {True: [], False: []}
-    for trial in experiment.history.in_order():
-        score = finite(trial.value(metric))
-        if score is not None:
-            scores[trial.index in control].append(sign * score)
-            spent[trial.index in control].append(experiment.timeline.members[trial.trial_id].training)
-    alone, taking_part = scores[True], scores[False]
-    if not alone or len(taking_part) < len(alone):
-        return Statement(
-            "control", Verdict.INFO, "What PBT gained over a random search cannot be told yet.",
-            f"{_count(len(alone), 'member')} kept out of exploits with a score, {len(taking_part)} others",
-        )  # fmt: skip
-    best = expected_best(taking_part, len(alone))
-    gain = best - max(alone)
-    why = (
-        f"on the same budget, {_count(len(alone), 'member')}: the best of so many that took part is expected at "
-        f"{format_value(sign * best)} {metric}, the best of those kept out of exploits is at "
-        f"{format_value(sign * max(alone))}; the middle of all {format_value(sign * middle(taking_part))} against "
-        f"{format_value(sign * middle(alone))}; {format_duration(middle(spent[False]))} of training each against "
-        f"{format_duration(middle(spent[True]))}"
+    chance = rank_sum_test(together, alone)
+    gain = middle(together) - middle(alone)
+    count = min(len(together), len(alone))
+    bests = [expected_best(scores, count) for scores in (together, alone)]
+    same = len(together) == len(alone)
+    because = (
+        f"{metric} at the end, in the middle {_shown(sign, together)} of {len(together)} that took part and "
+        f"{_shown(sign, alone)} of {len(alone)} that trained alone; a chance of {_chance(chance)} that they differ so "
+        f"without a cause (rank-sum test, of this one run); the best of {count} "
+        f"{'reached' if same else 'is expected at'} {format_value(sign * bests[0])} against "
+        f"{format_value(sign * bests[1])}"
+        f"{'' if same else ', but those that took part have learned from more than so many'}; "
+        f"{_training(experiment, control=False)} of training each against {_training(experiment, control=True)}"
     )
-    few = " With so few controls that may be luck." if len(alone) < 3 else ""
+    if chance >= _SURE:
+        text = (
+            f"Whether PBT gained anything over a random search cannot be told: members that took part ended "
+            f"{_by(gain, metric)} than those that trained alone, which may be luck."
+        )
+        return Statement("control", Verdict.INFO, text, because)
     if gain > 0:
-        text = f"PBT gained {format_value(gain)} {metric} over a random search on the same budget.{few}"
-        return Statement("control", Verdict.INFO if few else Verdict.GOOD, text, why)
-    text = f"PBT gained nothing over a random search on the same budget: {_signed(gain)} {metric}.{few}"
-    return Statement("control", Verdict.INFO if few else Verdict.BAD, text, why)
+        text = f"PBT gained over a random search: with the same training, members ended {_by(gain, metric)}."
+        return Statement("control", Verdict.GOOD, text, because)
+    text = f"PBT lost against a random search: with the same training, members ended {_by(gain, metric)}."
+    return Statement("control", Verdict.BAD, text, because)
+
+
+def _control_by_time(experiment: Experiment) -> Statement | None:
+    """All have reached the score that ends them: what differs is how long that took."""
+    groups = [
+        [experiment.timeline.members[trial.trial_id].training for trial in experiment.history.in_order()
+         if (trial.index in experiment.info.control) == control]
+        for control in (False, True)
+    ]  # fmt: skip
+    together, alone = groups
+    chance = rank_sum_test(together, alone)
+    because = (
+        f"all have met {', '.join(experiment.info.stop)}; seconds of training, in the middle "
+        f"{format_value(middle(together))} of {len(together)} that took part and {format_value(middle(alone))} of "
+        f"{len(alone)} that trained alone; a chance of {_chance(chance)} that they differ so without a cause"
+    )
+    if chance >= _SURE:
+        return Statement(
+            "control", Verdict.INFO, "Whether PBT came to its goal sooner than a random search cannot be told.", because
+        )
+    sooner = middle(together) < middle(alone)
+    text = f"PBT came to its goal {'sooner' if sooner else 'later'} than a random search."
+    return Statement("control", Verdict.GOOD if sooner else Verdict.BAD, text, because)
+
+
+def _ended_scores(experiment: Experiment, *, control: bool) -> list[float]:
+    """Return the newest scores, larger is better, of those that have not failed."""
+    sign = 1.0 if experiment.info.mode == "max" else -1.0
+    found: list[float] = []
+    for trial in experiment.history.in_order():
+        score = finite(trial.value(str(experiment.info.metric)))
+        of_group = (trial.index in experiment.info.control) == control and trial.status is not Status.ERROR
+        if of_group and score is not None:
+            found.append(sign * score)
+    return found
+
+
+def _training(experiment: Experiment, *, control: bool) -> str:
+    spent = [
+        experiment.timeline.members[trial.trial_id].training
+        for trial in experiment.history.in_order()
+        if (trial.index in experiment.info.control) == control and trial.status is not Status.ERROR
+    ]
+    return format_duration(middle(spent)) if spent else "nothing"
+
+
+def _shown(sign: float, scores: Sequence[float]) -> str:
+    return format_value(sign * middle(scores))
+
+
+def _by(gain: float, metric: str) -> str:
+    """Return ``0.02 accuracy better``."""
+    return f"{format_value(abs(gain))} {metric} {'better' if gain > 0 else 'worse'}" if gain else "no better"
 
 
 # -------------------------------------------------------------------------------------------------------------- helpers
-
-
-def _generations(trial: TrialHistory) -> Iterator[tuple[int, list[Row]]]:
-    for generation, rows in groupby(trial.rows, lambda row: row.generation):
-        yield generation, list(rows)
 
 
 def _count(count: int, noun: str, plural: str | None = None) -> str:
@@ -532,6 +527,20 @@ def _count(count: int, noun: str, plural: str | None = None) -> str:
 
 def _signed(value: float) -> str:
     return f"{'+' if value > 0 else ''}{format_value(value)}"
+
+
+def _range(values: Sequence[float]) -> str:
+    """Return the middle of some differences, and between what 8 of 10 of them lie."""
+    low, high = quantile(values, 0.1), quantile(values, 0.9)
+    return f"{_signed(middle(values))} in the middle ({_signed(low)} to {_signed(high)} for 8 of 10)"
+
+
+def _chance(chance: float) -> str:
+    return "less than 0.1%" if chance < 0.001 else f"{chance:.1%}" if chance < 0.1 else f"{chance:.0%}"
+
+
+def _coin(chance: float) -> str:
+    return f"a coin would be as unequal with a chance of {_chance(chance)}"
 
 
 def _percent(share: float) -> str:

@@ -7,7 +7,8 @@ import secrets
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -121,7 +122,7 @@ def make_plan(trainable: Callable[..., Any], space: dict[str, Any], tune: TuneCo
         parameters=list(dict.fromkeys([*sampled, *scheduler.mutated()])),
         log_parameters=sorted({*log_keys(space), *scheduler.log_keys()}),
         exploits=scheduler.controls,
-        control=_control(tune.control, len(trials), scheduler, seed),
+        control=_control(tune.control, trials, scheduler, seed),
         started_at=now,
         **facts(trainable, trials[0].config, tune, run),
     )
@@ -139,11 +140,13 @@ def make_plan(trainable: Callable[..., Any], space: dict[str, Any], tune: TuneCo
     )
 
 
-def _control(count: int, trials: int, scheduler: TrialScheduler, seed: int) -> list[int]:
+def _control(count: int, trials: Sequence[TrialAdded], scheduler: TrialScheduler, seed: int) -> list[int]:
     """Return the numbers of the trials that are kept out of exploits: drawn, because a grid's last ones are alike.
 
+    Of members that may copy each other at least two are left.
+
     Raises:
-        ConfigError: nobody would copy whom.
+        ConfigError: so many cannot be kept out.
     """
     if not count:
         return []
@@ -152,12 +155,25 @@ def _control(count: int, trials: int, scheduler: TrialScheduler, seed: int) -> l
             f"TuneConfig(control={count}) keeps members out of exploits, but {scheduler.describe()} makes none. Leave "
             f"it out, or give a PopulationBasedTraining."
         )
-    if trials - count < 2:
-        raise ConfigError(
-            f"TuneConfig(control={count}) keeps {count} of {trials} members out of exploits, and {trials - count} "
-            f"cannot copy each other. Give at most {max(0, trials - 2)}, or more num_samples."
-        )
-    return sorted(stream(seed, "control").sample(range(trials), count))
+    kin = {trial.index: scheduler.kin(trial.config) for trial in trials}
+    left = Counter(kin.values())
+    drawn = stream(seed, "control").sample(range(len(trials)), len(trials))
+    chosen: list[int] = []
+    while len(chosen) < count:
+        # From the largest group that is left, so that none is used up before others.
+        free = [index for index in drawn if index not in chosen and left[kin[index]] > 2]
+        if not free:
+            groups = "" if len(left) == 1 else f", in {len(left)} groups by the values of fixed"
+            raise ConfigError(
+                f"TuneConfig(control={count}) keeps {count} of {len(trials)} members out of exploits{groups}, and at "
+                f"least two have to be left that can copy each other. At most {len(chosen)} can be kept out; give more "
+                f"num_samples."
+            )
+        most = max(left[kin[index]] for index in free)
+        index = next(index for index in free if left[kin[index]] == most)
+        left[kin[index]] -= 1
+        chosen.append(index)
+    return sorted(chosen)
 
 
 def facts(trainable: Callable[..., Any], config: Config, tune: TuneConfig, run: RunConfig) -> dict[str, Any]:

@@ -157,8 +157,9 @@ def _set(config: RunConfig | TuneConfig) -> frozenset[str]:
 def _check_unchanged(new: TuneConfig, meta: Mapping[str, Any], old: TuneConfig | None) -> None:
     """Compare with the facts, where the metric given to the scheduler and a seed that was drawn stand, too."""
     before = {name: meta[name] for name in ("metric", "mode", "seed")}
+    before["control"] = len(meta.get("control", ()))
     if old is not None:
-        before["num_samples"], before["control"] = old.num_samples, getattr(old, "control", 0)
+        before["num_samples"] = old.num_samples
         if new.scheduler is not None:
             _check_scheduler(new.scheduler, old.scheduler or FIFOScheduler())
     for name in _set(new) & before.keys():

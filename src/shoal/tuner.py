@@ -166,9 +166,9 @@ class Tuner:
 
         self._results = grid = ResultGrid.read(folder)
         if self._run.verbose:
-            from .display.card import show_card
+            from .display.card import show_card_of
 
-            show_card(grid.report_card())
+            show_card_of(grid)
         if raises and grid.errors:
             raise grid.errors[0]
         return grid

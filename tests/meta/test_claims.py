@@ -75,7 +75,7 @@ CLAIMS = {
     "whether PBT was worth it": [
         "unit/test_card.py::test_copying_that_pays_is_said_with_its_numbers",
         "unit/test_card.py::test_copying_that_does_not_pay_is_said_and_what_can_be_done",
-        "unit/test_card.py::test_what_pbt_gained_is_compared_on_the_same_number_of_members",
+        "unit/test_card.py::test_what_pbt_gained_is_told_with_its_chance_and_on_the_same_number_of_members",
     ],
 }
 

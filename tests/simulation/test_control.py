@@ -115,7 +115,19 @@ def test_the_controls_are_drawn_once_and_written_down() -> None:
     assert info().control == []
 
 
-@pytest.mark.parametrize(("control", "text"), [(5, "Give at most 4"), (6, "0 cannot copy each other")])
+def test_of_each_architecture_two_are_left_that_can_copy_each_other() -> None:
+    wide = {**SPACE, "layers": tune.grid_search([2, 3])}
+    for control, expected in ((2, [1, 1]), (4, [2, 2])):
+        settings = tune.TuneConfig(scheduler=pbt(fixed=["layers"]), num_samples=4, seed=1, control=control)
+        plan = make_plan(lambda config: None, wide, settings, tune.RunConfig())
+        layers = [plan.trials[index].config["layers"] for index in plan.info.control]
+        assert sorted(layers.count(value) for value in (2, 3)) == expected
+    settings = tune.TuneConfig(scheduler=pbt(fixed=["layers"]), num_samples=4, control=5)
+    with pytest.raises(ConfigError, match=r"in 2 groups by the values of fixed.*At most 4 can be kept out"):
+        make_plan(lambda config: None, wide, settings, tune.RunConfig())
+
+
+@pytest.mark.parametrize(("control", "text"), [(5, "At most 4 can be kept out"), (6, "at least two have to be left")])
 def test_so_many_controls_that_nobody_could_copy_are_refused(control: int, text: str) -> None:
     with pytest.raises(ConfigError, match=text):
         info(control=control)
@@ -129,7 +141,7 @@ def test_what_is_no_number_of_members_is_refused(control: Any) -> None:
 
 def test_a_scheduler_that_copies_nobody_has_no_controls() -> None:
     settings = tune.TuneConfig(scheduler=FIFOScheduler(), num_samples=6, control=2)
-    with pytest.raises(ConfigError, match="FIFOScheduler makes none|FIFO"):
+    with pytest.raises(ConfigError, match="keeps members out of exploits, but FIFO"):
         make_plan(lambda config: None, SPACE, settings, tune.RunConfig())
 
 

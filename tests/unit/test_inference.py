@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.inference import expected_best, middle, quantile, rank_correlation, sign_test, spread
+from shoal.inference import expected_best, middle, quantile, rank_correlation, rank_sum_test, sign_test, spread
 
 VALUES = st.lists(st.integers(-5, 5).map(float), min_size=1, max_size=7)
 
@@ -65,3 +65,32 @@ def test_rank_correlation_is_that_of_ranks_with_ties_in_the_middle(pairs: list[t
     above = sum((a - mean) * (b - mean) for a, b in zip(first, second, strict=True))
     below = math.sqrt(sum((a - mean) ** 2 for a in first) * sum((b - mean) ** 2 for b in second))
     assert found is None if not below else found == pytest.approx(above / below)
+
+
+@given(st.lists(st.integers(0, 100), min_size=2, max_size=8, unique=True), st.data())
+def test_the_rank_sum_test_counts_the_divisions_that_are_as_unequal(values: list[int], data: st.DataObject) -> None:
+    size = data.draw(st.integers(1, len(values) - 1))
+    first, second = values[:size], values[size:]
+
+    def ahead(group: tuple[int, ...] | list[int]) -> int:
+        return sum(one > other for one in group for other in set(values) - set(group))
+
+    def away(group: tuple[int, ...] | list[int]) -> float:
+        return abs(ahead(group) - size * len(second) / 2)
+
+    divisions = list(itertools.combinations(values, size))
+    unequal = [each for each in divisions if away(each) >= away(first)]
+    found = rank_sum_test([float(each) for each in first], [float(each) for each in second])
+    assert found == pytest.approx(min(1.0, len(unequal) / len(divisions)))
+
+
+def test_large_groups_and_ties_are_judged_by_the_normal_approximation() -> None:
+    same = [float(place % 7) for place in range(100)]
+    assert rank_sum_test(same, same) == pytest.approx(1.0, abs=0.01)
+    assert rank_sum_test(same, [value + 3.0 for value in same]) < 1e-6
+    assert rank_sum_test([1.0, 1.0], [1.0]) == 1.0
+    assert rank_sum_test([], [1.0]) == 1.0
+    drawn = [float((place * 37) % 101) for place in range(60)]
+    exact, approximate = (rank_sum_test(drawn[:20], drawn[20:40]), rank_sum_test(drawn[:30], drawn[30:]))
+    assert 0.0 < exact <= 1.0
+    assert 0.0 < approximate <= 1.0

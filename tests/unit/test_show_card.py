@@ -12,7 +12,7 @@ from shoal import tune
 from shoal.card import ReportCard, Statement, Verdict
 from shoal.display.card import card_lines, show_card
 
-from ..helpers import climb, pbt
+from ..helpers import climb, fit, pbt
 
 LONG = "a statement that goes on and on, because there is much to be said about it, more than fits into a line " * 2
 CARD = ReportCard(
@@ -72,6 +72,13 @@ def test_a_card_without_statements_prints_nothing() -> None:
     stream = io.StringIO()
     show_card(ReportCard("run", ()), stream)
     assert stream.getvalue() == ""
+
+
+def test_a_card_that_cannot_be_made_is_no_reason_to_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tune.ResultGrid, "report_card", lambda grid: 1 / 0)
+    with pytest.warns(UserWarning, match="The report card cannot be made: ZeroDivisionError"):
+        grid = fit(climb, tmp_path, engine="inline", run={"verbose": 1})
+    assert len(grid) == 4
 
 
 @pytest.mark.parametrize("verbose", [0, 1])

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from shoal.core.commands import Exploit, Launch
-from shoal.core.events import Opened, Reported, SavedCheckpoint, Started, TrialAdded
+from shoal.core.commands import Continue, Exploit, Launch, Status, Stop
+from shoal.core.events import Failed, Finished, Lost, Opened, Reported, SavedCheckpoint, Started, TrialAdded
 from shoal.core.limits import Limits, RetentionRules
 from shoal.journal.codec import Record
 from shoal.reading import Experiment
@@ -58,6 +58,44 @@ def test_a_members_time_is_divided() -> None:
     spent = timeline.members["t0"]
     assert (spent.training, spent.saving, spent.loading) == (5.0, 0.25, 0.5)
     assert spent.waiting(timeline.duration) == 20.0 - 1.0 - 5.0 - 0.25 - 0.5
+
+
+def test_a_clock_that_goes_back_takes_nothing_away() -> None:
+    timeline = told((1000.0, opened()), (1000.0, added(0)), (1100.0, added(1)), (500.0, added(2)), (550.0, added(3)))
+    assert timeline.duration == 150.0
+    assert [timeline.members[f"t{index}"].added for index in range(4)] == [0.0, 100.0, 100.0, 150.0]
+    assert [timeline.active(at) for at in (1050.0, 1100.0, 520.0, 550.0)] == [50.0, 100.0, 120.0, 150.0]
+    assert timeline.slot_seconds == 300.0
+
+
+def test_a_second_driver_whose_clock_is_behind_goes_on_counting() -> None:
+    timeline = told((5000.0, opened()), (5100.0, added(0)), (1000.0, opened()), (1050.0, added(1)))
+    assert timeline.duration == 150.0
+
+
+def test_what_a_function_does_after_its_last_report_is_training() -> None:
+    begin = [(0.0, opened()), (0.0, added(0)), (1.0, launch()), (1.5, Started("t0", 1, 1, "h"))]
+    for last in (Finished("t0", 1), Failed("t0", 1, "e", "t"), Lost("t0", 1, "gone")):
+        timeline = told(*begin, (4.0, reported(2.5)), (9.0, last))
+        assert timeline.members["t0"].training == 2.5 + 5.0
+
+
+def test_the_time_between_an_end_and_going_on_is_no_waiting() -> None:
+    stop = Stop("t0", 1, Status.TERMINATED, "done")
+    again = Opened(Limits(("",)), RetentionRules(), again=("t0",))
+    timeline = told((0.0, opened()), (0.0, added(0)), (10.0, stop), (90.0, added(1)), (500.0, again), (505.0, added(2)))
+    spent = timeline.members["t0"]
+    assert (spent.ended, spent.away) == (None, 80.0)
+    assert spent.waiting(timeline.duration) == 15.0
+
+
+def test_the_boundaries_that_a_member_was_given_are_known_by_generation() -> None:
+    more = Continue("t0", 1, 0, 10.0)
+    timeline = told(
+        (0.0, opened()), (0.0, added(0)), (1.0, launch(until=5.0)), (2.0, more), (3.0, more),
+        (4.0, launch(2, generation=1, until=9.0)),
+    )  # fmt: skip
+    assert timeline.boundaries == {("t0", 0): [5.0, 10.0], ("t0", 1): [9.0]}
 
 
 def test_getting_ready_while_another_trains_is_no_loading() -> None:

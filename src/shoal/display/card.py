@@ -6,12 +6,16 @@ import contextlib
 import shutil
 import sys
 import textwrap
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
+from ..arguments import warn_user
 from ..card import ReportCard, Verdict
 from .text import printable
 
-__all__ = ["card_lines", "show_card"]
+if TYPE_CHECKING:
+    from ..results import ResultGrid
+
+__all__ = ["card_lines", "show_card", "show_card_of"]
 
 _MARKS = {Verdict.GOOD: "+", Verdict.WARN: "!", Verdict.BAD: "x", Verdict.INFO: "-"}
 _COLOURS = {Verdict.GOOD: "32", Verdict.WARN: "33", Verdict.BAD: "31", Verdict.INFO: "36"}
@@ -40,6 +44,16 @@ def card_lines(card: ReportCard, width: int = _WIDEST, *, colour: bool = False, 
             because = textwrap.wrap(f"From: {printable(statement.because)}", max(20, width - 6))
             lines += [f"      \x1b[2m{line}\x1b[0m" if colour else f"      {line}" for line in because]
     return lines
+
+
+def show_card_of(grid: ResultGrid) -> None:
+    """Print the report card of a run that has ended. Where none can be made, the run has ended all the same."""
+    try:
+        show_card(grid.report_card())
+    except Exception as error:
+        warn_user(
+            f"The report card cannot be made: {type(error).__name__}: {error}. The results are not touched by that."
+        )
 
 
 def show_card(card: ReportCard, stream: TextIO | None = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, did_you_mean
@@ -78,6 +79,10 @@ class TrialScheduler(ABC):
     def log_keys(self) -> list[str]:
         """Return those of ``mutated()`` that are on a logarithmic scale."""
         return []
+
+    def kin(self, config: Config) -> Hashable:
+        """Return what members with this config have in common with those that they may copy."""
+        return None
 
     def mutated(self) -> list[str]:
         """Return the config keys (``a/b`` where nested) that change during a run."""

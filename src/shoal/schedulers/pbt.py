@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -204,6 +204,11 @@ class PopulationBasedTraining(TrialScheduler):
     def mutated(self) -> list[str]:
         """Return the keys of ``hyperparam_mutations``, nested ones as ``a/b``."""
         return [path for path, _ in flatten(self.hyperparam_mutations)]
+
+    def kin(self, config: Config) -> Hashable:
+        """Return the values of ``fixed``, in a form that can be compared."""
+        key: Hashable = group_key(config, self.fixed)
+        return key
 
     def log_keys(self) -> list[str]:
         """Return those keys whose distribution is logarithmic."""
