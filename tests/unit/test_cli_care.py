@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import socket
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 from tests.helpers import climb, pbt
-from tests.simulated import write_experiment
+from tests.simulated import learn, write_experiment
 
 from shoal import tune
 from shoal.cli import main
@@ -187,6 +188,57 @@ def test_log_files_that_differ_from_the_journal_are_a_problem_that_tells_how(sho
     assert found["check"] == "logs"
     assert f"{trial.trial_id}: result.json has" in found["what"]
     assert "progress.csv is missing" in found["what"]
+
+
+@pytest.mark.parametrize("name", ["result.json", "progress.csv", "params.json", "pbt_global.txt", "pbt_policy_*.txt"])
+def test_one_other_digit_in_a_log_file_is_found(shoal: Shoal, folder: Path, name: str) -> None:
+    path = next(iter([*folder.glob(name), *folder.glob(f"*/{name}")]))
+    text = path.read_text()
+    digits = [place for place, letter in enumerate(text) if letter in "123456789" and text[place - 1] == "."]
+    place = digits[len(digits) // 2]
+    path.write_text(f"{text[:place]}{int(text[place]) % 9 + 1}{text[place + 1 :]}")
+    (found,) = [each for each in findings(shoal, "pbt") if each["level"] == "problem"]
+    assert found["check"] == "logs"
+    assert path.name in found["what"]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_log_files_as_a_driver_writes_them_are_as_the_journal_says_whatever_has_failed(
+    tmp_path: Path, seed: int
+) -> None:
+    from shoal.cli.logs import differences
+    from shoal.journal.sqlite import SQLiteJournal
+
+    def odd(config: dict[str, Any], state: Any) -> tuple[dict[str, Any], Any]:
+        metrics, state = learn(config, state)
+        more = {"val": {"a, b": [1, "two\n", None]}, "text": "x\udc80", "nan": math.nan, "yes": True}
+        return {**metrics, **(more if state[0] % 3 else {})}, state
+
+    faults = random_faults(seed, {Fault.CRASH: 0.1, Fault.RAISE: 0.05, Fault.DAMAGE: 0.2, Fault.LATE_REPORT: 0.05})
+    folder = write_experiment(
+        tmp_path / "sim", members=6, steps=20, train=odd, faults=faults, max_failures=-1, replace_failed=True,
+        checkpoint_every=2, seed=seed,
+    )  # fmt: skip
+    experiment = Experiment.open(folder)
+    with contextlib.closing(SQLiteJournal.open_for_reading(folder)) as journal:
+        records = list(journal.read())
+    history = History()
+    writers = LogFiles(), PolicyFiles()
+    for writer in writers:
+        writer.start(experiment.info, folder, history)
+    for record in records:
+        history.add(record)
+        for writer in writers:
+            writer.take(record)
+            writer.flush()
+    for writer in writers:
+        writer.close()
+    assert history.exploits
+    assert list(differences(folder, experiment.history, policies=True)) == []
+    for writer in (LogFiles(), PolicyFiles()):
+        writer.start(experiment.info, folder, experiment.history)
+        writer.close()
+    assert list(differences(folder, experiment.history, policies=True)) == []
 
 
 def test_an_interrupted_experiment_is_healthy_and_told_how_to_go_on(shoal: Shoal, folder: Path) -> None:

@@ -6,9 +6,7 @@ Each check is a function that yields what it found. What it says: what is wrong,
 from __future__ import annotations
 
 import contextlib
-import csv
 import errno
-import json
 import os
 import shlex
 import shutil
@@ -19,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoints import store
-from ..core.commands import Status
 from ..core.recall import recall
 from ..display.table import count_text
 from ..errors import InvalidTransition, JournalError, ShoalError
@@ -32,6 +29,7 @@ from .drivers import driver_of
 from .errors import words_of
 from .files import Files, read_files
 from .finding import name_for, no_permission
+from .logs import differences
 from .plain_settings import NotPlain, plain_scheduler
 from .sizes import size_text
 from .summaries import NEVER_BEGAN, STARTING, UNREADABLE
@@ -384,27 +382,10 @@ def _logs(patient: _Patient) -> Iterator[Finding]:
     """Compare the log files with the journal, from which they are made."""
     if patient.running:
         return  # they are a moment behind
-    wrong: list[str] = []
-    for trial in patient.files.history.in_order():
-        folder = patient.folder / trial.folder
-        if not folder.is_dir():
-            if trial.launches:
-                wrong.append(f"{trial.trial_id}: its folder is gone")
-            continue
-        rows = [row.report.iteration for row in trial.rows]
-        found = _iterations(folder / "result.json")
-        if found is not None and found != rows:
-            much = f"{len(found)} results in place of {len(rows)}" if len(found) != len(rows) else "other results"
-            wrong.append(f"{trial.trial_id}: result.json has {much}")
-        count = _csv_rows(folder / "progress.csv")
-        if count is not None and count != len(rows):
-            wrong.append(f"{trial.trial_id}: progress.csv has {count} rows in place of {len(rows)}")
-        if rows and (found is None or count is None):
-            wrong.append(f"{trial.trial_id}: {'result.json' if found is None else 'progress.csv'} is missing")
-        if trial.status is Status.ERROR and not (folder / "error.txt").exists():
-            wrong.append(f"{trial.trial_id}: error.txt is missing")
+    wrong = list(differences(patient.folder, patient.files.history, policies=patient.info.logs_policies))
     if not wrong:
-        yield Finding(OK, "logs", "result.json and progress.csv have the results that count")
+        policies = ", the policies" if patient.info.logs_policies else ""
+        yield Finding(OK, "logs", f"result.json, progress.csv, params.json{policies} say what the journal says")
         return
     named = "; ".join(wrong[:_SHOWN]) + (f"; and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else "")
     yield Finding(
@@ -415,35 +396,6 @@ def _logs(patient: _Patient) -> Iterator[Finding]:
         "The journal is right. What reads the log files sees other results.",
         f"They are written anew when the experiment is opened again: {patient.how_to_go_on}",
     )
-
-
-def _iterations(path: Path) -> list[int] | None:
-    """Return ``training_iteration`` of each line of a result.json, -1 for one that cannot be read; None: no file."""
-    found: list[int] = []
-    try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            for line in file:
-                try:
-                    found.append(int(json.loads(line)["training_iteration"]))
-                except (ValueError, TypeError, KeyError, RecursionError):
-                    found.append(-1)
-    except FileNotFoundError:
-        return None
-    return found
-
-
-def _csv_rows(path: Path) -> int | None:
-    """Return how many rows a table has below its header; None where there is no file."""
-    limit = csv.field_size_limit(1 << 30)
-    try:
-        with path.open(encoding="utf-8", errors="replace", newline="") as file:
-            return max(0, sum(1 for _ in csv.reader(file)) - 1)
-    except FileNotFoundError:
-        return None
-    except csv.Error:
-        return -1
-    finally:
-        csv.field_size_limit(limit)
 
 
 def _disk(patient: _Patient) -> Iterator[Finding]:
