@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from tests.simulated import write_experiment
-from tests.unit.stories import Story, make_info
+from tests.unit.stories import NOON, Story, make_info
 
+from shoal.core.events import Opened
+from shoal.core.limits import Limits, RetentionRules
+from shoal.journal.codec import Record
 from shoal.reading import Experiment
 from shoal.timeline import Timeline
 
@@ -31,7 +34,8 @@ def simulated(folder: Path, **settings: Any) -> Experiment:
 def pictured(story: Story, **facts: Any) -> Experiment:
     """Return the experiment of a story."""
     info = dataclasses.replace(story.info, **facts)
-    return Experiment(story.folder, info, story.history, Timeline.of(story.journal.read()))
+    begun = Record(0, NOON, Opened(Limits(("",) * info.slots), RetentionRules()))
+    return Experiment(story.folder, info, story.history, Timeline.of([begun, *story.journal.read()]))
 
 
 def known(folder: Path, **facts: Any) -> Experiment:

@@ -33,7 +33,7 @@ def lineage_figure(info: LineageTree) -> Figure:
     figure, (axes,) = canvas(lineage_heading(info), [height])
     width = lane_width(size) * 0.72
     xs = [x for branch in info.branches for x in branch.x]
-    copies = [branch for branch in info.branches if branch.parent is not None]
+    copies = [branch for branch in info.branches if branch.copied is not None]
     many = len(copies) > ARCS
     bulge = 0.0 if many else 0.022 * (max(xs) - min(xs))
     _links(axes, copies, lanes, bulge, many)
@@ -67,9 +67,9 @@ def lineage_figure(info: LineageTree) -> Figure:
 def _links(axes: Axes, copies: list[Branch], lanes: dict[int, int], bulge: float, many: bool) -> None:
     lines: list[Line] = []
     for branch in copies:
-        assert branch.parent is not None
+        assert branch.copied is not None
         begin = branch.x[0] if branch.parent_x is None else branch.parent_x
-        x, y = arc(begin, lanes[branch.parent[0]], branch.x[0], lanes[branch.member.index], bulge)
+        x, y = arc(begin, lanes[branch.copied[0]], branch.x[0], lanes[branch.member.index], bulge)
         lines.append(Line(tuple(x), tuple(y)))
     draw_lines(axes, lines, LOOK.pale, 0.5 if many else 1.0, alpha=0.45 if many else 1.0, zorder=2)
 

@@ -7,7 +7,6 @@ experiment began, without pauses between drivers) or any other key of the result
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -30,6 +29,7 @@ __all__ = [
     "Schedules",
     "Stretch",
     "ancestry",
+    "by_generation",
     "check_reported",
     "learning_curves",
     "member_of",
@@ -265,11 +265,10 @@ def _parameter(
 
     curves: list[Curve] = []
     for trial in trials:
-        generations = [(number, list(rows)) for number, rows in groupby(trial.rows, lambda row: row.generation)]
-        lines = [(number, _held(rows, span, place)) for number, rows in generations]
-        drawn = [(number, line) for number, line in lines if line]
-        copies = tuple((line.x[0], line.y[0]) for number, line in drawn if number)
-        donors = tuple(_donor(experiment, trial, number) for number, _ in drawn if number)
+        lines = [(_donor(experiment, trial, rows), _held(rows, span, place)) for _, rows in by_generation(trial)]
+        drawn = [(donor, line) for donor, line in lines if line]
+        copies = tuple((line.x[0], line.y[0]) for donor, line in drawn if donor is not None)
+        donors = tuple(donor for donor, _ in drawn if donor is not None)
         curves.append(Curve(member_of(experiment, trial), tuple(line for _, line in drawn), copies, donors))
     log = numeric and _is_log(experiment, name, values)
     return ParameterSchedule(name, log, categories, tuple(curves), _held(path, span, place))
@@ -413,22 +412,34 @@ def _curve(
     lines: list[Line] = []
     copies: list[tuple[float, float | None]] = []
     donors: list[int] = []
-    for generation, found in groupby(trial.rows, lambda row: row.generation):
-        rows = list(found)
-        if generation and rows[0].before is not None and x != "time":
-            rows.insert(0, rows[0].before)
-        line = _line(rows, read, value)
+    for _, rows in by_generation(trial):
+        donor = _donor(experiment, trial, rows)
+        source = rows[0].before
+        line = _line(rows if source is None or x == "time" else [source, *rows], read, value)
         if not line:
             continue
         lines.append(line)
-        if generation:
+        if donor is not None:
             copies.append((line.x[0], line.y[0]))
-            donors.append(_donor(experiment, trial, generation))
+            donors.append(donor)
     return Curve(member_of(experiment, trial), tuple(lines), tuple(copies), tuple(donors))
 
 
-def _donor(experiment: Experiment, trial: TrialHistory, generation: int) -> int:
-    return experiment.history.trials[trial.exploits[generation - 1].donor_id].index
+def by_generation(trial: TrialHistory) -> Iterator[tuple[int, list[Row]]]:
+    """Yield a member's generations that have results, each with these."""
+    for generation, rows in groupby(trial.rows, lambda row: row.generation):
+        yield generation, list(rows)
+
+
+def _donor(experiment: Experiment, trial: TrialHistory, rows: Sequence[Row]) -> int | None:
+    """Return the number of the member whose weights a generation's results began with.
+
+    None where nobody was copied: it began from scratch, also again after all its exploits, or with an older checkpoint
+    of its own, because the donor's was damaged.
+    """
+    source = rows[0].before
+    owner = trial.trial_id if source is None else source.report.trial_id
+    return None if owner == trial.trial_id else experiment.history.trials[owner].index
 
 
 def _line(rows: Iterable[Row], read: Reader, value: Callable[[Row], float | None]) -> Line:
@@ -475,13 +486,6 @@ def _held(rows: Sequence[Row], span: _Span, value: Callable[[Row], float | None]
             xs += (xs[-1] if xs and xs[-1] > begin else begin), end
             ys += y, y
     return Line(tuple(xs), tuple(ys))
-
-
-def concentration(names: Iterable[Any]) -> float:
-    """Return the effective number of different names: the inverse Simpson index, from 1 to how many there are."""
-    counts = Counter(names)
-    total = sum(counts.values())
-    return 0.0 if not total else total * total / sum(count * count for count in counts.values())
 
 
 def config_values(configs: Iterable[Config], name: str) -> Iterator[float]:

@@ -5,15 +5,15 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
-from ..core.commands import Exploit
+from ..core.commands import CheckpointRecord, Exploit
 from ..core.events import Config
 from ..history import Row
 from ..reading import Experiment
-from .info import Member, concentration, config_values, finite, member_of, metric_of, x_label
+from .families import Families, Spread
+from .info import Member, by_generation, config_values, finite, member_of, metric_of, x_label
 from .tree import BranchId, parents
 
 __all__ = [
@@ -27,7 +27,7 @@ __all__ = [
     "times",
 ]
 
-_Test = Callable[[tuple[int, ...]], bool]
+_ENTRIES = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,8 @@ class Diversity:
     """How many ancestors the population has left, and how far its hyperparameters are apart.
 
     A *founder* is the member from whose first weights others descend. There is an entry for the beginning, and one for
-    each exploit.
+    each place on the x axis at which somebody copied another or began anew; of more than 2,000 so many, evenly chosen.
+    Members that are kept out of exploits are left out.
     """
 
     experiment: str
@@ -48,7 +49,8 @@ class Diversity:
     effective: tuple[float, ...]
     """The effective number of founders: the inverse Simpson index. It is 1 where all descend from one."""
     donors: tuple[float | None, ...]
-    """The effective number of donors among the newest exploits, as many as there are members; None before the first."""
+    """The effective number of donors among the newest exploits, at most as many as there are members; None before the
+    first."""
     spread: Mapping[str, tuple[float | None, ...]]
     """For each hyperparameter that is a number: the standard deviation among the members, in units of what it was at
     the beginning; of logarithms, where it has a log scale. None where it was 0 at the beginning."""
@@ -150,59 +152,60 @@ def diversity(experiment: Experiment, x: str = "training_iteration") -> Diversit
 
     Args:
         experiment: which.
-        x: ``time``, or else how far the furthest member had trained by then.
+        x: ``training_iteration``, how far the furthest member had trained by then, or ``time``.
     """
-    history = experiment.history
-    trials = [trial for trial in history.in_order() if trial.index not in experiment.info.control]
-    names = experiment.info.parameters
-    founder: dict[str, int] = {trial.trial_id: place for place, trial in enumerate(trials)}
-    values = {
-        name: {trial.trial_id: _scaled(trial.initial_config, name, experiment) for trial in trials} for name in names
+    trials = [trial for trial in experiment.history.in_order() if trial.index not in experiment.info.control]
+    families = Families(experiment, trials)
+    spread = {
+        name: spread
+        for name in experiment.info.parameters
+        if (spread := Spread([_scaled(trial.initial_config, name, experiment) for trial in trials])).numeric
     }
-    begin = {name: _deviation(values[name]) for name in names}
-    numeric = [name for name in names if begin[name] is not None]
-    xs: list[float] = [0.0]
-    counts = [1] * len(trials)
-    shares = [tuple(counts)]
-    donors: list[float | None] = [None]
-    spread: dict[str, list[float | None]] = {name: [1.0 if begin[name] else None] for name in numeric}
-    recent: list[str] = []
-    furthest = 0.0
-    for exploit in history.exploits:
-        if exploit.trial_id not in founder or exploit.donor_id not in founder:
-            continue  # of a control: it takes part in no exploit
-        counts[founder[exploit.trial_id]] -= 1
-        counts[founder[exploit.donor_id]] += 1
-        founder[exploit.trial_id] = founder[exploit.donor_id]
-        recent = [*recent, exploit.donor_id][-len(trials) :]
-        furthest = max(furthest, float(exploit.iteration), float(exploit.checkpoint.iteration))
-        copied = experiment.timeline.copied.get((exploit.trial_id, exploit.generation))
-        xs.append((0.0 if copied is None else copied.at) if x == "time" else furthest)
-        shares.append(tuple(counts))
-        donors.append(concentration(recent))
-        for name in numeric:
-            values[name][exploit.trial_id] = _scaled(exploit.new_config, name, experiment)
-            first, now = begin[name], _deviation(values[name])
-            spread[name].append(now / first if first and now is not None else None)
+    xs: list[float] = []
+    numbers: list[tuple[float, float | None, list[float | None]]] = []
+
+    def close(at: float) -> None:
+        xs.append(at)
+        numbers.append((families.effective, families.donors, [each.now for each in spread.values()]))
+        families.close()
+
+    at = 0.0
+    for change in families.changes():
+        where = max(at, change.at if x == "time" else change.reached)
+        if where > at:
+            close(at)
+            at = where
+        families.apply(change)
+        for name, values in spread.items():
+            values.replace(change.member, _scaled(change.config, name, experiment))
+    close(at)
     last = _furthest(experiment) if x != "time" else experiment.timeline.duration
-    if last > xs[-1]:
-        xs.append(last)
-        shares.append(shares[-1])
-        donors.append(donors[-1])
-        for series in spread.values():
-            series.append(series[-1])
+    if last > at:
+        close(last)
+    takeover = families.half if len(trials) > 2 else None
+    fixation = families.whole if len(trials) > 1 else None
+    kept = _evenly(len(xs), {place for place in (takeover, fixation) if place is not None})
     return Diversity(
         experiment=experiment.name,
         x_label="time (s)" if x == "time" else "training iteration of the furthest member",
-        x=tuple(xs),
+        x=tuple(xs[place] for place in kept),
         founders=tuple(member_of(experiment, trial) for trial in trials),
-        shares=tuple(shares),
-        effective=tuple(_effective(counts) for counts in shares),
-        donors=tuple(donors),
-        spread={name: tuple(series) for name, series in spread.items()},
-        takeover=_since(shares, lambda counts: 2 * max(counts) >= sum(counts)) if len(trials) > 2 else None,
-        fixation=_since(shares, lambda counts: max(counts) == sum(counts)) if len(trials) > 1 else None,
-    )
+        shares=families.shares(kept),
+        effective=tuple(numbers[place][0] for place in kept),
+        donors=tuple(numbers[place][1] for place in kept),
+        spread={
+            name: tuple(numbers[place][2][column] for place in kept) for column, name in enumerate(spread)
+        },
+        takeover=None if takeover is None else kept.index(takeover),
+        fixation=None if fixation is None else kept.index(fixation),
+    )  # fmt: skip
+
+
+def _evenly(size: int, always: set[int]) -> list[int]:
+    """Return the places of the entries to keep, the first and the last among them."""
+    if size <= _ENTRIES:
+        return list(range(size))
+    return sorted({round(step * (size - 1) / (_ENTRIES - 1)) for step in range(_ENTRIES)} | always)
 
 
 def times(experiment: Experiment) -> Times:
@@ -232,10 +235,10 @@ def gains(experiment: Experiment, x: str = "training_iteration") -> Gains:
     sign = 1.0 if mode == "max" else -1.0
     members = {trial.trial_id: member_of(experiment, trial) for trial in history.in_order()}
     rows = {
-        (trial.index, generation): list(found)
+        (trial.index, generation): found
         for trial in history.in_order()
-        for generation, found in groupby(trial.rows, lambda row: row.generation)
-    }
+        for generation, found in by_generation(trial)
+    }  # fmt: skip
     found: list[Gain] = []
     intervals: list[float] = []
     for exploit, parent in parents(history):
@@ -280,15 +283,23 @@ def _after(
     metric: str,
 ) -> tuple[float | None, float | None]:
     """Return the scores of the member and of the donor, an interval after the checkpoint that was copied."""
-    if until is None:
+    mine = rows.get((index, exploit.generation), ())
+    source = mine[0].before if mine else None
+    if until is None or source is None or not _is_of(source, exploit.checkpoint):
+        # Nobody comes there any more who began anew since, or went on from other weights than those that it copied.
         return None, None
-    own = _first_at(rows.get((index, exploit.generation), ()), until, experiment)
-    donors = [row for row in rows.get(parent, ()) if row.report.iteration > exploit.checkpoint.iteration]
-    theirs = None if own is None else _first_at(donors, until, experiment)
+    own = _first_at(mine, until, experiment)
+    theirs = rows.get(parent, ())
+    after = next((place + 1 for place, row in enumerate(theirs) if row is source), len(theirs))
+    donors = None if own is None else _first_at(theirs[after:], until, experiment)
     return (
         None if own is None else finite(own.value(metric)),
-        None if theirs is None else finite(theirs.value(metric)),
+        None if donors is None else finite(donors.value(metric)),
     )
+
+
+def _is_of(row: Row, checkpoint: CheckpointRecord) -> bool:
+    return (row.report.trial_id, row.report.iteration) == (checkpoint.trial_id, checkpoint.iteration)
 
 
 def _first_at(rows: Sequence[Row], until: float, experiment: Experiment) -> Row | None:
@@ -297,36 +308,12 @@ def _first_at(rows: Sequence[Row], until: float, experiment: Experiment) -> Row 
     return next((row for row in rows if (at := finite(row.value(key))) is not None and at >= until), None)
 
 
-def _effective(counts: Sequence[int]) -> float:
-    total = sum(counts)
-    return total * total / sum(count * count for count in counts) if total else 0.0
-
-
-def _since(shares: Sequence[tuple[int, ...]], holds: _Test) -> int | None:
-    """Return the first place from which on something holds to the end; None where it does not hold at the end."""
-    found: int | None = None
-    for place in range(len(shares) - 1, -1, -1):
-        if not holds(shares[place]):
-            break
-        found = place
-    return found
-
-
 def _scaled(config: Config, name: str, experiment: Experiment) -> float | None:
     """Return a hyperparameter on its own scale, which may be logarithmic; None where it is no number."""
     value = next(config_values([config], name), None)
     if value is None or name not in experiment.info.log_parameters:
         return value
     return math.log(value) if value > 0 else None
-
-
-def _deviation(values: Mapping[str, float | None]) -> float | None:
-    """Return the standard deviation of a hyperparameter among the members; None where it is no number in all."""
-    found = [value for value in values.values() if value is not None]
-    if len(found) < len(values) or len(found) < 2:
-        return None
-    middle = math.fsum(found) / len(found)
-    return math.sqrt(math.fsum((value - middle) ** 2 for value in found) / len(found))
 
 
 def _furthest(experiment: Experiment) -> float:

@@ -43,7 +43,7 @@ def lineage_spec(info: LineageTree, theme: str = "light", points: int | None = N
     size = len(info.members)
     width = lane_width(size)
     low, high = ends([Line(branch.x, branch.scores) for branch in info.branches]) or (0.0, 1.0)
-    copies = [branch for branch in info.branches if branch.parent is not None]
+    copies = [branch for branch in info.branches if branch.copied is not None]
     bulge = 0.022 * (high - low) if len(copies) <= ARCS else 0.0
     traces = [_links(copies, branches, lanes, look, bulge)] if copies else []
     if info.path:
@@ -123,9 +123,9 @@ def _links(
     xs: list[Any] = []
     ys: list[Any] = []
     for branch in copies:
-        assert branch.parent is not None
+        assert branch.copied is not None
         begin = branch.x[0] if branch.parent_x is None else branch.parent_x
-        x, y = arc(begin, lanes[branch.parent[0]], branch.x[0], lanes[branch.member.index], bulge)
+        x, y = arc(begin, lanes[branch.copied[0]], branch.x[0], lanes[branch.member.index], bulge)
         xs += (*nums(x), None)
         ys += (*nums(y), None)
     many = len(copies) > ARCS
@@ -142,9 +142,9 @@ def _copies(
     told: list[str] = []
     many = len(copies) > ARCS
     for branch in copies:
-        assert branch.parent is not None
-        parent = branches.get(branch.parent)
-        donor = for_plotly(label_of(info.members[lanes[branch.parent[0]]]))
+        assert branch.copied is not None
+        parent = branches.get(branch.copied)
+        donor = for_plotly(label_of(info.members[lanes[branch.copied[0]]]))
         metric = for_plotly(short(info.metric or "", 40))
         score = f" with {metric} {value_text(branch.scores[0])}" if branch.scores[0] is not None else ""
         changed = [] if parent is None else changes(parent.config, branch.config)
@@ -156,7 +156,7 @@ def _copies(
         "name": "copies",
         "x": nums(branch.x[0] for branch in copies),
         "y": [lanes[branch.member.index] for branch in copies],
-        "customdata": [[branch.member.index, branch.generation, (branch.parent or (0, 0))[0]] for branch in copies],
+        "customdata": [[branch.member.index, branch.generation, (branch.copied or (0, 0))[0]] for branch in copies],
         "text": told,
         "marker": {
             "size": 3 if many else width,

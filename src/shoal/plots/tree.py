@@ -11,7 +11,7 @@ from ..core.commands import Exploit
 from ..core.events import Config
 from ..history import History, Row, TrialHistory
 from ..reading import Experiment
-from .info import Member, Reader, finite, member_of, metric_of, reader_of, winner_of, x_label
+from .info import Member, Reader, by_generation, finite, member_of, metric_of, reader_of, winner_of, x_label
 
 __all__ = ["Branch", "BranchId", "LineageTree", "Step", "lineage_tree", "parents"]
 
@@ -26,7 +26,8 @@ class Branch:
     member: Member
     generation: int
     parent: BranchId | None
-    """The donor's branch that it was copied from; None where it began from scratch."""
+    """The branch that it goes on from: the donor's; None where it began from scratch, also again after its exploit; an
+    older one of its own, where the donor's checkpoint was damaged."""
     x: tuple[float, ...]
     """Where it begins, then where its results are."""
     scores: tuple[float | None, ...]
@@ -44,6 +45,11 @@ class Branch:
     def id(self) -> BranchId:
         """The member's number and the generation."""
         return self.member.index, self.generation
+
+    @property
+    def copied(self) -> BranchId | None:
+        """The parent, where it is another member's."""
+        return None if self.parent is None or self.parent[0] == self.member.index else self.parent
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +93,7 @@ def lineage_tree(experiment: Experiment, metric: str | None = None, x: str = "tr
     read = reader_of(experiment, x)
     trials = experiment.history.in_order()
     members = {trial.trial_id: member_of(experiment, trial) for trial in trials}
-    rows = {
-        (trial.trial_id, generation): list(found)
-        for trial in trials
-        for generation, found in groupby(trial.rows, lambda row: row.generation)
-    }
+    rows = {(trial.trial_id, generation): found for trial in trials for generation, found in by_generation(trial)}
     branches = [
         *(_root(trial, members[trial.trial_id], rows, read, key) for trial in trials if trial.launches),
         *(
@@ -154,26 +156,55 @@ def _copy(
     metric: str | None,
     x: str,
 ) -> Branch:
-    xs, scores = _points(rows.get((exploit.trial_id, exploit.generation), []), read, metric)
-    of_donor = rows.get((exploit.donor_id, parent[1]), [])
-    source = next((row for row in of_donor if row.report.iteration == exploit.checkpoint.iteration), None)
-    copied = experiment.timeline.copied.get((exploit.trial_id, exploit.generation))
-    when = 0.0 if copied is None else copied.at
-    # Where the donor has gone back since, its result counts no longer.
-    otherwise = when if x == "time" else float(exploit.checkpoint.iteration)
-    parent_x = otherwise if source is None or math.isnan(read(source)) else read(source)
-    score = None if source is None else _score(source, metric)
+    trial = experiment.history.trials[exploit.trial_id]
+    own = rows.get((exploit.trial_id, exploit.generation), [])
+    present = exploit.generation == len(trial.exploits)
+    xs, scores = _points(own, read, metric)
+    begin, parent_x, score = 0.0, None, None
+    whence: BranchId | None = None
+    if own or not (present and trial.ancestry is None):  # else it begins anew, and has no result yet
+        source = own[0].before if own else _copied_row(exploit, rows.get((exploit.donor_id, parent[1]), []))
+        if source is not None:
+            whence, score = (members[source.report.trial_id].index, source.generation), _score(source, metric)
+        elif not own:  # the donor has gone back since, and counts that result no longer
+            whence = parent
+            score = finite(exploit.checkpoint.score) if metric == experiment.info.metric else None
+        begin, parent_x = _beginning(experiment, exploit, whence, source, own, read, x)
     return Branch(
         member=members[exploit.trial_id],
         generation=exploit.generation,
-        parent=parent,
-        x=(when if x == "time" else parent_x, *xs),
+        parent=whence,
+        x=(begin, *xs),
         scores=(score, *scores),
         parent_x=parent_x,
-        config=exploit.new_config,
-        present=exploit.generation == len(experiment.history.trials[exploit.trial_id].exploits),
+        config=own[0].config if own else exploit.new_config,
+        present=present,
         failed=exploit.failed is not None,
     )
+
+
+def _copied_row(exploit: Exploit, of_donor: list[Row]) -> Row | None:
+    return next((row for row in of_donor if row.report.iteration == exploit.checkpoint.iteration), None)
+
+
+def _beginning(
+    experiment: Experiment,
+    exploit: Exploit,
+    whence: BranchId | None,
+    source: Row | None,
+    own: list[Row],
+    read: Reader,
+    x: str,
+) -> tuple[float, float | None]:
+    """Return where the branch of an exploit begins, and where on its parent that is; None without a parent."""
+    if whence is None:  # from scratch, long after the exploit
+        first = own[0].report
+        return (max(0.0, read(own[0]) - first.time_this_iter_s) if x == "time" else 0.0), None
+    copied = experiment.timeline.copied.get((exploit.trial_id, exploit.generation))
+    when = 0.0 if copied is None else copied.at
+    otherwise = when if x == "time" else float(exploit.checkpoint.iteration)
+    parent_x = otherwise if source is None or math.isnan(read(source)) else read(source)
+    return (when if x == "time" else parent_x), parent_x
 
 
 def _points(rows: list[Row], read: Reader, metric: str | None) -> tuple[list[float], list[float | None]]:

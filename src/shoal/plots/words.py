@@ -113,7 +113,7 @@ def learning_heading(info: LearningCurves, outside: int = 0) -> Heading:
 
 def lineage_heading(tree: LineageTree) -> Heading:
     """Return what stands above the lineage tree."""
-    copies = sum(branch.parent is not None for branch in tree.branches)
+    copies = sum(branch.copied is not None for branch in tree.branches)
     if not copies:
         title = "Lineage: nobody has copied another"
     elif not tree.path:

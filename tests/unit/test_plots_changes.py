@@ -1,0 +1,235 @@
+"""Stage one of the plots where members begin anew, checkpoints are damaged, members are kept out, values are huge."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import random
+import statistics
+from pathlib import Path
+
+import pytest
+from tests.simulated import pbt
+from tests.unit.pictured import pictured, simulated
+from tests.unit.stories import Story, make_info
+
+from shoal.core.commands import Launch
+from shoal.core.events import Opened, Started
+from shoal.core.limits import Limits, RetentionRules
+from shoal.plots.families import Spread
+from shoal.plots.info import learning_curves, schedules
+from shoal.plots.population import diversity, gains
+from shoal.plots.tree import lineage_tree
+from shoal.reading import Experiment
+
+
+def reports(story: Story, index: int, *scores: float, save: bool = False) -> None:
+    for place, score in enumerate(scores):
+        story.now += 1.0
+        origin = story.history.trials[story.name(index)].origin
+        step = 1 if origin is None else origin.report.iteration + 1
+        story.report(index, {"mean_accuracy": score}, save=save and place + 1 == len(scores), iteration=step)
+
+
+def copy(story: Story, target: int, donor: int, until: float) -> None:
+    """Let a member copy another, and be launched up to its next boundary."""
+    story.now += 1.0
+    item = story.exploit(target, donor, lr=0.7)
+    trial = story.history.trials[item.trial_id]
+    number = trial.launches + 1
+    story.tell(
+        Launch(
+            trial.trial_id, number, 0, trial.config, item.checkpoint, item.checkpoint.iteration, 0.0, 0, until, True,
+            item.generation,
+        ),
+        Started(trial.trial_id, number, 1, "host"),
+    )  # fmt: skip
+
+
+def begin_anew(story: Story, index: int) -> None:
+    story.fail(index, ValueError("x"))
+    story.now += 5.0
+    story.tell(Opened(Limits(("", "")), RetentionRules(), anew=(story.name(index),)))
+    story.launch(index)
+
+
+def anew(folder: Path, *, results: bool = True, again: bool = False) -> Experiment:
+    """Return three members, of which the second copies the first, then begins anew; then the third may copy it."""
+    story = Story(folder)
+    story.add_usual(3)
+    reports(story, 0, 0.5, 0.6, save=True)
+    reports(story, 1, 0.1, 0.2)
+    reports(story, 2, 0.15)
+    copy(story, 1, 0, until=4.0)
+    reports(story, 1, 0.65)
+    begin_anew(story, 1)
+    if results:
+        reports(story, 1, 0.05, 0.06, 0.07, 0.08, save=True)
+    reports(story, 0, 0.7, 0.8)
+    if again:
+        copy(story, 2, 1, until=6.0)
+        reports(story, 2, 0.3)
+    return pictured(story)
+
+
+def test_a_member_that_begins_anew_has_its_own_curve_and_no_copy(tmp_path: Path) -> None:
+    for x in ("training_iteration", "time"):
+        curve = learning_curves(anew(tmp_path / x), x=x).curves[1]
+        assert [line.y for line in curve.lines] == [(0.05, 0.06, 0.07, 0.08)]
+        assert (curve.copies, curve.donors) == ((), ())
+    (rate,) = schedules(anew(tmp_path / "s"), ["lr"]).parameters
+    assert [(line.x, line.y) for line in rate.curves[1].lines] == [((0, 4), (0.2, 0.2))]
+    assert rate.curves[1].donors == ()
+
+
+def test_the_branch_of_a_member_that_begins_anew_is_a_root(tmp_path: Path) -> None:
+    branches = {branch.id: branch for branch in lineage_tree(anew(tmp_path, again=True)).branches}
+    root = branches[1, 1]
+    assert (root.parent, root.parent_x, root.copied) == (None, None, None)
+    assert (root.x, root.scores) == ((0, 1, 2, 3, 4), (None, 0.05, 0.06, 0.07, 0.08))
+    assert root.config["lr"] == 0.2
+    assert (branches[2, 1].parent, branches[2, 1].x) == ((1, 1), (4, 5))
+    for branch in lineage_tree(anew(tmp_path / "t"), x="time").branches:
+        assert list(branch.x) == sorted(branch.x)
+    silent = {branch.id: branch for branch in lineage_tree(anew(tmp_path / "u", results=False)).branches}
+    assert (silent[1, 1].parent, silent[1, 1].x, silent[1, 1].present) == (None, (0,), True)
+
+
+def test_who_begins_anew_is_a_founder_again_with_its_first_config(tmp_path: Path) -> None:
+    begin = statistics.pstdev([0.1, 0.2, 0.3])
+    for results in (True, False):
+        found = diversity(anew(tmp_path / str(results), results=results), x="time")
+        assert found.shares[:3] == ((1, 1, 1), (2, 0, 1), (1, 1, 1))
+        assert found.shares[-1] == (1, 1, 1)
+        assert found.spread["lr"][1] == pytest.approx(statistics.pstdev([0.1, 0.7, 0.3]) / begin)
+        assert found.spread["lr"][-1] == pytest.approx(1.0)
+    found = diversity(anew(tmp_path / "again", again=True), x="time")
+    assert [shares for place, shares in enumerate(found.shares) if not place or shares != found.shares[place - 1]] == [
+        (1, 1, 1), (2, 0, 1), (1, 1, 1), (1, 2, 0),
+    ]  # fmt: skip
+    assert (found.takeover, found.fixation) == (len(found.x) - 2, None)
+
+
+def test_what_a_member_came_to_from_scratch_is_no_gain_of_a_copy(tmp_path: Path) -> None:
+    (gain,) = gains(anew(tmp_path)).gains
+    assert (gain.before, gain.copied, gain.after, gain.donor_after) == (0.2, 0.6, None, None)
+
+
+def test_what_a_donor_came_to_from_scratch_is_not_compared_with_its_copy(tmp_path: Path) -> None:
+    story = Story(tmp_path)
+    story.add_usual(2)
+    reports(story, 0, 0.5, 0.6, save=True)
+    reports(story, 1, 0.1, 0.2)
+    copy(story, 1, 0, until=4.0)
+    begin_anew(story, 0)
+    reports(story, 0, 0.3, 0.4, 0.5, 0.55)
+    reports(story, 1, 0.65, 0.75)
+    (gain,) = gains(pictured(story)).gains
+    assert (gain.after, gain.donor_after) == (0.75, None)
+
+
+def damaged(folder: Path) -> Experiment:
+    """Return two members; the second copies the first, whose checkpoint is damaged, and goes on from its own."""
+    story = Story(folder)
+    story.add_usual(3)
+    reports(story, 0, 0.5, 0.6, 0.7, save=True)
+    reports(story, 1, 0.1, save=True)
+    own = story.saved[story.name(1)]
+    reports(story, 1, 0.2)
+    copy(story, 1, 0, until=5.0)
+    story.launch(1, own.iteration, own)
+    for step in (2, 3, 4, 5):
+        story.report(1, {"mean_accuracy": 0.2 + step / 100}, iteration=step)
+    return pictured(story)
+
+
+def test_a_branch_begins_where_its_weights_did_when_the_donors_checkpoint_is_damaged(tmp_path: Path) -> None:
+    experiment = damaged(tmp_path)
+    branches = {branch.id: branch for branch in lineage_tree(experiment).branches}
+    assert (branches[1, 1].parent, branches[1, 1].parent_x, branches[1, 1].copied) == ((1, 0), 1, None)
+    assert branches[1, 1].x == (1, 2, 3, 4, 5)
+    curve = learning_curves(experiment).curves[1]
+    assert curve.lines[1].x == (1, 2, 3, 4, 5)
+    assert curve.copies == ()
+    assert diversity(experiment).shares[-1] == (1, 1, 1)
+    (gain,) = gains(experiment).gains
+    assert (gain.after, gain.donor_after) == (None, None)
+
+
+def test_controls_are_neither_founders_nor_in_the_spread(tmp_path: Path) -> None:
+    experiment = simulated(tmp_path / "run", members=8, steps=30, control=[1, 4])
+    control = set(experiment.info.control)
+    assert len(control) == 2
+    found = diversity(experiment)
+    assert [member.index for member in found.founders] == [index for index in range(8) if index not in control]
+    assert all(sum(shares) == 6 for shares in found.shares)
+    taking_part = [trial for trial in experiment.history.in_order() if trial.index not in control]
+    begin, now = (
+        statistics.pstdev([math.log(config["lr"]) for config in configs])
+        for configs in ([trial.initial_config for trial in taking_part], [trial.config for trial in taking_part])
+    )
+    assert found.spread["lr"][-1] == pytest.approx(now / begin)
+
+
+def test_there_is_one_entry_for_each_place_on_the_axis_and_never_very_many(tmp_path: Path) -> None:
+    experiment = simulated(tmp_path / "run", members=30, steps=60, scheduler=pbt(perturbation_interval=2))
+    assert len(experiment.history.exploits) > 80
+    found = diversity(experiment)
+    assert len(set(found.x)) == len(found.x) <= 61
+    over_time = diversity(experiment, x="time")
+    assert over_time.shares[-1] == found.shares[-1]
+    assert over_time.donors[-1] == pytest.approx(found.donors[-1])
+
+
+def test_of_very_many_entries_some_are_kept_and_those_that_matter_are_among_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = simulated(tmp_path / "run", members=12, steps=60, scheduler=pbt(perturbation_interval=2))
+    whole = diversity(experiment, x="time")
+    monkeypatch.setattr("shoal.plots.population._ENTRIES", 5)
+    some = diversity(experiment, x="time")
+    assert 5 <= len(some.x) <= 7
+    assert whole.takeover is not None
+    assert some.takeover is not None
+    assert some.x[some.takeover] == whole.x[whole.takeover]
+    places = [whole.x.index(at) for at in some.x]
+    assert (places[0], places[-1]) == (0, len(whole.x) - 1)
+    assert some.shares == tuple(whole.shares[place] for place in places)
+    assert some.effective == tuple(whole.effective[place] for place in places)
+
+
+def test_the_spread_follows_each_change_exactly() -> None:
+    rng = random.Random(3)
+    values = [rng.uniform(-5, 5) for _ in range(9)]
+    spread = Spread(values)
+    begin = statistics.pstdev(values)
+    for step in range(400):
+        place = rng.randrange(9)
+        values[place] = values[rng.randrange(9)] + rng.uniform(-1, 1) * 0.9**step
+        spread.replace(place, values[place])
+        assert spread.now == pytest.approx(statistics.pstdev(values) / begin, rel=1e-9, abs=1e-15)
+    for place in range(9):
+        spread.replace(place, 0.1)
+    assert spread.now == 0.0
+    spread.replace(2, None)
+    assert spread.now is None
+
+
+def test_hyperparameters_may_be_as_large_as_numbers_can_be(tmp_path: Path) -> None:
+    spread = Spread([1.7e308, -1.7e308])
+    assert spread.now == pytest.approx(1.0)
+    spread.replace(0, -1.7e308)
+    assert spread.now == 0.0
+    assert Spread([1e-308, 2e-308]).now == pytest.approx(1.0)
+    grown = Spread([1e-308, 2e-308])
+    grown.replace(0, 1.7e308)
+    assert grown.now is None
+    story = Story(tmp_path, info=make_info(parameters=["lr"]))
+    story.add(*({"lr": value} for value in (1.7e308, -1.7e308, 1e200)))
+    for index in range(3):
+        story.launch(index)
+        reports(story, index, 0.1 * index, save=True)
+    copy(story, 0, 2, until=4.0)
+    reports(story, 0, 0.3)
+    experiment = pictured(story)
+    assert diversity(dataclasses.replace(experiment)).spread["lr"][-1] is not None
