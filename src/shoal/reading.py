@@ -72,7 +72,7 @@ class Experiment:
         Args:
             folder: the experiment's folder.
             unpickle: whether objects in configs are loaded, which runs code of whoever wrote the journal. If not, they
-                are shown as their text, and everything else is the same.
+                are shown as their text, NumPy's numbers are Python's, and everything else is the same.
 
         Raises:
             NothingYet: it is just starting, or never began.

@@ -172,7 +172,7 @@ def test_a_damaged_experiment_is_a_row_that_says_so(shoal: Shoal, folder: Path, 
     code, out, err = shoal("list")
     assert code == 0
     assert any(line.split()[:2] == ["broken", "damaged"] for line in out.splitlines())
-    assert "shoal: broken: JournalError" in err
+    assert "shoal: broken: The journal" in err
     assert "mnist_first" in out
 
 
@@ -231,6 +231,21 @@ def test_watching_what_has_ended_shows_it_once(shoal: Shoal, folder: Path) -> No
 def test_status_shows_as_many_members_as_asked_for_and_counts_the_rest(shoal: Shoal, folder: Path) -> None:
     out = shoal("status", "mnist", "--rows", "2")[1]
     assert "and 4 more" in out
+
+
+def test_status_for_programs_has_all_trials_whatever_the_table_shows(shoal: Shoal, folder: Path) -> None:
+    found = json.loads(shoal("status", "mnist", "--rows", "1", "--format", "json")[1])
+    grid = ResultGrid.read(folder)
+    assert found["state"] == "ended"
+    assert found["best_trial"] == grid.get_best_result().trial_id
+    assert [trial["score"] for trial in found["trials"]] == [result.metrics["accuracy"] for result in grid]
+    assert [trial["config"] for trial in found["trials"]] == [
+        trial.config for trial in Experiment.open(folder).history.in_order()
+    ]
+    rows = list(csv.DictReader(io.StringIO(shoal("status", "mnist", "--format", "csv")[1])))
+    assert [float(row["config/lr"]) for row in rows] == [trial["config"]["lr"] for trial in found["trials"]]
+    assert [int(row["iteration"]) for row in rows] == [20] * 6
+    assert shoal("status", "mnist", "--watch", "--format", "csv")[0] == 2
 
 
 def test_show_has_config_exploits_checkpoints_and_the_last_lines_of_the_log(shoal: Shoal, folder: Path) -> None:
@@ -312,6 +327,29 @@ def test_a_schedule_as_python_runs_by_itself_and_is_exact_at_every_step(
     )
     schedule = result.schedule()
     assert json.loads(run.stdout) == [schedule.at(step) for step in range(1, 21)]
+
+
+def test_a_schedule_with_numpys_numbers_and_infinities_is_exact_in_every_format(shoal: Shoal, tmp_path: Path) -> None:
+    import numpy as np
+
+    def train(config: dict[str, Any], state: Any) -> tuple[dict[str, Any], Any]:
+        return {"accuracy": 0.5}, None
+
+    values = [np.float64(0.1) + np.float64(0.2)]
+    scheduler = pbt(hyperparam_mutations={"eta": values, "clip": [math.inf], "size": [np.int64(3)]})
+    folder = write_experiment(tmp_path / "results" / "np", members=2, steps=2, train=train, scheduler=scheduler)
+    best = ResultGrid.read(folder).get_best_result().schedule().changes[0][1]
+    assert type(best["eta"]) is np.float64
+    for trust in ((), ("--trust",)):
+        (first,) = json.loads(shoal("schedule", "np", "-f", "json", *trust)[1])
+        assert first["config"]["eta"] == best["eta"] == 0.1 + 0.2
+        assert float(first["config"]["clip"]) == math.inf
+        (row,) = csv.DictReader(io.StringIO(shoal("schedule", "np", "-f", "csv", *trust)[1]))
+        assert (float(row["eta"]), float(row["clip"]), int(row["size"])) == (0.1 + 0.2, math.inf, 3)
+        names: dict[str, Any] = {}
+        exec(shoal("schedule", "np", "-f", "python", *trust)[1], names)
+        assert {key: names["config"](1)[key] for key in best} == dict(best)
+    assert "np.float64" not in shoal("schedule", "np")[1]
 
 
 def test_values_that_python_source_cannot_say_are_told_with_their_key() -> None:

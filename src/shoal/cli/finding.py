@@ -174,8 +174,12 @@ def experiment_folders(given: str | None) -> tuple[list[Path], bool]:
         raise
 
 
-def open_experiment(given: str) -> Experiment:
-    """Read the experiment that is meant, without loading pickles.
+def open_experiment(given: str, *, unpickle: bool = False) -> Experiment:
+    """Read the experiment that is meant.
+
+    Args:
+        given: as for :func:`experiment_folder`.
+        unpickle: whether objects in configs are loaded, which runs code of whoever wrote the journal.
 
     Raises:
         UsageProblem: there is none, or several could be meant.
@@ -183,7 +187,7 @@ def open_experiment(given: str) -> Experiment:
     """
     from ..reading import Experiment
 
-    return Experiment.open(experiment_folder(given))
+    return Experiment.open(experiment_folder(given), unpickle=unpickle)
 
 
 def find_trial(experiment: Experiment, given: str) -> TrialHistory:

@@ -53,9 +53,17 @@ def schedule(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", show_default=False, help="Write it to a file.")
     ] = None,
+    trust: Annotated[
+        bool,
+        typer.Option("--trust", help="Load objects in configs, which runs code of whoever wrote the journal."),
+    ] = False,
 ) -> None:
-    """Show the hyperparameter schedule that made the best weights, step by step, exact to the last bit."""
-    found = open_experiment(experiment)
+    """Show the hyperparameter schedule that made the best weights, step by step, exact to the last bit.
+
+    NumPy's numbers are written as plain ones. In JSON and CSV, infinities and NaN are the texts "inf", "-inf" and
+    "nan", and objects are their text.
+    """
+    found = open_experiment(experiment, unpickle=trust)
     result = result_of(found, trial)
     made = result.schedule()
     if not made.changes:
@@ -73,10 +81,12 @@ def schedule(
         import json
 
         steps = [{"step": step, "config": config} for step, config in made.changes]
-        text = json.dumps(plain(steps), indent=2, allow_nan=False)
+        text = json.dumps(plain(steps, finite=False), indent=2, allow_nan=False)
     else:
         # A file gets values separated by commas where nothing else was asked for.
-        text = csv_text([{"step": step, **_named(_flat(config), "step")} for step, config in made.changes])
+        text = csv_text(
+            [{"step": step, **_named(_flat(config), "step")} for step, config in made.changes], finite=False
+        )
     write_text(output, text)
     if output is not None:
         warn(f"written to {output}")

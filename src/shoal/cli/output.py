@@ -139,22 +139,27 @@ def facts(pairs: Iterable[tuple[str, str] | tuple[str, str, str]]) -> None:
         say((f"{name:<{width}}", "cyan"), (value, style))
 
 
-def plain(value: Any) -> Any:
-    """Return a value as JSON has it: NaN and infinities as None, arrays as lists, anything unknown as its text."""
+def plain(value: Any, *, finite: bool = True) -> Any:
+    """Return a value as JSON has it: arrays as lists, anything unknown as its text.
+
+    Args:
+        value: anything.
+        finite: whether NaN and infinities, which JSON lacks, are None; if not, they are the texts that Python has.
+    """
     if value is None or isinstance(value, (bool, str)):
         return str(value) if isinstance(value, str) else value
     if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
+        return float(value) if math.isfinite(value) else None if finite else str(float(value))
     if isinstance(value, int):
         return int(value)
     if isinstance(value, Mapping):
-        return {str(key): plain(entry) for key, entry in value.items()}
+        return {str(key): plain(entry, finite=finite) for key, entry in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
-        return [plain(entry) for entry in value]
+        return [plain(entry, finite=finite) for entry in value]
     tolist = getattr(value, "tolist", None)
     if callable(tolist):
         try:
-            return plain(tolist())
+            return plain(tolist(), finite=finite)
         except Exception:
             return str(value)
     return str(value)
@@ -175,14 +180,14 @@ def print_csv(rows: Sequence[Mapping[str, Any]], keys: Sequence[str] | None = No
     print(csv_text(rows, keys), end="")
 
 
-def csv_text(rows: Sequence[Mapping[str, Any]], keys: Sequence[str] | None = None) -> str:
-    """Return rows as CSV, as :func:`print_csv` prints them."""
+def csv_text(rows: Sequence[Mapping[str, Any]], keys: Sequence[str] | None = None, *, finite: bool = True) -> str:
+    """Return rows as CSV, as :func:`print_csv` prints them; ``finite`` as for :func:`plain`."""
     names = list(dict.fromkeys(key for row in rows for key in row)) if keys is None else list(keys)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(names)
     for row in rows:
-        writer.writerow([_csv_cell(plain(row.get(name))) for name in names])
+        writer.writerow([_csv_cell(plain(row.get(name), finite=finite)) for name in names])
     return text.getvalue()
 
 

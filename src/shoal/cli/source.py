@@ -61,7 +61,7 @@ def source_of(value: Any, path: str) -> str:
     """Return Python source whose value equals this one, of the same types.
 
     Args:
-        value: None, a bool, a number, a text, bytes, or a list, a tuple, a dict of these.
+        value: None, a bool, a number, a text, bytes, or a list, a tuple, a set, a dict of these. NumPy's are Python's.
         path: where it is, for the error: ``model/lr``; empty for the whole.
 
     Raises:
@@ -82,10 +82,14 @@ def source_of(value: Any, path: str) -> str:
         if kind is list:
             return f"[{inside}]"
         return f"({inside},)" if len(value) == 1 else f"({inside})"
+    if kind in (set, frozenset):
+        return f"{kind.__name__}([{', '.join(sorted(source_of(each, path) for each in value))}])"
+    if kind.__module__ == "numpy" and callable(tolist := getattr(value, "tolist", None)):
+        return source_of(tolist(), path)
     what = "an object" if kind is Unloadable else f"a {kind.__name__}"
     raise ConfigError(
         f"The schedule cannot be written as Python: config[{path!r}] is {what}, {value!r:.100}, and only "
-        f"plain data can: numbers, text, None, lists, tuples and dicts. --format json writes it as its text."
+        f"plain data can: numbers, text, None, lists, tuples, sets and dicts. --format json writes it as its text."
     )
 
 

@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .errors import EXIT_WRONG
+from .errors import EXIT_WRONG, UsageProblem
 from .finding import ExperimentArgument, open_experiment
-from .output import OneFormat, OneFormatOption, clean, console, print_json, warn
+from .output import (
+    Format,
+    FormatOption,
+    OneFormat,
+    OneFormatOption,
+    clean,
+    console,
+    print_csv,
+    print_json,
+    warn,
+    when,
+)
 
 if TYPE_CHECKING:
     from rich.text import Text
 
     from ..display.table import Overview, Progress
+    from ..history import TrialHistory
     from ..reading import Experiment, State
 
 __all__ = ["card", "status", "status_style"]
@@ -50,12 +62,24 @@ def status(
         bool, typer.Option("--watch", "-w", help="Draw again every second until it ends. Ctrl-C leaves it running.")
     ] = False,
     rows: Annotated[int, typer.Option("--rows", min=1, metavar="N", help="How many trials to show at most.")] = _ROWS,
+    format: FormatOption = Format.table,
 ) -> None:
     """Show how far an experiment has come: its members, its best one, its failures.
 
-    It may be running in another process, which is not disturbed.
+    It may be running in another process, which is not disturbed. JSON has the experiment with all its trials, CSV a
+    row for each trial.
     """
+    if watch and format is not Format.table:
+        raise UsageProblem(f"--watch draws a table; --format {format.value} is printed once. Give one of both.")
     found = open_experiment(experiment)
+    if format is Format.json:
+        print_json({**_experiment_values(found), "trials": [_trial_values(found, trial) for trial in _trials(found)]})
+        return
+    if format is Format.csv:
+        members = [(_trial_values(found, trial), trial) for trial in _trials(found)]
+        table = [{**values, **_config_columns(trial)} for values, trial in members]
+        print_csv([{key: value for key, value in row.items() if key != "config"} for row in table])
+        return
     with contextlib.suppress(KeyboardInterrupt):
         if watch and found.state.value == "running":
             _watch(found, rows)
@@ -64,6 +88,56 @@ def status(
         width = out.width if out.is_terminal else None
         for line in _view(found, found.state, rows, width, None):
             out.print(line, crop=False, overflow="ignore", no_wrap=True)
+
+
+def _trials(experiment: Experiment) -> list[TrialHistory]:
+    return experiment.history.in_order()
+
+
+def _experiment_values(experiment: Experiment) -> dict[str, Any]:
+    info, history, best = experiment.info, experiment.history, experiment.best
+    state = experiment.state.value
+    ran = experiment.timeline.active(time.time()) if state == "running" else experiment.timeline.duration
+    return {
+        "name": experiment.name,
+        "path": str(experiment.folder),
+        "state": state,
+        "stopped": history.stopped,
+        "metric": info.metric,
+        "mode": None if info.metric is None else info.mode,
+        "best_trial": None if best is None else best.trial_id,
+        "best_score": None if best is None or info.metric is None else best.value(info.metric),
+        "results": history.results,
+        "exploits": history.perturbations,
+        "checkpoints": history.checkpoints,
+        "slots": info.slots,
+        "started": when(info.started_at or history.started_at),
+        "duration_s": ran,
+    }
+
+
+def _trial_values(experiment: Experiment, trial: TrialHistory) -> dict[str, Any]:
+    last = trial.last
+    return {
+        "trial": trial.index,
+        "trial_id": trial.trial_id,
+        "name": trial.name,
+        "status": trial.status.value,
+        "reason": trial.reason or None,
+        "iteration": trial.iteration,
+        "score": None if experiment.info.metric is None else trial.value(experiment.info.metric),
+        "time_total_s": None if last is None else last.report.time_total_s,
+        "exploits": len(trial.exploits),
+        "control": trial.index in experiment.info.control,
+        "error": trial.error,
+        "config": trial.config,
+    }
+
+
+def _config_columns(trial: TrialHistory) -> dict[str, Any]:
+    from ..core.reports import flatten
+
+    return {f"config/{key}": value for key, value in flatten(trial.config)}
 
 
 def card(experiment: ExperimentArgument, format: OneFormatOption = OneFormat.table) -> None:

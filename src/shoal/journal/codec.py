@@ -22,6 +22,7 @@ from ..core.commands import CheckpointRecord, Command, Status
 from ..core.events import Event, SavedCheckpoint
 from ..core.limits import Limits, RetentionRules
 from ..errors import JournalError
+from .plain import NotPlain, plain_value
 
 __all__ = [
     "Item",
@@ -140,7 +141,7 @@ def decode(kind: str, body: str, *, unpickle: bool = True) -> Item:
     Args:
         kind, body: what it returned.
         unpickle: whether objects in configs are loaded, which runs code of whoever wrote them; if not, an
-            :class:`Unloadable` stands for each.
+            :class:`Unloadable` stands for each, and NumPy's numbers are Python's.
 
     Raises:
         ValueError: the kind is unknown or the body is damaged.
@@ -272,7 +273,12 @@ def _shown(value: Any) -> str:
 
 
 def unpack(value: Any, *, unpickle: bool = True) -> Any:
-    """Return the object that :func:`pack` was given; or for each pickle in it an :class:`Unloadable`."""
+    """Return the object that :func:`pack` was given.
+
+    Args:
+        value: what that returned.
+        unpickle: whether pickles are loaded; if not, each that holds more than plain values is an :class:`Unloadable`.
+    """
     if isinstance(value, list):
         entries: list[Any] = value
         return [unpack(entry, unpickle=unpickle) for entry in entries]
@@ -282,7 +288,7 @@ def unpack(value: Any, *, unpickle: bool = True) -> Any:
             return tuple(unpack(entry, unpickle=unpickle) for entry in packed["$tuple"])
         if "$pickle" in packed:
             shown = packed.get("$repr", "")
-            return _unpickle(packed["$pickle"], shown) if unpickle else Unloadable(shown, "it was only looked at")
+            return (_unpickle if unpickle else _looked_at)(packed["$pickle"], shown)
         return {key: unpack(entry, unpickle=unpickle) for key, entry in packed.items()}
     return value
 
@@ -310,3 +316,10 @@ def _unpickle(text: str, shown: str) -> Any:
     except Exception as error:
         # Unpickling runs code of the user's modules, so anything can be raised; most often a module is not there.
         return Unloadable(shown, f"{type(error).__name__}: {error}")
+
+
+def _looked_at(text: str, shown: str) -> Any:
+    try:
+        return plain_value(base64.b64decode(text))
+    except (NotPlain, ValueError):
+        return Unloadable(shown, "it was only looked at")
