@@ -125,6 +125,11 @@ def test_the_tab_key_completes_experiments_and_trials(
     assert "mnist_first" in complete("shoal status mn")
     assert "trial_00003" in complete("shoal show mnist_first trial_00003")
     assert "trial" not in complete("shoal show nothing_there tri")
+    assert "trial_00003" in complete("shoal schedule mnist_first --trial trial_00003")
+    assert "trial_00003" in complete("shoal plot mnist_first lineage -t trial_00003")
+    assert "best" in complete("shoal lineage mnist_first -t be")
+    assert "trial" not in complete("shoal lineage -t tri")
+    assert "python" in complete("shoal schedule mnist_first --format py")
 
 
 # ---------------------------------------------------------------------------------------------------------------- list

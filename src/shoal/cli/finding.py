@@ -249,7 +249,9 @@ def complete_experiment(incomplete: str) -> list[str]:
 def complete_trial(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
     """Return the numbers and ids of an experiment's trials, for a shell."""
     with contextlib.suppress(Exception):
-        trials = open_experiment(str(ctx.params["experiment"])).history.in_order()
+        # Behind an option, an argument that is there already has not been taken in yet.
+        given = ctx.params.get("experiment") or next(iter(ctx.args))
+        trials = open_experiment(str(given)).history.in_order()
         pairs = [(name, trial.name) for trial in trials for name in (str(trial.index), trial.trial_id)]
         return [pair for pair in (*pairs, ("best", "the best one")) if pair[0].startswith(incomplete)]
     return []
