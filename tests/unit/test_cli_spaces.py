@@ -37,6 +37,8 @@ def toml(tmp_path: Path, text: str) -> Any:
         ("{ loguniform = { lower = 1e-4, upper = 1e-1 } }", spaces.loguniform(1e-4, 1e-1)),
         ('" quniform( -1 , 1, q=0.25 ) "', spaces.quniform(-1, 1, 0.25)),
         ('"randint(1, 10)"', spaces.randint(1, 10)),
+        ('" uniform ( 0 , 1 ) "', spaces.uniform(0, 1)),
+        ('"shoal.tune.uniform(0,1)"', spaces.uniform(0, 1)),
         ('"lograndint(1, 100, base=2)"', spaces.lograndint(1, 100, base=2)),
         ('"randn()"', spaces.randn()),
         ("{ qrandn = [0, 1, 0.5] }", spaces.qrandn(0, 1, 0.5)),
@@ -63,7 +65,11 @@ def test_a_distribution_is_written_as_in_python_or_as_a_table(tmp_path: Path, te
         ('"adam"', "adam"),
         ('"a (b)"', "a (b)"),
         ("[1, 2]", [1, 2]),
+        ('"uniformly (so)"', "uniformly (so)"),
+        ('"uniform"', "uniform"),
         ('{ constant = "f(x)" }', "f(x)"),
+        ('{ constant = "uniform[0, 1]" }', "uniform[0, 1]"),
+        ("{ uniform = { constant = [0, 1] }, extra = 3 }", {"uniform": [0, 1], "extra": 3}),
         ("{ constant = { uniform = [0, 1] } }", {"uniform": [0, 1]}),
     ],
 )
@@ -127,6 +133,15 @@ def test_the_file_says_what_mutates_and_what_is_fixed(tmp_path: Path) -> None:
         ('lr = "sample_from(f)"', ["lr", "space.py"]),
         ('lr = "uniform(lower=0, uper=1)"', ["lr", "'uper'", "'upper'"]),
         ('x = "f(1)"', ["x", "{ constant = ... }"]),
+        ('lr = "uniform(0, 1"', ["lr", "nearly a distribution", "uniform(0, 1)"]),
+        ('lr = "uniform[0,1]"', ["lr", "nearly a distribution"]),
+        ('lr = "np.random.uniform(0, 1)"', ["lr", "nearly a distribution"]),
+        ("lr = { uniform = [0, 1], extra = 3 }", ["lr", "'uniform'", "'extra'", "constant"]),
+        ('lr = "uniform(0, 1)"\n[mutation]\nlr = "uniform(0, 2)"', ["[mutation]", "[mutations]"]),
+        ('lr = "uniform(0, 1)"\n[shaol]\nfixed = []', ["[shaol]", "[shoal]"]),
+        ('lr = "uniform(0, 1)"\n[mutate]\nlr = "uniform(0, 2)"', ["[mutate]", "[shoal]"]),
+        ('lr = "uniform(0, inf)"', ["lr", "inf is none"]),
+        ('lr = "uniform(0, 10**3)"', ["lr", "10 ** 3 is none"]),
         ("lr = 1\n[shoal]\nmutat = []", ["'mutat'", "Did you mean 'mutate'?"]),
         ('lr = 1\n[shoal]\nmutate = ["lr"]', ["'lr'", "constant 1"]),
         ('lr = "uniform(0, 1)"\n[shoal]\nmutate = ["rl"]', ["'rl'", "lr"]),
@@ -162,9 +177,38 @@ def test_a_python_file_holds_a_dict_of_any_name_and_may_say_how_it_mutates(tmp_p
     assert "shoal_space" not in sys.modules
 
 
+@needs_toml
+def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path: Path) -> None:
+    path = tmp_path / "space.toml"
+    path.write_bytes("\ufefflr = 1\n".encode())
+    assert load_space(str(path)).space == {"lr": 1}
+
+
+def test_a_python_file_may_import_its_neighbours_and_define_dataclasses(here: Path) -> None:
+    import cloudpickle
+
+    (here / "neighbour_of_space.py").write_text("width = 3\n")
+    (here / "space.py").write_text(
+        "from __future__ import annotations\nimport dataclasses\nimport neighbour_of_space\n"
+        "from typing import ClassVar\n"
+        "@dataclasses.dataclass\nclass Net:\n    width: int\n    kind: ClassVar[str] = 'a'\n"
+        "space = {'net': Net(neighbour_of_space.width)}\n"
+    )
+    net = load_space("space.py").space["net"]
+    assert net.width == 3
+    assert b"dataclass" in cloudpickle.dumps(net)  # by value
+    assert "shoal_space" not in sys.modules
+
+
 @pytest.mark.parametrize(
     ("name", "source", "expected"),
     [
+        ("space.py", "import sys\nsys.exit(3)", ["SystemExit", "line 2", "__main__"]),
+        ("space.py", "space = {}\nfixed = 5", ["fixed", "list of keys", "5"]),
+        ("space.py", "space = {}\nfixed = 'lr'", ["fixed", "list of keys", "'lr'"]),
+        ("space.py", "x = 1\n1 / 0", ["space.py, line 2", "ZeroDivisionError"]),
+        ("space.py", "x = 1\nx = = 2", ["space.py, line 2", "SyntaxError"]),
+        ("space.py", "from shoal import tune\nx = tune.loguniform(0, 1)", ["space.py, line 2", "above 0"]),
         ("space.py:spcae", "space = {}", ["'spcae'", "Did you mean 'space'?"]),
         ("space.py", "space = [1]", ["dict", "list"]),
         ("space.py", "1 / 0", ["ZeroDivisionError"]),

@@ -26,9 +26,13 @@ import ast
 import importlib
 import os
 import re
+import sys
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from ..errors import ConfigError, SpaceError, did_you_mean
@@ -44,7 +48,14 @@ _OF_A_LIST = ("choice", "grid_search")
 """These take one argument, a list of values."""
 _CONSTANT = "constant"
 _SETTINGS = ("fixed", "mutate")
-_CALL = re.compile(r"\s*(?:tune\.)?([A-Za-z_]\w*)\(.*\)\s*", re.DOTALL)
+_CALL = re.compile(r"\s*(?:(?:shoal\.)?tune\.)?([A-Za-z_]\w*)\(.*\)\s*", re.DOTALL)
+_DISTRIBUTION = rf"(?:{'|'.join(_DISTRIBUTIONS)})"
+_WIDE_CALL = re.compile(rf"\s*(?:(?:shoal\.)?tune\.)?({_DISTRIBUTION})\s*\(.*\)\s*", re.DOTALL)
+_NEARLY = re.compile(rf"\s*(?:[A-Za-z_]\w*\.)*({_DISTRIBUTION})\s*[(\[{{]", re.DOTALL)
+"""The beginning of what is meant as a distribution, and must not become a constant by a slip."""
+_TABLES = ("mutations", "shoal")
+_NEAR = 0.8
+_MODULE = "shoal_space"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +95,7 @@ def load_space(given: str) -> SpaceFile:
 
 
 def _from_python(data: bytes, file: Path, name: str) -> SpaceFile:
-    # Of no module that could be imported: what it defines travels by value, also to members.
-    names: dict[str, Any] = {"__name__": "shoal_space", "__file__": str(file.absolute())}
-    try:
-        exec(compile(data, str(file), "exec"), names)
-    except ConfigError as error:
-        raise SpaceError(f"{file}: {error}") from error
-    except Exception as error:
-        raise UsageProblem(f"--space: {file} failed: {type(error).__name__}: {error}.") from error
+    names = _executed(data, file)
     if name not in names:
         dicts = [key for key, value in names.items() if isinstance(value, dict) and not key.startswith("_")]
         listed = f" It has the dicts: {', '.join(dicts)}." if dicts else " It has no dict."
@@ -103,8 +107,53 @@ def _from_python(data: bytes, file: Path, name: str) -> SpaceFile:
     if mutations is not None and not isinstance(mutations, Mapping):
         raise UsageProblem(f"--space: mutations in {file} must be a dict, but is a {type(mutations).__name__}.")
     whole: dict[str, Any] = dict(space)
-    fixed = tuple(names.get("fixed", ()))
+    fixed = names.get("fixed", ())
+    if not isinstance(fixed, (list, tuple)) or not all(isinstance(key, str) for key in fixed):
+        raise UsageProblem(f"--space: fixed in {file} must be a list of keys, but is {fixed!r:.100}.")
+    fixed = tuple(fixed)
     return SpaceFile(whole, _sampled(whole, without=fixed) if mutations is None else dict(mutations), fixed)
+
+
+def _executed(data: bytes, file: Path) -> dict[str, Any]:
+    """Run a file in the working directory, and return the names that it defines.
+
+    Raises:
+        UsageProblem, SpaceError: it fails; the message names the line.
+    """
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    # Of no module that could be imported later: what it defines travels by value, also to members.
+    module = ModuleType(_MODULE)
+    module.__file__ = str(file.absolute())
+    before = sys.modules.get(_MODULE)
+    sys.modules[_MODULE] = module  # as long as it runs: dataclasses look themselves up there
+    try:
+        exec(compile(data, str(file), "exec"), module.__dict__)
+    except ConfigError as error:
+        raise SpaceError(f"{file}{_line_of(error, file)}: {error}") from error
+    except SystemExit as error:
+        raise UsageProblem(
+            f"--space: {file}{_line_of(error, file)} ended with SystemExit: what it does when it is run belongs under "
+            f"if __name__ == '__main__':."
+        ) from error
+    except Exception as error:
+        text = error.msg if isinstance(error, SyntaxError) else error
+        raise UsageProblem(f"--space: {file}{_line_of(error, file)} failed: {type(error).__name__}: {text}.") from error
+    finally:
+        if before is None:
+            del sys.modules[_MODULE]
+        else:
+            sys.modules[_MODULE] = before
+    return module.__dict__
+
+
+def _line_of(error: BaseException, file: Path) -> str:
+    """Return at which line of a file an error was raised, as ``, line 3``."""
+    if isinstance(error, SyntaxError) and error.filename == str(file):
+        return f", line {error.lineno}"
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
+    return f", line {frames[-1].lineno}" if frames else ""
 
 
 # ----------------------------------------------------------------------------------------------------------------- TOML
@@ -113,7 +162,7 @@ def _from_python(data: bytes, file: Path, name: str) -> SpaceFile:
 def _from_toml(data: bytes, path: str) -> SpaceFile:
     toml = _toml()
     try:
-        values: dict[str, Any] = toml.loads(data.decode("utf-8"))
+        values: dict[str, Any] = toml.loads(data.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise UsageProblem(f"--space: {path} is no TOML: {error}.") from error
     settings = values.pop("shoal", {})
@@ -128,6 +177,7 @@ def _from_toml(data: bytes, path: str) -> SpaceFile:
             )
         if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
             raise SpaceError(f"{path}: [shoal] {key} must be a list of keys, but is {value!r:.100}.")
+    _check_tables(values, path)
     space = {key: _value(value, path, key) for key, value in values.items()}
     fixed = tuple(settings.get("fixed", ()))
     _check_keys(fixed, space, path, "fixed")
@@ -144,6 +194,18 @@ def _from_toml(data: bytes, path: str) -> SpaceFile:
     return SpaceFile(space, _sampled(space, without=fixed), fixed)
 
 
+def _check_tables(values: Mapping[str, Any], path: str) -> None:
+    """Make sure that no table is a misspelled one of settings, which would become a constant."""
+    for key, value in values.items():
+        near = get_close_matches(key.lower(), (*_TABLES, *_SETTINGS), 1, _NEAR)
+        if isinstance(value, dict) and near:
+            meant = near[0] if near[0] in _TABLES else "shoal"
+            raise SpaceError(
+                f"{path}: there is no table [{key}]. Did you mean [{meant}]? If it is a part of the config, give it "
+                f"another name."
+            )
+
+
 def _toml() -> Any:
     for name in ("tomllib", "tomli"):
         try:
@@ -156,7 +218,12 @@ def _toml() -> Any:
 def _value(value: Any, path: str, key: str) -> Any:
     """Return what a value of the file means: a distribution, a constant, or a table or list of these."""
     if isinstance(value, str):
-        call = _CALL.fullmatch(value)
+        call = _CALL.fullmatch(value) or _WIDE_CALL.fullmatch(value)
+        if call is None and (nearly := _NEARLY.match(value)):
+            raise SpaceError(
+                f"{path}: {key} is {value!r}, which is nearly a distribution. Write it as in Python, for example "
+                f"'{_EXAMPLES.get(nearly[1], f'{nearly[1]}(...)')}'. If it is meant as a text: {{ constant = ... }}."
+            )
         return value if call is None else _called(value, call[1], path, key)
     if isinstance(value, list):
         return [_value(entry, path, f"{key}/{place}") for place, entry in enumerate(value)]
@@ -171,9 +238,17 @@ def _value(value: Any, path: str, key: str) -> Any:
         near = did_you_mean(name, _DISTRIBUTIONS)
         if near and isinstance(given, list):
             raise SpaceError(f"{path}: {key} has the one key {name!r}.{near} {_KNOWN}")
+    for name, given in value.items():
+        if name in _DISTRIBUTIONS and isinstance(given, list):
+            others = ", ".join(repr(other) for other in value if other != name)
+            raise SpaceError(
+                f"{path}: {key} has {name!r} and besides it {others}. A distribution is a table of one key: "
+                f"{{ {name} = {given!r:.60} }}. A list of that name is written {name} = {{ constant = ... }}."
+            )
     return {name: _value(entry, path, f"{key}/{name}") for name, entry in value.items()}
 
 
+_EXAMPLES = {"uniform": "uniform(0, 1)", "choice": "choice(1, 2)", "loguniform": "loguniform(1e-4, 1)"}
 _KNOWN = f"Distributions are: {', '.join(_DISTRIBUTIONS)}."
 
 
@@ -189,8 +264,8 @@ def _called(text: str, name: str, path: str, key: str) -> Any:
         node = ast.parse(text.strip(), mode="eval").body
         if not isinstance(node, ast.Call):
             raise ValueError("it is more than one call")
-        args = [ast.literal_eval(argument) for argument in node.args]
-        named = {str(entry.arg): ast.literal_eval(entry.value) for entry in node.keywords if entry.arg is not None}
+        args = [_plain(argument) for argument in node.args]
+        named = {str(entry.arg): _plain(entry.value) for entry in node.keywords if entry.arg is not None}
         if len(named) != len(node.keywords):
             raise ValueError("** has no place in it")
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError) as error:
@@ -202,6 +277,18 @@ def _called(text: str, name: str, path: str, key: str) -> Any:
     if name in _OF_A_LIST and not named and not (len(args) == 1 and isinstance(args[0], (list, tuple))):
         args = [args]
     return _made(name, args, named, path, key)
+
+
+def _plain(node: ast.expr) -> Any:
+    """Return the value of an argument.
+
+    Raises:
+        ValueError: it is more than a plain value.
+    """
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        raise ValueError(f"{ast.unparse(node)} is none") from None
 
 
 def _of_table(name: str, given: Any, path: str, key: str) -> Any:

@@ -71,6 +71,13 @@ KeepOption = Annotated[
         "--checkpoints-to-keep", metavar="N", show_default=False, help="How many each trial keeps. Default: all."
     ),
 ]
+FrequencyOption = Annotated[
+    int | None,
+    typer.Option(
+        "--checkpoint-frequency", metavar="N", show_default=False,
+        help="Of a class tune.Trainable: a checkpoint after every N steps. A function saves with tune.report.",
+    ),
+]  # fmt: skip
 ConcurrentOption = Annotated[
     int | None,
     typer.Option(
@@ -96,7 +103,12 @@ GpusOption = Annotated[
 ]
 VerboseOption = Annotated[
     int,
-    typer.Option("--verbose", "-v", metavar="0-3", help="0: silent, 1: status, 2: also exploits, 3: also results."),
+    typer.Option(
+        "--verbose",
+        "-v",
+        metavar="0-3",
+        help="0: only remarks and errors, 1: status, 2: also exploits, 3: also results.",
+    ),
 ]
 
 
@@ -151,6 +163,7 @@ def run(
     stop: StopOption = None,
     time_budget: BudgetOption = None,
     checkpoints_to_keep: KeepOption = None,
+    checkpoint_frequency: FrequencyOption = None,
     cpus: CpusOption = None,
     gpus: GpusOption = None,
     max_concurrent: ConcurrentOption = None,
@@ -207,7 +220,7 @@ def run(
             storage_path=storage,
             stop=_conditions(stop),
             verbose=verbose,
-            checkpoint_config=_keeping(checkpoints_to_keep),
+            checkpoint_config=_saving(checkpoints_to_keep, checkpoint_frequency),
             failure_config=None if max_failures is None else tune.FailureConfig(max_failures=max_failures),
         ),
     )  # fmt: skip
@@ -226,6 +239,7 @@ def resume(
     ] = False,
     time_budget: BudgetOption = None,
     checkpoints_to_keep: KeepOption = None,
+    checkpoint_frequency: FrequencyOption = None,
     cpus: CpusOption = None,
     gpus: GpusOption = None,
     max_concurrent: ConcurrentOption = None,
@@ -243,7 +257,8 @@ def resume(
 
     found = Experiment.open(folder)
     function = _with_resources(load_trainable(trainable), cpus, gpus, before=found.info)
-    settings = _without_none(stop=_conditions(stop), checkpoint_config=_keeping(checkpoints_to_keep))
+    saving = _saving(checkpoints_to_keep, checkpoint_frequency)
+    settings = _without_none(stop=_conditions(stop), checkpoint_config=saving)
     tuning = _without_none(engine=engine, max_concurrent_trials=max_concurrent, time_budget_s=time_budget)
     tuner = tune.Tuner.restore(
         folder,
@@ -273,6 +288,7 @@ def replay(
     gpus: GpusOption = None,
     engine: EngineOption = None,
     checkpoints_to_keep: KeepOption = None,
+    checkpoint_frequency: FrequencyOption = None,
     verbose: VerboseOption = 1,
 ) -> None:
     """Train one member from scratch with the schedule that made the best weights of an experiment.
@@ -299,7 +315,7 @@ def replay(
             storage_path=storage,
             stop=_conditions(stop) or steps,
             verbose=verbose,
-            checkpoint_config=_keeping(checkpoints_to_keep),
+            checkpoint_config=_saving(checkpoints_to_keep, checkpoint_frequency),
         ),
     )
     _finish(_fit(tuner.fit, trainable, lambda since: _begun(storage, since)))
@@ -437,14 +453,17 @@ def _conditions(given: list[str] | None) -> dict[str, float] | None:
             value = int(number) if number.strip().lstrip("+-").isdecimal() else float(number)
         if not equals or not key.strip() or value is None or math.isnan(value):
             raise UsageProblem(f"--stop must be KEY=NUMBER, for example training_iteration=50, but is {text!r}.")
+        if key.strip() in found:
+            raise UsageProblem(f"--stop gives {key.strip()} twice; which of both? A trial ends at one number.")
         found[key.strip()] = value
     return found or None
 
 
-def _keeping(count: int | None) -> Any:
+def _saving(count: int | None, frequency: int | None) -> Any:
     from .. import tune
 
-    return None if count is None else tune.CheckpointConfig(num_to_keep=count)
+    given = _without_none(num_to_keep=count, checkpoint_frequency=frequency)
+    return tune.CheckpointConfig(**given) if given else None
 
 
 def _without_none(**values: Any) -> dict[str, Any]:
