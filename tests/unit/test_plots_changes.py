@@ -1,8 +1,9 @@
-"""Stage one of the plots where members begin anew, checkpoints are damaged, members are kept out, values are huge."""
+"""Plots where members begin anew, checkpoints are damaged, members are kept out, values are huge or diverge."""
 
 from __future__ import annotations
 
-import dataclasses
+import io
+import json
 import math
 import random
 import statistics
@@ -13,12 +14,18 @@ from tests.simulated import pbt
 from tests.unit.pictured import pictured, simulated
 from tests.unit.stories import Story, make_info
 
+import shoal.plots
 from shoal.core.commands import Launch
 from shoal.core.events import Opened, Started
 from shoal.core.limits import Limits, RetentionRules
+from shoal.errors import ConfigError, ResultError
+from shoal.plots import PLOTS
+from shoal.plots.choose import axis_of
 from shoal.plots.families import Spread
-from shoal.plots.info import learning_curves, schedules
+from shoal.plots.info import ancestry, learning_curves, schedules
+from shoal.plots.lanes import score_scale
 from shoal.plots.population import diversity, gains
+from shoal.plots.style import LIGHT
 from shoal.plots.tree import lineage_tree
 from shoal.reading import Experiment
 
@@ -232,4 +239,109 @@ def test_hyperparameters_may_be_as_large_as_numbers_can_be(tmp_path: Path) -> No
     copy(story, 0, 2, until=4.0)
     reports(story, 0, 0.3)
     experiment = pictured(story)
-    assert diversity(dataclasses.replace(experiment)).spread["lr"][-1] is not None
+    assert diversity(experiment).spread["lr"][-1] is not None
+
+
+# --------------------------------------------------------------------------------------------- what is asked for, drawn
+
+
+def scored(folder: Path, scores: list[list[float]], other: list[list[float]] | None = None) -> Experiment:
+    """Return members with these scores, a list for each; the first has copied the last in the middle."""
+    story = Story(folder)
+    story.add_usual(len(scores))
+    middle = len(scores[0]) // 2
+    for step in range(len(scores[0])):
+        if step == middle:
+            copy(story, 0, len(scores) - 1, until=middle + 2)
+        for index, own in enumerate(scores):
+            more = {} if other is None else {"loss": other[index][step]}
+            story.report(index, {"mean_accuracy": own[step], **more}, save=True, iteration=step + 1)
+    return pictured(story)
+
+
+@pytest.mark.parametrize("largest", [1.7e308, 1e306, 1e200, 1e155])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_scores_as_large_as_numbers_can_be_are_drawn(tmp_path: Path, largest: float, sign: int) -> None:
+    scores = [[largest / (1 + index + step / 9) * (sign if step % 2 else 1) for step in range(9)] for index in range(4)]
+    experiment = scored(tmp_path, scores)
+    for plot in PLOTS.values():
+        info = plot.info(experiment)
+        plot.figure(info).savefig(io.BytesIO(), dpi=40)
+        json.dumps(plot.spec(info), allow_nan=False)
+
+
+@pytest.mark.parametrize("name", ["diversity", "gains"])
+def test_an_x_axis_that_there_is_not_is_refused(tmp_path: Path, name: str) -> None:
+    experiment = simulated(tmp_path / "run", members=4, steps=15)
+    with pytest.raises(
+        ConfigError, match=r"x must be 'training_iteration' or 'time', but is 'tme'\. Did you mean 'time'"
+    ):
+        PLOTS[name].info(experiment, x="tme")
+    with pytest.raises(ConfigError, match="but is 'loss'"):
+        PLOTS[name].info(experiment, x="loss")
+
+
+def test_a_lineage_of_what_nobody_reported_is_refused(tmp_path: Path) -> None:
+    experiment = simulated(tmp_path / "run", members=4, steps=15)
+    with pytest.raises(ResultError, match=r"number called 'accurcy'\. Did you mean 'accuracy'\?"):
+        lineage_tree(experiment, "accurcy")
+    with pytest.raises(ResultError, match="number called 'epoch'"):
+        lineage_tree(experiment, x="epoch")
+
+
+def test_of_another_metric_nobody_is_best_unless_one_says_what_is_better(tmp_path: Path) -> None:
+    experiment = simulated(tmp_path / "run", members=6, steps=25)
+    losses = [trial.value("loss") for trial in experiment.history.in_order()]
+    for name in ("learning-curves", "lineage"):
+        plot = PLOTS[name]
+        unsaid = plot.info(experiment, metric="loss")
+        assert (unsaid.best, unsaid.mode) == (None, None)
+        heading = plot.spec(unsaid)["layout"]["meta"]
+        assert "best" not in heading["title"] + heading["note"]
+        assert LIGHT.winner not in json.dumps(plot.spec(unsaid))
+        plot.figure(unsaid).savefig(io.BytesIO(), dpi=40)
+        said = plot.info(experiment, metric="loss", mode="min")
+        best = losses.index(min(losses))
+        assert said.best == best
+        assert f"member {best}" in plot.spec(said)["layout"]["meta"]["title"]
+    own = PLOTS["learning-curves"].info(experiment, metric="accuracy")
+    assert (own.best, own.mode) == (PLOTS["learning-curves"].info(experiment).best, "max")
+    assert ancestry(experiment, "loss", mode="min").member.index == losses.index(min(losses))
+    experiment_best = experiment.best
+    assert experiment_best is not None
+    assert ancestry(experiment, "loss").member.index == experiment_best.index
+
+
+def test_a_mode_that_there_is_not_is_refused(tmp_path: Path) -> None:
+    experiment = simulated(tmp_path / "run", members=3, steps=10)
+    for name in ("learning-curves", "lineage", "ancestry"):
+        with pytest.raises(ConfigError, match=r"mode must be 'max' or 'min', but is 'maxx'\. Did you mean 'max'"):
+            PLOTS[name].info(experiment, mode="maxx")
+    assert shoal.plots.plot_lineage(experiment, "loss", mode="min") is not None
+
+
+def test_without_a_better_the_colours_of_a_lineage_follow_the_numbers(tmp_path: Path) -> None:
+    scale = score_scale(lineage_tree(simulated(tmp_path / "run", members=6, steps=25), "loss"))
+    assert scale is not None
+    assert scale.colours(LIGHT) == LIGHT.neutral
+    assert scale.part(scale.low) == 0
+    assert scale.part(scale.high) == 1
+
+
+@pytest.mark.parametrize("diverging", [1, 3, 6])
+def test_losses_that_diverge_leave_the_others_readable(tmp_path: Path, diverging: int) -> None:
+    def loss(index: int, step: int) -> float:
+        falling = 2.0 * 0.9**step + 0.01 * index
+        return falling * 4.0 ** max(0, step - 12) if index < diverging else falling
+
+    scores = [[loss(index, step) for step in range(60)] for index in range(10)]
+    info = learning_curves(scored(tmp_path, scores), mode="min")
+    low, high, outside = axis_of(info)
+    assert -5 < low < 0.01
+    assert 2.0 < high < 100.0
+    assert outside > 10 * diverging
+    tree = lineage_tree(scored(tmp_path / "2", scores), mode="min")
+    scale = score_scale(tree)
+    assert scale is not None
+    assert scale.high < 1e4
+    assert "outside of the axis" in PLOTS["learning-curves"].spec(info)["layout"]["meta"]["note"]

@@ -9,20 +9,23 @@ from dataclasses import dataclass
 from ..core.events import Config
 from ..core.reports import flatten
 from ..display.text import format_value
-from .info import Ancestry, Curve, Line
-from .population import Diversity
-from .style import Theme
+from .info import Ancestry, Curve, LearningCurves, Line, finite
+from .population import Diversity, Gain
+from .style import Theme, robust_range
 from .words import count, label_of, short
 
 __all__ = [
     "FEW",
     "Band",
+    "ancestry_axis",
+    "axis_of",
     "bands",
     "changes",
     "ends",
     "entries",
     "fanned",
     "front",
+    "gains_axes",
     "log_ticks",
     "owner_colours",
 ]
@@ -33,16 +36,19 @@ _IN_FRONT = 5
 _BANDS = 6
 
 
-def front(curves: Sequence[Curve], best: int | None, mode: str, theme: Theme) -> dict[int, str]:
+def front(curves: Sequence[Curve], best: int | None, mode: str | None, theme: Theme) -> dict[int, str]:
     """Return the places of the curves that are in colour, the best one first, each with its colour.
 
-    Those are the winner, members that are kept out of exploits, and the next best by the experiment's metric.
+    Those are the winner, members that are kept out of exploits, and the next best by what is drawn. Where nobody has
+    said what is better, they are all while there are colours, else the highest, the middle and the lowest.
     """
     sign = -1.0 if mode == "max" else 1.0
-    scored = [
-        (sign * curve.member.score, place) for place, curve in enumerate(curves) if curve.member.score is not None
-    ]
+    scored = [(sign * last[1], place) for place, curve in enumerate(curves) if (last := curve.last) is not None]
     ranked = [place for _, place in sorted(scored)]
+    if mode is None:
+        some = [ranked[-1], ranked[len(ranked) // 2], ranked[0]] if ranked else []
+        chosen = list(range(len(curves))) if len(curves) <= len(theme.palette) else list(dict.fromkeys(some))
+        return {place: theme.colour(rank) for rank, place in enumerate(chosen)}
     control = [place for place in ranked if curves[place].member.control][:2]
     first = [] if best is None else [best]
     chosen = list(dict.fromkeys([*first, *control, *ranked]))[:_IN_FRONT]
@@ -67,6 +73,28 @@ def changes(old: Config, new: Config, most: int = 5) -> list[str]:
         if format_value(before.get(name)) != format_value(value)
     ]
     return [*found[:most], f"{len(found) - most} more"] if len(found) > most else found
+
+
+def axis_of(info: LearningCurves) -> tuple[float, float, int]:
+    """Return the range of the y axis, and how many results are outside of it."""
+    values = [y for curve in info.curves for line in curve.lines for y in line.y if y is not None]
+    # What the winner gave up when it copied another may have diverged.
+    winner = [] if info.best is None else [y for line in info.curves[info.best].lines[-1:] for y in line.y]
+    return robust_range(values, [y for y in winner if y is not None])
+
+
+def ancestry_axis(info: Ancestry) -> tuple[float, float, int]:
+    """Return the range of the y axis, and how many results are outside of it."""
+    values = [y for stretch in info.stretches for y in stretch.line.y if y is not None]
+    return robust_range(values, values[-1:]) if values else (0.0, 1.0, 0)
+
+
+def gains_axes(found: Sequence[Gain]) -> tuple[tuple[float, float, int], tuple[float, float]]:
+    """Return the ranges of the axes of scores, with how many scores are outside of it, and of changes."""
+    scores = [each for gain in found for each in (gain.before, gain.copied, gain.after) if each is not None]
+    changes = [gain.sign * each for gain in found if (each := finite(gain.gain)) is not None]
+    low, high, _ = robust_range([*changes, 0.0], [0.0])
+    return robust_range(scores), (low, high)
 
 
 # ---------------------------------------------------------------------------------------------------------- diversity

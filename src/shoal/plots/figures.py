@@ -191,7 +191,7 @@ def end_labels(axes: Axes, labels: Sequence[tuple[str, float, str, bool]], inche
         inches: how high the axes are.
         size: of the font, in points.
     """
-    low, high = sorted(axes.get_ylim())
+    low, high = sorted(map(float, axes.get_ylim()))
     gap = (high - low) * size * 1.35 / 72 / inches
     wanted = [min(high, max(low, y)) for _, y, _, _ in labels]
     for (text, _, colour, bold), y in zip(labels, place_labels(wanted, gap, low, high), strict=True):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .choose import FEW, front, owner_colours
+from .choose import FEW, ancestry_axis, axis_of, front, owner_colours
 from .figures import LOOK, canvas, end_labels, headline, in_style, log_scale, named_ticks, shown, whole_numbers
 from .info import Ancestry, LearningCurves, Line, ParameterSchedule, Schedules
-from .style import robust_range
+from .style import clipped
 from .thin import pieces, thin_all
 from .words import ancestry_heading, count, label_of, learning_heading, schedules_heading, short, value_text
 
@@ -23,10 +23,16 @@ _POINTS = 700
 
 
 def draw_lines(axes: Axes, lines: Iterable[Line], colour: str, width: float, **more: float) -> None:
-    """Draw many lines at once."""
+    """Draw many lines at once, those parts that are far outside of the y axis excepted."""
     from matplotlib.collections import LineCollection
 
-    paths: Any = [list(zip(line.x, line.y, strict=True)) for line in lines if len(line) > 1]
+    low, high = axes.get_ylim()
+    fixed = not axes.get_autoscaley_on()
+    paths: Any = [
+        list(zip(line.x, clipped(line.y, low, high) if fixed else line.y, strict=True))
+        for line in lines
+        if len(line) > 1
+    ]
     if paths:
         axes.add_collection(LineCollection(paths, colors=colour, linewidths=width, **more), autolim=True)
 
@@ -37,11 +43,10 @@ def learning_figure(info: LearningCurves) -> Figure:
     colours = front(info.curves, info.best, info.mode, LOOK)
     few = len(info.curves) <= FEW
     lines = [thin_all(curve.lines, _POINTS) for curve in info.curves]
-    values = [y for curve in lines for line in curve for y in line.y if y is not None]
-    winner = [] if info.best is None else [y for line in lines[info.best] for y in line.y if y is not None]
-    low, high, outside = robust_range(values, winner)
+    low, high, outside = axis_of(info)
     height = 4.3
     figure, (axes,) = canvas(learning_heading(info, outside), [height])
+    axes.set_ylim(low, high)
     pale = [place for place in range(len(info.curves)) if place not in colours]
     for place in pale:
         draw_lines(axes, lines[place], LOOK.pale, 1.2 if few else 0.7, alpha=1.0 if few else 0.6, zorder=2)
@@ -54,7 +59,6 @@ def learning_figure(info: LearningCurves) -> Figure:
         draw_lines(axes, thin_all(curve.lines[-1:], _POINTS), colour, 2.4 if best else 1.5, zorder=4 + rank / 10)
         _lonely(axes, lines[place], colour, 4)
         _diamonds(axes, curve.copies, colour, (30 if best else 20) if few else 9, 5 + rank / 10)
-    axes.set_ylim(low, high)
     axes.autoscale_view(scaley=False)
     axes.set_ylabel(shown(short(info.metric)))
     whole_numbers(axes, info.x_label)
@@ -97,7 +101,9 @@ def _diamonds(axes: Axes, copies: Sequence[tuple[float, float | None]], colour: 
 def ancestry_figure(info: Ancestry) -> Figure:
     """Return the figure of the ancestry."""
     colours = owner_colours(info, LOOK)
-    figure, (axes, strip) = canvas(ancestry_heading(info), [3.9, 0.42])
+    low, high, outside = ancestry_axis(info)
+    figure, (axes, strip) = canvas(ancestry_heading(info, outside), [3.9, 0.42])
+    axes.set_ylim(low, high)
     before = Line((), ())
     for stretch in info.stretches:
         whole = Line((*before.x[-1:], *stretch.line.x), (*before.y[-1:], *stretch.line.y))
@@ -109,7 +115,7 @@ def ancestry_figure(info: Ancestry) -> Figure:
                 zorder=4,
             )  # fmt: skip
         before = stretch.line if len(stretch.line) else before
-    axes.autoscale_view()
+    axes.autoscale_view(scaley=False)
     axes.set_ylabel(shown(short(info.metric)))
     _strip(strip, info, colours)
     whole_numbers(strip, info.x_label)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from .choose import bands, entries, fanned
+from .choose import bands, entries, fanned, gains_axes
 from .figures import LOOK, canvas, end_labels, headline, in_style, legend, named_ticks, shown, whole_numbers
 from .figures_curves import draw_lines
 from .info import Line
@@ -133,8 +133,11 @@ def gains_figure(info: Gains) -> Figure:
     """Return the figure of the gains."""
     from matplotlib.lines import Line2D
 
-    figure, (axes, lower) = canvas(gains_heading(info), [3.1, 1.4])
     found = [gain for gain in info.gains if gain.before is not None or gain.copied is not None]
+    (low, high, outside), change = gains_axes(found)
+    figure, (axes, lower) = canvas(gains_heading(info, outside), [3.1, 1.4])
+    axes.set_ylim(low, high)
+    lower.set_ylim(change)
     xs = fanned([gain.x for gain in found], fan_width(found))
     many = len(found) > MANY_GAINS
     area = 7 if many else 26
@@ -159,7 +162,7 @@ def gains_figure(info: Gains) -> Figure:
         _marks(axes, after, area, zorder=5, color=colour, linewidths=0)
     lower.axhline(0, color=LOOK.muted, linewidth=0.9, zorder=2)
     for each in (axes, lower):
-        each.autoscale_view()
+        each.autoscale_view(scaley=False)
     axes.set_ylabel(shown(short(info.metric, 40)))
     lower.set_ylabel("change")
     whole_numbers(lower, info.x_label)
@@ -180,6 +183,7 @@ def gains_figure(info: Gains) -> Figure:
 
 
 def _marks(axes: Axes, points: Sequence[tuple[float, float | None]], area: float, **style: Any) -> None:
-    kept = [(x, y) for x, y in points if y is not None]
+    low, high = axes.get_ylim()
+    kept = [(x, y) for x, y in points if y is not None and low <= y <= high]
     if kept:
         axes.scatter([x for x, _ in kept], [y for _, y in kept], s=area, **style)

@@ -8,7 +8,7 @@ from ..core.commands import Status
 from .figures import LOOK, canvas, in_style, named_ticks, shown, whole_numbers
 from .figures_curves import draw_lines
 from .info import Line
-from .lanes import ARCS, LEVELS, Scale, arc, lane_labels, lane_of, lane_pieces, lane_width, path_lines, score_scale
+from .lanes import ARCS, Scale, arc, lane_labels, lane_of, lane_pieces, lane_width, path_lines, score_scale
 from .tree import Branch, LineageTree
 from .words import label_of, lineage_heading, short
 
@@ -81,7 +81,7 @@ def _lanes(axes: Axes, info: LineageTree, lanes: dict[int, int], scale: Scale | 
     colours: list[str] = []
     for index, level, begin, end in lane_pieces(info, scale, _STRETCHES):
         paths.append([(begin, lanes[index]), (end, lanes[index])])
-        colours.append(LOOK.pale if level < 0 else LOOK.score((level + 0.5) / LEVELS))
+        colours.append(LOOK.pale if scale is None else scale.colour(level, LOOK))
     if paths:
         axes.add_collection(LineCollection(paths, colors=colours, linewidths=width, zorder=4), autolim=True)
 
@@ -104,9 +104,10 @@ def _colour_bar(figure: Figure, axes: Axes, scale: Scale, info: LineageTree) -> 
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import LinearSegmentedColormap, Normalize
 
-    colours = LOOK.scale if scale.sign > 0 else tuple(reversed(LOOK.scale))
     high = scale.high if scale.high > scale.low else scale.low + (abs(scale.low) * 1e-6 or 1e-9)
-    mappable = ScalarMappable(Normalize(scale.low, high), LinearSegmentedColormap.from_list("scores", list(colours)))
+    mappable = ScalarMappable(
+        Normalize(scale.low, high), LinearSegmentedColormap.from_list("scores", list(scale.colours(LOOK)))
+    )
     bar = figure.colorbar(mappable, ax=axes, fraction=0.03, pad=0.015, aspect=30, shrink=0.9)
     outline: Any = bar.outline
     outline.set_visible(False)

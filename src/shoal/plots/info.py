@@ -31,9 +31,11 @@ __all__ = [
     "ancestry",
     "by_generation",
     "check_reported",
+    "check_x",
     "learning_curves",
     "member_of",
     "metric_of",
+    "order_of",
     "reader_of",
     "schedules",
     "winner_of",
@@ -101,7 +103,8 @@ class LearningCurves:
 
     experiment: str
     metric: str
-    mode: str
+    mode: str | None
+    """``max`` or ``min``; None where nobody has said which of the two is better."""
     x_label: str
     curves: tuple[Curve, ...]
     best: int | None
@@ -123,7 +126,7 @@ class Ancestry:
 
     experiment: str
     metric: str
-    mode: str
+    mode: str | None
     x_label: str
     member: Member
     """Whose weights they are now."""
@@ -159,47 +162,55 @@ class Schedules:
     """Place of the best member among the curves of each."""
 
 
-def learning_curves(experiment: Experiment, metric: str | None = None, x: str = "training_iteration") -> LearningCurves:
+def learning_curves(
+    experiment: Experiment, metric: str | None = None, x: str = "training_iteration", mode: str | None = None
+) -> LearningCurves:
     """Return what every member reported.
 
     Args:
         experiment: which.
         metric: a key of the results, nested ones written ``val/acc``. Default: the one that the scheduler compares.
         x: see the module.
+        mode: ``max`` or ``min``, what is better. Default: the experiment's, for its own metric; of another, nobody is
+            said to be best.
 
     Raises:
-        ConfigError: no metric is known.
+        ConfigError: no metric is known, or the mode is none.
         ResultError: nobody has reported the metric, or the ``x``.
     """
-    key, mode = metric_of(experiment, metric)
+    key, mode = order_of(experiment, metric, mode)
     read = reader_of(experiment, x)
     check_reported(experiment, key)
     check_reported(experiment, x)
     trials = [trial for trial in experiment.history.in_order() if trial.rows]
     curves = tuple(_curve(experiment, trial, read, lambda row: finite(row.value(key)), x) for trial in trials)
-    return LearningCurves(
-        experiment.name, key, mode, x_label(x, experiment), curves, _place(winner_of(experiment), trials)
-    )
+    best = _place(winner_of(experiment, key, mode), trials)
+    return LearningCurves(experiment.name, key, mode, x_label(x, experiment), curves, best)
 
 
 def ancestry(
-    experiment: Experiment, metric: str | None = None, x: str = "training_iteration", trial_id: str | None = None
+    experiment: Experiment,
+    metric: str | None = None,
+    x: str = "training_iteration",
+    trial_id: str | None = None,
+    mode: str | None = None,
 ) -> Ancestry:
     """Return the true learning curve of one member's weights.
 
     Args:
-        experiment, metric, x: as for :func:`learning_curves`.
-        trial_id: whose weights. Default: the best member's.
+        experiment, metric, x, mode: as for :func:`learning_curves`.
+        trial_id: whose weights. Default: the best member's by this metric; by the experiment's, where nobody has said
+            what is better.
 
     Raises:
-        ConfigError: no metric is known.
+        ConfigError: no metric is known, or the mode is none.
         ResultError: there is no such member, it has no result, or nobody has reported the metric.
     """
-    key, mode = metric_of(experiment, metric)
+    key, mode = order_of(experiment, metric, mode)
     read = reader_of(experiment, x)
     check_reported(experiment, key)
     check_reported(experiment, x)
-    trial = _trial(experiment, trial_id)
+    trial = _trial(experiment, trial_id, winner_of(experiment, key, mode) or winner_of(experiment))
     assert trial.last is not None
     trials = experiment.history.trials
     stretches: list[Stretch] = []
@@ -338,6 +349,16 @@ def reader_of(experiment: Experiment, x: str) -> Reader:
     return read
 
 
+def check_x(x: str, plot: str) -> None:
+    """Raise ConfigError where ``x`` is neither of the two that are known of each change of the population."""
+    if x not in ("training_iteration", "time"):
+        raise ConfigError(
+            f"{plot}: x must be 'training_iteration' or 'time', but is {x!r}."
+            f"{did_you_mean(str(x), ('training_iteration', 'time'))} A key of the results is none here: what "
+            f"is drawn are changes of the population."
+        )
+
+
 def x_label(x: str, experiment: Experiment) -> str:
     """Return what is written at the x axis."""
     return {"training_iteration": "training iteration", "time": "time (s)"}.get(x, x)
@@ -357,16 +378,37 @@ def member_of(experiment: Experiment, trial: TrialHistory) -> Member:
     return Member(trial.index, trial.trial_id, trial.name, trial.status, score, control)
 
 
-def winner_of(experiment: Experiment) -> TrialHistory | None:
-    """Return the best trial, or None where no metric or no result tells."""
-    return experiment.best
+def order_of(experiment: Experiment, metric: str | None, mode: str | None) -> tuple[str, str | None]:
+    """Return the metric that a plot is about, and what is better; None where nobody has said it.
+
+    Raises:
+        ConfigError: neither the caller nor the experiment names a metric, or the mode is none.
+    """
+    key, own = metric_of(experiment, metric)
+    if mode is None:
+        return key, own if key == experiment.info.metric else None
+    if mode not in ("max", "min"):
+        raise ConfigError(f"mode must be 'max' or 'min', but is {mode!r}.{did_you_mean(str(mode), ('max', 'min'))}")
+    return key, mode
 
 
-def _trial(experiment: Experiment, trial_id: str | None) -> TrialHistory:
+def winner_of(experiment: Experiment, metric: str | None = None, mode: str | None = None) -> TrialHistory | None:
+    """Return the best trial by a metric, or None where no result tells, or nobody has said what is better.
+
+    Args:
+        experiment: which.
+        metric: by default the experiment's, with its mode.
+        mode: ``max`` or ``min``.
+    """
+    if metric is None:
+        return experiment.best
+    return None if mode is None else experiment.history.best(metric, mode)
+
+
+def _trial(experiment: Experiment, trial_id: str | None, best: TrialHistory | None) -> TrialHistory:
     """Return a trial that has a result, by its id; or the best one."""
     trials = experiment.history.trials
     if trial_id is None:
-        best = winner_of(experiment)
         if best is None:
             raise ResultError(f"{experiment.name} has no best member yet: no result, or no metric that compares them.")
         return best

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from .choose import FEW
 from .info import Line
-from .style import quantile
+from .style import Theme, drawable, not_diverged, quantile
 from .tree import Branch, BranchId, LineageTree
 
 __all__ = [
@@ -27,8 +27,6 @@ __all__ = [
 
 LEVELS = 18
 """How many colours scores have."""
-_ASKED = 20_000
-"""Of about so many scores one finds out which the worst few are."""
 ARCS = 200
 """Of more copies, the links are straight."""
 
@@ -41,6 +39,18 @@ class Scale:
     high: float
     sign: float
     """1 where larger is better, -1 where smaller is."""
+    neutral: bool = False
+    """Whether nobody has said which of the two is better."""
+
+    def colours(self, theme: Theme) -> tuple[str, ...]:
+        """Return the colours from the lowest to the highest score, evenly spaced."""
+        if self.neutral:
+            return theme.neutral
+        return theme.scale if self.sign > 0 else tuple(reversed(theme.scale))
+
+    def colour(self, level: int, theme: Theme) -> str:
+        """Return the colour of a level; -1: without a score."""
+        return theme.pale if level < 0 else theme.score((level + 0.5) / LEVELS, neutral=self.neutral)
 
     def part(self, score: float) -> float:
         """Return how good a score is, 0 to 1."""
@@ -52,14 +62,20 @@ class Scale:
 
 
 def score_scale(tree: LineageTree) -> Scale | None:
-    """Return the scale of a tree's scores, or None without any. The worst few share one colour."""
+    """Return the scale of a tree's scores, or None without any.
+
+    The worst few share one colour, and so do those that diverged. Where nobody has said what is better, the lowest few
+    and the highest few do.
+    """
     scores = [score for branch in tree.branches for score in branch.scores if score is not None]
     if not scores:
         return None
-    some = sorted(scores[:: 1 + len(scores) // _ASKED])
-    if tree.mode == "max":
-        return Scale(quantile(some, 0.05), max(scores), 1.0)
-    return Scale(min(scores), quantile(some, 0.95), -1.0)
+    near = not_diverged(sorted(scores))
+    low, high = drawable(near[0], near[-1])
+    worst_low, worst_high = (min(high, max(low, quantile(near, part))) for part in (0.05, 0.95))
+    if tree.mode is None:
+        return Scale(worst_low, worst_high, 1.0, neutral=True)
+    return Scale(worst_low, high, 1.0) if tree.mode == "max" else Scale(low, worst_high, -1.0)
 
 
 def lane_pieces(

@@ -39,11 +39,12 @@ def plot_learning_curves(
     metric: str | None = None,
     x: str = "training_iteration",
     *,
+    mode: str | None = None,
     theme: str = "light",
     points: int | None = None,
 ) -> Figure:
     """Draw what every member reported, the winner in front."""
-    return _drawn("learning-curves", source, theme, points, metric=metric, x=x)
+    return _drawn("learning-curves", source, theme, points, metric=metric, x=x, mode=mode)
 
 
 def plot_lineage(
@@ -51,11 +52,12 @@ def plot_lineage(
     metric: str | None = None,
     x: str = "training_iteration",
     *,
+    mode: str | None = None,
     theme: str = "light",
     points: int | None = None,
 ) -> Figure:
     """Draw the lineage tree; ``customdata`` of what was clicked begins with the member's number."""
-    return _drawn("lineage", source, theme, points, metric=metric, x=x)
+    return _drawn("lineage", source, theme, points, metric=metric, x=x, mode=mode)
 
 
 def plot_schedules(
@@ -76,11 +78,12 @@ def plot_ancestry(
     x: str = "training_iteration",
     trial_id: str | None = None,
     *,
+    mode: str | None = None,
     theme: str = "light",
     points: int | None = None,
 ) -> Figure:
     """Draw the true learning curve of one member's weights, and who trained which stretch."""
-    return _drawn("ancestry", source, theme, points, metric=metric, x=x, trial_id=trial_id)
+    return _drawn("ancestry", source, theme, points, metric=metric, x=x, trial_id=trial_id, mode=mode)
 
 
 def plot_diversity(

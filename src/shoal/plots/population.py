@@ -13,7 +13,7 @@ from ..core.events import Config
 from ..history import Row
 from ..reading import Experiment
 from .families import Families, Spread
-from .info import Member, by_generation, config_values, finite, member_of, metric_of, x_label
+from .info import Member, by_generation, check_x, config_values, finite, member_of, metric_of, x_label
 from .tree import BranchId, parents
 
 __all__ = [
@@ -153,7 +153,11 @@ def diversity(experiment: Experiment, x: str = "training_iteration") -> Diversit
     Args:
         experiment: which.
         x: ``training_iteration``, how far the furthest member had trained by then, or ``time``.
+
+    Raises:
+        ConfigError: ``x`` is another.
     """
+    check_x(x, "diversity")
     trials = [trial for trial in experiment.history.in_order() if trial.index not in experiment.info.control]
     families = Families(experiment, trials)
     spread = {
@@ -228,8 +232,9 @@ def gains(experiment: Experiment, x: str = "training_iteration") -> Gains:
         x: ``training_iteration`` or ``time``: of when it was decided.
 
     Raises:
-        ConfigError: the experiment has no metric.
+        ConfigError: the experiment has no metric, or ``x`` is another.
     """
+    check_x(x, "gains")
     metric, mode = metric_of(experiment, None)
     history, timeline = experiment.history, experiment.timeline
     sign = 1.0 if mode == "max" else -1.0

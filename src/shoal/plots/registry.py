@@ -45,7 +45,7 @@ class Plot:
                     f"The plot {self.name!r} has no option {name!r}.{did_you_mean(name, self.options)} "
                     f"It has: {', '.join(map(repr, self.options)) or 'none'}."
                 )
-        for name in ("metric", "x", "trial_id"):
+        for name in ("metric", "x", "trial_id", "mode"):
             value = options.get(name)
             if not isinstance(value, str) and not (value is None and name != "x") and name in options:
                 raise ConfigError(f"{name} must be a text, but is {value!r} ({type(value).__name__}).")
@@ -108,7 +108,7 @@ def plot_of(name: str) -> Plot:
     return found
 
 
-_METRIC = ("metric", "x")
+_METRIC = ("metric", "x", "mode")
 _ALL = (
     Plot(
         "learning-curves",
@@ -145,7 +145,7 @@ _ALL = (
         "Ancestry",
         "The one true learning curve of the best member's weights; colours and the strip below say which member "
         "trained which stretch.",
-        ("metric", "x", "trial_id"),
+        ("metric", "x", "trial_id", "mode"),
         "info:ancestry",
         "specs_curves:ancestry_spec",
         "figures_curves:ancestry_figure",

@@ -63,13 +63,17 @@ def _drawn(name: str, source: Source, options: dict[str, Any]) -> Figure:
     return plot.figure(plot.info(experiment_of(source), **options))
 
 
-def plot_learning_curves(source: Source, metric: str | None = None, x: str = "training_iteration") -> Figure:
+def plot_learning_curves(
+    source: Source, metric: str | None = None, x: str = "training_iteration", *, mode: str | None = None
+) -> Figure:
     """Draw what every member reported, the winner in front.
 
     Args:
         source: the path of an experiment's folder, a ``ResultGrid``, or a ``shoal.reading.Experiment``.
         metric: a key of the results, nested ones written ``val/acc``. Default: the one that the scheduler compares.
         x: ``training_iteration``, ``time`` (seconds since the beginning, without pauses), or a key of the results.
+        mode: ``max`` or ``min``, which values of the metric are better. Default: the experiment's, for its own metric;
+            of another, nobody is said to be best.
 
     Returns:
         A matplotlib ``Figure``; ``figure.savefig(path)`` writes it.
@@ -80,15 +84,17 @@ def plot_learning_curves(source: Source, metric: str | None = None, x: str = "tr
         JournalError: the folder holds no experiment.
         ImportError: matplotlib is not installed.
     """
-    return _drawn("learning-curves", source, {"metric": metric, "x": x})
+    return _drawn("learning-curves", source, {"metric": metric, "x": x, "mode": mode})
 
 
-def plot_lineage(source: Source, metric: str | None = None, x: str = "training_iteration") -> Figure:
+def plot_lineage(
+    source: Source, metric: str | None = None, x: str = "training_iteration", *, mode: str | None = None
+) -> Figure:
     """Draw the lineage tree: a lane for each member, who copied whom, when, and the path of the best weights.
 
     Args, returns, raises: as for :func:`plot_learning_curves`.
     """
-    return _drawn("lineage", source, {"metric": metric, "x": x})
+    return _drawn("lineage", source, {"metric": metric, "x": x, "mode": mode})
 
 
 def plot_schedules(source: Source, parameters: Sequence[str] | None = None, x: str = "training_iteration") -> Figure:
@@ -102,15 +108,20 @@ def plot_schedules(source: Source, parameters: Sequence[str] | None = None, x: s
 
 
 def plot_ancestry(
-    source: Source, metric: str | None = None, x: str = "training_iteration", trial_id: str | None = None
+    source: Source,
+    metric: str | None = None,
+    x: str = "training_iteration",
+    trial_id: str | None = None,
+    *,
+    mode: str | None = None,
 ) -> Figure:
     """Draw the true learning curve of one member's weights, and who trained which stretch.
 
     Args:
-        source, metric, x: as for :func:`plot_learning_curves`.
+        source, metric, x, mode: as for :func:`plot_learning_curves`.
         trial_id: whose weights. Default: the best member's.
     """
-    return _drawn("ancestry", source, {"metric": metric, "x": x, "trial_id": trial_id})
+    return _drawn("ancestry", source, {"metric": metric, "x": x, "trial_id": trial_id, "mode": mode})
 
 
 def plot_diversity(source: Source, x: str = "training_iteration") -> Figure:
@@ -118,7 +129,7 @@ def plot_diversity(source: Source, x: str = "training_iteration") -> Figure:
 
     Args:
         source: as for :func:`plot_learning_curves`.
-        x: ``time``, or else how far the furthest member had trained by then.
+        x: ``training_iteration``, how far the furthest member had trained by then, or ``time``.
     """
     return _drawn("diversity", source, {"x": x})
 

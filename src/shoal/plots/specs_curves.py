@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-from .choose import FEW, ends, front, owner_colours
+from .choose import FEW, ancestry_axis, axis_of, ends, front, owner_colours
 from .info import Ancestry, Curve, LearningCurves, Line, ParameterSchedule, Schedules, Stretch
 from .specs import Spec, annotation, axis, gapped, hover, layout_of, line_trace, log_axis, num, nums, rows_of
-from .style import Theme, place_labels, robust_range, theme_of
+from .style import Theme, place_labels, theme_of
 from .thin import check_points, thin_all
 from .words import (
     ancestry_heading,
@@ -36,12 +36,7 @@ def learning_spec(info: LearningCurves, theme: str = "light", points: int | None
     colours = front(info.curves, info.best, info.mode, look)
     few = len(info.curves) <= FEW
     lines = [thin_all(curve.lines, points) for curve in info.curves]
-    values = [y for curve in lines for line in curve for y in line.y if y is not None]
-    winner = [] if info.best is None else [y for line in lines[info.best] for y in line.y if y is not None]
-    low, high, outside = robust_range(values, winner)
-    if outside:
-        every = (y for curve in info.curves for line in curve.lines for y in line.y if y is not None)
-        outside = sum(not low <= y <= high for y in every)
+    low, high, outside = axis_of(info)
     metric = for_plotly(short(info.metric))
     told = [f"{for_plotly(info.x_label)} %{{x}}", f"{metric} %{{y}}"]
     pale = [place for place in range(len(info.curves)) if place not in colours]
@@ -244,11 +239,12 @@ def ancestry_spec(info: Ancestry, theme: str = "light", points: int | None = Non
             }
         )
     traces.append(_who_trained(info, colours, look))
-    layout = layout_of(look, ancestry_heading(info), height=470)
+    low, high, outside = ancestry_axis(info)
+    layout = layout_of(look, ancestry_heading(info, outside), height=470)
     upper, lower = rows_of((10, 1), 0.05)
     span = ends([stretch.line for stretch in info.stretches]) or (0.0, 1.0)
     layout["xaxis"] = axis(look, info.x_label, range=_padded(_origin(info), span[1]), anchor="y2")
-    layout["yaxis"] = axis(look, short(info.metric), domain=list(upper))
+    layout["yaxis"] = axis(look, short(info.metric), domain=list(upper), range=[num(low), num(high)])
     layout["yaxis2"] = axis(
         look, domain=list(lower), range=[0, 1], showgrid=False, fixedrange=True, tickvals=[0.5],
         ticktext=["trained by"],

@@ -9,7 +9,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
-from .choose import bands, entries, fanned
+from .choose import bands, entries, fanned, gains_axes
 from .lanes import lane_labels
 from .population import Diversity, Gain, Gains, Times
 from .specs import Spec, annotation, axis, hover, layout_of, line_trace, num, nums, rows_of
@@ -247,7 +247,8 @@ def gains_spec(info: Gains, theme: str = "light", points: int | None = None) -> 
     check_points(points)
     known = [gain for gain in info.gains if gain.before is not None or gain.copied is not None]
     found = _some(known, None if points is None else _COPIES_FOR_A_POINT * points)
-    heading = gains_heading(info)
+    (bottom, top, outside), change = gains_axes(known)
+    heading = gains_heading(info, outside)
     if len(found) < len(known):
         heading = replace(heading, note=f"{heading.note}; {len(found)} of {len(known)} are drawn")
     xs = fanned([gain.x for gain in found], fan_width(found))
@@ -294,8 +295,8 @@ def gains_spec(info: Gains, theme: str = "light", points: int | None = None) -> 
         "showlegend": True,
         "legend": _legend(look),
         "xaxis": axis(look, info.x_label, range=[num(low - margin), num(high + margin)], anchor="y2"),
-        "yaxis": axis(look, short(info.metric), domain=list(upper)),
-        "yaxis2": axis(look, "change", domain=list(lower), zeroline=True, zerolinecolor=look.muted),
+        "yaxis": axis(look, short(info.metric), domain=list(upper), range=nums((bottom, top))),
+        "yaxis2": axis(look, "change", domain=list(lower), zeroline=True, zerolinecolor=look.muted, range=nums(change)),
     }
     return {"data": traces, "layout": layout}
 

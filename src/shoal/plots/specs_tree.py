@@ -10,7 +10,6 @@ from .choose import changes, ends
 from .info import Line
 from .lanes import (
     ARCS,
-    LEVELS,
     Scale,
     arc,
     lane_height,
@@ -78,7 +77,7 @@ def _lanes(
         line_trace(
             xs,
             ys,
-            look.pale if level < 0 else look.score((level + 0.5) / LEVELS),
+            look.pale if scale is None else scale.colour(level, look),
             width,
             hoverinfo="skip",
             name="lanes",
@@ -208,7 +207,7 @@ def _lane_axis(info: LineageTree, look: Theme) -> Spec:
 
 def _colour_bar(scale: Scale, look: Theme, info: LineageTree) -> Spec:
     """Return an empty trace that has the colour bar."""
-    colours = look.scale if scale.sign > 0 else tuple(reversed(look.scale))
+    colours = scale.colours(look)
     low, high = (scale.low, scale.high) if scale.high > scale.low else (scale.low, scale.low + 1e-9)
     return {
         "type": "scatter",

@@ -6,17 +6,27 @@ its darker hues are lightened. Scores have viridis, turned so that what is bette
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..errors import ConfigError, did_you_mean
 
-__all__ = ["DARK", "LIGHT", "THEMES", "Theme", "blend", "place_labels", "quantile", "robust_range", "theme_of"]
+__all__ = [
+    "DARK", "LIGHT", "THEMES", "Theme", "blend", "clipped", "drawable", "not_diverged", "place_labels", "quantile",
+    "robust_range", "theme_of",
+]  # fmt: skip
 
 _VIRIDIS = (
     "#440154", "#482475", "#414487", "#355f8d", "#2a788e", "#21918c", "#22a884", "#44bf70", "#7ad151", "#bddf26",
     "#fde725",
 )  # fmt: skip
+
+
+_DIVERGED = 1e6
+_LARGEST = 1.79e308
+_LONGEST = 1e307
+"""No axis is longer: what is drawn is computed in floats, margins included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +55,18 @@ class Theme:
     loading: str
     waiting: str
 
-    def score(self, part: float) -> str:
-        """Return the colour of a score, given how good it is from 0 to 1."""
-        place = min(1.0, max(0.0, part)) * (len(self.scale) - 1)
-        low = min(int(place), len(self.scale) - 2)
-        return blend(self.scale[low], self.scale[low + 1], place - low)
+    def score(self, part: float, *, neutral: bool = False) -> str:
+        """Return the colour of a score, given how good it is from 0 to 1; how large, where nobody said what is good."""
+        scale = self.neutral if neutral else self.scale
+        place = min(1.0, max(0.0, part)) * (len(scale) - 1)
+        low = min(int(place), len(scale) - 2)
+        return blend(scale[low], scale[low + 1], place - low)
+
+    @property
+    def neutral(self) -> tuple[str, ...]:
+        """Values of which none is better than another, the smallest first, evenly spaced: shades of one hue."""
+        first, last = blend(self.background, self.training, 0.3), blend(self.training, self.ink, 0.8)
+        return tuple(blend(first, last, step / 10) for step in range(11))
 
     def colour(self, place: int) -> str:
         """Return the colour of a category; they come again after the last."""
@@ -125,24 +142,65 @@ def quantile(ordered: Sequence[float], part: float) -> float:
 def robust_range(values: Sequence[float], always: Sequence[float] = ()) -> tuple[float, float, int]:
     """Return the range that an axis should show, and how many values are outside of it.
 
-    Where a few values are far from all others, as those of a member that diverged, they are left outside.
+    Where some values are far from all others, as those of members that diverged, they are left outside.
 
     Args:
         values: at least one, finite.
         always: values that have to be inside.
     """
     ordered = sorted(values)
-    low, high = ordered[0], ordered[-1]
-    inner_low, inner_high = quantile(ordered, 0.03), quantile(ordered, 0.97)
+    near = not_diverged(ordered)
+    diverged = len(near) < len(ordered)
+    low, high = near[0], near[-1]
+    tail = 0.1 if diverged else 0.03
+    inner_low, inner_high = quantile(near, tail), quantile(near, 1 - tail)
     middle = inner_high - inner_low
     if middle > 0 and high / 12 - low / 12 > middle:
-        low = max(low, min([inner_low - 0.5 * middle, *always]))
-        high = min(high, max([inner_high + 0.5 * middle, *always]))
-    outside = sum(not low <= value <= high for value in ordered)
+        low = max(low, inner_low - 0.5 * middle)
+        high = min(high, inner_high + 0.5 * middle)
+    if len(always):
+        low, high = min(low, *always), max(high, *always)
     margin = (high / 2 - low / 2) * 0.1
     if margin <= 0:
         margin = abs(low) * 0.05 or 0.5
-    return low - margin, high + margin, outside
+    low, high = drawable(max(low - margin, -_LARGEST), min(high + margin, _LARGEST))
+    return low, high, sum(not low <= value <= high for value in ordered)
+
+
+def drawable(low: float, high: float) -> tuple[float, float]:
+    """Return a range, made shorter where it is so long that renderers could not compute with it."""
+    if high / 2 - low / 2 <= 0.6 * _LONGEST:
+        return low, high
+    low, high = max(low, -_LONGEST / 2), min(high, _LONGEST / 2)
+    return (low, high) if low < high else (low, low + _LONGEST) if low > 0 else (high - _LONGEST, high)
+
+
+def not_diverged(ordered: Sequence[float]) -> Sequence[float]:
+    """Return those of sorted values that are not a million times as far from where most are as these are apart.
+
+    As long as at least a quarter of the values is at one place, a loss that grew without bounds is not among them.
+    """
+    size = len(ordered)
+    window = size // 4
+    if size < 8:
+        return ordered
+    near = ordered
+    # A half of all tells best where most are; where more than half have diverged, a quarter does.
+    for count in (size // 2, window):
+        width, begin = min((ordered[place + count] / 2 - ordered[place] / 2, place) for place in range(size - count))
+        room = width * _DIVERGED
+        if width > 0 and room < math.inf:
+            low, high = ordered[begin] / 2 - room, ordered[begin + count] / 2 + room
+            near = [value for value in near if low <= value / 2 <= high]
+    return near
+
+
+def clipped(values: Sequence[float | None], low: float, high: float) -> list[float | None]:
+    """Return values of which none is further outside of an axis than ten times its length."""
+    low, high = float(low), float(high)  # numbers of NumPy's would warn
+    far = 10 * (high / 2 - low / 2)
+    least, most = max(low - far, -_LARGEST), min(high + far, _LARGEST)
+    return [None if value is None else min(most, max(least, value)) for value in values]
 
 
 def place_labels(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:

@@ -11,7 +11,18 @@ from ..core.commands import Exploit
 from ..core.events import Config
 from ..history import History, Row, TrialHistory
 from ..reading import Experiment
-from .info import Member, Reader, by_generation, finite, member_of, metric_of, reader_of, winner_of, x_label
+from .info import (
+    Member,
+    Reader,
+    by_generation,
+    check_reported,
+    finite,
+    member_of,
+    order_of,
+    reader_of,
+    winner_of,
+    x_label,
+)
 
 __all__ = ["Branch", "BranchId", "LineageTree", "Step", "lineage_tree", "parents"]
 
@@ -67,7 +78,8 @@ class LineageTree:
 
     experiment: str
     metric: str | None
-    mode: str
+    mode: str | None
+    """``max`` or ``min``; None where nobody has said which of the two is better."""
     x_label: str
     members: tuple[Member, ...]
     """By their numbers."""
@@ -79,7 +91,9 @@ class LineageTree:
     """The best member's number."""
 
 
-def lineage_tree(experiment: Experiment, metric: str | None = None, x: str = "training_iteration") -> LineageTree:
+def lineage_tree(
+    experiment: Experiment, metric: str | None = None, x: str = "training_iteration", mode: str | None = None
+) -> LineageTree:
     """Return who copied whom, when, and with what score.
 
     Args:
@@ -87,10 +101,19 @@ def lineage_tree(experiment: Experiment, metric: str | None = None, x: str = "tr
         metric: what tells how good a branch was. Default: what the scheduler compares; without one, nothing does.
         x: ``training_iteration``, where a copy begins at the step of the checkpoint; ``time``, where it begins when it
             was decided; or another key of the results.
+        mode: ``max`` or ``min``, what is better. Default: the experiment's, for its own metric; of another, nobody is
+            said to be best.
+
+    Raises:
+        ConfigError: the mode is none.
+        ResultError: nobody has reported the metric, or the ``x``.
     """
-    known = metric is not None or experiment.info.metric is not None
-    key, mode = metric_of(experiment, metric) if known else (None, experiment.info.mode)
+    known = metric is not None or mode is not None or experiment.info.metric is not None
+    key, mode = order_of(experiment, metric, mode) if known else (None, None)
     read = reader_of(experiment, x)
+    for named in (metric, x):
+        if named is not None:
+            check_reported(experiment, named)
     trials = experiment.history.in_order()
     members = {trial.trial_id: member_of(experiment, trial) for trial in trials}
     rows = {(trial.trial_id, generation): found for trial in trials for generation, found in by_generation(trial)}
@@ -101,7 +124,7 @@ def lineage_tree(experiment: Experiment, metric: str | None = None, x: str = "tr
             for exploit, parent in parents(experiment.history)
         ),
     ]
-    best = winner_of(experiment)
+    best = None if key is None else winner_of(experiment, key, mode)
     return LineageTree(
         experiment=experiment.name,
         metric=key,

@@ -107,8 +107,12 @@ def learning_heading(info: LearningCurves, outside: int = 0) -> Heading:
     if not copies:
         parts[1] = "nobody has copied another"
     if outside:
-        parts.append(f"{count(outside, 'result')} outside of the axis")
+        parts.append(_outside(outside))
     return Heading(title, "; ".join(parts))
+
+
+def _outside(number: int, noun: str = "result") -> str:
+    return f"{count(number, noun)} outside of the axis"
 
 
 def lineage_heading(tree: LineageTree) -> Heading:
@@ -149,8 +153,8 @@ def schedules_heading(info: Schedules) -> Heading:
     return Heading(title, note + (f"; pale: {count(len(curves) - 1, 'other member')}" if len(curves) > 1 else ""))
 
 
-def ancestry_heading(info: Ancestry) -> Heading:
-    """Return what stands above the ancestry."""
+def ancestry_heading(info: Ancestry, outside: int = 0) -> Heading:
+    """Return what stands above the ancestry; ``outside``: how many results the axis leaves out."""
     who = label_of(info.member)
     owners: dict[int, int] = {}
     for stretch in info.stretches:
@@ -165,7 +169,8 @@ def ancestry_heading(info: Ancestry) -> Heading:
     if len(most) > 4:
         parts.append(f"{count(len(most) - 4, 'other')}: {count(sum(steps for _, steps in most[4:]), 'step')}")
     handovers = len(info.stretches) - 1
-    return Heading(title, f"{count(handovers, 'handover') if handovers else 'no handover'}; " + ", ".join(parts))
+    note = f"{count(handovers, 'handover') if handovers else 'no handover'}; " + ", ".join(parts)
+    return Heading(title, note + (f"; {_outside(outside)}" if outside else ""))
 
 
 def diversity_heading(info: Diversity) -> Heading:
@@ -212,8 +217,8 @@ def seconds_text(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds >= 1 or not seconds else f"{seconds:.2g} s"
 
 
-def gains_heading(info: Gains) -> Heading:
-    """Return what stands above the gains."""
+def gains_heading(info: Gains, outside: int = 0) -> Heading:
+    """Return what stands above the gains; ``outside``: how many scores the axis leaves out."""
     known = [gain.gain for gain in info.gains if gain.gain is not None]
     if not known:
         return Heading(f"Gains: {count(len(info.gains), 'copy')}, none has come to its next boundary", "")
@@ -230,4 +235,6 @@ def gains_heading(info: Gains) -> Heading:
         parts.append(f"{sum(value > 0 for value in lead)} of {len(lead)} better than the donor by then")
     if len(known) < len(info.gains):
         parts.append(f"{len(info.gains) - len(known)} not known yet")
+    if outside:
+        parts.append(_outside(outside, "score"))
     return Heading(title, "; ".join(parts))
