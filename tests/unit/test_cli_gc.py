@@ -131,7 +131,7 @@ def test_an_interrupted_experiment_keeps_what_it_goes_on_from_and_does_not_give_
 ) -> None:
     cut_off(folder)
     code, _, err = shoal("gc", "pbt", "--keep-best", "0", "--give-up-restore", "--yes")
-    assert code == 1
+    assert code == 2
     assert "interrupted" in err
     needed = {f"{trial.index}/{max(trial.checkpoints)}" for trial in Experiment.open(folder).history.in_order()}
     assert shoal("gc", "pbt", "--keep-best", "0", "--yes")[0] == 0

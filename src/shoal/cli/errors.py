@@ -6,12 +6,13 @@ import contextlib
 import os
 import sys
 import warnings
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import typer
 
 from ..errors import ConfigError, ShoalError, TrialFailed
+from .wording import in_options
 
 __all__ = [
     "EXIT_CODES",
@@ -33,7 +34,7 @@ EXIT_CTRL_C = 130
 
 EXIT_CODES = {
     0: "all is well",
-    EXIT_WRONG: "something is wrong: problems found, trials failed, not running, damaged",
+    EXIT_WRONG: "something is wrong: problems found, trials failed, not running, damaged (but not with 'list')",
     EXIT_USAGE: "wrong usage: an unknown command, option, experiment, trial or value",
     EXIT_RESUME: "ended by a signal such as SIGTERM; 'shoal resume' goes on",
     EXIT_CTRL_C: "ended by Ctrl-C; 'shoal resume' goes on",
@@ -50,19 +51,24 @@ _ClickError: type[Exception] = next(
 )  # fmt: skip
 
 
-def told(error: Exception) -> tuple[str | None, int]:
-    """Return the line that tells an error, and the exit code; (None, 1) for a bug, which deserves its traceback."""
+def told(error: Exception, arguments: Sequence[str] = ()) -> tuple[str | None, int]:
+    """Return the line that tells an error, and the exit code; (None, 1) for a bug, which deserves its traceback.
+
+    Args:
+        error: what was raised.
+        arguments: what was given on the command line.
+    """
     if isinstance(error, _ClickError):
-        return _of_usage(error), EXIT_USAGE
+        return _of_usage(error, arguments), EXIT_USAGE
     if isinstance(error, typer.Abort):
         return "shoal: stopped: nothing was done.", EXIT_WRONG
     if isinstance(error, (ConfigError, UsageProblem)):
-        return _line(str(error)), EXIT_USAGE
+        return _line(in_options(str(error))), EXIT_USAGE
     if isinstance(error, TrialFailed):
         lines = str(error).splitlines()  # which trial, and then a traceback, which ends with what was raised
         return _line(" ".join(dict.fromkeys((lines[0], lines[-1])))), EXIT_WRONG
     if isinstance(error, (ShoalError, OSError, ImportError)):
-        return _line(words_of(error)), EXIT_WRONG
+        return _line(in_options(words_of(error))), EXIT_WRONG
     return None, EXIT_WRONG
 
 
@@ -84,7 +90,7 @@ def warnings_in_one_line() -> Generator[None]:
 
     def show(message: Warning | str, category: type[Warning], *args: Any, **kwargs: Any) -> None:
         if issubclass(category, UserWarning):
-            print(_line(f"{message}", "warning"), file=sys.stderr)
+            print(_line(in_options(f"{message}"), "warning"), file=sys.stderr)
         else:
             before(message, category, *args, **kwargs)
 
@@ -94,13 +100,28 @@ def warnings_in_one_line() -> Generator[None]:
         yield
 
 
-def _of_usage(error: Exception) -> str:
+def _of_usage(error: Exception, arguments: Sequence[str]) -> str:
     """Return what is wrong with the arguments, and where to read about them."""
     describe = getattr(error, "format_message", None)
     message = str(describe()) if callable(describe) else str(error)
+    value = _given(getattr(error, "param", None), arguments)
+    if value is not None and value not in message:
+        message = f"{message.rstrip('.')}, but was {value!r}."
     path = getattr(getattr(error, "ctx", None), "command_path", None) or "shoal"
     line = _line(message)
     return f"{line}{'' if line.endswith(('.', '?', '!')) else '.'} See: {path} --help"
+
+
+def _given(parameter: Any, arguments: Sequence[str]) -> str | None:
+    """Return what was given for an option; None where that cannot be told."""
+    found: str | None = None
+    for name in getattr(parameter, "opts", ()):
+        for place, text in enumerate(arguments):
+            if text == name:
+                found = arguments[place + 1] if place + 1 < len(arguments) else None
+            elif name.startswith("--") and text.startswith(f"{name}="):
+                found = text.removeprefix(f"{name}=")
+    return found
 
 
 def _line(message: str, kind: str = "error") -> str:

@@ -84,7 +84,8 @@ def gc(
 
     Without --keep-..., only leftovers go: half-written checkpoints, and those that count no more. With it, all other
     checkpoints go that no --keep-... names and that a restore does not need. What is deleted is written in the
-    journal. Nothing outside of the experiments' folders is touched, and no link is followed.
+    journal. Nothing outside of the experiments' folders is touched, and no link is followed. The exit code is 1 where
+    something could not be deleted, or the one experiment is running or damaged.
     """
     from ..display.table import count_text
     from .removal import Keep, delete, look
@@ -106,14 +107,17 @@ def gc(
                 f"its records of them. See: shoal doctor {name_for(each.folder)}. To delete them: --lost-records."
             )
     if single and refused:
+        if refused[0].usage:
+            raise UsageProblem(str(refused[0].why_not))
         warn(f"error: {refused[0].why_not}")
         raise typer.Exit(EXIT_WRONG)
     if format is OneFormat.table:
         _show(found, single)
     deleted: list[Found] = []
     if not dry_run and any(each.items for each in found):
-        if not yes:
-            _ask(found)
+        if not yes and not _agreed(found):
+            warn("nothing was deleted.")
+            return
         deleted = [delete(each, keep) for each in found if each.items]
         if format is OneFormat.table:
             count, size = _total(deleted)
@@ -127,12 +131,13 @@ def gc(
         raise typer.Exit(EXIT_WRONG)
 
 
-def _ask(found: Sequence[Found]) -> None:
+def _agreed(found: Sequence[Found]) -> bool:
+    """Ask whether to delete; Ctrl-C ends the command."""
     count, size = _total(found)
     if not sys.stdin.isatty():
         raise UsageProblem("There is nobody to be asked whether to delete. Give --yes, or --dry-run to only look.")
-    if not typer.confirm(f"Delete {count} ({size})?", err=True):
-        raise typer.Abort
+    print(f"Delete {count} ({size})? [y/N]: ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().casefold() in ("y", "yes")
 
 
 def _total(found: Sequence[Found]) -> tuple[str, str]:

@@ -17,7 +17,8 @@ __all__ = ["list_experiments"]
 def list_experiments(folder: FolderArgument = None, format: FormatOption = Format.table) -> None:
     """List the experiments in a folder, the newest first.
 
-    A running one is shown as far as it has come. One that is damaged has a row that says so; 'shoal doctor' tells more.
+    A running one is shown as far as it has come. One that is damaged has a row that says so, and the exit code
+    is 0 all the same; 'shoal doctor' tells more.
     """
     from .summaries import Summary, summaries
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import functools
 import io
 import json
 import math
@@ -65,10 +66,19 @@ class Table:
 
 def console(stderr: bool = False) -> Console:
     """Return what prints, to standard output by default; without markup, emoji and highlighting."""
+    return _console_class()(file=sys.stderr if stderr else sys.stdout, markup=False, emoji=False, highlight=False,
+                   soft_wrap=True)  # fmt: skip
+
+
+@functools.cache
+def _console_class() -> type[Console]:
     from rich.console import Console
 
-    return Console(file=sys.stderr if stderr else sys.stdout, markup=False, emoji=False, highlight=False,
-                   soft_wrap=True)  # fmt: skip
+    class Plain(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError  # rich would end with exit code 1: see main
+
+    return Plain
 
 
 def say(*parts: str | tuple[str, str]) -> None:

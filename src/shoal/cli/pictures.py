@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 __all__ = ["dashboard", "plot", "report"]
 
 _NAMES = ("learning-curves", "lineage", "schedules", "ancestry", "diversity", "times", "gains")
+_OTHERS = frozenset(
+    (".gif .jpg .jpeg .webp .bmp .tif .tiff .eps .ps .htm .pgf .raw .rgba .svgz .mp4 .csv .txt .md .ppt .pptx").split()
+)
+"""Endings of files that no plot is written as; anything else is taken for the name of a folder."""
 
 
 class PlotFormat(str, Enum):
@@ -96,6 +100,8 @@ def plot(
             raise UsageProblem(f"There is no plot {name!r}.{did_you_mean(name, PLOTS)} There are: {', '.join(PLOTS)}.")
     for option, key in (("--metric", metric), ("--x", x)):
         _check_reported(found, option, key)
+    for key in parameter or ():
+        _check_parameter(found, key)
     given = {
         "metric": metric,
         "x": x,
@@ -127,6 +133,18 @@ def _check_reported(experiment: Experiment, option: str, key: str | None) -> Non
         )
 
 
+def _check_parameter(experiment: Experiment, key: str) -> None:
+    """Raise UsageProblem where no config has a key."""
+    from ..core.reports import flatten, lookup
+
+    configs = [trial.config for trial in experiment.history.in_order()]
+    if configs and all(lookup(config, key) is None for config in configs):
+        names = dict.fromkeys(name for config in configs for name, _ in flatten(config))
+        raise UsageProblem(
+            f"--parameter {key}: no config has {key!r}.{did_you_mean(key, names)} They have: {', '.join(names)}."
+        )
+
+
 def _targets(
     experiment: Experiment, names: list[str], output: Path | None, format: PlotFormat | None
 ) -> list[tuple[str, Path]]:
@@ -142,6 +160,10 @@ def _targets(
         if format is not None and output.suffix.lower() != f".{format.value}":
             raise UsageProblem(f"--output {output} and --format {format.value} contradict each other.")
         return [(names[0], output)]
+    if output is not None and output.suffix.lower() in _OTHERS and not output.is_dir():
+        raise UsageProblem(
+            f"--output {output}: no plot is written as {output.suffix}. Kinds of files are: {', '.join(endings)}."
+        )
     folder = experiment.folder / "plots" if output is None else output
     return [(name, folder / f"{name}.{(format or PlotFormat.png).value}") for name in names]
 

@@ -64,6 +64,8 @@ class Found:
     """Why nothing can be deleted here."""
     lost: int = 0
     """How many checkpoints stay because the journal has lost its records of them."""
+    usage: bool = False
+    """Whether what the user wants is not possible for this experiment."""
 
     @property
     def size(self) -> int:
@@ -90,7 +92,7 @@ def look(folder: Path, keep: Keep) -> Found:
             return Found(folder, [], f"{folder.name} {does} {by}.")
         return Found(folder, _items(files, keep, meta), lost=len(files.lost()) if keep.lost else 0)
     except (ShoalError, OSError) as error:
-        return Found(folder, [], _why(folder, error))
+        return Found(folder, [], _why(folder, error), usage=isinstance(error, ConfigError))
 
 
 def _why(folder: Path, error: Exception) -> str:

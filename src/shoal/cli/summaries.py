@@ -126,8 +126,10 @@ class _Remembered:
         from ..reading import is_locked
 
         key, stamp = os.path.realpath(folder), _stamp(folder)
-        with contextlib.suppress(TypeError, KeyError, AttributeError):
+        with contextlib.suppress(TypeError, KeyError, ValueError, AttributeError):
             before, values = self._rows[key]
+            if not all(_fits(name, value) for name, value in values.items()):
+                raise ValueError("it was not written by this Shoal")
             if stamp is not None and before == stamp and not is_locked(folder):
                 return replace(Summary(**values), name=folder.name, path=str(folder.absolute()))
         summary, fleeting = _read(folder)
@@ -149,6 +151,17 @@ class _Remembered:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             aside.write_text(json.dumps({"version": _VERSION, "rows": rows}), encoding="utf-8")
             os.replace(aside, self._path)
+
+
+def _fits(name: str, value: object) -> bool:
+    """Return whether a value that was read from the file may be that of a field."""
+    kinds: dict[str, tuple[type, ...]] = {
+        "best_score": (int, float),
+        "started_at": (int, float),
+        "duration_s": (int, float),
+    }
+    numbers = ("trials", "failed", "iterations", "results", "exploits")
+    return value is None or isinstance(value, kinds.get(name, (int,) if name in numbers else (str,)))
 
 
 def _cache_file() -> Path | None:

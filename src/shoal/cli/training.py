@@ -345,6 +345,13 @@ def demo(
     ] = None,
 ) -> None:  # fmt: skip
     """Train a small population of ConvNets on real MNIST digits, and draw how they learned."""
+    for option, count in (("--num-samples", num_samples), ("--iterations", iterations)):
+        if count < 1:
+            raise UsageProblem(f"{option} must be a whole number of 1 or more, but is {count}.")
+    if not 0 < target <= 1:
+        raise UsageProblem(f"--target is an accuracy, above 0 and up to 1, such as 0.96, but is {target:g}.")
+    if data_dir is not None and not data_dir.expanduser().is_dir():
+        raise UsageProblem(f"--data-dir {data_dir}: there is no such folder. It has MNIST's four IDX files in it.")
     try:
         from ..examples import pbt_mnist
     except ImportError as error:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import ConfigError
+from ..errors import ConfigError, ResultError, did_you_mean
+from .errors import UsageProblem
 from .finding import ExperimentArgument, TrialArgument, find_trial, open_experiment
 from .output import OneFormat, OneFormatOption, Table, facts, print_json, print_table, say, when
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["best", "config_facts", "show"]
 
 _LOG_BLOCK = 1 << 16
+_MODES = ("max", "min")
 
 
 def show(
@@ -235,15 +237,29 @@ def best(
     ] = "last",
     format: OneFormatOption = OneFormat.table,
 ) -> None:  # fmt: skip
-    """Show the best trial: its score, its config, and the paths of its newest and of its best checkpoint."""
-    from ..results import ResultGrid
+    """Show the best trial: its score, its config, and the paths of its newest and of its best checkpoint.
+
+    The exit code is 2 where nobody has reported the metric, and 1 where there is no result yet.
+    """
+    from ..core.reports import number
+    from ..results import SCOPES, ResultGrid
 
     found = open_experiment(experiment)
     info = found.info
     if metric is None and info.metric is None:
         raise ConfigError(f"Which metric? {found.name} compared none. Give one, for example --metric accuracy.")
+    for option, value, allowed in (("--mode", mode, _MODES), ("--scope", scope, SCOPES)):
+        if value is not None and value not in allowed:
+            hint = did_you_mean(value, allowed)
+            raise UsageProblem(f"{option} must be one of {', '.join(allowed)}, but is {value!r}.{hint}")
     grid = ResultGrid(found.history, info, found.folder)
-    winner = grid.get_best_result(metric, mode, scope)
+    try:
+        winner = grid.get_best_result(metric, mode, scope)
+    except ResultError as error:
+        rows = [row for trial in found.history.in_order() for row in trial.rows]
+        if metric is not None and rows and all(number(_read(row, metric)) is None for row in rows):
+            raise UsageProblem(f"--metric {metric}: {error}") from error
+        raise
     member = found.history.trials[winner.trial_id]
     key, order = metric or str(info.metric), mode or info.mode
     values = _best_values(found, member, key, order, scope)
