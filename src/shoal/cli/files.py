@@ -79,7 +79,11 @@ class Files:
                 yield trial, number, entry, self.folder / trial.folder / checkpoint_name(number)
 
     def needed(self) -> set[str]:
-        """Return the ids of the checkpoints that a restore goes on from, or that others may copy then."""
+        """Return the ids of the checkpoints that a restore goes on from, or that others may copy then.
+
+        Where the one that a trial goes on from is known to be damaged or was deleted, that are those which the core may
+        fall back to: older ones of its own, or of those that its weights came from. The core takes one of them.
+        """
         found: set[str] = set()
         for trial in self.history.trials.values():
             own = [number for number in trial.whole if number >= trial.first_checkpoint]
@@ -87,6 +91,30 @@ class Files:
                 found.add(f"{trial.trial_id}/{checkpoint_name(max(own))}")
             if trial.restore is not None:
                 found.add(trial.restore.id)
+            if self._has_lost_its_way(trial):
+                found |= self._fallbacks(trial)
+        return found
+
+    def _has_lost_its_way(self, trial: TrialHistory) -> bool:
+        """Return whether what a trial would go on from is known to be damaged, or was deleted."""
+        if trial.restore is not None:
+            return trial.restore.number not in self.history.trials[trial.restore.trial_id].whole
+        newest = max((number for number in trial.checkpoints if number >= trial.first_checkpoint), default=None)
+        return newest is not None and newest not in trial.whole
+
+    def _fallbacks(self, trial: TrialHistory) -> set[str]:
+        """Return the newest whole checkpoints, of each member that had to do with a trial's weights."""
+        ways = [] if trial.restore is None else [trial.restore]
+        for start in (trial, *(self.history.trials[way.trial_id] for way in ways)):
+            link = start.ancestry
+            while link is not None:
+                ways.append(link.change.checkpoint)
+                link = link.before
+        found: set[str] = set()
+        for way in ways:
+            whole = [number for number in self.history.trials[way.trial_id].whole if number <= way.number]
+            if whole:
+                found.add(f"{way.trial_id}/{checkpoint_name(max(whole))}")
         return found
 
     def weights_of(self, trial: TrialHistory) -> set[str]:
