@@ -7,25 +7,27 @@ import json
 import math
 import random
 import statistics
+from itertools import pairwise
 from pathlib import Path
 
+import matplotlib.colors
 import pytest
 from tests.simulated import pbt
-from tests.unit.pictured import pictured, simulated
+from tests.unit.pictured import pictured, simulated, without_copies
 from tests.unit.stories import Story, make_info
 
 import shoal.plots
-from shoal.core.commands import Launch
+from shoal.core.commands import Launch, Status
 from shoal.core.events import Opened, Started
 from shoal.core.limits import Limits, RetentionRules
 from shoal.errors import ConfigError, ResultError
 from shoal.plots import PLOTS
-from shoal.plots.choose import axis_of
+from shoal.plots.choose import axis_of, owner_colours
 from shoal.plots.families import Spread
-from shoal.plots.info import ancestry, learning_curves, schedules
+from shoal.plots.info import Ancestry, Line, Member, Stretch, ancestry, learning_curves, schedules
 from shoal.plots.lanes import score_scale
 from shoal.plots.population import diversity, gains
-from shoal.plots.style import LIGHT
+from shoal.plots.style import DARK, LIGHT
 from shoal.plots.tree import lineage_tree
 from shoal.reading import Experiment
 
@@ -345,3 +347,96 @@ def test_losses_that_diverge_leave_the_others_readable(tmp_path: Path, diverging
     assert scale is not None
     assert scale.high < 1e4
     assert "outside of the axis" in PLOTS["learning-curves"].spec(info)["layout"]["meta"]["note"]
+
+
+def test_a_schedule_over_time_holds_its_value_while_nobody_trains(tmp_path: Path) -> None:
+    story = Story(tmp_path)
+    story.add_usual(2)
+    reports(story, 0, 0.5, 0.6, save=True)
+    reports(story, 1, 0.1, 0.2)
+    story.now += 100.0
+    copy(story, 1, 0, until=4.0)
+    reports(story, 1, 0.7, 0.8)
+    (rate,) = schedules(pictured(story), ["lr"], "time").parameters
+    assert rate.winner.y == (0.1, 0.1, 0.7, 0.7)
+    (_, held, begun, _) = rate.winner.x
+    assert held == begun > 100
+    assert len(rate.winner.x) == 4
+
+
+def test_copies_that_have_not_come_to_their_boundary_never_will_where_the_run_has_ended(tmp_path: Path) -> None:
+    story = Story(tmp_path)
+    story.add_usual(3)
+    for index in range(3):
+        reports(story, index, 0.1 * (index + 1), 0.1 * (index + 1) + 0.01, save=True)
+    copy(story, 0, 2, until=3.0)
+    reports(story, 0, 0.5)
+    copy(story, 1, 2, until=9.0)
+    reports(story, 1, 0.6)
+    plot = PLOTS["gains"]
+    running = plot.info(pictured(story))
+    assert not running.ended
+    assert "1 not known yet" in plot.spec(running)["layout"]["meta"]["note"]
+    for index in range(3):
+        story.finish(index)
+    ended = plot.info(pictured(story))
+    assert ended.ended
+    assert "1 never came there" in plot.spec(ended)["layout"]["meta"]["note"]
+
+
+def test_members_that_trained_one_after_the_other_have_different_colours() -> None:
+    rng = random.Random(1)
+    members = [Member(index, str(index), str(index), Status.RUNNING, 0.5) for index in range(60)]
+    order = [rng.randrange(60) for _ in range(80)]
+    path = [index for place, index in enumerate(order) if not place or index != order[place - 1]]
+    stretches = tuple(Stretch(members[index], 0, Line((float(place),), (0.5,))) for place, index in enumerate(path))
+    info = Ancestry("run", "accuracy", "max", "iteration", "training_iteration", members[path[-1]], stretches)
+    for theme in (LIGHT, DARK):
+        colours = owner_colours(info, theme)
+        assert all(colours[one] != colours[other] for one, other in pairwise(path))
+        assert colours[path[-1]] == theme.winner
+
+
+def test_a_picture_of_very_many_members_is_no_higher_than_a_few_screens(tmp_path: Path) -> None:
+    experiment = without_copies(tmp_path, members=900, steps=1)
+    for name in ("lineage", "times"):
+        plot = PLOTS[name]
+        info = plot.info(experiment)
+        assert plot.figure(info).get_size_inches()[1] < 25
+        assert plot.spec(info)["layout"]["height"] < 2500
+
+
+def test_an_axis_of_iterations_has_whole_ticks_however_short_it_is(tmp_path: Path) -> None:
+    for steps in (1, 2, 4):
+        experiment = without_copies(tmp_path / str(steps), members=2, steps=steps)
+        for name in ("learning-curves", "lineage", "schedules", "ancestry", "diversity"):
+            plot = PLOTS[name]
+            info = plot.info(experiment)
+            axes = plot.figure(info).axes[0]
+            low, high = axes.get_xlim()
+            ticks = [tick for tick in axes.get_xticks() if low <= tick <= high]
+            assert ticks
+            assert all(tick == round(tick) for tick in ticks)
+            spec = plot.spec(info)["layout"]["xaxis"]
+            if spec["range"][1] - spec["range"][0] < 4:
+                assert spec["dtick"] == 1
+
+
+def test_large_numbers_stand_at_their_ticks_and_not_beside_the_axis(tmp_path: Path) -> None:
+    figure = PLOTS["gains"].figure(PLOTS["gains"].info(scored(tmp_path, [[1e30 * step for step in range(1, 9)]] * 3)))
+    figure.savefig(io.BytesIO(), dpi=40)
+    for axes in figure.axes:
+        assert axes.yaxis.get_offset_text().get_text() == ""
+    assert any("e" in label.get_text() for label in figure.axes[0].get_yticklabels())
+
+
+def test_the_legend_shows_the_marks_that_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    info = PLOTS["gains"].info(simulated(tmp_path / "run", members=8, steps=40))
+    for most in (1000, 1):
+        monkeypatch.setattr("shoal.plots.figures_population.MANY_GAINS", most)
+        axes = PLOTS["gains"].figure(info).axes[0]
+        legend = axes.get_legend()
+        assert legend is not None
+        handle = legend.legend_handles[0]
+        hollow = matplotlib.colors.to_hex(handle.get_markerfacecolor()) == LIGHT.background  # type: ignore[union-attr]
+        assert hollow == (most == 1000)

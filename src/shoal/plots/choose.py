@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from ..core.events import Config
 from ..core.reports import flatten
@@ -16,6 +17,7 @@ from .words import count, label_of, short
 
 __all__ = [
     "FEW",
+    "MANY_GAINS",
     "Band",
     "ancestry_axis",
     "axis_of",
@@ -23,15 +25,19 @@ __all__ = [
     "changes",
     "ends",
     "entries",
+    "fan_width",
     "fanned",
     "front",
     "gains_axes",
     "log_ticks",
+    "moments",
     "owner_colours",
 ]
 
 FEW = 12
 """Up to so many members each has a line of its own, with a label."""
+MANY_GAINS = 120
+"""Of more exploits, no lines from before to after are drawn."""
 _IN_FRONT = 5
 _BANDS = 6
 
@@ -57,10 +63,24 @@ def front(curves: Sequence[Curve], best: int | None, mode: str | None, theme: Th
 
 
 def owner_colours(info: Ancestry, theme: Theme) -> dict[int, str]:
-    """Return the colour of each member that trained, by its number: the one whose weights they are is the winner."""
+    """Return the colour of each member that trained, by its number: the one whose weights they are is the winner.
+
+    Where there are more members than colours, those that trained one after the other still have different ones.
+    """
+    beside: dict[int, set[int]] = {}
+    for one, other in pairwise(stretch.member.index for stretch in info.stretches):
+        beside.setdefault(one, set()).add(other)
+        beside.setdefault(other, set()).add(one)
     found = {info.member.index: theme.winner}
+    used = dict.fromkeys(theme.palette, 0)
     for stretch in info.stretches:
-        found.setdefault(stretch.member.index, theme.colour(len(found) - 1))
+        index = stretch.member.index
+        if index in found:
+            continue
+        near = {found[other] for other in beside.get(index, ()) if other in found}
+        colour = min(used, key=lambda each: (each in near, used[each]))
+        used[colour] += 1
+        found[index] = colour
     return found
 
 
@@ -145,6 +165,16 @@ def entries(info: Diversity, points: int | None) -> list[int]:
     return kept
 
 
+def moments(info: Diversity) -> list[tuple[float, str]]:
+    """Return the moments that are marked, and what happened."""
+    found: list[tuple[float, str]] = []
+    if info.takeover is not None:
+        found.append((info.x[info.takeover], "half from one founder"))
+    if info.fixation is not None:
+        found.append((info.x[info.fixation], "all from one founder"))
+    return found
+
+
 # ------------------------------------------------------------------------------------------------------------- places
 
 
@@ -159,6 +189,12 @@ def fanned(xs: Sequence[float], width: float) -> list[float]:
         for step, place in enumerate(places):
             found[place] = x + (step - (len(places) - 1) / 2) * width / most
     return found
+
+
+def fan_width(found: Sequence[Gain]) -> float:
+    """Return the width in which copies of one moment lie side by side: most of the least distance of two moments."""
+    places = sorted({gain.x for gain in found})
+    return 0.7 * min((high - low for low, high in pairwise(places)), default=1.0)
 
 
 def log_ticks(low: float, high: float) -> list[float]:

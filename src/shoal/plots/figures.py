@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .choose import log_ticks
 from .style import LIGHT, place_labels
-from .words import Heading, for_matplotlib, value_text
+from .words import Heading, for_matplotlib, value_text, wrapped
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -111,7 +111,7 @@ def canvas(heading: Heading, heights: Sequence[float], *, share: bool = True) ->
     """
     from matplotlib.figure import Figure
 
-    lines = _wrapped(heading.note)
+    lines = wrapped(heading.note, _NOTE_WIDTH)
     head = 0.48 + 0.19 * len(lines)
     whole = head + sum(heights) + 0.55
     figure = Figure(figsize=(WIDTH, whole), dpi=100, facecolor=LOOK.background, layout="constrained")
@@ -140,28 +140,29 @@ def canvas(heading: Heading, heights: Sequence[float], *, share: bool = True) ->
     return figure, axes
 
 
-def _wrapped(text: str) -> list[str]:
-    lines: list[str] = []
-    for word in text.split():
-        if lines and len(lines[-1]) + 1 + len(word) <= _NOTE_WIDTH:
-            lines[-1] += f" {word}"
-        else:
-            lines.append(word)
-    return lines
-
-
 def headline(axes: Axes, text: str) -> None:
     """Write what one of several axes shows above it."""
     axes.set_title(shown(text), loc="left", size=9.5, weight="bold", color=LOOK.ink, pad=5)
 
 
-def whole_numbers(axes: Axes, label: str) -> None:
-    """Label the x axis; training iterations have no fractions."""
-    from matplotlib.ticker import MaxNLocator
+def name_x(axes: Axes, label: str, key: str) -> None:
+    """Label the x axis, when it has its range; training iterations have no fractions.
+
+    Args:
+        axes: the lowest.
+        label: what is written.
+        key: what it is, as plots are asked for it.
+    """
+    from matplotlib.ticker import FixedLocator, MaxNLocator
 
     axes.set_xlabel(shown(label))
-    if label.startswith("training iteration"):
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=9, steps=[1, 2, 5, 10]))
+    if key != "training_iteration":
+        return
+    low, high = axes.get_xlim()
+    few = range(math.ceil(low), math.floor(high) + 1) if high - low < 4 else range(0)
+    axes.xaxis.set_major_locator(
+        FixedLocator(list(few)) if few else MaxNLocator(integer=True, nbins=9, steps=[1, 2, 5, 10])
+    )
 
 
 def log_scale(axes: Axes, low: float, high: float) -> None:
@@ -211,6 +212,16 @@ def legend(axes: Axes, entries: Sequence[tuple[str, Any]]) -> None:
     )  # fmt: skip
 
 
+def _plain_numbers(axes: Axes) -> None:
+    """Write very large and very small numbers at their ticks, without a power of ten beside the axis."""
+    from matplotlib.ticker import FuncFormatter, ScalarFormatter
+
+    for axis, (low, high) in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
+        largest = max(abs(low), abs(high))
+        if type(axis.get_major_formatter()) is ScalarFormatter and not 1e-3 <= largest < 1e6:
+            axis.set_major_formatter(FuncFormatter(lambda value, _: value_text(float(value))))
+
+
 def in_style(draw: Callable[[Any], Figure]) -> Callable[[Any], Figure]:
     """Let a function draw in this style."""
 
@@ -219,6 +230,7 @@ def in_style(draw: Callable[[Any], Figure]) -> Callable[[Any], Figure]:
         with styled():
             figure = draw(info)
             for axes in figure.axes:  # ticks are made when they are asked for, and then take the user's style
+                _plain_numbers(axes)
                 axes.get_xticklabels()
                 axes.get_yticklabels()
             return figure

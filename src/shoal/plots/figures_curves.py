@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .choose import FEW, ancestry_axis, axis_of, front, owner_colours
-from .figures import LOOK, canvas, end_labels, headline, in_style, log_scale, named_ticks, shown, whole_numbers
+from .figures import LOOK, canvas, end_labels, headline, in_style, log_scale, name_x, named_ticks, shown
 from .info import Ancestry, LearningCurves, Line, ParameterSchedule, Schedules
 from .style import clipped
 from .thin import pieces, thin_all
@@ -61,7 +61,7 @@ def learning_figure(info: LearningCurves) -> Figure:
         _diamonds(axes, curve.copies, colour, (30 if best else 20) if few else 9, 5 + rank / 10)
     axes.autoscale_view(scaley=False)
     axes.set_ylabel(shown(short(info.metric)))
-    whole_numbers(axes, info.x_label)
+    name_x(axes, info.x_label, info.x_axis)
     labels = [
         (
             f"{label_of(curve.member)}  {value_text(last[1])}",
@@ -118,7 +118,7 @@ def ancestry_figure(info: Ancestry) -> Figure:
     axes.autoscale_view(scaley=False)
     axes.set_ylabel(shown(short(info.metric)))
     _strip(strip, info, colours)
-    whole_numbers(strip, info.x_label)
+    name_x(strip, info.x_label, info.x_axis)
     return figure
 
 
@@ -126,7 +126,7 @@ def _strip(axes: Axes, info: Ancestry, colours: dict[int, str]) -> None:
     """Draw who trained which stretch."""
     drawn = [stretch for stretch in info.stretches if len(stretch.line)]
     first = drawn[0].line.x[0] if drawn else 0.0
-    begin = origin = min(0.0, first) if info.x_label == "training iteration" else first
+    begin = origin = min(0.0, first) if info.x_axis == "training_iteration" else first
     whole = (drawn[-1].line.x[-1] - origin if drawn else 0.0) or 1.0
     for stretch in drawn:
         end = stretch.line.x[-1]
@@ -162,13 +162,15 @@ def schedules_figure(info: Schedules) -> Figure:
                 Line(line.x, tuple([None if y is None else y + shift for y in line.y])) for line in curve.lines
             ] if shift else curve.lines  # fmt: skip
             lines = thin_all(moved, _POINTS)
-            draw_lines(axes, lines, LOOK.pale, 0.8 if many else 1.3, alpha=0.5 if many else 0.9, zorder=2)
+            # Of very many, where most are is darker than where few are.
+            alpha = min(0.5, max(0.06, 30 / size)) if many else 0.9
+            draw_lines(axes, lines, LOOK.pale, 0.8 if many else 1.3, alpha=alpha, zorder=2)
         if info.best is not None:
             draw_lines(axes, thin_all([each.winner], 2 * _POINTS), LOOK.winner, 2.3, zorder=4)
         axes.autoscale_view()
         _value_axis(axes, each)
         headline(axes, short(each.name, 80))
-    whole_numbers(rows[-1], info.x_label)
+    name_x(rows[-1], info.x_label, info.x_axis)
     return figure
 
 

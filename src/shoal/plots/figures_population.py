@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from .choose import bands, entries, fanned, gains_axes
-from .figures import LOOK, canvas, end_labels, headline, in_style, legend, named_ticks, shown, whole_numbers
+from .choose import MANY_GAINS, bands, entries, fan_width, fanned, gains_axes, moments
+from .figures import LOOK, canvas, end_labels, headline, in_style, legend, name_x, named_ticks, shown
 from .figures_curves import draw_lines
 from .info import Line
-from .lanes import lane_labels
+from .lanes import lane_height, lane_labels
 from .population import Diversity, Gains, Times
-from .specs_population import MANY_GAINS, fan_width, moments
 from .words import diversity_heading, gains_heading, label_of, short, times_heading, value_text
 
 if TYPE_CHECKING:
@@ -54,7 +53,7 @@ def diversity_figure(info: Diversity) -> Figure:
             textcoords="offset points", ha="left" if left else "right", va="bottom", size=8.5, zorder=6,
             bbox={"boxstyle": "round,pad=0.25", "facecolor": LOOK.background, "edgecolor": "none", "alpha": 0.85},
         )  # fmt: skip
-    whole_numbers(rows[-1], info.x_label)
+    name_x(rows[-1], info.x_label, info.x_axis)
     return figure
 
 
@@ -106,7 +105,7 @@ def times_figure(info: Times) -> Figure:
     from matplotlib.patches import Patch
 
     size = len(info.members)
-    height = max(1.3, size * (0.3 if size <= 12 else 0.19 if size <= 40 else 0.085))
+    height = max(1.3, size * min(0.3 if size <= 12 else 0.19 if size <= 40 else 0.085, lane_height(size) / 100))
     figure, (axes,) = canvas(times_heading(info), [height + 0.3])
     parts = (
         ("training", [each.training for each in info.members], LOOK.training),
@@ -116,7 +115,8 @@ def times_figure(info: Times) -> Figure:
     )
     left = [0.0] * size
     for _, values, colour in parts:
-        axes.barh(range(size), values, left=left, height=0.74, color=colour, linewidth=0)
+        # No gaps where they would be narrower than a pixel: some would be seen and others not.
+        axes.barh(range(size), values, left=left, height=0.74 if size <= 200 else 1.0, color=colour, linewidth=0)
         left = [begin + value for begin, value in zip(left, values, strict=True)]
     axes.set_ylim(size - 0.4, -0.6)
     axes.set_xlim(0, (max(left) or 1.0) * 1.015)
@@ -165,7 +165,7 @@ def gains_figure(info: Gains) -> Figure:
         each.autoscale_view(scaley=False)
     axes.set_ylabel(shown(short(info.metric, 40)))
     lower.set_ylabel("change")
-    whole_numbers(lower, info.x_label)
+    name_x(lower, info.x_label, info.x_axis)
 
     def handle(**marker: Any) -> Line2D:
         return Line2D([], [], linestyle="none", markersize=5.5, **marker)
@@ -173,7 +173,12 @@ def gains_figure(info: Gains) -> Figure:
     legend(
         axes,
         [
-            ("before", handle(marker="o", markerfacecolor=LOOK.background, markeredgecolor=LOOK.muted)),
+            (
+                "before",
+                handle(marker="o", color=LOOK.pale)
+                if many
+                else handle(marker="o", markerfacecolor=LOOK.background, markeredgecolor=LOOK.muted),
+            ),
             ("what was copied", handle(marker="_", color=LOOK.muted)),
             ("after, better", handle(marker="o", color=LOOK.better)),
             ("after, not better", handle(marker="o", color=LOOK.worse)),

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..core.commands import Status
-from .figures import LOOK, canvas, in_style, named_ticks, shown, whole_numbers
+from .figures import LOOK, canvas, in_style, name_x, named_ticks, shown
 from .figures_curves import draw_lines
 from .info import Line
-from .lanes import ARCS, Scale, arc, lane_labels, lane_of, lane_pieces, lane_width, path_lines, score_scale
+from .lanes import ARCS, Scale, arc, lane_height, lane_labels, lane_of, lane_pieces, lane_width, path_lines, score_scale
 from .tree import Branch, LineageTree
 from .words import label_of, lineage_heading, short
 
@@ -29,7 +29,7 @@ def lineage_figure(info: LineageTree) -> Figure:
     lanes = {member.index: place for place, member in enumerate(info.members)}
     branches = {branch.id: branch for branch in info.branches}
     scale = score_scale(info)
-    height = max(1.7, size * (0.33 if size <= 12 else 0.2 if size <= 40 else 0.085))
+    height = max(1.7, size * min(0.33 if size <= 12 else 0.2 if size <= 40 else 0.085, lane_height(size) / 100))
     figure, (axes,) = canvas(lineage_heading(info), [height])
     width = lane_width(size) * 0.72
     xs = [x for branch in info.branches for x in branch.x]
@@ -58,7 +58,7 @@ def lineage_figure(info: LineageTree) -> Figure:
     for place, text in zip(labelled, axes.get_yticklabels(), strict=True):
         if place == best:
             text.set(color=LOOK.winner, weight="bold")
-    whole_numbers(axes, info.x_label)
+    name_x(axes, info.x_label, info.x_axis)
     if scale is not None:
         _colour_bar(figure, axes, scale, info)
     return figure

@@ -106,6 +106,8 @@ class LearningCurves:
     mode: str | None
     """``max`` or ``min``; None where nobody has said which of the two is better."""
     x_label: str
+    x_axis: str
+    """``training_iteration``, ``time``, or a key of the results."""
     curves: tuple[Curve, ...]
     best: int | None
     """Place of the best member among the curves."""
@@ -128,6 +130,8 @@ class Ancestry:
     metric: str
     mode: str | None
     x_label: str
+    x_axis: str
+    """``training_iteration``, ``time``, or a key of the results."""
     member: Member
     """Whose weights they are now."""
     stretches: tuple[Stretch, ...]
@@ -138,7 +142,8 @@ class Ancestry:
 class ParameterSchedule:
     """One hyperparameter's values, by member and along the winner's ancestry.
 
-    A value holds from where its first step began to where its last step ended, and a line has both ends of it.
+    A value holds from where its first step began to where the first step with another begins, or to where its last
+    step ended, and a line has both ends of it.
     """
 
     name: str
@@ -157,6 +162,8 @@ class Schedules:
 
     experiment: str
     x_label: str
+    x_axis: str
+    """``training_iteration``, ``time``, or a key of the results."""
     parameters: tuple[ParameterSchedule, ...]
     best: int | None
     """Place of the best member among the curves of each."""
@@ -185,7 +192,7 @@ def learning_curves(
     trials = [trial for trial in experiment.history.in_order() if trial.rows]
     curves = tuple(_curve(experiment, trial, read, lambda row: finite(row.value(key)), x) for trial in trials)
     best = _place(winner_of(experiment, key, mode), trials)
-    return LearningCurves(experiment.name, key, mode, x_label(x, experiment), curves, best)
+    return LearningCurves(experiment.name, key, mode, x_label(x), x, curves, best)
 
 
 def ancestry(
@@ -217,7 +224,7 @@ def ancestry(
     for (owner, generation), rows in groupby(trial.last.steps(), lambda row: (row.report.trial_id, row.generation)):
         line = _line(rows, read, lambda row: finite(row.value(key)))
         stretches.append(Stretch(member_of(experiment, trials[owner]), generation, line))
-    return Ancestry(experiment.name, key, mode, x_label(x, experiment), member_of(experiment, trial), tuple(stretches))
+    return Ancestry(experiment.name, key, mode, x_label(x), x, member_of(experiment, trial), tuple(stretches))
 
 
 def schedules(
@@ -245,7 +252,8 @@ def schedules(
     path = [] if best is None or best.last is None else best.last.steps()
     return Schedules(
         experiment.name,
-        x_label(x, experiment),
+        x_label(x),
+        x,
         tuple(_parameter(experiment, name, trials, path, _begins(read, x)) for name in names),
         _place(best, trials),
     )
@@ -359,7 +367,7 @@ def check_x(x: str, plot: str) -> None:
         )
 
 
-def x_label(x: str, experiment: Experiment) -> str:
+def x_label(x: str, experiment: Experiment | None = None) -> str:
     """Return what is written at the x axis."""
     return {"training_iteration": "training iteration", "time": "time (s)"}.get(x, x)
 
@@ -525,6 +533,8 @@ def _held(rows: Sequence[Row], span: _Span, value: Callable[[Row], float | None]
         if xs and y == before:
             xs[-1] = end
         else:
+            if xs and begin > xs[-1]:
+                xs[-1] = begin  # nobody trained meanwhile
             xs += (xs[-1] if xs and xs[-1] > begin else begin), end
             ys += y, y
     return Line(tuple(xs), tuple(ys))

@@ -27,6 +27,8 @@ __all__ = [
 
 LEVELS = 18
 """How many colours scores have."""
+_HIGHEST = 2000.0
+"""All lanes together, in pixels."""
 ARCS = 200
 """Of more copies, the links are straight."""
 
@@ -125,12 +127,12 @@ def _runs(branch: Branch, scale: Scale | None, most: int | None) -> Iterator[tup
 
 def lane_width(size: int) -> float:
     """Return how wide a lane is drawn, in pixels, where there are so many members."""
-    return 7.0 if size <= FEW else 5.0 if size <= 30 else 3.0
+    return 7.0 if size <= FEW else 5.0 if size <= 30 else min(3.0, 0.8 * lane_height(size))
 
 
 def lane_height(size: int) -> float:
-    """Return how far apart two lanes are, in pixels."""
-    return 34.0 if size <= FEW else 20.0 if size <= 40 else 9.5
+    """Return how far apart two lanes are, in pixels; the more there are, the less, so that a screen or two hold all."""
+    return 34.0 if size <= FEW else 20.0 if size <= 40 else min(9.5, _HIGHEST / size)
 
 
 def arc(x0: float, y0: float, x1: float, y1: float, bulge: float) -> tuple[list[float], list[float]]:

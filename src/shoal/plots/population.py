@@ -4,14 +4,15 @@ copying helped. Plain data, as in :mod:`shoal.plots.info`."""
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..core.commands import CheckpointRecord, Exploit
 from ..core.events import Config
+from ..errors import ResultError
 from ..history import Row
-from ..reading import Experiment
+from ..inference import middle
+from ..reading import Experiment, has_ended
 from .families import Families, Spread
 from .info import Member, by_generation, check_x, config_values, finite, member_of, metric_of, x_label
 from .tree import BranchId, parents
@@ -24,6 +25,7 @@ __all__ = [
     "Times",
     "diversity",
     "gains",
+    "gains_to_draw",
     "times",
 ]
 
@@ -41,6 +43,8 @@ class Diversity:
 
     experiment: str
     x_label: str
+    x_axis: str
+    """``training_iteration``, ``time``, or a key of the results."""
     x: tuple[float, ...]
     founders: tuple[Member, ...]
     """All members that began from scratch, by their numbers."""
@@ -141,10 +145,14 @@ class Gains:
     metric: str
     mode: str
     x_label: str
+    x_axis: str
+    """``training_iteration``, ``time``, or a key of the results."""
     interval: float | None
     """How far the scheduler's ``time_attr`` went from a copy to the next boundary, in the middle; None without one."""
     time_attr: str
     gains: tuple[Gain, ...]
+    ended: bool = False
+    """Whether the run has ended, so that who has not come to the next boundary never will."""
 
 
 def diversity(experiment: Experiment, x: str = "training_iteration") -> Diversity:
@@ -192,6 +200,7 @@ def diversity(experiment: Experiment, x: str = "training_iteration") -> Diversit
     return Diversity(
         experiment=experiment.name,
         x_label="time (s)" if x == "time" else "training iteration of the furthest member",
+        x_axis=x,
         x=tuple(xs[place] for place in kept),
         founders=tuple(member_of(experiment, trial) for trial in trials),
         shares=families.shares(kept),
@@ -271,11 +280,28 @@ def gains(experiment: Experiment, x: str = "training_iteration") -> Gains:
         experiment=experiment.name,
         metric=metric,
         mode=mode,
-        x_label=x_label("time" if x == "time" else "training_iteration", experiment),
-        interval=statistics.median(intervals) if intervals else None,
+        x_label=x_label(x),
+        x_axis=x,
+        interval=middle(intervals) if intervals else None,
+        ended=has_ended(history),
         time_attr=experiment.info.time_attr,
         gains=tuple(found),
     )
+
+
+def gains_to_draw(experiment: Experiment, x: str = "training_iteration") -> Gains:
+    """Return the gains, as :func:`gains` does.
+
+    Raises:
+        ConfigError: the experiment has no metric, or ``x`` is another.
+        ResultError: there is none to draw.
+    """
+    if not experiment.history.exploits:
+        raise ResultError(f"Nobody has copied another in {experiment.name} yet, so there are no gains to draw.")
+    found = gains(experiment, x)
+    if all(gain.before is None and gain.copied is None for gain in found.gains):
+        raise ResultError(f"No copy in {experiment.name} has a score before it to compare with, so far.")
+    return found
 
 
 def _after(

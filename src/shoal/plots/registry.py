@@ -51,12 +51,7 @@ class Plot:
                 raise ConfigError(f"{name} must be a text, but is {value!r} ({type(value).__name__}).")
         if not any(trial.last is not None for trial in experiment.history.trials.values()):
             raise ResultError(f"{experiment.name} has no result yet, so there is nothing to draw.")
-        if self.name == "gains" and not experiment.history.exploits:
-            raise ResultError(f"Nobody has copied another in {experiment.name} yet, so there are no gains to draw.")
-        found = _load(self._stage_one)(experiment, **options)
-        if self.name == "gains" and all(gain.before is None and gain.copied is None for gain in found.gains):
-            raise ResultError(f"No copy in {experiment.name} has a score before it to compare with, so far.")
-        return found
+        return _load(self._stage_one)(experiment, **options)
 
     def spec(self, info: Any, theme: str = "light", points: int | None = None) -> dict[str, Any]:
         """Return an interactive figure as Plotly reads it: JSON values, ``data`` and ``layout``.
@@ -175,7 +170,7 @@ _ALL = (
         "For each copy the score before, that of the copied checkpoint, and the score one interval later; below, by "
         "how much it changed.",
         ("x",),
-        "population:gains",
+        "population:gains_to_draw",
         "specs_population:gains_spec",
         "figures_population:gains_figure",
     ),

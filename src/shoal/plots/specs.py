@@ -14,9 +14,21 @@ from typing import Any
 from .choose import log_ticks
 from .info import Line
 from .style import Theme
-from .words import Heading, for_plotly, value_text
+from .words import Heading, for_plotly, value_text, wrapped
 
-__all__ = ["Spec", "annotation", "axis", "gapped", "hover", "layout_of", "log_axis", "num", "nums", "rows_of"]
+__all__ = [
+    "Spec",
+    "annotation",
+    "axis",
+    "gapped",
+    "hover",
+    "layout_of",
+    "log_axis",
+    "num",
+    "nums",
+    "rows_of",
+    "x_axis_of",
+]
 
 Spec = dict[str, Any]
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
@@ -68,7 +80,7 @@ def layout_of(theme: Theme, heading: Heading, *, height: int, right: int = 24, t
         right: room at the right for labels, in pixels.
         top: more room below the heading, in pixels.
     """
-    lines = _wrapped(heading.note)
+    lines = wrapped(heading.note, _NOTE_WIDTH)
     note = "".join(f'<br><span style="font-size:12px;color:{theme.muted}">{for_plotly(line)}</span>' for line in lines)
     more = 16 * max(0, len(lines) - 1) + top
     return {
@@ -103,16 +115,6 @@ def layout_of(theme: Theme, heading: Heading, *, height: int, right: int = 24, t
     }
 
 
-def _wrapped(text: str) -> list[str]:
-    lines: list[str] = []
-    for word in text.split():
-        if lines and len(lines[-1]) + 1 + len(word) <= _NOTE_WIDTH:
-            lines[-1] += f" {word}"
-        else:
-            lines.append(word)
-    return lines
-
-
 def axis(theme: Theme, title: str = "", **more: Any) -> Spec:
     """Return an axis; its title is plain text."""
     return {
@@ -126,6 +128,12 @@ def axis(theme: Theme, title: str = "", **more: Any) -> Spec:
         "separatethousands": False,
         **more,
     }
+
+
+def x_axis_of(info: Any, theme: Theme, low: float, high: float, **more: Any) -> Spec:
+    """Return the x axis of a plot from a low to a high value; training iterations have no fractions."""
+    whole = {"tick0": 0, "dtick": 1} if info.x_axis == "training_iteration" and high - low < 4 else {}
+    return axis(theme, info.x_label, range=[num(low), num(high)], **whole, **more)
 
 
 def log_axis(theme: Theme, low: float, high: float, title: str = "", **more: Any) -> Spec:

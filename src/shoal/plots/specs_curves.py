@@ -8,7 +8,7 @@ from typing import Any
 
 from .choose import FEW, ancestry_axis, axis_of, ends, front, owner_colours
 from .info import Ancestry, Curve, LearningCurves, Line, ParameterSchedule, Schedules, Stretch
-from .specs import Spec, annotation, axis, gapped, hover, layout_of, line_trace, log_axis, num, nums, rows_of
+from .specs import Spec, annotation, axis, gapped, hover, layout_of, line_trace, log_axis, num, nums, rows_of, x_axis_of
 from .style import Theme, place_labels, theme_of
 from .thin import check_points, thin_all
 from .words import (
@@ -62,7 +62,7 @@ def learning_spec(info: LearningCurves, theme: str = "light", points: int | None
     room = 28 + round(7.6 * max(map(len, texts), default=10))
     layout = layout_of(look, learning_heading(info, outside), height=460, right=room)
     span = ends([line for curve in lines for line in curve]) or (0.0, 1.0)
-    layout["xaxis"] = axis(look, info.x_label, range=_padded(*span))
+    layout["xaxis"] = x_axis_of(info, look, *_padded(*span))
     layout["yaxis"] = axis(look, short(info.metric), range=[num(low), num(high)])
     layout["annotations"] = _end_labels([info.curves[place] for place in shown], shown, colours, low, high, look)
     if pale and not few:
@@ -164,9 +164,9 @@ def _diamonds(curve: Curve, colour: str, look: Theme, size: float, told: list[st
     }  # fmt: skip
 
 
-def _padded(low: float, high: float) -> list[Any]:
+def _padded(low: float, high: float) -> tuple[float, float]:
     margin = (high - low) * 0.015 or 0.5
-    return [num(low - margin), num(high + margin)]
+    return low - margin, high + margin
 
 
 # ----------------------------------------------------------------------------------------------------------- ancestry
@@ -243,7 +243,7 @@ def ancestry_spec(info: Ancestry, theme: str = "light", points: int | None = Non
     layout = layout_of(look, ancestry_heading(info, outside), height=470)
     upper, lower = rows_of((10, 1), 0.05)
     span = ends([stretch.line for stretch in info.stretches]) or (0.0, 1.0)
-    layout["xaxis"] = axis(look, info.x_label, range=_padded(_origin(info), span[1]), anchor="y2")
+    layout["xaxis"] = x_axis_of(info, look, *_padded(_origin(info), span[1]), anchor="y2")
     layout["yaxis"] = axis(look, short(info.metric), domain=list(upper), range=[num(low), num(high)])
     layout["yaxis2"] = axis(
         look, domain=list(lower), range=[0, 1], showgrid=False, fixedrange=True, tickvals=[0.5],
@@ -255,7 +255,7 @@ def ancestry_spec(info: Ancestry, theme: str = "light", points: int | None = Non
 def _origin(info: Ancestry) -> float:
     """Return where the first stretch begins."""
     first = next((stretch.line.x[0] for stretch in info.stretches if len(stretch.line)), 0.0)
-    return min(0.0, first) if info.x_label == "training iteration" else first
+    return min(0.0, first) if info.x_axis == "training_iteration" else first
 
 
 def _who_trained(info: Ancestry, colours: dict[int, str], look: Theme) -> Spec:
@@ -316,9 +316,7 @@ def schedules_spec(info: Schedules, theme: str = "light", points: int | None = N
     traces: list[Spec] = []
     notes: list[Spec] = []
     span = ends([line for each in info.parameters for curve in each.curves for line in curve.lines]) or (0.0, 1.0)
-    layout["xaxis"] = axis(
-        look, info.x_label, range=_padded(*span), anchor="y" if size == 1 else f"y{size}"
-    )  # fmt: skip
+    layout["xaxis"] = x_axis_of(info, look, *_padded(*span), anchor="y" if size == 1 else f"y{size}")
     for place, (each, domain) in enumerate(zip(info.parameters, rows, strict=True)):
         name = "y" if not place else f"y{place + 1}"
         traces += _parameter_traces(each, info, name, look, points)

@@ -6,13 +6,12 @@ import html
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
-from .choose import bands, entries, fanned, gains_axes
-from .lanes import lane_labels
+from .choose import MANY_GAINS, bands, entries, fan_width, fanned, gains_axes, moments
+from .lanes import lane_height, lane_labels
 from .population import Diversity, Gain, Gains, Times
-from .specs import Spec, annotation, axis, hover, layout_of, line_trace, num, nums, rows_of
+from .specs import Spec, annotation, axis, hover, layout_of, line_trace, num, nums, rows_of, x_axis_of
 from .style import Theme, place_labels, theme_of
 from .thin import check_points
 from .words import (
@@ -26,11 +25,7 @@ from .words import (
     value_text,
 )
 
-__all__ = ["MANY_GAINS", "diversity_spec", "fan_width", "gains_spec", "moments", "times_spec"]
-
-MANY_GAINS = 120
-"""Of more exploits, no lines from before to after are drawn."""
-
+__all__ = ["diversity_spec", "gains_spec", "times_spec"]
 
 # ---------------------------------------------------------------------------------------------------------- diversity
 
@@ -46,7 +41,7 @@ def diversity_spec(info: Diversity, theme: str = "light", points: int | None = N
     layout = layout_of(look, diversity_heading(info), height=640 if info.spread else 480, right=150, top=18)
     high = max(info.x)
     anchor = f"y{len(rows)}"
-    layout["xaxis"] = axis(look, info.x_label, range=[0, num(high * 1.005 or 1)], anchor=anchor)
+    layout["xaxis"] = x_axis_of(info, look, 0, high * 1.005 or 1, anchor=anchor)
     layout["yaxis"] = axis(look, domain=list(rows[0]), range=[0, size], rangemode="tozero")
     layout["yaxis2"] = axis(look, domain=list(rows[1]), rangemode="tozero")
     traces, notes = _shares(info, kept, x, look)
@@ -89,16 +84,6 @@ def diversity_spec(info: Diversity, theme: str = "light", points: int | None = N
     labels = [html.unescape(note["text"]) for note in notes if note["xref"] == "paper" and note["x"] == 1]
     layout["margin"]["r"] = max(80, 28 + round(7.2 * max(map(len, labels), default=0)))
     return {"data": traces, "layout": layout}
-
-
-def moments(info: Diversity) -> list[tuple[float, str]]:
-    """Return the moments that are marked, and what happened."""
-    found: list[tuple[float, str]] = []
-    if info.takeover is not None:
-        found.append((info.x[info.takeover], "half from one founder"))
-    if info.fixation is not None:
-        found.append((info.x[info.fixation], "all from one founder"))
-    return found
 
 
 def _shares(info: Diversity, kept: Sequence[int], x: list[Any], look: Theme) -> tuple[list[Spec], list[Spec]]:
@@ -209,11 +194,11 @@ def times_spec(info: Times, theme: str = "light", points: int | None = None) -> 
         for name, values, colour in parts
     ]
     shown = lane_labels(size)
-    height = max(280, 150 + round((30 if size <= 12 else 19 if size <= 40 else 9) * size))
+    height = max(280, 150 + round(min(30 if size <= 12 else 19 if size <= 40 else 9, lane_height(size)) * size))
     layout = layout_of(look, times_heading(info), height=height, top=22)
     layout |= {
         "barmode": "stack",
-        "bargap": 0.28,
+        "bargap": 0.28 if size <= 200 else 0,
         "showlegend": True,
         "legend": _legend(look),
         "xaxis": axis(look, "time (s)", rangemode="tozero"),
@@ -294,7 +279,7 @@ def gains_spec(info: Gains, theme: str = "light", points: int | None = None) -> 
     layout |= {
         "showlegend": True,
         "legend": _legend(look),
-        "xaxis": axis(look, info.x_label, range=[num(low - margin), num(high + margin)], anchor="y2"),
+        "xaxis": x_axis_of(info, look, low - margin, high + margin, anchor="y2"),
         "yaxis": axis(look, short(info.metric), domain=list(upper), range=nums((bottom, top))),
         "yaxis2": axis(look, "change", domain=list(lower), zeroline=True, zerolinecolor=look.muted, range=nums(change)),
     }
@@ -316,12 +301,6 @@ def _some(found: Sequence[Gain], at_most: int | None) -> Sequence[Gain]:
         if known:
             places.add(extreme(known, key=lambda place: found[place].gain or 0.0))
     return [found[place] for place in sorted(places)]
-
-
-def fan_width(found: Sequence[Gain]) -> float:
-    """Return the width in which copies of one moment lie side by side: most of the least distance of two moments."""
-    places = sorted({gain.x for gain in found})
-    return 0.7 * min((high - low for low, high in pairwise(places)), default=1.0)
 
 
 def _sticks(found: Sequence[Gain], xs: Sequence[float], wanted: int, ends: Any) -> tuple[list[Any], list[Any]]:

@@ -20,7 +20,7 @@ from .lanes import (
     path_lines,
     score_scale,
 )
-from .specs import CLEAR, Spec, axis, gapped, hover, layout_of, line_trace, num, nums
+from .specs import CLEAR, Spec, axis, gapped, hover, layout_of, line_trace, num, nums, x_axis_of
 from .style import Theme, theme_of
 from .thin import check_points
 from .tree import Branch, BranchId, LineageTree
@@ -58,7 +58,7 @@ def lineage_spec(info: LineageTree, theme: str = "light", points: int | None = N
         traces.append(_colour_bar(scale, look, info))
     layout = layout_of(look, lineage_heading(info), height=max(300, 124 + round(lane_height(size) * size)), right=20)
     margin = (high - low) * 0.02 or 0.5
-    layout["xaxis"] = axis(look, info.x_label, range=[num(low - margin), num(high + margin)])
+    layout["xaxis"] = x_axis_of(info, look, low - margin, high + margin)
     layout["yaxis"] = _lane_axis(info, look)
     return {"data": traces, "layout": layout}
 

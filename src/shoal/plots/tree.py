@@ -81,6 +81,8 @@ class LineageTree:
     mode: str | None
     """``max`` or ``min``; None where nobody has said which of the two is better."""
     x_label: str
+    x_axis: str
+    """``training_iteration``, ``time``, or a key of the results."""
     members: tuple[Member, ...]
     """By their numbers."""
     branches: tuple[Branch, ...]
@@ -129,7 +131,8 @@ def lineage_tree(
         experiment=experiment.name,
         metric=key,
         mode=mode,
-        x_label=x_label(x, experiment),
+        x_label=x_label(x),
+        x_axis=x,
         members=tuple(members.values()),
         branches=tuple(branches),
         path=() if best is None else tuple(_path(best, members, branches, read)),

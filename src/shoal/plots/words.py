@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import html
-import statistics
 from dataclasses import dataclass
 
 from ..display.text import crop, format_value, one_line
+from ..inference import middle
 from .info import Ancestry, LearningCurves, Member, Schedules
 from .population import Diversity, Gains, Times
 from .tree import LineageTree
@@ -27,6 +27,7 @@ __all__ = [
     "short",
     "times_heading",
     "value_text",
+    "wrapped",
 ]
 
 _LABEL = 22
@@ -75,6 +76,17 @@ def count(number: int, noun: str, plural: str | None = None) -> str:
         return f"1 {noun}"
     many = plural or (f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s")
     return f"{number:,} {many}" if number >= 10_000 else f"{number} {many}"
+
+
+def wrapped(text: str, width: int) -> list[str]:
+    """Return the lines of a text that has so many columns; a word that is longer has a line of its own."""
+    lines: list[str] = []
+    for word in text.split():
+        if lines and len(lines[-1]) + 1 + len(word) <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return lines
 
 
 def for_matplotlib(text: str) -> str:
@@ -177,8 +189,7 @@ def diversity_heading(info: Diversity) -> Heading:
     """Return what stands above the diversity."""
     final = info.shares[-1]
     left, total = sum(each > 0 for each in final), sum(final)
-    what = "s" if info.x_label.startswith("time") else ""
-    where = f"{{}} {what}" if what else "iteration {}"
+    where = "{} s" if info.x_axis == "time" else "iteration {}"
     title = f"Diversity: the population descends from {left} of {count(len(final), 'founder')}"
     parts: list[str] = []
     if info.fixation is not None:
@@ -221,12 +232,13 @@ def gains_heading(info: Gains, outside: int = 0) -> Heading:
     """Return what stands above the gains; ``outside``: how many scores the axis leaves out."""
     known = [gain.gain for gain in info.gains if gain.gain is not None]
     if not known:
-        return Heading(f"Gains: {count(len(info.gains), 'copy')}, none has come to its next boundary", "")
+        came = "none came" if info.ended else "none has come"
+        return Heading(f"Gains: {count(len(info.gains), 'copy')}, {came} to its next boundary", "")
     better = sum(value > 0 for value in known)
     title = f"Gains: {better} of {count(len(known), 'copy')} were better after one interval"
     if len(known) == 1:
         title = f"Gains: the one copy was {'better' if better else 'not better'} after one interval"
-    parts = [f"in the middle by {value_text(statistics.median(known))}"]
+    parts = [f"in the middle by {value_text(middle(known))}"]
     progress = [gain.progress for gain in info.gains if gain.progress is not None]
     if progress:
         parts.append(f"{sum(value > 0 for value in progress)} of {len(progress)} better than what they copied")
@@ -234,7 +246,8 @@ def gains_heading(info: Gains, outside: int = 0) -> Heading:
     if lead:
         parts.append(f"{sum(value > 0 for value in lead)} of {len(lead)} better than the donor by then")
     if len(known) < len(info.gains):
-        parts.append(f"{len(info.gains) - len(known)} not known yet")
+        missing = len(info.gains) - len(known)
+        parts.append(f"{missing} never came there" if info.ended else f"{missing} not known yet")
     if outside:
         parts.append(_outside(outside, "score"))
     return Heading(title, "; ".join(parts))
