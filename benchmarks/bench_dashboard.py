@@ -31,7 +31,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from figures import Figure, print_table
+import results
+from figures import HEADER, Figure, print_table
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.growing import Growing
@@ -223,6 +224,7 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=3, help="runs of each (3)")
     parser.add_argument("--only", choices=("paint", "update", "driver"), help="one part")
     parser.add_argument("--seconds", type=float, default=12.0, help="how long each thing is watched (12)")
+    parser.add_argument("--write", action="store_true", help="write the table into RESULTS.md as well")
     given = parser.parse_args()
 
     def figures(folder: Path) -> Iterator[Figure]:
@@ -241,6 +243,9 @@ def main() -> int:
 
     with tempfile.TemporaryDirectory() as folder:
         printed = print_table(figures(Path(folder)))
+    if given.write:
+        table = "\n".join([HEADER, *(figure.row() for figure in printed)])
+        results.write_section("python benchmarks/bench_dashboard.py", table)
     return 0 if all(figure.holds for figure in printed) else 1
 
 

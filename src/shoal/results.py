@@ -256,9 +256,7 @@ class ResultGrid(Sequence[Result]):
         timeline: when things happened, for the report card; by default it is read when it is needed.
     """
 
-    def __init__(
-        self, history: History, info: ExperimentInfo, folder: Path, timeline: Timeline | None = None
-    ) -> None:
+    def __init__(self, history: History, info: ExperimentInfo, folder: Path, timeline: Timeline | None = None) -> None:
         self._history = history
         self._timeline = timeline
         self._info = info

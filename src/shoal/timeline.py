@@ -135,8 +135,8 @@ class Timeline:
             self._stretches.append(_Stretch(record.at, record.at, self.duration, len(item.limits.devices)))
             self._opened(item)
             return
-        if not self._stretches:
-            return  # no driver has begun
+        if not self._stretches:  # a journal begins with a driver; a story in a test need not
+            self._stretches.append(_Stretch(record.at, record.at, 0.0, 0))
         now = self._pass(record.at)
         if isinstance(item, Reported):  # the first to be asked for, because most are
             self.members[item.trial_id].training += item.time_this_iter_s

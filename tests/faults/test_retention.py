@@ -1,4 +1,4 @@
-"""``num_to_keep=1``: a thousand exploits, nothing missing, and never more on disk than members, slots and two."""
+"""``num_to_keep=1``: a thousand exploits, nothing missing, and never more on disk than members, twice the slots and two."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ class Enough(tune.Stopper):
         pytest.param(Walker, False, None, 100, 5, id="a hundred of a class that also saves by itself"),
     ],
 )
-def test_a_thousand_exploits_need_no_more_than_members_slots_and_two_and_miss_nothing(
+def test_a_thousand_exploits_need_no_more_than_members_twice_the_slots_and_two_and_miss_nothing(
     trainable: Any, synch: bool, residents: int | None, exploits: int, frequency: int, tmp_path: Path
 ) -> None:
     counts = Counts(tmp_path / "run")
@@ -135,7 +135,8 @@ def test_a_thousand_exploits_need_no_more_than_members_slots_and_two_and_miss_no
     )  # fmt: skip
     assert len(story(grid).exploits) >= exploits
     assert counts.looks > exploits / 10
-    assert 0 < counts.most <= MEMBERS + SLOTS + 2
+    # Of each slot, the one that has handed it on and the one that trains there since may both have saved already.
+    assert 0 < counts.most <= MEMBERS + 2 * SLOTS + 2
     assert grid.num_errors == 0
     assert items(grid, Damaged) == items(grid, FallBack) == []
     launches = {(item.trial_id, item.launch): item.checkpoint for item in items(grid, Launch)}

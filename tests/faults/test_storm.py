@@ -98,7 +98,7 @@ def test_the_judge_finds(tamper: Callable[[Evidence], Evidence], found: str, who
 def test_the_judge_finds_a_record_that_was_changed_after_it_was_committed(whole: Evidence) -> None:
     (taken,) = whole.snapshots
     number, at, kind, body = taken.lines[50]
-    lines = (*taken.lines[:50], (number, at, kind, body + " "), *taken.lines[51:])
+    lines = (*taken.lines[:50], (number, at, kind, f"[ {body[1:]}"), *taken.lines[51:])
     assert any(
         text.startswith("lost: ") for text in problems(replace(whole, snapshots=[replace(taken, lines=lines)]), whole)
     )

@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 
 from shoal.core.commands import Status, Stop
+from shoal.core.events import StopAsked
 from shoal.errors import ConfigError, JournalError, ResultError, TrialFailed
 from shoal.journal.sqlite import SQLiteJournal
 from shoal.results import Result, ResultGrid
@@ -164,8 +165,16 @@ def test_a_folder_without_an_experiment_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_journal_that_does_not_say_what_it_is_of_is_an_error(tmp_path: Path) -> None:
-    SQLiteJournal.create(tmp_path).close()
+    journal = SQLiteJournal.create(tmp_path)
+    journal.append([StopAsked("enough")], 1.0)
+    journal.close()
     with pytest.raises(JournalError, match="does not say what the experiment is"):
+        ResultGrid.read(tmp_path)
+
+
+def test_a_journal_of_an_experiment_that_never_began_is_an_error(tmp_path: Path) -> None:
+    SQLiteJournal.create(tmp_path).close()
+    with pytest.raises(JournalError, match="never began"):
         ResultGrid.read(tmp_path)
 
 

@@ -158,24 +158,24 @@ class Expander:
         like = self._likes.get(number) if type(number) is int else None
         if like is None:
             like = self._likes[number] = self._like(seq, number)
-        total, waiting, stop, saved = (*rest, *_REST[len(rest) :])
-        report: Reported = made(
-            Reported,
-            [
-                like.trial_id,
-                like.launch,
-                iteration,
-                dict(zip(like.keys, metrics, strict=True)),
-                waiting,
-                stop,
-                None if saved is None else made(SavedCheckpoint, saved),
-                timestamp,
-                spent,
-                like.total(since) if total is None else total,
-                since,
-                iteration - like.iteration,
-            ],
+        total, waiting, stop, saved = (*rest, *_REST[len(rest) :]) if rest else _REST
+        fields = (
+            like.trial_id,
+            like.launch,
+            iteration,
+            dict(zip(like.keys, metrics, strict=True)),
+            waiting,
+            stop,
+            None if saved is None else made(SavedCheckpoint, saved),
+            timestamp,
+            spent,
+            like.total(since) if total is None else total,
+            since,
+            iteration - like.iteration,
         )
+        if not rest and type(iteration) is int and type(timestamp) is type(spent) is type(since) is float:
+            return Reported(*fields)  # most are so, and these are all that can be of another type
+        report: Reported = made(Reported, list(fields))
         return report
 
     def _like(self, seq: int, number: object) -> _Like:
