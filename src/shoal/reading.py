@@ -154,12 +154,12 @@ def nothing_yet(folder: Path) -> NothingYet | None:
     """Return that an experiment is just starting, or never began; None where that is not why nothing can be read."""
     from .journal.sqlite import never_began
 
-    if not (folder / JOURNAL_NAME).is_file():
+    locked = is_locked(folder)
+    if not is_experiment(folder) and not locked:
         return None
     # Members have folders since the first record: where there is one, the records are lost.
     if any(folder.glob("*/params.json")):
         return None
-    locked = is_locked(folder)
     try:
         if not never_began(folder):
             return None

@@ -281,6 +281,19 @@ def test_an_experiment_that_is_just_starting_is_no_damage(shoal: Shoal, tmp_path
         driver.close()
 
 
+def test_one_that_has_only_its_lock_so_far_is_just_starting(shoal: Shoal, tmp_path: Path) -> None:
+    new = tmp_path / "results" / "new"
+    new.mkdir(parents=True)
+    held = lock(new)
+    try:
+        code, out, _ = shoal("doctor", str(new))
+        assert code == 0
+        assert "just starting" in out
+        assert json.loads(shoal("list", "--format", "json")[1])[0]["state"] == "starting"
+    finally:
+        unlock(held)
+
+
 @pytest.mark.parametrize("what", [b"", None])
 def test_an_experiment_that_never_began_is_no_damage_and_can_be_deleted(
     shoal: Shoal, tmp_path: Path, what: bytes | None

@@ -252,3 +252,16 @@ def test_checkpoints_that_are_gone_from_the_disk_by_other_hands_are_no_matter_of
     assert problems(shoal, "pbt") == ["checkpoints"]
     with pytest.raises(ConfigError):
         _ = ResultGrid.read(folder)[0].best_checkpoints
+
+
+def test_of_each_file_that_is_replaced_whole_a_half_written_one_is_known(folder: Path) -> None:
+    from shoal.cli.files import _HALF_REPLACED
+
+    growing = {"error.txt", "output.log"}
+    names = {
+        path.name
+        for path in [*folder.iterdir(), *folder.glob("*/*")]
+        if path.is_file() and not path.name.startswith(("journal", "events.out")) and path.name not in growing
+    }
+    assert {"result.json", "progress.csv", "params.json", "pbt_global.txt"} <= names
+    assert all(_HALF_REPLACED.fullmatch(f".{name}.new") for name in names), names

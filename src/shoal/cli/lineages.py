@@ -24,6 +24,7 @@ from .output import (
     warn,
     write_text,
 )
+from .values import exact, flat
 
 if TYPE_CHECKING:
     from ..core.commands import Exploit
@@ -84,9 +85,7 @@ def schedule(
         text = json.dumps(plain(steps, finite=False), indent=2, allow_nan=False)
     else:
         # A file gets values separated by commas where nothing else was asked for.
-        text = csv_text(
-            [{"step": step, **_named(_flat(config), "step")} for step, config in made.changes], finite=False
-        )
+        text = csv_text([{"step": step, **_named(flat(config), "step")} for step, config in made.changes], finite=False)
     write_text(output, text)
     if output is not None:
         warn(f"written to {output}")
@@ -115,7 +114,7 @@ def _schedule_table(schedule: Schedule, last: int) -> Table:
     from ..display.text import Column
 
     ends = [*(begin for begin, _ in schedule.changes[1:]), last]
-    rows = [_flat(config) for _, config in schedule.changes]
+    rows = [flat(config) for _, config in schedule.changes]
     steps = [f"{begin + 1}-{end}" for (begin, _), end in zip(schedule.changes, ends, strict=True)]
     return Table([Column("steps", steps, right=True), *_config_columns(rows)])
 
@@ -127,20 +126,10 @@ def _config_columns(rows: Sequence[dict[str, Any]]) -> list[Any]:
     keys = list(dict.fromkeys(key for row in rows for key in row))
     columns: list[Column] = []
     for place, key in enumerate(keys):
-        cells = [_exact(row[key]) if key in row else "" for row in rows]
+        cells = [exact(row[key]) if key in row else "" for row in rows]
         constant = len(set(cells)) == 1
         columns.append(Column(key, cells, right=True, expendable=place + 1 + (len(keys) if constant else 0)))
     return columns
-
-
-def _exact(value: Any) -> str:
-    return value if isinstance(value, str) else repr(value)
-
-
-def _flat(config: dict[str, Any]) -> dict[str, Any]:
-    from ..core.reports import flatten
-
-    return dict(flatten(config))
 
 
 def _named(values: dict[str, Any], *taken: str) -> dict[str, Any]:
@@ -185,7 +174,7 @@ def lineage(
     elif format is Format.csv:
         rows = [{key: value for key, value in row.items() if key != "config"} for row in values]
         print_csv([
-            {**row, **{f"config/{key}": value for key, value in _flat(segment.config).items()}}
+            {**row, **{f"config/{key}": value for key, value in flat(segment.config).items()}}
             for row, segment in zip(rows, segments, strict=True)
         ])  # fmt: skip
     else:
@@ -202,7 +191,7 @@ def _segment_table(segments: Lineage) -> Table:
             Column("steps", [f"{each.first_step}-{each.last_step}" for each in kept], right=True),
             Column("trial", [str(each.trial) for each in kept], right=True),
             Column("began with", [each.checkpoint or "from scratch" for each in kept]),
-            *_config_columns([_flat(each.config) for each in kept]),
+            *_config_columns([flat(each.config) for each in kept]),
         ]
     )
 
@@ -284,7 +273,7 @@ def exploit_table(experiment: Experiment, exploits: Sequence[Exploit]) -> Table:
 def _changes(exploit: Exploit) -> str:
     from ..display.text import format_value
 
-    old, new = _flat(exploit.donor_config), _flat(exploit.new_config)
+    old, new = flat(exploit.donor_config), flat(exploit.new_config)
     parts = [
         f"{key} {format_value(old.get(key))} -> {format_value(value)}"
         for key, value in new.items()

@@ -27,12 +27,13 @@ from .errors import UsageProblem
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
     from ..display.text import Column
 
 __all__ = [
     "Format", "FormatOption", "OneFormat", "OneFormatOption", "Table", "clean", "console", "csv_text", "facts",
-    "plain", "print_csv", "print_json", "print_table", "say", "warn", "when", "write_text",
+    "plain", "print_csv", "print_json", "print_table", "say", "table_lines", "warn", "when", "write_text",
 ]  # fmt: skip
 
 
@@ -62,6 +63,8 @@ class Table:
     columns: Sequence[Column]
     styles: Mapping[int, Sequence[str]] = field(default_factory=dict[int, Sequence[str]])
     """For the number of a column, rich's style of each of its cells."""
+    bold: Sequence[int] = ()
+    """Numbers of rows that stand out."""
 
 
 def console(stderr: bool = False) -> Console:
@@ -98,29 +101,39 @@ def warn(text: str) -> None:
 
 def print_table(table: Table) -> None:
     """Print a table: in a terminal without the columns that do not fit, else whole."""
+    out = console()
+    width = out.width if out.is_terminal else None
+    for line in table_lines(table, width):
+        if width is not None:
+            line.truncate(width, overflow="ellipsis")
+        out.print(line, crop=False, overflow="ignore", no_wrap=True)
+
+
+def table_lines(table: Table, width: int | None) -> list[Text]:
+    """Return the lines of a table, and one that names the columns that are left out.
+
+    Args:
+        table: what to show.
+        width: of the terminal; None: as wide as it is.
+    """
     from rich.text import Text
 
     from ..display.text import lay_out
 
-    out = console()
-    width = out.width if out.is_terminal else None
     grid = lay_out(clean(table.columns), width)
     lines = [Text("  ".join(grid.titles).rstrip(), style="bold")]
     for row, cells in enumerate(grid.rows):
-        line = Text()
+        line = Text(style="bold" if row in table.bold else "")
         for place, (number, cell) in enumerate(zip(grid.places, cells, strict=True)):
             styles = table.styles.get(number, ())
             shown = cell if place + 1 < len(cells) else cell.rstrip()
             line.append("  " if place else "").append(shown, style=styles[row] if row < len(styles) else "")
         lines.append(line)
-    for line in lines:
-        if width is not None:
-            line.truncate(width, overflow="ellipsis")
-        out.print(line, crop=False, overflow="ignore", no_wrap=True)
     if grid.left_out:
         count = len(grid.left_out)
-        more = f"{count} more column{'' if count == 1 else 's'} in a wider terminal: {', '.join(grid.left_out)}"
-        out.print(Text(more, style="dim"), overflow="ellipsis", no_wrap=True, soft_wrap=False)
+        more = f"… {count} more column{'' if count == 1 else 's'} in a wider terminal: {', '.join(grid.left_out)}"
+        lines.append(Text(more, style="dim"))
+    return lines
 
 
 def clean(columns: Iterable[Column]) -> list[Column]:

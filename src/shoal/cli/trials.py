@@ -13,6 +13,7 @@ from ..errors import ConfigError, ResultError, did_you_mean
 from .errors import UsageProblem
 from .finding import ExperimentArgument, TrialArgument, find_trial, open_experiment
 from .output import OneFormat, OneFormatOption, Table, facts, print_json, print_table, say, when
+from .values import exact, flat
 
 if TYPE_CHECKING:
     from ..history import CheckpointEntry, Row, TrialHistory
@@ -72,7 +73,7 @@ def _show(experiment: Experiment, trial: TrialHistory) -> None:
     if last is not None:
         said = f" at iteration {last.report.iteration}, {when(last.report.timestamp) or ''}"
         say(("\nlast result", "bold"), (said, "dim"))
-        facts((key, _shown(value)) for key, value in _flat(last.report.metrics))
+        facts((key, exact(value)) for key, value in flat(last.report.metrics).items())
         facts([("time_total_s", format_value(last.report.time_total_s))])
     if trial.exploits:
         say(("\nexploits", "bold"), (f" it has copied {count_text(len(trial.exploits), 'time')}", "dim"))
@@ -92,23 +93,12 @@ def _show(experiment: Experiment, trial: TrialHistory) -> None:
 
 def config_facts(config: dict[str, Any], before: dict[str, Any] | None = None) -> list[tuple[str, str]]:
     """Return the values of a config by their paths, each with what it was at the beginning where it has changed."""
-    old = dict(_flat(before or {}))
+    old = flat(before or {})
     pairs: list[tuple[str, str]] = []
-    for key, value in _flat(config):
-        was = f"   (began with {_shown(old[key])})" if key in old and repr(old[key]) != repr(value) else ""
-        pairs.append((key, f"{_shown(value)}{was}"))
+    for key, value in flat(config).items():
+        was = f"   (began with {exact(old[key])})" if key in old and repr(old[key]) != repr(value) else ""
+        pairs.append((key, f"{exact(value)}{was}"))
     return pairs or [("(empty)", "")]
-
-
-def _flat(values: dict[str, Any]) -> list[tuple[str, Any]]:
-    from ..core.reports import flatten
-
-    return list(flatten(values))
-
-
-def _shown(value: Any) -> str:
-    """Return a value in full: numbers as Python writes them."""
-    return value if isinstance(value, str) else repr(value)
 
 
 def _checkpoint_table(experiment: Experiment, trial: TrialHistory) -> Table:
@@ -266,7 +256,7 @@ def best(
     if format is OneFormat.json:
         print_json(values)
         return
-    score = f"{_shown(values['score'])}" + ("" if scope == "last" else f"   ({scope} over its results: --scope)")
+    score = f"{exact(values['score'])}" + ("" if scope == "last" else f"   ({scope} over its results: --scope)")
     facts(
         [
             ("trial", f"{member.index}: {member.name}"),
@@ -284,7 +274,7 @@ def best(
 def _best_text(values: dict[str, Any]) -> str:
     if values["best_checkpoint"] is None:
         return "none"
-    score = "" if values["best_checkpoint_score"] is None else f"   ({_shown(values['best_checkpoint_score'])})"
+    score = "" if values["best_checkpoint_score"] is None else f"   ({exact(values['best_checkpoint_score'])})"
     return f"{values['best_checkpoint']}{score}"
 
 

@@ -15,13 +15,15 @@ from .output import (
     FormatOption,
     OneFormat,
     OneFormatOption,
-    clean,
+    Table,
     console,
     print_csv,
     print_json,
+    table_lines,
     warn,
     when,
 )
+from .values import flat
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -76,8 +78,10 @@ def status(
         print_json({**_experiment_values(found), "trials": [_trial_values(found, trial) for trial in _trials(found)]})
         return
     if format is Format.csv:
-        members = [(_trial_values(found, trial), trial) for trial in _trials(found)]
-        table = [{**values, **_config_columns(trial)} for values, trial in members]
+        table: list[dict[str, Any]] = []
+        for trial in _trials(found):
+            config = {f"config/{key}": value for key, value in flat(trial.config).items()}
+            table.append({**_trial_values(found, trial), **config})
         print_csv([{key: value for key, value in row.items() if key != "config"} for row in table])
         return
     with contextlib.suppress(KeyboardInterrupt):
@@ -132,12 +136,6 @@ def _trial_values(experiment: Experiment, trial: TrialHistory) -> dict[str, Any]
         "error": trial.error,
         "config": trial.config,
     }
-
-
-def _config_columns(trial: TrialHistory) -> dict[str, Any]:
-    from ..core.reports import flatten
-
-    return {f"config/{key}": value for key, value in flatten(trial.config)}
 
 
 def card(experiment: ExperimentArgument, format: OneFormatOption = OneFormat.table) -> None:
@@ -289,23 +287,12 @@ def _bar(progress: Progress, width: int | None) -> Text:
 def _table(view: Overview, width: int | None) -> list[Text]:
     from rich.text import Text
 
-    from ..display.text import lay_out
-
     if not view.statuses:
         return []
-    grid = lay_out(clean(view.columns), width)
-    lines = [Text("  ".join(grid.titles).rstrip(), style="bold")]
-    for row, cells in enumerate(grid.rows):
-        line = Text(style="bold" if row == view.best_row else "")
-        for place, (number, cell) in enumerate(zip(grid.places, cells, strict=True)):
-            is_status = view.columns[number].title == "status"
-            style = status_style(view.statuses[row].value) if is_status else ""
-            line.append("  " if place else "").append(cell, style=style)
-        lines.append(line)
-    if grid.left_out:
-        count = len(grid.left_out)
-        more = f"… {count} more column{'' if count == 1 else 's'} in a wider terminal: {', '.join(grid.left_out)}"
-        lines.append(Text(more, style="dim"))
+    styles = [status_style(status.value) for status in view.statuses]
+    place = next(place for place, column in enumerate(view.columns) if column.title == "status")
+    bold = () if view.best_row is None else (view.best_row,)
+    lines = table_lines(Table(view.columns, {place: styles}, bold), width)
     if view.rest:
         lines.append(Text(f"… and {view.rest}", style="dim"))
     return lines
