@@ -194,6 +194,11 @@ def test_where_the_journal_has_lost_records_that_is_a_problem_and_gc_leaves_the_
     assert code == 0
     assert "has lost its records" in err
     assert snapshot(folder).keys() == before.keys()
+    code, _, err = shoal("gc", "pbt", "--keep-newest", "1", "--yes")
+    assert code == 2
+    assert "has lost records" in err
+    assert snapshot(folder).keys() == before.keys()
+    assert "shoal resume pbt MODULE" not in shoal("doctor", "pbt")[1]
     told = json.loads(shoal("gc", "pbt", "--yes", "--lost-records", "--format", "json")[1])
     assert {each["what"] for each in told[0]["items"]} == {"a checkpoint whose records are lost"}
     assert snapshot(folder).keys() < before.keys()

@@ -94,6 +94,10 @@ class _Patient:
         return has_ended(self.files.history)
 
     @property
+    def has_lost_records(self) -> bool:
+        return bool(self.files.unreported() or self.files.lost())
+
+    @property
     def how_to_go_on(self) -> str:
         return f"shoal resume {name_for(self.folder)} MODULE:{self.info.trainable}"
 
@@ -250,9 +254,11 @@ def _driver(patient: _Patient) -> Iterator[Finding]:
     trials = patient.files.history.trials.values()
     going = sum(not trial.status.ended for trial in trials)
     what = f"{going} of {len(trials)} trials have not ended" if going else "its trials were cut off"
+    if patient.has_lost_records:
+        yield Finding(NOTE, "driver", f"Nobody runs it, and {what}.")
+        return
     yield Finding(
-        NOTE, "driver", f"Nobody runs it, and {what}.",
-        "" if patient.files.unreported() or patient.files.lost() else "Nothing that was reported is lost.",
+        NOTE, "driver", f"Nobody runs it, and {what}.", "Nothing that was reported is lost.",
         f"To go on: {patient.how_to_go_on}",
     )  # fmt: skip
 
@@ -380,8 +386,8 @@ def _leftovers(patient: _Patient) -> Iterator[Finding]:
 
 def _logs(patient: _Patient) -> Iterator[Finding]:
     """Compare the log files with the journal, from which they are made."""
-    if patient.running:
-        return  # they are a moment behind
+    if patient.running or patient.has_lost_records:
+        return  # they are a moment behind; or ahead, which is told
     wrong = list(differences(patient.folder, patient.files.history, policies=patient.info.logs_policies))
     if not wrong:
         policies = ", the policies" if patient.info.logs_policies else ""

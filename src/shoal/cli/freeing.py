@@ -185,6 +185,7 @@ def _values(found: Sequence[Found], deleted: Sequence[Found], dry_run: bool) -> 
             "deleted": not dry_run and bool(each.items),
             "bytes": each.size,
             "left_alone": each.why_not,
+            "lost_records": each.lost,
             "items": [
                 {"path": str(item.path), "bytes": item.size, "what": item.why, "checkpoint": item.checkpoint}
                 for item in each.items

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import ResultError, did_you_mean
+from ..errors import ConfigError, ResultError, did_you_mean
 from .errors import EXIT_CTRL_C, EXIT_WRONG, UsageProblem
 from .finding import (
     ExperimentArgument,
@@ -169,14 +169,14 @@ def _targets(
 
 
 def _draw(experiment: Experiment, name: str, path: Path, options: dict[str, Any], *, wanted: bool) -> bool:
-    """Write a plot and say where; where there is nothing to draw and it was not asked for by name, say so."""
+    """Write a plot and say where; where it cannot be drawn and was not asked for by name, say why."""
     from ..plots import PLOTS, save_plot
 
     fitting = {key: value for key, value in options.items() if key in PLOTS[name].options}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_plot(experiment, name, path, **fitting)
-    except ResultError as error:
+    except (ResultError, ConfigError) as error:
         if wanted:
             raise
         warn(f"{name}: {error}")

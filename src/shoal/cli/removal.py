@@ -117,6 +117,11 @@ def _items(files: Files, keep: Keep, meta: dict[str, Any]) -> list[Item]:
         items += files.lost()
     if keep.all:
         return items
+    if keep.lost and (files.unreported() or files.lost()):
+        raise ConfigError(  # to write the journal would replace what is left of its log
+            f"The journal of {files.folder.name} has lost records; see 'shoal doctor'. Copy the folder, and then give "
+            f"--lost-records."
+        )
     if not keep.restore and not has_ended(files.history):
         raise ConfigError(
             f"{files.folder.name} was interrupted, so what 'shoal resume' goes on from stays. Leave out "
