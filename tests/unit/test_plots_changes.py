@@ -12,11 +12,12 @@ from pathlib import Path
 
 import matplotlib.colors
 import pytest
-from tests.simulated import pbt
+from tests.simulated import pbt, write_experiment
 from tests.unit.pictured import pictured, simulated, without_copies
 from tests.unit.stories import Story, make_info
 
 import shoal.plots
+from shoal.cli import main
 from shoal.core.commands import Launch, Status
 from shoal.core.events import Opened, Started
 from shoal.core.limits import Limits, RetentionRules
@@ -440,3 +441,14 @@ def test_the_legend_shows_the_marks_that_are_drawn(tmp_path: Path, monkeypatch: 
         handle = legend.legend_handles[0]
         hollow = matplotlib.colors.to_hex(handle.get_markerfacecolor()) == LIGHT.background  # type: ignore[union-attr]
         assert hollow == (most == 1000)
+
+
+def test_all_plots_over_a_key_are_drawn_but_those_that_have_no_such_axis(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_experiment(tmp_path / "run", members=4, steps=15)
+    assert main(["plot", str(folder), "--x", "loss", "--format", "json"]) == 0
+    out, err = capsys.readouterr()
+    drawn = [Path(line).stem for line in out.splitlines()]
+    assert drawn == ["learning-curves", "lineage", "schedules", "ancestry", "times"]
+    assert [line.split(":")[1].strip() for line in err.splitlines()] == ["diversity", "gains"]

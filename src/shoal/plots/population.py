@@ -169,9 +169,9 @@ def diversity(experiment: Experiment, x: str = "training_iteration") -> Diversit
     trials = [trial for trial in experiment.history.in_order() if trial.index not in experiment.info.control]
     families = Families(experiment, trials)
     spread = {
-        name: spread
+        name: found
         for name in experiment.info.parameters
-        if (spread := Spread([_scaled(trial.initial_config, name, experiment) for trial in trials])).numeric
+        if (found := Spread([_scaled(trial.initial_config, name, experiment) for trial in trials])).numeric
     }
     xs: list[float] = []
     numbers: list[tuple[float, float | None, list[float | None]]] = []
