@@ -20,7 +20,8 @@ def quantile(values: Sequence[float], share: float) -> float:
     place = share * (len(ordered) - 1)
     low = math.floor(place)
     high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
+    part = place - low
+    return ordered[low] * (1.0 - part) + ordered[high] * part  # the difference of two large ones may be too large
 
 
 def spread(values: Sequence[float]) -> float:

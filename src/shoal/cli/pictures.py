@@ -43,6 +43,13 @@ class PlotFormat(str, Enum):
     json = "json"
 
 
+class Mode(str, Enum):
+    """Which values are better."""
+
+    max = "max"
+    min = "min"
+
+
 def _complete_plot(incomplete: str) -> list[str]:
     return [name for name in _NAMES if name.startswith(incomplete)]
 
@@ -76,6 +83,10 @@ def plot(
         str | None,
         typer.Option("--metric", "-m", metavar="KEY", show_default=False, help="Default: what the run compared."),
     ] = None,
+    mode: Annotated[
+        Mode | None,
+        typer.Option("--mode", show_default=False, help="Whether a larger or a smaller value of --metric is better."),
+    ] = None,
     x: Annotated[
         str | None,
         typer.Option(
@@ -104,6 +115,7 @@ def plot(
         _check_parameter(found, key)
     given = {
         "metric": metric,
+        "mode": None if mode is None else mode.value,
         "x": x,
         "parameters": parameter or None,
         "trial_id": None if trial is None else find_trial(found, trial).trial_id,

@@ -6,9 +6,10 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from ..inference import quantile
 from .choose import FEW
 from .info import Line
-from .style import Theme, drawable, not_diverged, quantile
+from .style import Theme, drawable, not_diverged
 from .tree import Branch, BranchId, LineageTree
 
 __all__ = [

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..errors import ConfigError, did_you_mean
+from ..inference import quantile
 
 __all__ = [
-    "DARK", "LIGHT", "THEMES", "Theme", "blend", "clipped", "drawable", "not_diverged", "place_labels", "quantile",
+    "DARK", "LIGHT", "THEMES", "Theme", "blend", "clipped", "drawable", "not_diverged", "place_labels",
     "robust_range", "theme_of",
 ]  # fmt: skip
 
@@ -128,15 +129,6 @@ def blend(first: str, second: str, part: float) -> str:
     """Return a colour between two, both ``#rrggbb``: 0 is the first, 1 the second."""
     pairs = ((int(first[place : place + 2], 16), int(second[place : place + 2], 16)) for place in (1, 3, 5))
     return "#" + "".join(f"{round(low + (high - low) * part):02x}" for low, high in pairs)
-
-
-def quantile(ordered: Sequence[float], part: float) -> float:
-    """Return the value below which a part of sorted values lies, 0 to 1."""
-    place = part * (len(ordered) - 1)
-    low = int(place)
-    high = min(low + 1, len(ordered) - 1)
-    # Halves first, because the difference of two large values may be infinite.
-    return ordered[low] * (1 - (place - low)) + ordered[high] * (place - low)
 
 
 def robust_range(values: Sequence[float], always: Sequence[float] = ()) -> tuple[float, float, int]:
