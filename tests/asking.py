@@ -17,10 +17,12 @@ class Client:
     Args:
         app: the application.
         home: what it believes to be its address.
+        raising: whether what the application raises is raised here; else its answer counts, as it does for a browser.
     """
 
-    def __init__(self, app: Any, home: str = HOME) -> None:
+    def __init__(self, app: Any, home: str = HOME, raising: bool = True) -> None:
         self._app = app
+        self._raising = raising
         self._home = home
         self._cookies = httpx.Cookies()
 
@@ -32,7 +34,7 @@ class Client:
         """Ask; ``path`` is sent as it is."""
 
         async def ask() -> httpx.Response:
-            transport = httpx.ASGITransport(app=self._app)
+            transport = httpx.ASGITransport(app=self._app, raise_app_exceptions=self._raising)
             async with httpx.AsyncClient(transport=transport, cookies=self._cookies) as client:
                 answer = await client.request(method, self._home + path, headers=headers)
                 self._cookies = client.cookies

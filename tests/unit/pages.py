@@ -21,7 +21,7 @@ class Parsed(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)
-        if tag not in ("br", "meta"):
+        if tag not in ("br", "input", "link", "meta"):
             self.inside.append(tag)
 
     def handle_endtag(self, tag: str) -> None:

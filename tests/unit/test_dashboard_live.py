@@ -200,13 +200,10 @@ def test_odd_names_have_plain_addresses_that_differ() -> None:
         assert len(key) < 60
 
 
-def test_experiments_that_nobody_looks_at_are_let_go_of_where_room_is_short(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_experiments_that_nobody_looks_at_are_let_go_of_where_room_is_short(tmp_path: Path) -> None:
     for name in ("one", "two"):
         write_experiment(tmp_path / name, members=2, steps=5)
-    monkeypatch.setattr(live, "MOST_RESULTS", 15)
-    found = Experiments(tmp_path, max_age=0.0)
+    found = Experiments(tmp_path, max_age=0.0, most_results=15, kept=0.0)
     for name in ("one", "two", "one"):
         watched = found.get(name)
         assert watched is not None

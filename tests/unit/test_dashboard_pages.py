@@ -150,7 +150,7 @@ def test_a_comparison_without_two_experiments_asks_for_them(client: Client, path
     ["/e/none", "/e/none/live.json", "/e/first/t/99", "/e/first/t/x", "/e/first/figures/none.json", "/nothing",
      "/compare?a=none&b=first", "/static/none.js", "/static/..%2Fapp.py", "/static/%2e%2e/app.py",
      "/e/..%2Ffirst", "/e/first/t/..%2F..%2Fsecond", "/e/%00", "/e/.", "/compare/figures/none.json?a=first&b=second",
-     "/e/first/figures/winners.json"],
+     "/e/first/figures/winners.json", "/e/first/figures/ancestry.json?trial=zzz", "/e/first/t/99/live.json"],
 )  # fmt: skip
 def test_what_is_not_there_is_a_friendly_404(client: Client, path: str) -> None:
     answer = client.get(path)
@@ -260,7 +260,7 @@ def test_a_plot_that_fails_leaves_the_others_alone(client: Client, storage: Path
     assert "data" in figure(asked.get("/e/first/figures/times.json"))
 
 
-@pytest.mark.parametrize("query", ["theme=evil", "x=../../etc", "x=", "trial=99", "have=%00"])
+@pytest.mark.parametrize("query", ["theme=evil", "x=../../etc", "x=", "have=%00"])
 def test_what_no_page_asks_for_does_no_harm(client: Client, query: str) -> None:
     assert figure(client.get(f"/e/first/figures/ancestry.json?{query}"))["data"]
 
@@ -407,16 +407,3 @@ def test_other_lines_stay_what_they_are(trace: dict[str, Any]) -> None:
     data, layout = lighter([trace], {**AXES, "yaxis2": {"type": "log", "range": [0, 1]}})
     assert data == [trace]
     assert "shapes" not in layout
-
-
-def test_an_experiment_that_was_let_go_of_keeps_its_line_in_the_overview(tmp_path: Path, monkeypatch: Any) -> None:
-    for name in ("one", "two"):
-        write_experiment(tmp_path / name, members=2, steps=5)
-    monkeypatch.setattr("shoal.dashboard.live.MOST_RESULTS", 15)
-    asked = Client(build(tmp_path, max_age=0.0))
-    for name in ("one", "two"):
-        ready(asked, f"/e/{name}")
-        asked.get("/")
-    page = text_of(asked.get("/").text)
-    assert page.count("✓ ended") == 2
-    assert page.count("accuracy") == 2

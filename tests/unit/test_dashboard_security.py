@@ -28,14 +28,27 @@ def client(folder: Path, token: str | None = None) -> Client:
     return Client(make_app(folder, token))
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1:8787", "localhost:9000", "[::1]:8787", "LOCALHOST", "127.0.0.1"])
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1:8787", "localhost:9000", "[::1]:8787", "LOCALHOST", "127.0.0.1", "127.0.0.2:8787"]
+)
 def test_names_of_this_machine_are_answered_whatever_the_port(folder: Path, host: str) -> None:
     assert client(folder).get("/", headers={"Host": host}).status_code == 200
 
 
 @pytest.mark.parametrize(
     "host",
-    ["evil.example", "127.0.0.1.evil.example", "evil.example:8787", "localhost:8787:1", "localhost@evil.example", ""],
+    [
+        "192.0.2.1",
+        "[2001:db8::1]:80",
+        "::1",
+        "127.0.0.2.evil.example",
+        "evil.example",
+        "127.0.0.1.evil.example",
+        "evil.example:8787",
+        "localhost:8787:1",
+        "localhost@evil.example",
+        "",
+    ],
 )
 @pytest.mark.parametrize("path", ["/", "/e/one/live.json", "/static/page.js"])
 def test_a_foreign_name_that_points_here_is_told_nothing(folder: Path, host: str, path: str) -> None:
@@ -133,3 +146,15 @@ def test_a_token_that_is_easy_to_guess_or_no_part_of_an_address_is_refused(folde
 )  # fmt: skip
 def test_what_only_this_machine_reaches(host: str, loopback: bool) -> None:
     assert is_loopback(host) is loopback
+
+
+def test_an_error_of_ours_is_answered_with_the_same_headers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("no page")
+
+    monkeypatch.setattr("shoal.dashboard.pages.Pages.overview", fail)
+    answer = Client(make_app(folder), raising=False).get("/")
+    assert answer.status_code == 500
+    assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert answer.headers["Cache-Control"] == "no-store"

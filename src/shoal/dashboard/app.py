@@ -17,13 +17,14 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from ..plots.style import THEMES
 from ..reading import State
 from .compare import COMPARED, X_AXES, compared_figure
-from .figures import encoded, panels, plot_figure
+from .figures import encoded, message, panels, plot_figure
 from .kept import Kept
-from .live import MAX_AGE, Experiments, Looked, Watched
+from .live import KEPT, MAX_AGE, MOST_RESULTS, Experiments, Looked, Watched
 from .member import find_member
 from .pages import Gone, Live, Pages
 from .security import Guard, check_token
@@ -36,7 +37,13 @@ _FIGURES_KEPT = 200
 
 
 def build(
-    folder: str | os.PathLike[str], token: str | None = None, *, far: bool = False, max_age: float = MAX_AGE
+    folder: str | os.PathLike[str],
+    token: str | None = None,
+    *,
+    far: bool = False,
+    max_age: float = MAX_AGE,
+    most_results: int = MOST_RESULTS,
+    kept: float = KEPT,
 ) -> Starlette:
     """Return the application.
 
@@ -44,10 +51,21 @@ def build(
         folder: a storage folder, or the folder of one experiment.
         token: see :func:`shoal.dashboard.make_app`.
         far: whether browsers on other machines ask: all that is sent is then compressed.
-        max_age: seconds for which what was read of an experiment is new enough.
+        max_age, most_results, kept: see :class:`shoal.dashboard.live.Experiments`.
     """
     check_token(token)
-    return _Site(Experiments(folder, max_age)).app(token, far)
+    return _Site(Experiments(folder, max_age, most_results, kept)).app(token, far)
+
+
+class _App(Starlette):
+    """An application with its guard around all of it, what answers after an error of ours included."""
+
+    def __init__(self, token: str | None, **options: Any) -> None:
+        self._token = token
+        super().__init__(**options)
+
+    def build_middleware_stack(self) -> ASGIApp:
+        return Guard(super().build_middleware_stack(), self._token)
 
 
 class _Site:
@@ -68,10 +86,9 @@ class _Site:
 
     def app(self, token: str | None, far: bool) -> Starlette:
         """Return the application, with what guards it around it."""
-        middleware = [Middleware(Guard, token=token)]
-        if far:
-            middleware.append(Middleware(GZipMiddleware, minimum_size=1000, compresslevel=5))
-        app = Starlette(
+        middleware = [Middleware(GZipMiddleware, minimum_size=1000, compresslevel=5)] if far else []
+        app = _App(
+            token,
             routes=[
                 Route("/", self.overview),
                 Route("/live.json", self.overview_live),
@@ -95,8 +112,9 @@ class _Site:
     # ----------------------------------------------------------------------------------------------------------- pages
 
     def overview(self, request: Request) -> Response:
-        if self._experiments.single:
-            return RedirectResponse(f"/e/{self._experiments.all()[0].key}", 307)
+        found = self._experiments.all()
+        if self._experiments.single and found:
+            return RedirectResponse(f"/e/{found[0].key}", 307)
         return _page(self._pages.overview())
 
     def overview_live(self, request: Request) -> Response:
@@ -129,16 +147,18 @@ class _Site:
         name, theme, x = request.path_params["name"], _theme(request), _x(request)
         if name not in {panel.name for panel in panels()}:
             raise Gone("There is no such plot.")
-        watched, looked = self._look(request.path_params["key"])
+        ((watched, looked),) = self._look_at(request.path_params["key"])
         trial_id: str | None = None
         if "trial" in request.query_params:
             with watched.reading() as experiment:
                 trial = None if experiment is None else find_member(experiment, request.query_params["trial"])
+                if experiment is not None and trial is None:
+                    raise Gone(f"{watched.name} has no member {request.query_params['trial']}.")
                 trial_id = None if trial is None else trial.trial_id
 
         def make() -> bytes:
             with watched.reading() as experiment:
-                draw = plot_figure(experiment, name, theme, x, trial_id)
+                draw = _later(looked) if experiment is None else plot_figure(experiment, name, theme, x, trial_id)
             return encoded(draw())
 
         return self._drawn(request, (watched.key, name, theme, x, trial_id or ""), looked.version, make, [looked])
@@ -148,14 +168,11 @@ class _Site:
         name, theme, x = request.path_params["name"], _theme(request), _x(request)
         if name not in COMPARED:
             raise Gone("There is no such plot.")
-        (first, looked), (second, looked_too) = (self._look(key) for key in _pair(request))
+        (first, looked), (second, looked_too) = self._look_at(*_pair(request))
 
         def make() -> bytes:
             with first.reading() as a, second.reading() as b:
-                if a is None or b is None:
-                    draw = plot_figure(None, name, theme, x)
-                else:
-                    draw = compared_figure(a, b, name, theme, x)
+                draw = _later(looked, looked_too) if a is None or b is None else compared_figure(a, b, name, theme, x)
             return encoded(draw())
 
         version = f"{looked.version}_{looked_too.version}"
@@ -171,15 +188,17 @@ class _Site:
             return Response(status_code=204, headers=headers)
         return Response(body, media_type="application/json", headers={**headers, "Content-Encoding": "gzip"})
 
-    def _look(self, key: str) -> tuple[Watched, Looked]:
-        watched = self._experiments.get(key)
-        if watched is None:
+    def _look_at(self, *keys: str) -> list[tuple[Watched, Looked]]:
+        found = self._experiments.get_all(*keys)
+        there = [each for each in found if each is not None]
+        if len(there) < len(found):
             raise Gone("There is no such experiment here (any more).")
-        return watched, watched.look()
+        return [(each, each.look()) for each in there]
 
     # ----------------------------------------------------------------------------------------------------------- files
 
-    def static(self, request: Request) -> Response:
+    async def static(self, request: Request) -> Response:
+        # On the loop itself: it is in memory, and there also while all threads are busy.
         name = request.path_params["name"]
         data = self._files.get(name)
         if data is None:
@@ -211,6 +230,12 @@ class _Site:
         if request.url.path.endswith(".json"):
             return _json({"problem": text}, {}, status)
         return _page(self._pages.problem(title, text), status)
+
+
+def _later(*looks: Looked) -> Callable[[], dict[str, Any]]:
+    """Return what is in a figure's place where there is nothing to draw it from."""
+    problems = [looked.problem for looked in looks if looked.problem]
+    return lambda: message(problems[0] if problems else "The experiment is still being read.")
 
 
 def _page(text: str, status: int = 200) -> Response:

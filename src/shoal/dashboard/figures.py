@@ -39,12 +39,12 @@ def panels() -> list[Panel]:
 
 
 def plot_figure(
-    experiment: Experiment | None, name: str, theme: str, x: str, trial_id: str | None = None
+    experiment: Experiment, name: str, theme: str, x: str, trial_id: str | None = None
 ) -> Callable[[], dict[str, Any]]:
     """Read what a plot shows, and return what draws it: that does not need the experiment any more.
 
     Args:
-        experiment: which; None: it is not read yet.
+        experiment: which.
         name: the plot's, one of those that there are.
         theme: ``light`` or ``dark``.
         x: ``training_iteration`` or ``time``, for plots that have the choice.
@@ -52,8 +52,6 @@ def plot_figure(
     """
     from ..plots import PLOTS
 
-    if experiment is None:
-        return lambda: message("The experiment is still being read.")
     plot = PLOTS[name]
     options: dict[str, Any] = {}
     if "x" in plot.options:

@@ -19,16 +19,20 @@ from pathlib import Path
 from ..errors import JournalError, one_line
 from ..experiment import ExperimentInfo
 from ..journal import JOURNAL_NAME
-from ..reading import Experiment, State, find_experiments, is_experiment, state_of
+from ..reading import Experiment, State, find_experiments, is_experiment, is_running, state_of
 
-__all__ = ["Experiments", "Looked", "Watched", "key_of", "shown"]
+__all__ = ["KEPT", "MAX_AGE", "MOST_RESULTS", "Experiments", "Looked", "Watched", "key_of", "shown"]
 
 MAX_AGE = 0.8
 """Seconds for which what was read is new enough."""
 MOST_RESULTS = 600_000
 """Results in memory, of all experiments: beyond, those at which nobody has looked for longest are let go of."""
+KEPT = 30.0
+"""Seconds for which what somebody has looked at is kept, also where that is beyond the budget."""
 _RETRY = 60.0
 """Seconds after which a journal that could not be read is tried again, even if it seems not to have changed."""
+_REST = 10.0
+"""So many times as long as the last try took, a damaged journal that is still written to is not tried again."""
 _BRIEFLY = 0.05
 """Seconds to wait at most for those who use what was read, before it is read on."""
 _WARM = 3
@@ -49,9 +53,11 @@ class Looked:
     version: str
     """Changes with everything that was read."""
     reading: int | None
-    """How many records were read so far, while it is opened; else None."""
+    """How many records were read so far, while it is being opened; else None."""
     problem: str
     """Why it cannot be read, or not all of it; else empty."""
+    unread: bool = False
+    """Whether it was not read, or let go of, and nobody reads it now: the next look opens it."""
 
 
 class Watched:
@@ -67,9 +73,11 @@ class Watched:
         self.folder = folder
         self.key = key
         self.name = shown(folder.name)
-        self.looked_at = 0.0
-        self.forgotten = False
-        """Whether it was read, and let go of to make room."""
+        self.looked_at = -1e9
+        self.forgotten = ""
+        """The version of what was read and let go of to make room, while that is what still lies there; else empty."""
+        self.size = 0
+        """How many results of it there were when it was read last."""
         self._max_age = max_age
         self._lock = threading.RLock()
         self._unused = threading.Condition(self._lock)
@@ -83,6 +91,13 @@ class Watched:
         self._problem = ""
         self._signature: Signature = ()
         self._read_at = -1e9
+        self._tried_at, self._took = -1e9, 0.0
+        """When it was last opened, and how long that took."""
+        self._failed_at: int | None = None
+        """The last record that could be read where the next could not."""
+        self._stuck = False
+        """Whether the same record could not be read twice."""
+        self._first_seen = 0.0
         self._epoch = secrets.token_hex(4)
 
     # -------------------------------------------------------------------------------------------------------- questions
@@ -113,13 +128,18 @@ class Watched:
 
     def known(self) -> Looked:
         """Say how far it was read, without reading."""
+        thread = self._thread  # first: it ends after there is something to show
+        opened = self._opened.is_set()
         opening = self._opening
+        reading = None if opened or thread is None else (0 if opening is None else opening.seq)
+        unread = not opened and thread is None
+        return Looked(self._info, self._state, self._version(), reading, self._problem, unread)
+
+    def _version(self) -> str:
         experiment = self._experiment
         state = None if self._state is None else self._state.value
         seq = 0 if experiment is None else experiment.seq
-        version = f"{self._epoch}-{seq}-{state}-{int(bool(self._problem))}"
-        reading = None if self._opened.is_set() else (0 if opening is None else opening.seq)
-        return Looked(self._info, self._state, version, reading, self._problem)
+        return f"{self._epoch}-{seq}-{state}-{int(bool(self._problem))}"
 
     @contextlib.contextmanager
     def reading(self) -> Generator[Experiment | None]:
@@ -139,6 +159,15 @@ class Watched:
         """How many results of it are in memory."""
         experiment = self._experiment
         return 0 if experiment is None else experiment.history.results
+
+    @property
+    def started_at(self) -> float:
+        """When it began, in seconds since the epoch; of what does not say so, when its journal was found."""
+        if self._info is None and not self._first_seen:
+            self._learn_info()
+            status = _stat(self.folder / JOURNAL_NAME)
+            self._first_seen = 0.0 if status is None else status[3] / 1e9
+        return self._first_seen if self._info is None else self._info.started_at
 
     # --------------------------------------------------------------------------------------------------------- reading
 
@@ -160,13 +189,14 @@ class Watched:
     def forget(self) -> None:
         """Let go of what was read; the next look opens it again."""
         with self._lock:
-            if self._thread is None:
-                self._experiment = None
+            if self._thread is None and self._opened.is_set():
+                self.forgotten = self._version()
+                self._experiment, self._problem = None, ""
                 self._epoch = secrets.token_hex(4)
                 self._opened.clear()
-                self.forgotten = True
 
     def _open(self) -> None:
+        began = time.monotonic()
         signature = self._sign()
         experiment: Experiment | None = None
         problem = ""
@@ -184,28 +214,39 @@ class Watched:
                 self._epoch = secrets.token_hex(4)
             # What came before the damage is right.
             self._experiment = experiment if experiment is not None and experiment.seq else None
-            self._problem, self._signature = problem, signature
+            self._signature = signature
+            self._take_in(problem, experiment)
             self._state = self._ask_state(experiment)
-            self._read_at = time.monotonic()
-            self.forgotten = False
-            self._opening = self._thread = None
+            self.size = self.results
+            self._read_at = self._tried_at = time.monotonic()
+            self._took = self._tried_at - began
+            self.forgotten = ""
             self._opened.set()
+            self._opening = self._thread = None
+
+    def _take_in(self, problem: str, experiment: Experiment | None) -> None:
+        """Note whether it could be read, and whether it failed where it had failed before."""
+        failed_at = None if not problem else 0 if experiment is None else experiment.seq
+        self._stuck = failed_at is not None and failed_at == self._failed_at
+        self._failed_at = failed_at
+        self._problem = problem
 
     def _read_on(self) -> None:
         """Read what has come since, where the last time was long enough ago."""
         with self._lock:
             if not self._is_due() or not self._unused.wait_for(lambda: not self._users, _BRIEFLY) or not self._is_due():
                 return  # new enough, or somebody uses it for longer: the next look will do
-            now = time.monotonic()
+            self._read_at = time.monotonic()
             signature = self._sign()
-            settled = signature == self._signature and _is_settled(signature)
-            if self._problem:
-                if signature != self._signature or now - self._read_at > _RETRY:
-                    self._start()  # what is shown stays until that is read
-                return
-            self._read_at = now
             experiment = self._experiment
+            if self._problem:
+                if self._is_worth_a_try(signature):
+                    self._start()  # what is shown stays until that is read
+                self._state = self._ask_state(experiment)
+                return
+            problem = ""
             try:
+                settled = signature == self._signature and _is_settled(signature)
                 if experiment is not None and not settled:
                     if self._is_another(experiment, signature):
                         self._begin_anew()
@@ -213,33 +254,62 @@ class Watched:
                     experiment.refresh()
                     self._info = experiment.info
             except JournalError as error:
-                self._problem = str(error)
+                problem = str(error)
             except Exception as error:
-                self._problem = f"It cannot be read on: {one_line(error)}"
+                problem = f"It cannot be read on: {one_line(error)}"
+            self._take_in(problem, experiment)
             self._signature = signature
             self._state = self._ask_state(experiment)
+            self.size = self.results
+
+    def _is_worth_a_try(self, signature: Signature) -> bool:
+        """Return whether a journal that could not be read is opened again: that begins with its first record."""
+        age = time.monotonic() - self._tried_at
+        if age > _RETRY or _is_another_file(signature, self._signature):
+            return True
+        return signature != self._signature and not self._stuck and age > _REST * self._took
 
     def _is_due(self) -> bool:
         return self._opened.is_set() and time.monotonic() - self._read_at >= self._max_age
 
     def _is_another(self, experiment: Experiment, signature: Signature) -> bool:
         """Return whether another experiment lies where this one did."""
-        old, new = self._signature[0], signature[0]
-        if old is not None and new is not None and old[:2] != new[:2]:
+        if _is_another_file(signature, self._signature):
             return True
         info = _info_of(self.folder)
         return (info.run_id, info.started_at) != (experiment.info.run_id, experiment.info.started_at)
 
     def _begin_anew(self) -> None:
         self._experiment, self._problem, self._epoch = None, "", secrets.token_hex(4)
+        self._start()  # before: nobody is told that it is not read, and nobody reads it
         self._opened.clear()
-        self.open()
 
     def _glance(self) -> None:
-        """Find out the little that needs no reading."""
+        """Find out the little that needs no reading: what it is, and whether it runs."""
         if self._info is None:
-            with contextlib.suppress(Exception):
-                self._info = _info_of(self.folder)
+            self._learn_info()
+        with self._lock:
+            now = time.monotonic()
+            if self._thread is not None or self._opened.is_set() or now - self._read_at < self._max_age:
+                return
+            self._read_at = now
+            signature = self._sign()
+            changed = signature != self._signature
+            if changed:
+                self._signature = signature
+                self._learn_info()
+            state = self._state
+            with contextlib.suppress(OSError):
+                # Whether one that does not run has ended is known only where nothing was written since.
+                was_told = not changed and state is not State.RUNNING
+                state = State.RUNNING if is_running(self.folder) else state if was_told else None
+            if changed or state is not self._state:
+                self.forgotten = ""
+            self._state = state
+
+    def _learn_info(self) -> None:
+        with contextlib.suppress(Exception):  # opening it will tell why
+            self._info = _info_of(self.folder)
 
     def _ask_state(self, experiment: Experiment | None) -> State | None:
         if experiment is None:
@@ -259,11 +329,21 @@ class Experiments:
     Args:
         root: a storage folder, or the folder of one experiment.
         max_age: seconds for which what was found and read is new enough.
+        most_results: how many results are kept in memory, of all experiments together; see :const:`MOST_RESULTS`.
+        kept: seconds for which what somebody has looked at is kept even so.
     """
 
-    def __init__(self, root: str | os.PathLike[str], max_age: float = MAX_AGE) -> None:
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        max_age: float = MAX_AGE,
+        most_results: int = MOST_RESULTS,
+        kept: float = KEPT,
+    ) -> None:
         self.root = Path(os.path.realpath(Path(root).expanduser()))
         self._max_age = max_age
+        self._most_results = most_results
+        self._kept = kept
         self._lock = threading.Lock()
         self._found: dict[str, Watched] = {}
         self._found_at = -1e9
@@ -281,7 +361,7 @@ class Experiments:
         return list(self._outside)
 
     def all(self) -> list[Watched]:
-        """Return the experiments that there are, the newest first."""
+        """Return the experiments that there are, those that began last first."""
         with self._lock:
             now = time.monotonic()
             if now - self._found_at >= self._max_age:
@@ -291,27 +371,44 @@ class Experiments:
 
     def get(self, key: str) -> Watched | None:
         """Return the experiment with this name in addresses; None where it is not there (any more)."""
-        found = next((each for each in self.all() if each.key == key), None)
-        if found is not None:
-            self._make_room(found)
+        return self.get_all(key)[0]
+
+    def get_all(self, *keys: str) -> list[Watched | None]:
+        """Return experiments that are shown together, so that none is let go of to make room for another."""
+        there = {each.key: each for each in self.all()}
+        found = [there.get(key) for key in keys]
+        self._make_room([each for each in found if each is not None])
         return found
 
-    def warm(self, count: int = _WARM) -> None:
-        """Read the newest experiments in the background, one after the other."""
+    def warm(self, count: int = _WARM) -> bool:
+        """Read the newest experiments in the background, one after the other, as far as there is room.
+
+        Returns:
+            whether that goes on now.
+        """
+        if not self._warming.acquire(blocking=False):
+            return True
+        if not any(self._is_to_warm(each) for each in self.all()[:count]):
+            self._warming.release()
+            return False
 
         def read() -> None:
-            if not self._warming.acquire(blocking=False):
-                return
             try:
                 for each in self.all()[:count]:
-                    if not each.forgotten and sum(other.results for other in self.all()) < MOST_RESULTS:
+                    if self._is_to_warm(each):
                         each.open()
                         each.wait()
             finally:
                 self._warming.release()
 
-        if any(each.known().reading is not None and not each.forgotten for each in self.all()[:count]):
-            threading.Thread(target=read, name="shoal-warm", daemon=True).start()
+        threading.Thread(target=read, name="shoal-warm", daemon=True).start()
+        return True
+
+    def _is_to_warm(self, watched: Watched) -> bool:
+        if watched.forgotten or not watched.known().unread:
+            return False
+        there = sum(each.results for each in self.all())
+        return there < self._most_results and there + watched.size <= self._most_results
 
     def _find(self) -> tuple[dict[str, Watched], list[str]]:
         before = {each.folder: each for each in self._found.values()}
@@ -324,16 +421,18 @@ class Experiments:
             known = before.get(folder)
             key = key_of(folder.name) if known is None else known.key
             found[key] = Watched(folder, key, self._max_age) if known is None else known
-        return found, outside
+        # Files change while an experiment runs, and lines that swap places cannot be read.
+        return dict(sorted(found.items(), key=lambda each: (-each[1].started_at, each[1].name))), outside
 
-    def _make_room(self, wanted: Watched) -> None:
-        others = sorted((each for each in self.all() if each is not wanted), key=lambda each: each.looked_at)
-        total = wanted.results + sum(each.results for each in others)
-        for each in others:
-            if total <= MOST_RESULTS:
+    def _make_room(self, wanted: list[Watched]) -> None:
+        there = self.all()
+        total = sum(each.results for each in there)
+        for each in sorted(there, key=lambda each: each.looked_at):
+            if total <= self._most_results or time.monotonic() - each.looked_at < self._kept:
                 break
-            total -= each.results
-            each.forget()
+            if each.results and each not in wanted:
+                total -= each.results
+                each.forget()
 
 
 def key_of(name: str) -> str:
@@ -372,6 +471,12 @@ def _stat(path: Path) -> tuple[int, int, int, int] | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _is_another_file(now: Signature, before: Signature) -> bool:
+    """Return whether another journal lies where one was."""
+    old, new = before[0] if before else None, now[0]
+    return old is not None and new is not None and old[:2] != new[:2]
 
 
 def _is_settled(signature: Signature, clock: Callable[[], float] = time.time) -> bool:

@@ -13,6 +13,7 @@ from ..history import Row, TrialHistory
 from ..lineage import lineage_of
 from ..reading import Experiment
 from .files import Tail, names_in, tail_of
+from .live import Looked
 from .views import NOTHING, Change, Fact, Mark, change_of, config_items, moment, seconds, size_text, status_mark
 
 __all__ = ["MemberView", "find_member", "member_view", "result_columns"]
@@ -76,6 +77,8 @@ class MemberView:
     index: int
     trial_id: str
     name: str
+    folder: str
+    """Its name in the experiment's folder."""
     mark: Mark
     best: bool
     control: bool
@@ -104,7 +107,7 @@ def find_member(experiment: Experiment, name: str) -> TrialHistory | None:
     return next((trial for trial in experiment.history.trials.values() if str(trial.index) == name), None)
 
 
-def member_view(experiment: Experiment, trial: TrialHistory) -> MemberView:
+def member_view(experiment: Experiment, trial: TrialHistory, looked: Looked) -> MemberView:
     """Return what to show of a member; reads the end of its log and the names of its checkpoints."""
     order = [each.index for each in experiment.history.in_order()]
     place = order.index(trial.index)
@@ -114,7 +117,8 @@ def member_view(experiment: Experiment, trial: TrialHistory) -> MemberView:
         index=trial.index,
         trial_id=trial.trial_id,
         name=trial.name,
-        mark=status_mark(trial.status),
+        folder=trial.folder,
+        mark=status_mark(trial.status, looked.state),
         best=experiment.best is trial,
         control=trial.index in experiment.info.control,
         before=order[place - 1] if place else None,

@@ -11,21 +11,21 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from ..errors import one_line
-from ..history import TrialHistory
 from ..reading import Experiment, State
 from .blocks import BlockStore, Update
 from .compare import COMPARED, comparison
 from .figures import Panel, panels
 from .kept import REST, Kept
 from .live import Experiments, Looked, Watched, shown
-from .member import find_member, member_view, result_columns
+from .member import MemberView, find_member, member_view, result_columns
 from .views import ExperimentView, Statement, columns_of, experiment_view, overview_row, state_mark, statements_of
 
 __all__ = ["Gone", "Live", "Pages"]
 
 _HERE = Path(__file__).parent
 _PATIENCE = 0.4
-"""Seconds for which a page waits for its experiment to be opened, before it is shown without."""
+"""Seconds for which a page waits for its experiment to be opened, before it is shown without: a page that waits takes
+one of the few threads that answer all requests."""
 _SHOWN = 200
 """Experiments in the list, the newest."""
 
@@ -100,13 +100,16 @@ class Pages:
         """Return what has changed in the list of experiments."""
         rendered, looks, version = self._overview()
         running = any(looked.state is State.RUNNING for _, looked in looks)
-        reading = any(looked.reading is not None for _, looked in looks)
+        reading = self.experiments.warm(_SHOWN) or any(looked.reading is not None for _, looked in looks)
         state = "reading" if reading else "running" if running else "ended"
         return Live(self._since(("overview",), rendered, have), version, state)
 
     def _overview(self) -> tuple[_Rendered, list[tuple[Watched, Looked]], str]:
-        found = self.experiments.all()[:_SHOWN]
+        everything = self.experiments.all()
+        found = everything[:_SHOWN]
         self.experiments.warm(_SHOWN)
+        for key in self._rows.keys() - {each.key for each in everything}:
+            self._rows.pop(key, None)
         looks = [(each, each.glance()) for each in found]
         blocks: dict[str, str] = {}
         for watched, looked in looks:
@@ -114,20 +117,22 @@ class Pages:
         rows = [*blocks]
         blocks["overview-note"] = self._block(
             "overview_note", root=shown(self.experiments.root), there=self.experiments.root.is_dir(),
-            count=len(found), outside=self.experiments.outside,
+            count=len(found), more=len(everything) - len(found), outside=self.experiments.outside,
         )  # fmt: skip
-        version = f"{len(found)}-{hash(tuple(looked.version for _, looked in looks))}"
+        version = f"{len(everything)}-{hash(tuple(looked.version for _, looked in looks))}"
         return _Rendered(blocks, {"overview-rows": rows}), looks, version
 
     def _overview_row(self, watched: Watched, looked: Looked) -> str:
         known = self._rows.get(watched.key)
-        if known is not None and (watched.forgotten or (known[0] == looked.version and looked.reading is None)):
+        if known is not None and known[0] in (watched.forgotten, looked.version):
             return known[1]
         with watched.reading() as experiment:
             row = overview_row(watched, looked, experiment)
         text = self._block("overview_row", row=row)
         if experiment is not None:
             self._rows[watched.key] = looked.version, text
+        elif not watched.forgotten:
+            self._rows.pop(watched.key, None)
         return text
 
     # ------------------------------------------------------------------------------------------------------ experiment
@@ -226,29 +231,31 @@ class Pages:
     # ---------------------------------------------------------------------------------------------------------- member
 
     def member(self, key: str, name: str) -> str:
-        """Return the page of a member."""
-        watched, looked = self._look(key, 10.0)
-        rendered, trial, columns = self._member(watched, looked, name)
+        """Return the page of a member; without it, one that follows until there is something to show."""
+        watched, looked = self._look(key, _PATIENCE)
+        rendered, view = self._member(watched, looked, name)
         return self._page(
-            ("member", key, name), rendered, looked.version, looked.version, "member.html",
-            watched=watched, frame=_frame(looked), trial=trial, columns=columns, panels=_panels(),
+            ("member", key, name), rendered, looked.version, looked.version,
+            "member_later.html" if view is None else "member.html",
+            watched=watched, frame=_frame(looked), name=name, member=view, panels=_panels(),
+            single=self.experiments.single,
         )  # fmt: skip
 
     def member_live(self, key: str, name: str, have: str) -> Live:
         """Return what has changed on the page of a member."""
         watched, looked = self._look(key)
-        if looked.reading is not None:
-            return Live(None, looked.version, "reading", _frame(looked))
-        rendered, _, _ = self._member(watched, looked, name)
+        rendered, _ = self._member(watched, looked, name)
         return Live(self._since(("member", key, name), rendered, have), looked.version, _pace(looked), _frame(looked))
 
-    def _member(self, watched: Watched, looked: Looked, name: str) -> tuple[_Rendered, TrialHistory, list[str]]:
+    def _member(self, watched: Watched, looked: Looked, name: str) -> tuple[_Rendered, MemberView | None]:
         with watched.reading() as experiment:
-            trial = None if experiment is None else find_member(experiment, name)
-            if experiment is None or trial is None:
-                why = "could not be read in time" if experiment is None else f"has no member {name}"
-                raise Gone(f"{watched.name} {why}.")
-            view = member_view(experiment, trial)
+            if experiment is None:
+                status = self._block("status", looked=looked, mark=state_mark(looked))
+                return _Rendered({"status": status}, {}), None
+            trial = find_member(experiment, name)
+            if trial is None:
+                raise Gone(f"{watched.name} has no member {name}.")
+            view = member_view(experiment, trial, looked)
         columns = result_columns(view)
         blocks = {
             "status": self._block("status", looked=looked, mark=view.mark),
@@ -259,14 +266,14 @@ class Pages:
                 for name in ("config", "changes", "lineage", "results", "checkpoints", "error", "log")
             },
         }
-        return _Rendered(blocks, {}), trial, columns
+        return _Rendered(blocks, {}), view
 
     # --------------------------------------------------------------------------------------------------------- compare
 
     def compare(self, first: str, second: str) -> str:
         """Return the comparison of two experiments; the choice of them, where none are given."""
         names = [(each.key, each.name) for each in self.experiments.all()]
-        rendered, version, _ = self._compare(first, second, 10.0)
+        rendered, version, _ = self._compare(first, second, _PATIENCE)
         return self._page(
             ("compare", first, second), rendered, version, version, "compare.html",
             names=names, first=first, second=second, compared=COMPARED,
@@ -280,7 +287,7 @@ class Pages:
     def _compare(self, first: str, second: str, wait: float = 0.0) -> tuple[_Rendered, str, str]:
         if not first or not second:
             return _Rendered({}, {}), "none", "ended"
-        (one, looked), (other, looked_other) = self._look(first, wait), self._look(second, wait)
+        (one, looked), (other, looked_other) = self._look_at(wait, first, second)
         version = f"{looked.version}_{looked_other.version}"
         state = _pace(looked) if _pace(looked) != "ended" else _pace(looked_other)
         with one.reading() as a, other.reading() as b:
@@ -303,10 +310,14 @@ class Pages:
         return self._templates.get_template("problem.html").render(title=title, text=text)
 
     def _look(self, key: str, wait: float = 0.0) -> tuple[Watched, Looked]:
-        watched = self.experiments.get(key)
-        if watched is None:
+        return self._look_at(wait, key)[0]
+
+    def _look_at(self, wait: float, *keys: str) -> list[tuple[Watched, Looked]]:
+        found = self.experiments.get_all(*keys)
+        there = [each for each in found if each is not None]
+        if len(there) < len(found):
             raise Gone("There is no such experiment here (any more): it was deleted, moved or renamed.")
-        return watched, watched.look(wait)
+        return [(each, each.look(wait)) for each in there]
 
     def _block(self, name: str, **values: Any) -> str:
         return self._templates.get_template(f"blocks/{name}.html").render(**values)

@@ -44,7 +44,6 @@ _HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
 }
-_NAMES = ("127.0.0.1", "localhost", "[::1]")
 
 
 def is_loopback(host: str) -> bool:
@@ -78,13 +77,11 @@ class Guard:
     Args:
         app: what answers the rest.
         token: what a browser has to show; None: the ``Host`` is checked in its place.
-        hosts: more names that count as this machine's.
     """
 
-    def __init__(self, app: ASGIApp, token: str | None, hosts: Iterable[str] = ()) -> None:
+    def __init__(self, app: ASGIApp, token: str | None) -> None:
         self._app = app
         self._token = token
-        self._hosts = {*_NAMES, *hosts}
         # Cookies know no ports: pages with other tokens on this machine must not overwrite each other's.
         self._cookie = "" if token is None else f"shoal_{hashlib.sha256(token.encode()).hexdigest()[:12]}"
 
@@ -112,8 +109,7 @@ class Guard:
             await self._by_token(scope, receive, with_headers, self._token)
 
     async def _by_host(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # Any port: through an SSH tunnel it is another one, and what a foreign page cannot choose is the name.
-        if re.sub(r":\d+$", "", _header(scope, b"host")).lower() in self._hosts:
+        if _is_here(_header(scope, b"host")):
             await self._app(scope, receive, send)
         else:
             await _say(send, 421, "This page is only at http://127.0.0.1 and http://localhost, with its port.")
@@ -131,6 +127,18 @@ class Guard:
             await self._app(scope, receive, send)
         else:
             await _say(send, 403, "This page needs a token: open the address that `shoal dashboard` has printed.")
+
+
+def _is_here(host: str) -> bool:
+    """Return whether a ``Host`` is a name or an address of this machine alone.
+
+    Any port: through an SSH tunnel it is another one, and what a foreign page cannot choose is the name. Nor can an
+    address be made to point elsewhere.
+    """
+    name = re.sub(r":\d+$", "", host).lower()
+    if name.startswith("["):
+        return name.endswith("]") and ":" in name and is_loopback(name[1:-1])
+    return ":" not in name and is_loopback(name)
 
 
 def _equal(given: str, token: str) -> bool:

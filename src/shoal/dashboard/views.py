@@ -71,14 +71,24 @@ def state_mark(looked: Looked) -> Mark:
     """Return how the state of an experiment is shown."""
     if looked.problem:
         return Mark("✕", "damaged", "error")
-    if looked.reading is not None or looked.state is None:
+    if looked.reading is not None:
         return Mark("…", "being read", "pending")
+    if looked.state is None:
+        return Mark("○", "not read", "pending")
     return _STATES[looked.state]
 
 
-def status_mark(status: Status) -> Mark:
-    """Return how the status of a member is shown."""
-    return _STATUSES[status]
+_CUT_OFF = Mark("‖", "cut off", "paused")
+
+
+def status_mark(status: Status, state: State | None) -> Mark:
+    """Return how the status of a member is shown.
+
+    Args:
+        status: the newest in the journal.
+        state: the experiment's: what no driver runs does not train, whatever was written last.
+    """
+    return _CUT_OFF if status is Status.RUNNING and state not in (State.RUNNING, None) else _STATUSES[status]
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +192,8 @@ class OverviewRow:
     spark: tuple[float, ...]
     """The best weights' scores, from 0 to 1; empty without any."""
     problem: str
+    unread: bool
+    """Whether it has to be opened before there is more to say."""
 
 
 def columns_of(info: ExperimentInfo) -> list[str]:
@@ -196,13 +208,13 @@ def experiment_view(experiment: Experiment, looked: Looked) -> ExperimentView:
     """Return what to show of an experiment."""
     history, info = experiment.history, experiment.info
     best = experiment.best
-    rows = tuple(_member_row(experiment, trial, best) for trial in history.in_order())
+    rows = tuple(_member_row(experiment, trial, best, looked.state) for trial in history.in_order())
     shown = list(reversed(history.exploits[-EXPLOITS_SHOWN:]))
     done, progress = _progress(experiment, looked)
     stopped = stopped_because(history)
     return ExperimentView(
         mark=state_mark(looked),
-        facts=tuple(_facts(experiment, best)),
+        facts=tuple(_facts(experiment, best, looked.state)),
         done=done,
         progress=progress,
         best=None if best is None else next(row for row in rows if row.index == best.index),
@@ -261,16 +273,17 @@ def overview_row(watched: Watched, looked: Looked, experiment: Experiment | None
         took=took,
         spark=spark,
         problem=_first_sentence(one_line(looked.problem)),
+        unread=looked.unread,
     )
 
 
 # --------------------------------------------------------------------------------------------------------------- parts
 
 
-def _facts(experiment: Experiment, best: TrialHistory | None) -> Iterable[Fact]:
+def _facts(experiment: Experiment, best: TrialHistory | None, state: State | None) -> Iterable[Fact]:
     history, info = experiment.history, experiment.info
     count = Counter(trial.status for trial in history.trials.values())
-    yield Fact("members", str(info.num_trials), _counts(count))
+    yield Fact("members", str(info.num_trials), _counts(count, state))
     if info.metric is not None:
         value = NOTHING if best is None else format_value(best.value(info.metric))
         where = "no result yet" if best is None else f"{info.mode}, member {best.index} at iteration {best.iteration}"
@@ -284,14 +297,19 @@ def _facts(experiment: Experiment, best: TrialHistory | None) -> Iterable[Fact]:
         yield Fact("exploits", f"{history.perturbations:,}", f"by {count_text(involved, 'member')}")
     duration = experiment.timeline.duration
     ended = all(trial.status.ended for trial in history.trials.values())
-    yield Fact("took" if ended else "running for", format_duration(duration), f"since {moment(info.started_at)}")
-    in_use = sum(trial.slot is not None for trial in history.trials.values())
+    runs = state in (State.RUNNING, None)
+    yield Fact(
+        "took" if ended else "running for" if runs else "ran for",
+        format_duration(duration),
+        f"since {moment(info.started_at)}",
+    )
+    in_use = sum(trial.slot is not None for trial in history.trials.values()) if runs else 0
     yield Fact("slots", f"{in_use}/{info.slots}", "in use")
 
 
-def _counts(count: Counter[Status]) -> str:
+def _counts(count: Counter[Status], state: State | None) -> str:
     order = (Status.RUNNING, Status.PAUSED, Status.PENDING, Status.TERMINATED, Status.ERROR)
-    return ", ".join(f"{count[status]} {_STATUSES[status].word}" for status in order if count[status])
+    return ", ".join(f"{count[status]} {status_mark(status, state).word}" for status in order if count[status])
 
 
 def _progress(experiment: Experiment, looked: Looked) -> tuple[float | None, str]:
@@ -307,7 +325,9 @@ def _progress(experiment: Experiment, looked: Looked) -> tuple[float | None, str
     return done, text
 
 
-def _member_row(experiment: Experiment, trial: TrialHistory, best: TrialHistory | None) -> MemberRow:
+def _member_row(
+    experiment: Experiment, trial: TrialHistory, best: TrialHistory | None, state: State | None
+) -> MemberRow:
     info = experiment.info
     config = trial.config
     if trial.status.ended:
@@ -327,7 +347,7 @@ def _member_row(experiment: Experiment, trial: TrialHistory, best: TrialHistory 
     return MemberRow(
         trial.index,
         trial.trial_id,
-        status_mark(trial.status),
+        status_mark(trial.status, state),
         trial is best,
         trial.index in info.control,
         tuple(cells),
