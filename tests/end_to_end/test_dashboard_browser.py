@@ -172,24 +172,21 @@ def test_an_experiment_is_there_before_the_plots_and_the_plots_follow(opened: Op
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_pages_are_light_or_dark_as_the_reader_has_it(opened: Open, tmp_path: Path, theme: str) -> None:
-    watched = opened(color_scheme=theme)
-    for place, path in enumerate(PAGES):
+def test_pages_are_light_or_dark_as_the_reader_has_it(opened: Open) -> None:
+    watched = opened()
+    for path in PAGES:
         page = watched.open(path)
-        if path == "/e/first":
-            watched.drawn("lineage")
-        for element in ("body", ".panel"):
-            colour = page.evaluate(f"getComputedStyle(document.querySelector('{element}')).backgroundColor")
-            brightness = sum(int(part) for part in re.findall(r"\d+", colour)[:3])
-            assert (brightness > 600) is (theme == "light")
-        picture = tmp_path / f"page_{place}.png"
-        page.screenshot(path=picture, full_page=True)
-        assert picture.stat().st_size > 10_000
+        for theme in ("light", "dark"):
+            page.emulate_media(color_scheme=theme)
+            for element in ("body", ".panel"):
+                colour = page.evaluate(f"getComputedStyle(document.querySelector('{element}')).backgroundColor")
+                brightness = sum(int(part) for part in re.findall(r"\d+", colour)[:3])
+                assert (brightness > 600) is (theme == "light"), (path, element)
 
 
 def test_the_theme_can_be_switched_and_is_remembered(opened: Open) -> None:
-    watched = opened(color_scheme="light")
+    watched = opened()
+    watched.page.emulate_media(color_scheme="light")
     page = watched.open("/e/first")
     watched.drawn("learning-curves")
     ink = "document.querySelector('[data-plot=\"learning-curves\"] .xtick text').style.fill"
@@ -200,6 +197,12 @@ def test_the_theme_can_be_switched_and_is_remembered(opened: Open) -> None:
     until(page, lambda: page.evaluate(ink) != before)
     page.reload()
     assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+    page.evaluate("localStorage.clear()")  # the profile is shared
+
+
+def hurry(page: Any) -> None:
+    """Have a page ask at once for what is new, as it does when it comes into view again."""
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
 
 
 def until(page: Any, holds: Callable[[], bool]) -> None:
@@ -211,12 +214,10 @@ def until(page: Any, holds: Callable[[], bool]) -> None:
     raise AssertionError("it never came to that")
 
 
-def test_an_open_page_follows_an_experiment_and_leaves_the_reader_alone(
-    opened: Open, storage: Path, tmp_path: Path
-) -> None:
-    growing = Growing(storage / "first", tmp_path / "live" / "growing")
+def test_an_open_page_follows_an_experiment_and_leaves_the_reader_alone(opened: Open, storage: Path) -> None:
+    growing = Growing(storage / "first", storage / "growing")
     growing.grow(part=0.4)
-    with serving(tmp_path / "live") as address, opened(address) as watched:
+    with opened() as watched:
         page = watched.open("/e/growing")
         watched.drawn("learning-curves")
         assert page.locator("#status .mark").inner_text().endswith("running")
@@ -240,6 +241,7 @@ def test_an_open_page_follows_an_experiment_and_leaves_the_reader_alone(
         before = page.evaluate(points)
         results = page.locator("#facts").inner_text()
         growing.grow(part=0.9)
+        hurry(page)
         until(page, lambda: page.locator("#facts").inner_text() != results)
         until(page, lambda: page.evaluate(points) > before)
         assert page.evaluate(chosen) == zoomed
@@ -251,10 +253,11 @@ def test_an_open_page_follows_an_experiment_and_leaves_the_reader_alone(
         until(page, lambda: page.evaluate(chosen) != zoomed)
         growing.grow()
         growing.close()
+        hurry(page)
         page.wait_for_selector("#status .mark.ended")
         # What is there in the end is what a new page shows.
         page.evaluate("getSelection().removeAllRanges()")
-        with opened(address) as fresh:
+        with opened() as fresh:
             fresh.open("/e/growing")
             whole = fresh.page.locator("#best").inner_text()
             until(page, lambda: page.locator("#best").inner_text() == whole)
@@ -305,17 +308,19 @@ def test_members_are_reached_by_the_keyboard_and_followed_through_their_lineage(
     page.wait_for_url(f"**/t/{donor}")
 
 
-def test_a_log_is_followed_while_it_grows(opened: Open, storage: Path, tmp_path: Path) -> None:
-    growing = Growing(storage / "first", tmp_path / "live" / "growing")
+def test_a_log_is_followed_while_it_grows(opened: Open, storage: Path) -> None:
+    growing = Growing(storage / "first", storage / "logging")
     growing.grow(part=0.4)
-    log = tmp_path / "live" / "growing" / "trial_00000" / "output.log"
+    log = storage / "logging" / "trial_00000" / "output.log"
     log.parent.mkdir()
     log.write_text("".join(f"line {number}\n" for number in range(100)))
-    with serving(tmp_path / "live") as address, opened(address) as watched:
-        page = watched.open("/e/growing/t/0")
+    with opened() as watched:
+        page = watched.open("/e/logging/t/0")
+        page.wait_for_selector("#log")
         assert page.locator("#log .l").last.inner_text() == "line 99"
         with log.open("a") as file:
             file.write(f"{EVIL}\n")
+        hurry(page)
         until(page, lambda: page.locator("#log .l").last.inner_text() == EVIL)
         assert page.evaluate(
             "(log => log.scrollHeight - log.scrollTop - log.clientHeight < 8)(document.querySelector('#log .follow'))"
@@ -365,24 +370,25 @@ def test_a_long_table_is_filtered(opened: Open) -> None:
     assert rows.count() == 0
 
 
-def test_a_lost_connection_and_a_deleted_experiment_are_told(opened: Open, tmp_path: Path) -> None:
-    folder = write_experiment(tmp_path / "gone", members=2, steps=4)
-    with serving(tmp_path) as address, opened(address) as watched:
+def test_a_lost_connection_and_a_deleted_experiment_are_told(opened: Open, storage: Path) -> None:
+    folder = write_experiment(storage / "gone", members=2, steps=4)
+    with opened() as watched:
         page = watched.open("/e/gone")
         page.wait_for_selector("#live[data-kind=idle]")
         shutil.rmtree(folder)
-        page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+        hurry(page)
         page.wait_for_selector("#gone")
         assert "deleted" in page.locator("#gone").inner_text()
         page.route("**/live.json*", lambda route: route.abort())
-        page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+        hurry(page)
         until(page, lambda: "connection lost" in page.locator("#live").inner_text())
         # The browser itself reports what was missing: that is no error of the page.
         watched.problems[:] = [each for each in watched.problems if "Failed to load resource" not in each]
 
 
 def test_a_phone_shows_it_without_scrolling_sideways(opened: Open) -> None:
-    watched = opened(viewport={"width": 390, "height": 800})
+    watched = opened()
+    watched.page.set_viewport_size({"width": 390, "height": 800})
     for path in PAGES:
         page = watched.open(path)
         if path == "/e/first":
@@ -399,14 +405,14 @@ def test_the_token_lets_a_browser_in(opened: Open, storage: Path) -> None:
         assert page.locator("#members tr").count() == 8
 
 
-def test_another_experiment_of_the_same_name_takes_the_place_of_the_first(opened: Open, tmp_path: Path) -> None:
-    folder = write_experiment(tmp_path / "same", members=2, steps=4)
-    with serving(tmp_path) as address, opened(address) as watched:
+def test_another_experiment_of_the_same_name_takes_the_place_of_the_first(opened: Open, storage: Path) -> None:
+    folder = write_experiment(storage / "same", members=2, steps=4)
+    with opened() as watched:
         page = watched.open("/e/same")
         page.wait_for_selector("#members tr:nth-child(2)")
         shutil.rmtree(folder)
         write_experiment(folder, members=3, steps=4, facts={"run_id": "abcde", "parameters": ["momentum"]})
-        page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+        hurry(page)
         page.wait_for_selector("#members tr:nth-child(3)")
         titles = page.locator("table.sortable th[scope=col]").all_inner_texts()
         assert titles == ["member", "state", "iteration", "accuracy", "momentum", "exploits", "trained"]
