@@ -175,8 +175,11 @@ def _header(experiment: Experiment, damage: str) -> list[Html]:
     state = _state(experiment)
     goal = "" if info.metric is None else f", {info.metric} ({info.mode})"
     stopped = stopped_because(history)
+    counts = status_counts(history)
+    if state != State.RUNNING.value:
+        counts = counts.replace(Status.RUNNING.value, "cut off")
     facts = [
-        ("Members", f"{len(history.trials)} ({status_counts(history)})" if history.trials else "none yet"),
+        ("Members", f"{len(history.trials)} ({counts})" if history.trials else "none yet"),
         ("Results", f"{history.results:,}"),
         ("Exploits", str(history.perturbations)),
         ("Checkpoints saved", str(history.checkpoints)),
@@ -342,6 +345,7 @@ def _members(experiment: Experiment) -> list[Html]:
         [*trial_columns(shown, experiment.info), copies],
         best=place,
         statuses=[trial.status for trial in shown],
+        running=_state(experiment) == State.RUNNING.value,
         caption=rest,
     )
     return [_tall(made)]

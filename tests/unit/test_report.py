@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.growing import Growing
 from tests.simulated import write_experiment
 
 from shoal.errors import ConfigError, JournalError, ResultError, StorageError
@@ -383,3 +384,17 @@ def test_json_in_a_page_cannot_end_its_script_and_has_no_nan() -> None:
     assert json.loads(text)["x"].startswith("</script>")
     with pytest.raises(ValueError, match="JSON"):
         safe_json({"x": math.nan})
+
+
+def test_the_report_of_an_interrupted_run_does_not_say_that_members_run(folder: Path, tmp_path: Path) -> None:
+    growing = Growing(folder, tmp_path / "cut")
+    growing.grow(part=0.5)
+    text = words(report_html(Experiment.open(growing.folder)))
+    assert " RUNNING" in text
+    assert "cut off" not in text
+    growing.close()
+    text = words(report_html(Experiment.open(growing.folder)))
+    assert "interrupted" in text
+    assert " RUNNING" not in text
+    assert "● cut off" in text
+    assert " cut off, " in text

@@ -100,6 +100,7 @@ def table(
     *,
     best: int | None = None,
     statuses: Sequence[Status] | None = None,
+    running: bool = True,
     caption: str = "",
     class_: str = "",
 ) -> Html:
@@ -110,6 +111,7 @@ def table(
             cell that is HTML stays as it is.
         best: the row that is marked.
         statuses: of each row, for the mark in the column that is called ``status``.
+        running: whether somebody runs the experiment; else what was running was cut off.
         caption: a text below it.
         class_: more classes.
     """
@@ -123,7 +125,7 @@ def table(
         for place, cell in enumerate(cells):
             column = columns[place]
             if statuses is not None and column.title == "status" and not column.right:
-                written.append(element("td", status_mark(statuses[row])))
+                written.append(element("td", status_mark(statuses[row], running)))
                 continue
             given = column.cells[row]
             if isinstance(given, Html):
@@ -176,10 +178,18 @@ def _value(value: object) -> object:
     return value if isinstance(value, Html) else cut(str(value))
 
 
-def status_mark(status: Status) -> Html:
-    """Return a trial's status with a dot in its colour."""
-    dot = element("span", "●", class_=f"shoal-dot shoal-{status.value.lower()}", aria_hidden="true")
-    return element("span", dot, f" {status.value}", class_="shoal-status")
+def status_mark(status: Status, running: bool = True) -> Html:
+    """Return a trial's status with a dot in its colour.
+
+    Args:
+        status: the newest in the journal.
+        running: whether somebody runs the experiment; else a trial that was running was cut off.
+    """
+    kind, word = status.value.lower(), status.value
+    if status is Status.RUNNING and not running:
+        kind, word = Status.PAUSED.value.lower(), "cut off"
+    dot = element("span", "●", class_=f"shoal-dot shoal-{kind}", aria_hidden="true")
+    return element("span", dot, f" {word}", class_="shoal-status")
 
 
 def sparkline(points: Sequence[tuple[float, float | None]], label: str) -> Html:
