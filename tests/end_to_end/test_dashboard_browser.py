@@ -308,6 +308,14 @@ def test_members_are_reached_by_the_keyboard_and_followed_through_their_lineage(
     page.wait_for_url(f"**/t/{donor}")
 
 
+READ = """(() => {
+    const log = document.querySelector('#log .follow'), edge = log.getBoundingClientRect().top;
+    const line = [...log.children].find((each) => each.getBoundingClientRect().bottom > edge + 1);
+    return `${line.textContent} at ${Math.round(line.getBoundingClientRect().top - edge)}`;
+})()"""
+"""The first line of the log that can be seen, and where it stands."""
+
+
 def test_a_log_is_followed_while_it_grows(opened: Open, storage: Path) -> None:
     growing = Growing(storage / "first", storage / "logging")
     growing.grow(part=0.4)
@@ -326,6 +334,20 @@ def test_a_log_is_followed_while_it_grows(opened: Open, storage: Path) -> None:
             "(log => log.scrollHeight - log.scrollTop - log.clientHeight < 8)(document.querySelector('#log .follow'))"
         )
         assert page.locator("main img").count() == 0
+        # Who reads further up keeps his line, also where the first ones are left out.
+        page.evaluate("document.querySelector('#log .follow').scrollTop = 700")
+        read = page.evaluate(READ)
+        with log.open("a") as file:
+            file.write("".join(f"line {number}\n" for number in range(100, 230)))
+        hurry(page)
+        until(page, lambda: page.locator("#log .l").last.inner_text() == "line 229")
+        assert page.evaluate(READ) == read
+        with log.open("a") as file:
+            file.write("".join(f"line {number}\n" for number in range(230, 310)))
+        hurry(page)
+        until(page, lambda: page.locator("#log .l").last.inner_text() == "line 309")
+        assert page.locator("#log .l").first.inner_text() != "line 0"
+        assert page.evaluate(READ) == read
     growing.close()
 
 

@@ -85,3 +85,22 @@ def test_folders_in_a_trials_folder_are_listed(experiment: Path) -> None:
     (experiment / "trial" / "checkpoint_000001").mkdir()
     (experiment / "trial" / "output.log").write_text("")
     assert names_in(experiment, "trial") == {"checkpoint_000001"}
+
+
+def test_a_line_keeps_its_place_when_the_file_grows(tmp_path: Path) -> None:
+    (tmp_path / "trial").mkdir()
+    log = tmp_path / "trial" / "output.log"
+    log.write_text("".join(f"zeile {number} ü\n" for number in range(9_000)))
+    before = tail_of(tmp_path, "trial", "output.log")
+    with log.open("a") as file:
+        file.write("one more\nand half a")
+    after = tail_of(tmp_path, "trial", "output.log")
+    assert before is not None
+    assert after is not None
+    data = log.read_bytes()
+    for tail in (before, after):
+        for line, place in zip(tail.lines, tail.places, strict=True):
+            assert data[place:].decode().startswith(line)
+    assert dict(zip(before.places, before.lines, strict=True)).items() & dict(
+        zip(after.places, after.lines, strict=True)
+    ).items() == set(zip(before.places[2:], before.lines[2:], strict=True))

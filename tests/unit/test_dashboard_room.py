@@ -6,7 +6,6 @@ import shutil
 import sqlite3
 import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tests.asking import Client
@@ -14,11 +13,13 @@ from tests.growing import Growing
 from tests.simulated import write_experiment
 from tests.unit.pages import words
 
-from shoal.dashboard import live
+from shoal.dashboard import live, pages
 from shoal.dashboard.app import build
-from shoal.dashboard.live import Experiments, Watched
+from shoal.dashboard.live import Experiments, Looked, Watched
+from shoal.dashboard.member import MemberView
+from shoal.history import TrialHistory
 from shoal.journal import JOURNAL_NAME
-from shoal.reading import State
+from shoal.reading import Experiment, State
 
 ENOUGH = 30.0
 """Seconds to wait for a thread at most."""
@@ -214,9 +215,7 @@ def test_an_interrupted_experiment_is_nowhere_said_to_run(tmp_path: Path) -> Non
     assert "running" not in words(asked.get(f"/e/cut/t/{index}").text)
 
 
-def growing_trials(growing: Growing) -> list[Any]:
-    from shoal.reading import Experiment
-
+def growing_trials(growing: Growing) -> list[TrialHistory]:
     return Experiment.open(growing.folder).history.in_order()
 
 
@@ -288,3 +287,37 @@ def test_a_folder_whose_journal_is_a_link_out_of_it_has_a_page(tmp_path: Path) -
     answer = Client(build(tmp_path / "linked")).get("/")
     assert answer.status_code == 200
     assert "links that lead out of the folder: linked" in words(answer.text)
+
+
+def test_the_page_of_a_member_is_not_made_again_while_nothing_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_experiment(tmp_path / "one", members=2, steps=4, files=True)
+    made: list[int] = []
+    original = pages.member_view
+
+    def spy(experiment: Experiment, trial: TrialHistory, looked: Looked) -> MemberView:
+        made.append(trial.index)
+        return original(experiment, trial, looked)
+
+    monkeypatch.setattr(pages, "member_view", spy)
+    asked = Client(build(tmp_path, max_age=0.0))
+    settled(asked, "/e/one")
+    for _ in range(3):
+        asked.get("/e/one/t/1")
+        asked.get("/e/one/t/1/live.json")
+    assert made == [1]
+    with (folder / "trial_00001" / "output.log").open("a") as file:
+        file.write("one more line\n")
+    assert "one more line" in words(asked.get("/e/one/t/1").text)
+    shutil.rmtree(next((folder / "trial_00001").glob("checkpoint_*")))
+    assert "not on this disk" in words(asked.get("/e/one/t/1").text)
+    assert made == [1, 1, 1]
+
+
+def test_the_page_of_a_member_leads_to_no_list_where_there_is_none(tmp_path: Path) -> None:
+    folder = write_experiment(tmp_path / "one", members=2, steps=4)
+    for root, there in ((folder, False), (tmp_path, True)):
+        asked = Client(build(root, max_age=0.0))
+        settled(asked, "/e/one")
+        assert ('<a href="/">Experiments</a>' in asked.get("/e/one/t/1").text) is there

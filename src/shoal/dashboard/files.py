@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..display.text import printable
 
-__all__ = ["Tail", "names_in", "tail_of"]
+__all__ = ["Tail", "names_in", "stamp_of", "tail_of"]
 
 _MOST_BYTES = 48 << 10
 _LONGEST_LINE = 2000
@@ -26,6 +26,8 @@ class Tail:
     """The end of a text file."""
 
     lines: tuple[str, ...]
+    places: tuple[int, ...]
+    """Where each line begins in the file, in bytes: the same line has the same place when the file has grown."""
     size: int
     """Bytes of the whole file."""
     whole: bool
@@ -58,14 +60,37 @@ def tail_of(experiment: Path, folder: str, name: str, lines: int = 300) -> Tail 
             return None
         finally:
             os.close(handle)
-    text = data.decode("utf-8", "replace")
-    found = text.split("\n")
-    if found and not found[-1]:
+    found: list[tuple[int, bytes]] = []
+    place = begin
+    for line in data.split(b"\n"):
+        found.append((place, line))
+        place += len(line) + 1
+    if not found[-1][1]:
         found.pop()
     if begin and len(found) > 1:
         found.pop(0)  # the rest of a line
-    shown = tuple(printable(line)[:_LONGEST_LINE] for line in found[-lines:])
-    return Tail(shown, status.st_size, begin == 0 and len(shown) == len(found))
+    newest = found[-lines:]
+    shown = tuple(printable(line.decode("utf-8", "replace"))[:_LONGEST_LINE] for _, line in newest)
+    return Tail(shown, tuple(at for at, _ in newest), status.st_size, begin == 0 and len(newest) == len(found))
+
+
+def stamp_of(experiment: Path, folder: str, *names: str) -> tuple[object, ...]:
+    """Return something that changes when files in a trial's folder do, or when some come or go.
+
+    Args:
+        experiment: the experiment's folder.
+        folder: the trial's folder in it.
+        names: of the files.
+    """
+    with _inside(experiment, folder) as place:
+        if place is None:
+            return ()
+        found: list[object] = [os.fstat(place).st_mtime_ns]
+        for name in names:
+            with contextlib.suppress(OSError):
+                status = os.stat(name, dir_fd=place, follow_symlinks=False)
+                found.append((name, status.st_ino, status.st_size, status.st_mtime_ns))
+        return tuple(found)
 
 
 def names_in(experiment: Path, folder: str) -> frozenset[str]:

@@ -12,15 +12,16 @@ from ..display.text import format_duration, format_value
 from ..history import Row, TrialHistory
 from ..lineage import lineage_of
 from ..reading import Experiment
-from .files import Tail, names_in, tail_of
+from .files import Tail, names_in, stamp_of, tail_of
 from .live import Looked
 from .views import NOTHING, Change, Fact, Mark, change_of, config_items, moment, seconds, size_text, status_mark
 
-__all__ = ["MemberView", "find_member", "member_view", "result_columns"]
+__all__ = ["MemberView", "find_member", "member_stamp", "member_view", "result_columns"]
 
 RESULTS_SHOWN = 50
 SEGMENTS_SHOWN = 100
 _MOST_METRICS = 12
+_FILES = _ERRORS, _OUTPUT = "error.txt", "output.log"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +108,11 @@ def find_member(experiment: Experiment, name: str) -> TrialHistory | None:
     return next((trial for trial in experiment.history.trials.values() if str(trial.index) == name), None)
 
 
+def member_stamp(experiment: Experiment, trial: TrialHistory) -> tuple[object, ...]:
+    """Return what changes with what :func:`member_view` reads outside of the journal."""
+    return stamp_of(experiment.folder, trial.folder, *_FILES)
+
+
 def member_view(experiment: Experiment, trial: TrialHistory, looked: Looked) -> MemberView:
     """Return what to show of a member; reads the end of its log and the names of its checkpoints."""
     order = [each.index for each in experiment.history.in_order()]
@@ -133,8 +139,8 @@ def member_view(experiment: Experiment, trial: TrialHistory, looked: Looked) -> 
         checkpoints=tuple(_checkpoints(experiment, trial)),
         error=error_of(trial) if trial.status is Status.ERROR or trial.error else "",
         traceback=trial.traceback,
-        error_file=tail_of(experiment.folder, trial.folder, "error.txt"),
-        log=tail_of(experiment.folder, trial.folder, "output.log"),
+        error_file=tail_of(experiment.folder, trial.folder, _ERRORS),
+        log=tail_of(experiment.folder, trial.folder, _OUTPUT),
     )
 
 

@@ -17,7 +17,7 @@ from .compare import COMPARED, comparison
 from .figures import Panel, panels
 from .kept import REST, Kept
 from .live import Experiments, Looked, Watched, shown
-from .member import MemberView, find_member, member_view, result_columns
+from .member import MemberView, find_member, member_stamp, member_view, result_columns
 from .views import ExperimentView, Statement, columns_of, experiment_view, overview_row, state_mark, statements_of
 
 __all__ = ["Gone", "Live", "Pages"]
@@ -28,8 +28,8 @@ _PATIENCE = 0.4
 one of the few threads that answer all requests."""
 _SHOWN = 200
 """Experiments in the list, the newest."""
-
-
+_MEMBERS_KEPT = 50
+"""Members whose pages are not rendered again while nothing has changed."""
 _QUICK = 10_000
 """Results of which a report card is made at once."""
 
@@ -77,6 +77,7 @@ class Pages:
         self._rows: dict[str, tuple[str, str]] = {}
         self._at_work: set[tuple[str, ...]] = set()
         """The report cards that are being worked out."""
+        self._members: dict[tuple[str, str], tuple[object, tuple[_Rendered, MemberView]]] = {}
         self._rendered: dict[tuple[str, ...], tuple[object, _Rendered]] = {}
         self._templates = Environment(
             loader=FileSystemLoader(_HERE / "templates"),
@@ -255,6 +256,11 @@ class Pages:
             trial = find_member(experiment, name)
             if trial is None:
                 raise Gone(f"{watched.name} has no member {name}.")
+            place = (watched.key, trial.trial_id)
+            made_of = (looked.version, member_stamp(experiment, trial))
+            known = self._members.get(place)
+            if known is not None and known[0] == made_of:
+                return known[1]
             view = member_view(experiment, trial, looked)
         columns = result_columns(view)
         blocks = {
@@ -266,7 +272,11 @@ class Pages:
                 for name in ("config", "changes", "lineage", "results", "checkpoints", "error", "log")
             },
         }
-        return _Rendered(blocks, {}), view
+        if len(self._members) > _MEMBERS_KEPT:
+            self._members.clear()
+        made = _Rendered(blocks, {}), view
+        self._members[place] = made_of, made
+        return made
 
     # --------------------------------------------------------------------------------------------------------- compare
 

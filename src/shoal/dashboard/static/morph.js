@@ -25,8 +25,11 @@ export function morph(old, fresh) {
     if (old.nodeValue !== fresh.nodeValue) old.nodeValue = fresh.nodeValue;
     return;
   }
-  const atEnd = old.classList.contains("follow") && old.scrollHeight - old.scrollTop - old.clientHeight < 8;
   attributes(old, fresh);
+  if (old.classList.contains("follow") && fresh.classList.contains("follow")) {
+    lines(old, fresh);
+    return;
+  }
   const before = [...old.childNodes];
   const after = [...fresh.childNodes];
   after.forEach((node, place) => {
@@ -34,7 +37,26 @@ export function morph(old, fresh) {
     else old.append(document.importNode(node, true));
   });
   before.slice(after.length).forEach((node) => node.remove());
+}
+
+// The lines of a file that grows: each is told by its place in the file. Who is at the end stays there, and who reads
+// further up keeps the line that he reads where it is.
+function lines(old, fresh) {
+  const atEnd = old.scrollHeight - old.scrollTop - old.clientHeight < 8;
+  const edge = old.getBoundingClientRect().top;
+  const read = atEnd ? null : [...old.children].find((line) => line.getBoundingClientRect().bottom > edge + 1);
+  const top = read ? read.getBoundingClientRect().top : 0;
+  const keep = new Set([...fresh.children].map((line) => line.dataset.at));
+  for (const line of [...old.children]) if (!keep.has(line.dataset.at)) line.remove();
+  const known = new Map([...old.children].map((line) => [line.dataset.at, line]));
+  [...fresh.children].forEach((line, place) => {
+    const was = known.get(line.dataset.at);
+    if (was) morph(was, line);
+    const now = was || document.importNode(line, true);
+    if (old.children[place] !== now) old.insertBefore(now, old.children[place] || null);
+  });
   if (atEnd) old.scrollTop = old.scrollHeight;
+  else if (read && read.isConnected) old.scrollTop += read.getBoundingClientRect().top - top;
 }
 
 // Set by the reader, not by the server.
