@@ -16,7 +16,16 @@ from .display.html import STYLE, Html, element, joined, raw
 from .errors import ConfigError, ResultError, one_line
 from .reading import Experiment
 
-__all__ = ["Figure", "can_be_interactive", "differences", "figures_of", "page", "safe_json"]
+__all__ = [
+    "Figure",
+    "can_be_interactive",
+    "differences",
+    "figures_of",
+    "page",
+    "plotly_script",
+    "safe_json",
+    "without_title",
+]
 
 _POINTS = 300
 """Points of a line in an interactive figure."""
@@ -52,7 +61,7 @@ def can_be_interactive(interactive: bool | None) -> bool:
     Raises:
         ImportError: what is needed is not installed.
     """
-    plotly, matplotlib = _script_path() is not None, importlib.util.find_spec("matplotlib") is not None
+    plotly, matplotlib = plotly_script() is not None, importlib.util.find_spec("matplotlib") is not None
     if interactive and not plotly:
         raise ImportError("Interactive figures need plotly: pip install 'shoal[plotly]'")
     if interactive is False and not matplotlib:
@@ -62,7 +71,7 @@ def can_be_interactive(interactive: bool | None) -> bool:
     return plotly if interactive is None else interactive
 
 
-def _script_path() -> Path | None:
+def plotly_script() -> Path | None:
     """Return where plotly's script is, without importing plotly; None where it is not installed."""
     found = importlib.util.find_spec("plotly")
     for folder in (found.submodule_search_locations or ()) if found is not None else ():
@@ -101,8 +110,7 @@ def _interactive(name: str, plot: Any, info: Any) -> Figure:
     said = light["layout"].get("meta")
     if isinstance(said, dict) and said.get("title"):
         title, note = str(said["title"]), str(said.get("note") or "")
-        _take_title_out(light["layout"])
-        _take_title_out(dark["layout"])
+        light["layout"], dark["layout"] = without_title(light["layout"]), without_title(dark["layout"])
     where = f"data-{name}"
     text = safe_json({"light": light, "dark": differences(light, dark)})
     style = f"height:{float(light['layout'].get('height', 450)):.0f}px"
@@ -111,12 +119,18 @@ def _interactive(name: str, plot: Any, info: Any) -> Figure:
     return Figure(name, title, plot.explanation, body, data, note)
 
 
-def _take_title_out(layout: dict[str, Any]) -> None:
-    """Leave the title to the page, where it wraps and can be searched for, and its room with it."""
-    lines = max(1, str(layout.pop("title", {}).get("text", "")).count("<br>"))
-    room = min(_TITLE + _NOTE_LINE * (lines - 1), layout["margin"]["t"])
-    layout["margin"] = {**layout["margin"], "t": layout["margin"]["t"] - room}
-    layout["height"] = layout["height"] - room
+def without_title(layout: dict[str, Any], least: int = 0) -> dict[str, Any]:
+    """Return a layout without its title and the room for it: the page shows it, where it wraps and can be searched for.
+
+    Args:
+        layout: of a figure.
+        least: pixels that stay above the plot.
+    """
+    rest = {key: value for key, value in layout.items() if key != "title"}
+    title = str(layout.get("title", {}).get("text", ""))
+    above = layout["margin"]["t"]
+    left = max(least, above - _TITLE - _NOTE_LINE * max(0, title.count("<br>") - 1))
+    return {**rest, "margin": {**layout["margin"], "t": left}, "height": layout["height"] - above + left}
 
 
 def differences(light: Any, dark: Any) -> list[tuple[list[str | int], Any]]:
@@ -169,7 +183,7 @@ def page(title: str, body: Sequence[Html], figures: Sequence[Figure], *, interac
     """Return the whole page. A browser lets it load nothing, and run no script but those that it comes with."""
     scripts: list[str] = []
     if interactive and any(figure.data for figure in figures):
-        path = _script_path()
+        path = plotly_script()
         assert path is not None
         # A script could only be ended by a text in it, where the backslash means nothing.
         library = path.read_text(encoding="utf-8").replace("\r\n", "\n").replace("</script", "<\\/script")

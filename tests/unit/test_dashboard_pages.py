@@ -407,3 +407,31 @@ def test_other_lines_stay_what_they_are(trace: dict[str, Any]) -> None:
     data, layout = lighter([trace], {**AXES, "yaxis2": {"type": "log", "range": [0, 1]}})
     assert data == [trace]
     assert "shapes" not in layout
+
+
+TURNED = "gnp.\u202egpj\u2066.exe"
+
+
+def test_names_do_not_turn_around_what_stands_behind_them(tmp_path: Path) -> None:
+    folder = write_experiment(
+        tmp_path / TURNED, members=2, steps=4, files=True, facts={"trainable": TURNED, "parameters": ["lr", TURNED]}
+    )
+    (folder / "trial_00000" / "output.log").write_text(f"{TURNED}\n")
+    asked = Client(make_app(tmp_path))
+    page = f"/e/{key_of(TURNED)}"
+    ready(asked, page)
+    for path in ("/", page, f"{page}/t/0", f"/compare?a={key_of(TURNED)}&b={key_of(TURNED)}"):
+        text = asked.get(path).text
+        assert "gnp.gpj.exe" in text
+        assert not re.search("[\u202a-\u202e\u2066-\u2069]", text)
+
+
+def test_more_results_than_steps_are_explained(tmp_path: Path) -> None:
+    write_experiment(tmp_path / "again", members=6, steps=30, scheduler=pbt(perturbation_interval=4))
+    write_experiment(tmp_path / "once", members=2, steps=3)
+    asked = Client(make_app(tmp_path))
+    for name, told in (("again", True), ("once", False)):
+        ready(asked, f"/e/{name}")
+        assert ("some steps were trained again" in text_of(asked.get(f"/e/{name}").text)) is told
+    history = Experiment.open(tmp_path / "again").history
+    assert history.results > 6 * 30

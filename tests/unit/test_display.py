@@ -19,7 +19,7 @@ from shoal.display.base import StatusBase
 from shoal.display.plain import PlainStatus
 from shoal.display.table import Pace, exploit_line, overview, stopped_because
 from shoal.display.terminal import TerminalStatus
-from shoal.display.text import width_of
+from shoal.display.text import one_line, printable, width_of
 from shoal.errors import ConfigError
 
 from .stories import NOON, Story, make_info
@@ -655,3 +655,9 @@ def test_a_time_budget_is_an_end_too() -> None:
 def test_where_no_end_is_known_there_is_no_progress(stop: dict[str, float]) -> None:
     info = make_info(stop=stop)
     assert Pace(info).at(NOON, Story(FOLDER, info=info).history) is None
+
+
+@pytest.mark.parametrize("show", [one_line, printable])
+def test_no_text_turns_around_what_stands_behind_it(show: Callable[[str], str]) -> None:
+    assert show("gnp.\u202egpj\u2066.exe\u2069") == "gnp.gpj.exe"
+    assert show("\N{HEBREW LETTER ALEF}\N{ARABIC LETTER BEH}") == "\N{HEBREW LETTER ALEF}\N{ARABIC LETTER BEH}"

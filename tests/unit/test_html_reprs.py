@@ -263,3 +263,7 @@ def test_what_cannot_be_shown_raises_nothing(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(Nasty, "armed", True)
     for thing in things:
         assert thing._repr_html_() is None
+
+
+def test_html_does_not_turn_around_what_stands_behind_a_name() -> None:
+    assert element("b", "gnp.\u202egpj") == "<b>gnp.\ufffdgpj</b>"

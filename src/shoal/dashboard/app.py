@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from starlette.types import ASGIApp
 
 from ..plots.style import THEMES
 from ..reading import State
+from ..report_page import plotly_script
 from .compare import COMPARED, X_AXES, compared_figure
 from .figures import encoded, message, panels, plot_figure
 from .kept import Kept
@@ -279,10 +279,7 @@ def _x(request: Request) -> str:
 
 
 def _plotly_js() -> Path:
-    """Return the JavaScript that the package plotly ships; that is not imported, which takes its time."""
-    spec = find_spec("plotly")
-    for place in () if spec is None else spec.submodule_search_locations or ():
-        path = Path(place, "package_data", "plotly.min.js")
-        if path.is_file():
-            return path
-    raise ImportError("The dashboard needs the file plotly.min.js of plotly: pip install 'shoal[dashboard]'")
+    path = plotly_script()
+    if path is None:
+        raise ImportError("The dashboard needs the file plotly.min.js of plotly: pip install 'shoal[dashboard]'")
+    return path

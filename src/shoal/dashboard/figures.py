@@ -10,14 +10,15 @@ from typing import Any
 
 from ..errors import ShoalError, one_line
 from ..reading import Experiment
+from ..report_page import without_title
 from .lighter import lighter
 
 __all__ = ["Panel", "encoded", "message", "panels", "plot_figure"]
 
 _FEW_MEMBERS = 12
 _POINTS, _POINTS_OF_MANY = 240, 120
-_HEAD, _LINE, _LEAST = 44, 16, 14
-"""Pixels of a figure's title with one line of note, of each more line, and the least that stays above the plot."""
+_LEAST = 14
+"""Pixels that stay above a plot whose title the page shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,14 +92,12 @@ def _without_heading(layout: dict[str, Any], name: str) -> dict[str, Any]:
     title = layout.get("title", {}).get("text", "")
     if "meta" not in layout or not title:
         return layout
-    taken = _HEAD + _LINE * max(0, title.count("<br>") - 1)
-    margin = {**layout["margin"], "t": max(_LEAST, layout["margin"]["t"] - taken)}
-    rest = {key: value for key, value in layout.items() if key != "title"}
+    rest = without_title(layout, _LEAST)
     said = str(layout["meta"].get("title", ""))
     if said.casefold().startswith(f"{name.casefold()}: "):
         said = said[len(name) + 2 :]
         rest["meta"] = {**layout["meta"], "title": said[:1].upper() + said[1:]}
-    return {**rest, "margin": margin, "height": layout["height"] - layout["margin"]["t"] + margin["t"]}
+    return rest
 
 
 def message(text: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ..core.commands import Exploit, Reconfigure, Status, checkpoint_name
 from ..core.reports import flatten, lookup
+from ..display.reprs import size_text
 from ..display.table import error_of
 from ..display.text import format_duration, format_value
 from ..history import Row, TrialHistory
@@ -14,7 +15,7 @@ from ..lineage import lineage_of
 from ..reading import Experiment
 from .files import Tail, names_in, stamp_of, tail_of
 from .live import Looked
-from .views import NOTHING, Change, Fact, Mark, change_of, config_items, moment, seconds, size_text, status_mark
+from .views import NOTHING, Change, Fact, Mark, change_of, config_items, moment, score_text, seconds, status_mark
 
 __all__ = ["MemberView", "find_member", "member_stamp", "member_view", "result_columns"]
 
@@ -179,7 +180,7 @@ def _changes(experiment: Experiment, trial: TrialHistory) -> Iterator[ChangeLine
                 at="" if copied is None else format_duration(copied.at),
                 iteration=change.iteration,
                 donor=trials[change.donor_id].index,
-                scores=f"{_score(change.score)} → {_score(change.checkpoint.score)}",
+                scores=f"{score_text(change.score)} → {score_text(change.checkpoint.score)}",
                 changes=change_of(change),
                 why="" if change.failed is None else "it had failed",
             )
@@ -243,10 +244,6 @@ def _note(trial: TrialHistory, number: int, there: bool) -> str:
     if number in trial.damaged:
         return "damaged"
     return "" if there else "not on this disk"
-
-
-def _score(score: float | None) -> str:
-    return NOTHING if score is None else format_value(score)
 
 
 def result_columns(view: MemberView) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from ..display.text import unturned
 from ..errors import one_line
 from ..reading import Experiment, State
 from .blocks import BlockStore, Update
@@ -85,6 +86,7 @@ class Pages:
             undefined=StrictUndefined,
             trim_blocks=True,
             lstrip_blocks=True,
+            finalize=_finalized,
         )
         names: dict[str, Any] = self._templates.globals
         names.update(assets=assets, plotly=plotly)
@@ -350,6 +352,11 @@ class Pages:
             page = self._store.page(key)
             page.set(rendered.blocks, rendered.lists)
             return page.since(have)
+
+
+def _finalized(value: object) -> object:
+    """Return what a template shows; blocks went through this when they were rendered."""
+    return unturned(value) if type(value) is str else value
 
 
 def _statements(experiment: Experiment) -> tuple[Statement, ...]:

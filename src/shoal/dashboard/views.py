@@ -31,6 +31,7 @@ __all__ = [
     "columns_of",
     "experiment_view",
     "overview_row",
+    "score_text",
     "sort_number",
     "state_mark",
     "statements_of",
@@ -288,7 +289,10 @@ def _facts(experiment: Experiment, best: TrialHistory | None, state: State | Non
         value = NOTHING if best is None else format_value(best.value(info.metric))
         where = "no result yet" if best is None else f"{info.mode}, member {best.index} at iteration {best.iteration}"
         yield Fact(f"best {info.metric}", value, where)
-    yield Fact("results", f"{history.results:,}", f"{history.checkpoints:,} checkpoints saved")
+    # Who copies somebody goes on at the iteration of what he copied, which may lie before his own.
+    again = history.results > sum(trial.iteration for trial in history.trials.values())
+    hint = f"{history.checkpoints:,} checkpoints saved"
+    yield Fact("results", f"{history.results:,}", f"some steps were trained again, {hint}" if again else hint)
     if info.replay:
         changes = sum(len(trial.changes) for trial in history.trials.values())
         yield Fact("config changes", f"{changes:,}", "as the schedule says")
@@ -363,14 +367,15 @@ def _exploit_row(experiment: Experiment, exploit: Exploit) -> ExploitRow:
         member=trials[exploit.trial_id].index,
         donor=trials[exploit.donor_id].index,
         iteration=exploit.iteration,
-        score=_score(exploit.score),
-        donor_score=_score(exploit.checkpoint.score),
+        score=score_text(exploit.score),
+        donor_score=score_text(exploit.checkpoint.score),
         changes=changes_of(exploit.donor_config, exploit.new_config),
         failed=exploit.failed is not None,
     )
 
 
-def _score(score: float | None) -> str:
+def score_text(score: float | None) -> str:
+    """Return a score that trials were compared by."""
     return NOTHING if score is None else format_value(score)
 
 
@@ -422,16 +427,6 @@ def seconds(value: float) -> str:
 def moment(at: float | None) -> str:
     """Return seconds since the epoch as ``2026-05-01 12:30``, in the server's time."""
     return "" if not at else time.strftime("%Y-%m-%d %H:%M", time.localtime(at))
-
-
-def size_text(size: int) -> str:
-    """Return bytes as ``12.3 MB``."""
-    value = float(size)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000 or unit == "GB":
-            break
-        value /= 1000
-    return f"{int(value)} B" if unit == "B" else f"{value:.1f} {unit}"
 
 
 def _first_sentence(text: str) -> str:

@@ -33,7 +33,7 @@ _LONGEST = 300
 _ABBREVIATED = 30
 """Characters that a cell has room for; the whole text of a longer one is shown where the pointer rests on it."""
 _VOID = frozenset({"br", "hr", "img", "meta"})
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
 _FIGURE_SPACE = "\u2007"
 _SPARK_WIDTH, _SPARK_HEIGHT, _SPARK_POINTS = 240.0, 44.0, 120
 

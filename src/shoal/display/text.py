@@ -18,14 +18,20 @@ __all__ = [
     "lay_out",
     "one_line",
     "printable",
+    "unturned",
     "width_of",
 ]
 
 _LONGEST_VALUE = 20
 # A number as format_value writes it; the group is what stands behind the place of its decimal point.
 _NUMBER = re.compile(r"-?\d+((?:\.\d+)?(?:e-?\d+)?)")
+# These change the order in which the characters behind them are shown, also those of the text that follows.
+_TURNING = "\u202a-\u202e\u2066-\u2069"
 # Escape sequences, and every other control character but the tab.
-_CONTROL = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|.)?|[\x00-\x08\x0a-\x1f\x7f-\x9f]")
+_CONTROL = re.compile(
+    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|.)?|[\x00-\x08\x0a-\x1f\x7f-\x9f" + f"{_TURNING}]"
+)
+_TURN = re.compile(f"[{_TURNING}]")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -71,6 +77,11 @@ def format_duration(seconds: float) -> str:
     days, rest = divmod(whole, 86400)
     text = f"{rest // 3600}:{rest // 60 % 60:02d}:{rest % 60:02d}"
     return f"{days} d {text}" if days else text
+
+
+def unturned(text: str) -> str:
+    """Return text without the characters that change the order in which others are shown."""
+    return text if text.isascii() else _TURN.sub("", text)
 
 
 def one_line(text: str) -> str:
