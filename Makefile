@@ -14,6 +14,9 @@ TORCH ?= torch==2.13.0
 RAY ?= ray[tune]==2.60.0
 SYNE_TUNE ?= syne-tune==0.16.0
 
+# Of the tests: one more than a small machine has cores, because most of them wait for processes that they have started.
+WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); echo $$((n < 3 ? 3 : n > 4 ? 4 : n)))
+
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := -m pip install --quiet --quiet --disable-pip-version-check
@@ -38,7 +41,7 @@ demo: $(VENV)/.installed-examples
 	@$(BIN)/python -m shoal.examples.pbt_mnist $(ARGS)
 
 test: $(VENV)/.installed-dev
-	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 faults: $(VENV)/.installed-dev
 	@$(BIN)/python -m tests.faults.storm $(ARGS)
