@@ -417,6 +417,18 @@ def test_a_phone_shows_it_without_scrolling_sideways(opened: Open) -> None:
             page.locator("[data-plot]").first.scroll_into_view_if_needed()
             page.wait_for_selector(".main-svg")
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), path
+    # What counts is there without scrolling tables, either.
+    page = watched.open("/")
+    for place in ("#x-second td:nth-child(3) b", "#x-second .mark"):
+        assert right_of(page, place) <= 390
+    page = watched.open("/e/first")
+    assert right_of(page, "#exploits tbody .changes") <= 390
+
+
+def right_of(page: Any, place: str) -> float:
+    """Return where the first such element ends, in pixels from the left."""
+    box = page.locator(place).first.bounding_box()
+    return float(box["x"] + box["width"])
 
 
 def test_the_token_lets_a_browser_in(opened: Open, storage: Path) -> None:
