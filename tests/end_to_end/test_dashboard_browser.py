@@ -66,7 +66,8 @@ class Watched:
         self.page.close()
 
     def open(self, path: str) -> Any:
-        self.page.goto(self.home + path)
+        # Scripts have run then; plotly.js, which most pages want only later, may still be on its way.
+        self.page.goto(self.home + path, wait_until="domcontentloaded")
         return self.page
 
     def ask(self, url: str) -> None:
@@ -205,9 +206,11 @@ def hurry(page: Any) -> None:
     page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
 
 
-def until(page: Any, holds: Callable[[], bool]) -> None:
+def until(page: Any, holds: Callable[[], bool], hurried: bool = False) -> None:
     """Wait until something holds."""
     for _ in range(ENOUGH // 50):
+        if hurried:
+            hurry(page)
         if holds():
             return
         page.wait_for_timeout(50)
@@ -446,8 +449,7 @@ def test_another_experiment_of_the_same_name_takes_the_place_of_the_first(opened
         page.wait_for_selector("#members tr:nth-child(2)")
         shutil.rmtree(folder)
         write_experiment(folder, members=3, steps=4, facts={"run_id": "abcde", "parameters": ["momentum"]})
-        hurry(page)
-        page.wait_for_selector("#members tr:nth-child(3)")
+        until(page, lambda: page.locator("#members tr").count() == 3, hurried=True)
         titles = page.locator("table.sortable th[scope=col]").all_inner_texts()
         assert titles == ["member", "state", "iteration", "accuracy", "momentum", "exploits", "trained"]
         # A moment without it is not told as an error by the page, but by the browser.
