@@ -13,7 +13,7 @@ from tests.growing import Growing
 from tests.simulated import write_experiment
 from tests.unit.pages import words
 
-from shoal.dashboard import live, pages
+from shoal.dashboard import live, member, pages
 from shoal.dashboard.app import build
 from shoal.dashboard.live import Experiments, Looked, Watched
 from shoal.dashboard.member import MemberView
@@ -294,7 +294,7 @@ def test_the_page_of_a_member_is_not_made_again_while_nothing_has_changed(
 ) -> None:
     folder = write_experiment(tmp_path / "one", members=2, steps=4, files=True)
     made: list[int] = []
-    original = pages.member_view
+    original = member.member_view
 
     def spy(experiment: Experiment, trial: TrialHistory, looked: Looked) -> MemberView:
         made.append(trial.index)

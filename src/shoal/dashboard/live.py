@@ -388,14 +388,15 @@ class Experiments:
         """
         if not self._warming.acquire(blocking=False):
             return True
-        if not any(self._is_to_warm(each) for each in self.all()[:count]):
+        room = self._room()
+        if not any(self._is_to_warm(each, room) for each in self.all()[:count]):
             self._warming.release()
             return False
 
         def read() -> None:
             try:
                 for each in self.all()[:count]:
-                    if self._is_to_warm(each):
+                    if self._is_to_warm(each, self._room()):
                         each.open()
                         each.wait()
             finally:
@@ -404,11 +405,12 @@ class Experiments:
         threading.Thread(target=read, name="shoal-warm", daemon=True).start()
         return True
 
-    def _is_to_warm(self, watched: Watched) -> bool:
-        if watched.forgotten or not watched.known().unread:
-            return False
-        there = sum(each.results for each in self.all())
-        return there < self._most_results and there + watched.size <= self._most_results
+    def _room(self) -> int:
+        """Return how many results there is room for."""
+        return self._most_results - sum(each.results for each in self.all())
+
+    def _is_to_warm(self, watched: Watched, room: int) -> bool:
+        return room > 0 and watched.size <= room and not watched.forgotten and watched.known().unread
 
     def _find(self) -> tuple[dict[str, Watched], list[str]]:
         before = {each.folder: each for each in self._found.values()}

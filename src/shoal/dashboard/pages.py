@@ -95,22 +95,23 @@ class Pages:
 
     def overview(self) -> str:
         """Return the list of experiments."""
-        rendered, looks, version = self._overview()
+        rendered, looks, version, _ = self._overview()
         names = [(each.key, each.name) for each, _ in looks]
         return self._page(("overview",), rendered, version, version, "overview.html", names=names)
 
     def overview_live(self, have: str) -> Live:
         """Return what has changed in the list of experiments."""
-        rendered, looks, version = self._overview()
+        rendered, looks, version, warming = self._overview()
         running = any(looked.state is State.RUNNING for _, looked in looks)
-        reading = self.experiments.warm(_SHOWN) or any(looked.reading is not None for _, looked in looks)
+        reading = warming or any(looked.reading is not None for _, looked in looks)
         state = "reading" if reading else "running" if running else "ended"
         return Live(self._since(("overview",), rendered, have), version, state)
 
-    def _overview(self) -> tuple[_Rendered, list[tuple[Watched, Looked]], str]:
+    def _overview(self) -> tuple[_Rendered, list[tuple[Watched, Looked]], str, bool]:
+        """Return the blocks, what is known of the experiments, its version, and whether some are still to be read."""
         everything = self.experiments.all()
         found = everything[:_SHOWN]
-        self.experiments.warm(_SHOWN)
+        warming = self.experiments.warm(_SHOWN)
         for key in self._rows.keys() - {each.key for each in everything}:
             self._rows.pop(key, None)
         looks = [(each, each.glance()) for each in found]
@@ -123,7 +124,7 @@ class Pages:
             count=len(found), more=len(everything) - len(found), outside=self.experiments.outside,
         )  # fmt: skip
         version = f"{len(everything)}-{hash(tuple(looked.version for _, looked in looks))}"
-        return _Rendered(blocks, {"overview-rows": rows}), looks, version
+        return _Rendered(blocks, {"overview-rows": rows}), looks, version, warming
 
     def _overview_row(self, watched: Watched, looked: Looked) -> str:
         known = self._rows.get(watched.key)
