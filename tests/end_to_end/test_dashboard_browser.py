@@ -89,16 +89,6 @@ class Watched:
 
 
 @pytest.fixture(scope="module")
-def chromium() -> Generator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
 def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("storage")
     write_experiment(root / "first", members=8, steps=30, files=True)
@@ -124,24 +114,25 @@ Open = Callable[..., Watched]
 
 
 @pytest.fixture(scope="module")
-def usual(chromium: Any) -> Generator[Any]:
+def profile(tmp_path_factory: pytest.TempPathFactory) -> Generator[Any]:
     """A profile that keeps what it has loaded, as people's does."""
-    context = chromium.new_context(viewport=VIEWPORT)
-    yield context
-    context.close()
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        context = playwright.chromium.launch_persistent_context(
+            tmp_path_factory.mktemp("profile"), executable_path=CHROMIUM, args=["--no-sandbox"], viewport=VIEWPORT
+        )
+        yield context
+        context.close()
 
 
 @pytest.fixture
-def opened(chromium: Any, usual: Any, home: str) -> Generator[Open]:
-    """Opens pages that may complain about nothing, and ask nobody but the server. With options: in a new profile."""
-    contexts: list[Any] = []
+def opened(profile: Any, home: str) -> Generator[Open]:
+    """Opens pages that may complain about nothing, and ask nobody but the server."""
     seen: list[Watched] = []
 
-    def open_page(address: str = home, **options: Any) -> Watched:
-        context = chromium.new_context(**{"viewport": VIEWPORT, **options}) if options else usual
-        if options:
-            contexts.append(context)
-        watched = Watched(context.new_page(), address)
+    def open_page(address: str = home) -> Watched:
+        watched = Watched(profile.new_page(), address)
         page = watched.page
         page.set_default_timeout(ENOUGH)
         page.on("console", lambda message: watched.problems.append(message.text) if message.type == "error" else None)
@@ -154,8 +145,6 @@ def opened(chromium: Any, usual: Any, home: str) -> Generator[Open]:
     yield open_page
     for watched in seen:
         watched.page.close()
-    for context in contexts:
-        context.close()
     for watched in seen:
         assert watched.problems == []
         assert watched.foreign == []
