@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shoal.core.events import Reported, SavedCheckpoint, StopAsked
@@ -97,6 +97,7 @@ rests = st.fixed_dictionaries(
 )
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # which is a question of who else uses the machine
 @given(
     st.lists(st.tuples(st.integers(0, 1), metrics_like, st.integers(0, 10**12), rests), max_size=12),
     st.integers(0, 10**13),

@@ -238,12 +238,12 @@ def test_a_figure_can_be_drawn_of_every_experiment_that_has_something_to_draw(tm
         for plot in PLOTS.values():
             info = info_of(experiment, plot.name)
             if info is not None:
-                plot.figure(info).savefig(io.BytesIO(), dpi=40)
+                plot.figure(info).draw_without_rendering()
 
 
 @EACH
 def test_a_figure_of_many_members_draws(many: Experiment, name: str) -> None:
-    PLOTS[name].figure(PLOTS[name].info(many)).savefig(io.BytesIO(), dpi=40)
+    PLOTS[name].figure(PLOTS[name].info(many)).draw_without_rendering()
 
 
 def test_names_are_drawn_literally(tmp_path: Path) -> None:
@@ -260,7 +260,7 @@ def test_the_users_style_is_neither_followed_nor_changed(few: Experiment) -> Non
     with matplotlib.rc_context({"text.usetex": True, "axes.facecolor": "black", "font.size": 40}):
         before = dict(matplotlib.rcParams)
         figure = shoal.plots.plot_learning_curves(few)
-        figure.savefig(io.BytesIO(), dpi=40)
+        figure.draw_without_rendering()
         assert dict(matplotlib.rcParams) == before
     assert figure.axes[0].get_facecolor() == (1, 1, 1, 1)
 
