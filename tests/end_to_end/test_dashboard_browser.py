@@ -109,7 +109,7 @@ def home(storage: Path) -> Generator[str]:
         yield address
 
 
-VIEWPORT = {"width": 1280, "height": 900}
+VIEWPORT: Any = {"width": 1280, "height": 900}
 Open = Callable[..., Watched]
 
 
