@@ -111,32 +111,31 @@ def write_experiment(
     run = Simulation(train, configs(members, seed), scheduler, seed=seed, **settings)
     result = run.run()
     folder.mkdir(parents=True)
-    info = ExperimentInfo(
-        **{
-            "name": folder.name,
-            "trainable": "learn",
-            "run_id": run_id,
-            "metric": run.metric,
-            "mode": run.mode,
-            "time_attr": scheduler.time_attr,
-            "scheduler": scheduler.describe(),
-            "logs_policies": scheduler.logs_policies,
-            "num_trials": members,
-            "slots": len(run.limits.devices),
-            "cpus": 1.0,
-            "gpus": 0.0,
-            "engine": "processes",
-            "seed": seed,
-            "parameters": list(MUTATIONS),
-            "log_parameters": ["lr"],
-            "exploits": scheduler.controls,
-            "control": sorted(run.control),
-            "stop": dict(settings["stop"]),
-            "devices": list(run.limits.devices),
-            "started_at": STARTED_AT,
-            **(facts or {}),
-        }
-    )
+    told_facts: dict[str, Any] = {
+        "name": folder.name,
+        "trainable": "learn",
+        "run_id": run_id,
+        "metric": run.metric,
+        "mode": run.mode,
+        "time_attr": scheduler.time_attr,
+        "scheduler": scheduler.describe(),
+        "logs_policies": scheduler.logs_policies,
+        "num_trials": members,
+        "slots": len(run.limits.devices),
+        "cpus": 1.0,
+        "gpus": 0.0,
+        "engine": "processes",
+        "seed": seed,
+        "parameters": list(MUTATIONS),
+        "log_parameters": ["lr"],
+        "exploits": scheduler.controls,
+        "control": sorted(run.control),
+        "stop": dict(settings["stop"]),
+        "devices": list(run.limits.devices),
+        "started_at": STARTED_AT,
+        **(facts or {}),
+    }
+    info = ExperimentInfo(**told_facts)
     journal = SQLiteJournal.create(folder)
     journal.set_meta(**info.to_meta())
     journal.append([result.opened], STARTED_AT)

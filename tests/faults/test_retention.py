@@ -1,4 +1,4 @@
-"""``num_to_keep=1``: a thousand exploits, nothing missing, and never more on disk than members, twice the slots and two."""
+"""``num_to_keep=1``: a thousand exploits, nothing missing, never more on disk than members, twice the slots and two."""
 
 from __future__ import annotations
 
