@@ -140,9 +140,10 @@ class Timeline:
         now = self._pass(record.at)
         if isinstance(item, Reported):  # the first to be asked for, because most are
             self.members[item.trial_id].training += item.time_this_iter_s
-            self._inside[item.trial_id] = now
             if item.waiting:
-                del self._inside[item.trial_id]
+                self._inside.pop(item.trial_id, None)
+            else:
+                self._inside[item.trial_id] = now
             if item.checkpoint is not None:
                 self._saved(item.trial_id, item.checkpoint)
         elif isinstance(item, TrialAdded):
@@ -174,10 +175,10 @@ class Timeline:
         """Let time pass until a record, and return the active seconds by then."""
         newest = self._stretches[-1]
         if at < newest.ended_at:
-            self._stretches.append(_Stretch(at, at, self.duration, newest.slots))
-        else:
-            newest.ended_at = at
-        return self.duration
+            newest = _Stretch(at, at, self.duration, newest.slots)
+            self._stretches.append(newest)
+        newest.ended_at = at
+        return newest.before + at - newest.began_at
 
     def _opened(self, opened: Opened) -> None:
         self._inside.clear()
