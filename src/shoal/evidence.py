@@ -10,12 +10,12 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby, pairwise
+from itertools import pairwise
 
 from .core.commands import Exploit
 from .history import TrialHistory
-from .inference import middle, rank_correlation
-from .plots.info import finite
+from .inference import between, middle, rank_correlation
+from .plots.info import by_generation, finite
 from .reading import Experiment
 
 __all__ = ["Persistence", "Rounds", "early_share", "leads_over_peers", "persistence", "rounds_of"]
@@ -37,6 +37,8 @@ class Life:
     generation: int
     times: tuple[float, ...]
     scores: tuple[float, ...]
+    ended: bool
+    """Whether the trial ended with the last of them."""
 
     def at(self, time: float) -> float | None:
         """Return the score in the first result at or behind a time; None where it never came there."""
@@ -84,11 +86,6 @@ class Persistence:
 def rounds_of(experiment: Experiment) -> Rounds:
     """Return the boundaries of a run, by their numbers, of the members that take part in exploits."""
     lives = tuple(_lives(experiment))
-    at_ends = {
-        (trial.trial_id, trial.last.generation): trial.last.report.iteration
-        for trial in experiment.history.in_order()
-        if trial.last is not None and trial.last.report.stop is not None
-    }
     found: dict[float, dict[str, tuple[int, float]]] = defaultdict(dict)
     times: dict[float, float] = {}
     decisions: dict[str, int] = defaultdict(int)
@@ -97,14 +94,12 @@ def rounds_of(experiment: Experiment) -> Rounds:
         trial_id = life.trial.trial_id
         if life.trial.index in experiment.info.control:
             continue
-        rows = [row for row in life.trial.rows if row.generation == life.generation]
         for until in experiment.timeline.boundaries.get((trial_id, life.generation), ()):
             score = life.at(until)
             if score is None:
                 continue
-            place = bisect_left(life.times, until)
-            ended = rows[place].report.iteration == at_ends.get((trial_id, life.generation)) if rows else False
-            decisions[trial_id] += not ended
+            at_its_end = life.ended and bisect_left(life.times, until) == len(life.times) - 1
+            decisions[trial_id] += not at_its_end
             number = round(until / interval, 1) if interval else until
             found[number][trial_id] = (life.generation, score)
             times[number] = min(until, times.get(number, math.inf))
@@ -166,14 +161,8 @@ def early_share(experiment: Experiment, rounds: Rounds) -> tuple[float, int] | N
             values = life.scores[first : behind + 1]
             whole = values[-1] - values[0]
             if len(values) >= 5 and whole > 0:
-                shares.append((_between(values, (len(values) - 1) / 2) - values[0]) / whole)
+                shares.append((between(values, (len(values) - 1) / 2) - values[0]) / whole)
     return (middle(shares), len(shares)) if shares else None
-
-
-def _between(values: Sequence[float], place: float) -> float:
-    low = math.floor(place)
-    high = min(low + 1, len(values) - 1)
-    return values[low] + (values[high] - values[low]) * (place - low)
 
 
 def leads_over_peers(experiment: Experiment, rounds: Rounds) -> list[float]:
@@ -221,15 +210,16 @@ def _lives(experiment: Experiment) -> Iterator[Life]:
     sign = 1.0 if experiment.info.mode == "max" else -1.0
     metric, time_attr = str(experiment.info.metric), experiment.info.time_attr
     for trial in experiment.history.in_order():
-        for generation, rows in groupby(trial.rows, lambda row: row.generation):
+        for generation, rows in by_generation(trial):
             points = [
-                (time, sign * score)
+                (time, sign * score, row)
                 for row in rows
                 if (time := finite(row.value(time_attr))) is not None
                 and (score := finite(row.value(metric))) is not None
             ]
-            times = tuple(time for time, _ in points)
-            yield Life(trial, generation, times, tuple(score for _, score in points))
+            ended = bool(points) and points[-1][2] is trial.last and trial.last.report.stop is not None
+            times, scores = tuple(time for time, _, _ in points), tuple(score for _, score, _ in points)
+            yield Life(trial, generation, times, scores, ended)
 
 
 def _interval(experiment: Experiment) -> float:

@@ -6,7 +6,16 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-__all__ = ["expected_best", "middle", "quantile", "rank_correlation", "rank_sum_test", "sign_test", "spread"]
+__all__ = [
+    "between",
+    "expected_best",
+    "middle",
+    "quantile",
+    "rank_correlation",
+    "rank_sum_test",
+    "sign_test",
+    "spread",
+]
 
 
 def middle(values: Sequence[float]) -> float:
@@ -16,12 +25,15 @@ def middle(values: Sequence[float]) -> float:
 
 def quantile(values: Sequence[float], share: float) -> float:
     """Return the value that a share of the others, 0 to 1, is below, interpolated between the two nearest."""
-    ordered = sorted(values)
-    place = share * (len(ordered) - 1)
+    return between(sorted(values), share * (len(values) - 1))
+
+
+def between(values: Sequence[float], place: float) -> float:
+    """Return the value at a place, counted from 0, interpolated between the two next to it."""
     low = math.floor(place)
-    high = min(low + 1, len(ordered) - 1)
+    high = min(low + 1, len(values) - 1)
     part = place - low
-    return ordered[low] * (1.0 - part) + ordered[high] * part  # the difference of two large ones may be too large
+    return values[low] * (1.0 - part) + values[high] * part  # the difference of two large ones may be too large
 
 
 def spread(values: Sequence[float]) -> float:

@@ -391,7 +391,7 @@ class ResultGrid(Sequence[Result]):
         for trial, result in zip(self._trials, self._results, strict=True):
             found = _values(trial, metric)
             values += found
-            score = _in_scope([value for value in found if value is not None], scope, sign, filter_nan_and_inf)
+            score = in_scope([value for value in found if value is not None], scope, sign, filter_nan_and_inf)
             if score is None or (filter_nan_and_inf and not math.isfinite(score)):
                 continue
             rank = -math.inf if math.isnan(score) else sign * score
@@ -501,8 +501,15 @@ def _values(trial: TrialHistory, metric: str) -> list[float | None]:
     return [_value(trial, row, metric) for row in trial.rows]
 
 
-def _in_scope(values: list[float], scope: str, sign: float, finite: bool) -> float | None:
-    """Return the one number that a trial's values come to; None without any."""
+def in_scope(values: Sequence[float], scope: str, sign: float, finite: bool) -> float | None:
+    """Return the one number that a trial's values come to; None without any.
+
+    Args:
+        values: of all results, oldest first.
+        scope: one of ``SCOPES``.
+        sign: 1 where larger is better, -1 where smaller is.
+        finite: whether only finite values count, where the best of all is asked for.
+    """
     if not values:
         return None
     if scope == "last":

@@ -288,8 +288,7 @@ def _read(row: Row, key: str) -> Any:
 
 def _best_values(experiment: Experiment, trial: TrialHistory, metric: str, mode: str, scope: str) -> dict[str, Any]:
     from ..core.reports import number
-    from ..results import Result
-    from .scopes import in_scope
+    from ..results import Result, in_scope
 
     last: Row | None = trial.last
     newest: str | None = None
@@ -303,7 +302,7 @@ def _best_values(experiment: Experiment, trial: TrialHistory, metric: str, mode:
         and _checkpoint_path(experiment, trial, place).is_dir()
     ]  # fmt: skip
     sign = 1.0 if mode == "max" else -1.0
-    values = [number(_read(row, metric)) for row in trial.rows]
+    values = [value for row in trial.rows if (value := number(_read(row, metric))) is not None]
     top = max(saved, key=lambda pair: (sign * pair[0], pair[1])) if saved else None
     return {
         "trial": trial.index,
@@ -312,7 +311,7 @@ def _best_values(experiment: Experiment, trial: TrialHistory, metric: str, mode:
         "metric": metric,
         "mode": mode,
         "scope": scope,
-        "score": _read(last, metric) if scope == "last" and last is not None else in_scope(values, scope, sign),
+        "score": _read(last, metric) if scope == "last" and last is not None else in_scope(values, scope, sign, True),
         "iteration": trial.iteration,
         "config": None if last is None else last.config,
         "path": str(experiment.folder / trial.folder),

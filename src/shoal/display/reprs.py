@@ -10,7 +10,7 @@ import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ParamSpec
 
 from ..core.events import Config
 from ..core.reports import flatten, number
@@ -46,20 +46,20 @@ _FILES_SEEN = 1000
 _LARGEST_NOTES = 64 << 10
 """Bytes of a checkpoint's metadata that are read."""
 
-F = TypeVar("F", bound=Callable[..., Any])
+P = ParamSpec("P")
 
 
-def _or_nothing(make: F) -> F:
+def _or_nothing(make: Callable[P, str | None]) -> Callable[P, str | None]:
     """Return None where the HTML cannot be made, so that a notebook shows the text instead of a traceback."""
 
     @functools.wraps(make)
-    def safe(*args: Any, **options: Any) -> str | None:
+    def safe(*args: P.args, **options: P.kwargs) -> str | None:
         try:
             return str(make(*args, **options))
         except Exception:
             return None
 
-    return safe  # type: ignore[return-value]
+    return safe
 
 
 # ------------------------------------------------------------------------------------------------------------- results
