@@ -217,7 +217,8 @@ def _lives(experiment: Experiment) -> Iterator[Life]:
                 if (time := finite(row.value(time_attr))) is not None
                 and (score := finite(row.value(metric))) is not None
             ]
-            ended = bool(points) and points[-1][2] is trial.last and trial.last.report.stop is not None
+            newest = points[-1][2] if points else None
+            ended = newest is not None and newest is trial.last and newest.report.stop is not None
             times, scores = tuple(time for time, _, _ in points), tuple(score for _, score, _ in points)
             yield Life(trial, generation, times, scores, ended)
 
