@@ -100,13 +100,22 @@ class ProcessEngine:
         """Where bytes from members come to, again and again: so much new memory costs more than what is received."""
         self._ready: deque[Event] = deque()
         """Events that did not come from a poll."""
+        self._packed: dict[tuple[str, int], bytes] = {}
+        """Configs of launches to come, by trial and launch, that somebody else has pickled."""
+        self._alarm, self._bell = socket.socketpair()
+        self._alarm.setblocking(False)
+        self._bell.setblocking(False)
+        self._selector.register(self._alarm, selectors.EVENT_READ, None)
 
     # -------------------------------------------------------------------------------------------------------- starting
 
-    def start(self, setup: EngineSetup) -> None:
-        """Start the warm parent and load the user's function in it."""
+    def start(self, setup: EngineSetup, pickled: bytes | None = None) -> None:
+        """Start the warm parent and load the user's function in it.
+
+        ``pickled``: the trainable as bytes, in place of the setup's.
+        """
         self._setup = setup
-        self._trainable = pickle_trainable(setup.trainable)
+        self._trainable = pickle_trainable(setup.trainable) if pickled is None else pickled
         self._start_nursery(setup.check)
 
     def _start_nursery(self, check: Callable[[], None] = lambda: None) -> None:
@@ -175,6 +184,15 @@ class ProcessEngine:
         """A trial was added."""
         self._infos[info.trial_id] = info
 
+    def pack(self, trial_id: str, launch: int, config: bytes) -> None:
+        """Give the config of a launch that follows as bytes: whoever passes it on need not be able to load it."""
+        self._packed[trial_id, launch] = config
+
+    def wake(self) -> None:
+        """Have :meth:`poll` return soon. The only method that may be called in another thread than the others."""
+        with contextlib.suppress(OSError):  # enough is waiting there already, or all has ended
+            self._bell.send(b"!")
+
     # ------------------------------------------------------------------------------------------------------- executing
 
     def execute(self, command: EngineCommand, checkpoint: str | None) -> None:
@@ -240,7 +258,7 @@ class ProcessEngine:
 
     def _launch(self, launch: Launch, checkpoint: str | None) -> None:
         try:
-            config = pickle_config(launch.config)
+            config = self._packed.pop((launch.trial_id, launch.launch), None) or pickle_config(launch.config)
             if launch.fresh:
                 self._fork(self._infos[launch.trial_id], launch)
         except _ParentKilled:
@@ -374,7 +392,10 @@ class ProcessEngine:
             timeout = 0.0
         for key, mask in self._selector.select(timeout):
             member: MemberProcess | None = key.data
-            if member is None:
+            if key.fileobj is self._alarm:
+                with contextlib.suppress(BlockingIOError):
+                    self._alarm.recv(1 << 12)
+            elif member is None:
                 if mask & selectors.EVENT_READ:
                     self._read_control(events)
                 self._push_requests()
@@ -535,6 +556,8 @@ class ProcessEngine:
                 self._gone(member, "")
             self._end_nursery()
             self._selector.close()
+            self._alarm.close()
+            self._bell.close()
 
 
 def _close_all(fds: list[int]) -> None:
