@@ -55,6 +55,10 @@ class ExperimentInfo:
     """Whether the scheduler has members copy each other."""
     control: list[int] = field(default_factory=list[int])
     """Numbers of the trials that are kept out of all exploits, to compare with."""
+    memory: int = 0
+    """Bytes of memory of one trial; 0: not said."""
+    custom: dict[str, float] = field(default_factory=dict[str, float])
+    """Custom resources of one trial."""
 
     def to_meta(self) -> dict[str, Any]:
         """Return the facts as JSON values."""

@@ -26,6 +26,7 @@ from .history import History
 from .naming import experiment_name, folder_name, tag_of, trainable_name, trial_id
 from .resources import (
     FILES_OF_A_RESIDENT,
+    Request,
     has_resources,
     memory_available,
     open_files_allowed,
@@ -179,14 +180,19 @@ def _control(count: int, trials: Sequence[TrialAdded], scheduler: TrialScheduler
 def facts(trainable: Callable[..., Any], config: Config, tune: TuneConfig, run: RunConfig) -> dict[str, Any]:
     """Return the fields of ExperimentInfo that may be others when the experiment goes on."""
     engine = engine_name(tune)
-    cpus, gpus = resources_of(_with_own_request(trainable, config))
-    devices = [""] if engine == "inline" else runtime.slots(cpus, gpus, tune.max_concurrent_trials)
+    request = resources_of(_with_own_request(trainable, config))
+    if engine == "inline":
+        devices = runtime.slots(Request(custom=request.custom), 1)
+    else:
+        devices = runtime.slots(request, tune.max_concurrent_trials)
     budget = tune.time_budget_s
     return {
         "slots": len(devices),
         "devices": devices,
-        "cpus": cpus,
-        "gpus": gpus,
+        "cpus": request.cpus,
+        "gpus": request.gpus,
+        "memory": request.memory,
+        "custom": dict(request.custom),
         "engine": engine,
         "stop": dict(run.stop) if isinstance(run.stop, Mapping) else {},
         "time_budget_s": None if budget is None else float(budget),  # type: ignore[arg-type]
@@ -229,7 +235,7 @@ def limits_of(info: ExperimentInfo, tune: TuneConfig, run: RunConfig) -> Limits:
     failures = run.failure_config or FailureConfig()
     return Limits(
         devices=info.devices,
-        residents=tune.max_residents or _residents(info.slots, info.gpus),
+        residents=tune.max_residents or _residents(info),
         max_failures=failures.max_failures,
         fail_fast=bool(failures.fail_fast),
         save_at_end=bool((run.checkpoint_config or CheckpointConfig()).checkpoint_at_end),
@@ -338,10 +344,10 @@ def stopper_of(stop: object) -> Stopper | None:
     return stop if callable(getattr(stop, "stop_all", None)) else FunctionStopper(stop)  # type: ignore[return-value]
 
 
-def _residents(slots: int, gpus: float) -> int:
+def _residents(info: ExperimentInfo) -> int:
     """How many members may keep a process, where the user does not say."""
-    if gpus > 0:
+    if info.gpus > 0:
         # A parked member keeps its share of the GPU's memory, and nobody knows how much that is.
-        return slots
-    by_memory = memory_available() // (2 * _RESIDENT_BYTES)
-    return max(slots, min(by_memory, open_files_allowed() // FILES_OF_A_RESIDENT))
+        return info.slots
+    by_memory = memory_available() // (info.memory or 2 * _RESIDENT_BYTES)
+    return max(info.slots, min(by_memory, open_files_allowed() // FILES_OF_A_RESIDENT))

@@ -6,23 +6,16 @@ There is no server to start and nothing to connect to; without ``init`` the whol
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 from .arguments import check_keywords, warn_user
 from .errors import ConfigError
-from .resources import count_cpus, list_gpus, make_slots
+from .resources import Machine, Request, check_custom, count_cpus, count_memory, list_gpus, make_slots
 
-__all__ = ["init", "is_initialized", "shutdown", "slots"]
+__all__ = ["init", "is_initialized", "machine", "shutdown", "slots"]
 
-
-@dataclass(frozen=True, slots=True)
-class _Machine:
-    cpus: int
-    gpus: list[str]
-
-
-_machine: _Machine | None = None
+_machine: Machine | None = None
 
 
 @check_keywords
@@ -31,6 +24,7 @@ def init(
     *,
     num_cpus: int | None = None,
     num_gpus: int | None = None,
+    resources: Mapping[str, float] | None = None,
     ignore_reinit_error: bool = False,
     local_mode: bool = False,
     runtime_env: Any = None,
@@ -53,6 +47,8 @@ def init(
         address: None or ``"local"``: this machine.
         num_cpus: CPUs that are shared out to trials; may be more than there are. Default: those of the machine.
         num_gpus: GPUs that are shared out, at most those of the machine. Default: all.
+        resources: how much of which custom resources is shared out, for trials that ask for such with
+            :func:`shoal.tune.with_resources`: ``{"license": 2}``. Default: none.
         ignore_reinit_error: whether a second call without :func:`shutdown` is ignored instead of an error. What the
             first one said stays, and a warning names what the second one says otherwise.
         local_mode: only False. Members run in this process with ``TuneConfig(engine="inline")``.
@@ -71,7 +67,9 @@ def init(
                 "shoal.init was called twice. Call shoal.shutdown() first, or keep what the first call said with "
                 "init(ignore_reinit_error=True)."
             )
-        others = {"address": None if address == "local" else address, "local_mode": local_mode}
+        others: dict[str, Any] = {"address": None if address == "local" else address, "local_mode": local_mode}
+        if resources is not None and dict(resources) != dict(_machine.custom):
+            others["resources"] = resources
         _warn_of_ignored(_machine, num_cpus, num_gpus, {**others, "runtime_env": runtime_env})
         return
     if address not in (None, "local"):
@@ -89,10 +87,10 @@ def init(
             f"shoal.init: runtime_env is {runtime_env!r:.200}, but members always have the packages, the folder and "
             f"the environment variables of this process. Leave runtime_env out, and set os.environ before fit()."
         )
-    _machine = _machine_of(num_cpus, num_gpus)
+    _machine = _machine_of(num_cpus, num_gpus, resources)
 
 
-def _warn_of_ignored(machine: _Machine, num_cpus: int | None, num_gpus: int | None, others: dict[str, Any]) -> None:
+def _warn_of_ignored(machine: Machine, num_cpus: int | None, num_gpus: int | None, others: dict[str, Any]) -> None:
     """Say what a second call asks for and does not get."""
     amounts = (("num_cpus", num_cpus, machine.cpus), ("num_gpus", num_gpus, len(machine.gpus)))
     ignored = [f"{name}={asked!r} (it stays {now})" for name, asked, now in amounts if asked not in (None, now)]
@@ -101,14 +99,15 @@ def _warn_of_ignored(machine: _Machine, num_cpus: int | None, num_gpus: int | No
         warn_user(f"init was called before, so {', '.join(ignored)} is ignored. To change it, call shutdown() first.")
 
 
-def _machine_of(num_cpus: int | None, num_gpus: int | None) -> _Machine:
+def _machine_of(num_cpus: int | None, num_gpus: int | None, resources: Mapping[str, float] | None) -> Machine:
     for name, value, least in (("num_cpus", num_cpus, 1), ("num_gpus", num_gpus, 0)):
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
             raise ConfigError(f"shoal.init: {name} must be a whole number of {least} or more, but is {value!r}.")
     found = list_gpus()
     if num_gpus is not None and num_gpus > len(found):
         raise ConfigError(f"shoal.init: num_gpus is {num_gpus}, but this machine has {len(found)}.")
-    return _Machine(num_cpus or count_cpus(), found[:num_gpus])
+    check_custom("shoal.init: resources", resources or {})
+    return Machine(num_cpus or count_cpus(), found[:num_gpus], count_memory(), dict(resources or {}))
 
 
 def is_initialized() -> bool:
@@ -126,7 +125,15 @@ def shutdown() -> None:
         objects.free_all()
 
 
-def slots(cpus: float, gpus: float, limit: int | None) -> list[str]:
-    """Return the device of each slot for trials that take ``cpus`` and ``gpus``."""
-    machine = _machine or _Machine(count_cpus(), list_gpus())
-    return make_slots(cpus, gpus, limit, machine.cpus, machine.gpus)
+def machine() -> Machine:
+    """Return what is shared out to trials: as :func:`init` said, or else the whole machine."""
+    return _machine or Machine(count_cpus(), list_gpus(), count_memory())
+
+
+def slots(request: Request, limit: int | None) -> list[str]:
+    """Return the device of each slot for trials that take what ``request`` says; at most ``limit``, or None.
+
+    Raises:
+        EngineError: there is not enough for one trial.
+    """
+    return make_slots(request, limit, machine())

@@ -113,7 +113,7 @@ def _execute(
         if any(name in sys.modules for name in _SLOW_TO_LOAD):
             with contextlib.suppress(OSError):  # a terminal that is gone ends no run
                 status.opening(f"{plan.info.name}: loading {plan.info.trainable} and what it imports ...")
-        engine.start(_engine_setup(plan, run, tune, driver.output, interruption.check))
+        engine.start(_engine_setup(plan, folder, run, tune, driver.output, interruption.check))
         interruption.check()
         if not new:
             # Only now, because settings with which nothing could be started are not those of the experiment.
@@ -170,11 +170,18 @@ def _files(run: RunConfig) -> list[Reader]:
 
 
 def _engine_setup(
-    plan: Plan, run: RunConfig, tune: TuneConfig, output: Callable[[str, str], None], check: Callable[[], None]
+    plan: Plan,
+    folder: Path,
+    run: RunConfig,
+    tune: TuneConfig,
+    output: Callable[[str, str], None],
+    check: Callable[[], None],
 ) -> EngineSetup:
     from .applied import CheckApplied
     from .engines import EngineSetup
+    from .resources import Request
 
+    info = plan.info
     applied = tune.check_applied
     return EngineSetup(
         trainable=plan.trainable,
@@ -188,6 +195,9 @@ def _engine_setup(
         log_to_file=run.log_to_file,
         applied=applied if isinstance(applied, CheckApplied) else CheckApplied() if applied else None,
         check=check,
+        request=Request(info.cpus, info.gpus, info.memory, info.custom),
+        limit=tune.max_concurrent_trials,
+        folder=str(folder),
     )
 
 

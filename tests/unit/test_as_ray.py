@@ -24,7 +24,7 @@ from shoal.as_ray.modules import RayFinder, RayModule, absent, names_of
 from shoal.as_ray.names import HINTS, MODULES
 from shoal.as_ray.trainable import Trainable
 from shoal.errors import ConfigError, ReportError
-from shoal.resources import resources_of
+from shoal.resources import Request, resources_of
 from shoal.schedulers import FIFOScheduler
 
 wrong: Any = settings
@@ -355,7 +355,7 @@ def test_resources_of_a_trial_can_be_read_both_ways() -> None:
 
     def train(config: dict[str, Any]) -> None: ...
 
-    assert resources_of(tune.with_resources(train, found)) == (2.0, 0.0)
+    assert resources_of(tune.with_resources(train, found)) == Request(2.0, 0.0)
 
 
 def test_a_class_knows_its_iteration_by_rays_name_too(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from shoal import objects, tune
 from shoal.errors import ConfigError
 from shoal.objects import free_all, put
 from shoal.parameters import with_parameters
-from shoal.resources import resources_of
+from shoal.resources import Request, resources_of
 
 
 @pytest.fixture(autouse=True)
@@ -142,8 +142,8 @@ def test_resources_stay_in_either_order(first: str) -> None:
             given = with_parameters(tune.with_resources(trainable, {"cpu": 2, "gpu": 1}), data=[1])
         else:
             given = tune.with_resources(with_parameters(trainable, data=[1]), {"cpu": 2, "gpu": 1})
-        assert resources_of(given) == (2.0, 1.0)
-        assert resources_of(trainable) == (1.0, 0.0)
+        assert resources_of(given) == Request(2.0, 1.0)
+        assert resources_of(trainable) == Request(1.0, 0.0)
         if isinstance(given, type):
             trainer = given()
             trainer.setup({"lr": 1})
@@ -238,7 +238,7 @@ def test_a_further_call_gives_what_remains(between: Callable[[Any], Any]) -> Non
     assert given({}) == (1, 2, "c", "d")
     assert given.__wrapped__ is collect
     assert list(inspect.signature(given).parameters) == ["config"]
-    assert resources_of(given) == ((2.0, 0.0) if between is on_two_cpus else (1.0, 0.0))
+    assert resources_of(given) == (Request(2.0) if between is on_two_cpus else Request())
     assert pickle.loads(cloudpickle.dumps(given))({}) == (1, 2, "c", "d")
     tune.Tuner(given)
 
@@ -251,7 +251,7 @@ def test_a_class_is_given_what_remains_too(between: Callable[[Any], Any]) -> Non
     assert again({}).given == (1, [2], 3)
     assert pickle.loads(cloudpickle.dumps(again))({}).given == (1, [2], 3)
     assert (again.__name__, list(inspect.signature(again.setup).parameters)) == ("Collector", ["self", "config"])
-    assert resources_of(again) == ((2.0, 0.0) if between is on_two_cpus else (1.0, 0.0))
+    assert resources_of(again) == (Request(2.0) if between is on_two_cpus else Request())
 
 
 def test_of_two_objects_for_one_parameter_the_outer_counts() -> None:

@@ -12,8 +12,8 @@ import pytest
 
 import shoal
 from shoal.errors import ConfigError
-from shoal.resources import count_cpus
-from shoal.runtime import init, is_initialized, shutdown, slots
+from shoal.resources import Machine, Request, count_cpus, count_memory, list_gpus
+from shoal.runtime import init, is_initialized, machine, shutdown, slots
 
 
 @pytest.fixture(autouse=True)
@@ -25,20 +25,20 @@ def apart() -> Iterator[None]:
 
 def test_the_whole_machine_is_used_unless_init_says_otherwise() -> None:
     assert not is_initialized()
-    assert len(slots(1, 0, None)) == count_cpus()
+    assert len(slots(Request(), None)) == count_cpus()
     init(num_cpus=count_cpus() + 3)
     assert is_initialized()
-    assert len(slots(1, 0, None)) == count_cpus() + 3
+    assert len(slots(Request(), None)) == count_cpus() + 3
     shutdown()
     assert not is_initialized()
-    assert len(slots(1, 0, None)) == count_cpus()
+    assert len(slots(Request(), None)) == count_cpus()
 
 
 def test_a_second_init_is_an_error_unless_it_is_to_be_ignored() -> None:
     init(num_cpus=1)
     with pytest.raises(ConfigError, match=r"called twice.*shoal\.shutdown\(\).*ignore_reinit_error=True"):
         init(num_cpus=2)
-    assert len(slots(1, 0, None)) == 1
+    assert len(slots(Request(), None)) == 1
 
 
 def test_a_second_init_that_is_to_be_ignored_leaves_what_the_first_one_said() -> None:
@@ -47,12 +47,12 @@ def test_a_second_init_that_is_to_be_ignored_leaves_what_the_first_one_said() ->
     with pytest.warns(UserWarning, match=expected) as told:
         init("auto", num_cpus=2, local_mode=True, ignore_reinit_error=True)
     assert [warning.filename for warning in told] == [__file__]
-    assert len(slots(1, 0, None)) == 1
+    assert len(slots(Request(), None)) == 1
     with pytest.raises(ConfigError, match="no argument 'num_cpu'"):
         init(num_cpu=2, ignore_reinit_error=True)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     shutdown()
     init(num_cpus=3, ignore_reinit_error=True)
-    assert len(slots(1, 0, None)) == 3
+    assert len(slots(Request(), None)) == 3
 
 
 def test_a_second_init_that_says_the_same_or_nothing_is_ignored_without_a_word() -> None:
@@ -61,7 +61,19 @@ def test_a_second_init_that_says_the_same_or_nothing_is_ignored_without_a_word()
         warnings.simplefilter("error")
         init(ignore_reinit_error=True)
         init("local", num_cpus=2, runtime_env={}, logging_level=logging.ERROR, ignore_reinit_error=True)
-    assert len(slots(1, 0, None)) == 2
+    assert len(slots(Request(), None)) == 2
+
+
+def test_custom_resources_are_shared_out_as_they_were_named() -> None:
+    assert machine() == Machine(count_cpus(), list_gpus(), count_memory(), {})
+    init(num_cpus=8, resources={"license": 2, "tpu": 1})
+    assert dict(machine().custom) == {"license": 2, "tpu": 1}
+    assert len(slots(Request(custom={"license": 1.0}), None)) == 2
+    with pytest.warns(UserWarning, match=r"resources=\{'tpu': 2\} is ignored"):
+        init(resources={"tpu": 2}, ignore_reinit_error=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        init(resources={"license": 2, "tpu": 1}, ignore_reinit_error=True)
 
 
 def test_what_scripts_for_ray_pass_is_taken() -> None:
@@ -69,6 +81,7 @@ def test_what_scripts_for_ray_pass_is_taken() -> None:
         "local",
         num_cpus=2,
         num_gpus=0,
+        resources={},
         ignore_reinit_error=True,
         local_mode=False,
         runtime_env={},
@@ -82,7 +95,7 @@ def test_what_scripts_for_ray_pass_is_taken() -> None:
         namespace="mine",
         _temp_dir="/nowhere",
     )
-    assert len(slots(1, 0, None)) == 2
+    assert len(slots(Request(), None)) == 2
     shutdown()
     init(address=None, runtime_env=None)
 
@@ -97,7 +110,10 @@ def test_what_scripts_for_ray_pass_is_taken() -> None:
         ({"local_mode": True}, "use tune.TuneConfig(engine='inline')"),
         ({"runtime_env": {"pip": ["x"]}}, "runtime_env is {'pip': ['x']}, but members always have the packages"),
         ({"num_cpu": 2}, "init has no argument 'num_cpu'. Did you mean 'num_cpus'?"),
-        ({"resources": {"a": 1}}, "init has no argument 'resources'. It takes: address, num_cpus"),
+        ({"resource": {"a": 1}}, "init has no argument 'resource'. Did you mean 'resources'?"),
+        ({"resources": 1}, "shoal.init: resources must be a dict such as {'tpu': 1}, but is 1"),
+        ({"resources": {"CPU": 1}}, "shoal.init: resources: 'CPU' cannot be the name of a custom resource"),
+        ({"resources": {"a": -1}}, "shoal.init: resources: 'a' must be a number greater than 0, but is -1"),
         ({"num_cpus": 0}, "num_cpus must be a whole number of 1 or more, but is 0"),
         ({"num_cpus": 1.5}, "num_cpus must be a whole number of 1 or more, but is 1.5"),
         ({"num_cpus": True}, "num_cpus must be a whole number of 1 or more, but is True"),

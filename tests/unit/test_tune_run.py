@@ -197,10 +197,10 @@ def test_other_older_spellings(asked: Callable[..., Any]) -> None:
 
 
 def test_resources_per_trial_are_those_of_the_trainable(asked: Callable[..., Any]) -> None:
-    from shoal.resources import resources_of
+    from shoal.resources import Request, resources_of
 
-    assert resources_of(asked(resources_per_trial={"cpu": 2, "gpu": 0.5})["trainable"]) == (2.0, 0.5)
-    assert resources_of(asked()["trainable"]) == (1.0, 0.0)
+    assert resources_of(asked(resources_per_trial={"cpu": 2, "gpu": 0.5})["trainable"]) == Request(2.0, 0.5)
+    assert resources_of(asked()["trainable"]) == Request(1.0, 0.0)
 
 
 def test_rays_defaults_of_what_is_not_there_are_accepted(asked: Callable[..., Any]) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from typing import Any
 
 from .. import runtime
 from ..arguments import warn_user
-from ..errors import EngineError
 
 __all__ = ["available_resources", "cluster_resources", "get_gpu_ids", "init", "shutdown"]
 
@@ -61,12 +59,10 @@ def shutdown() -> None:
 
 
 def cluster_resources() -> dict[str, float]:
-    """Return what Shoal may use: ``{"CPU": 8.0, "GPU": 1.0}``, without GPU where there is none."""
-    found = {"CPU": float(len(runtime.slots(1.0, 0.0, None)))}
-    with contextlib.suppress(EngineError):  # there is no GPU
-        # One slot for each GPU, of which no number of CPUs takes any away.
-        found["GPU"] = float(len(runtime.slots(1e-6, 1.0, None)))
-    return found
+    """Return what Shoal may use: ``{"CPU": 8.0, "GPU": 1.0}``, and custom resources; without GPU where there is none."""
+    machine = runtime.machine()
+    found = {"CPU": float(machine.cpus), **({"GPU": float(len(machine.gpus))} if machine.gpus else {})}
+    return {**found, **{name: float(amount) for name, amount in machine.custom.items()}}
 
 
 def available_resources() -> dict[str, float]:

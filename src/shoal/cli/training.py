@@ -425,9 +425,14 @@ def _with_resources(
 
     if cpus is not None or gpus is not None:
         return tune.with_resources(trainable, _without_none(cpu=cpus, gpu=gpus))
-    if before is None or has_resources(trainable) or (before.cpus, before.gpus) == (1.0, 0.0):
+    if before is None or has_resources(trainable):
         return trainable
-    return tune.with_resources(trainable, {"cpu": before.cpus, "gpu": before.gpus})
+    amounts = {"cpu": before.cpus, "gpu": before.gpus, "memory": before.memory, "custom_resources": before.custom}
+    return trainable if amounts == _USUAL else tune.with_resources(trainable, amounts)
+
+
+_USUAL: dict[str, Any] = {"cpu": 1.0, "gpu": 0.0, "memory": 0, "custom_resources": {}}
+"""What a trial takes of which nothing was said."""
 
 
 def _check_goal(metric: str | None, mode: str | None) -> None:

@@ -15,6 +15,7 @@ from ..applied import CheckApplied
 from ..core.commands import Continue, Evict, HandOn, Launch, Save, Stop, WindUp
 from ..core.events import Event
 from ..core.reports import ReportRules
+from ..resources import Request
 from ..worker.wire import MemberInfo
 
 __all__ = ["Engine", "EngineCommand", "EngineSetup", "grace_s"]
@@ -45,6 +46,14 @@ class EngineSetup:
     """How members check that optimizers use the config's values; None: not at all."""
     check: Callable[[], None] = lambda: None
     """Called now and then while the start takes long. What it raises ends the start."""
+    request: Request = field(default_factory=Request)
+    """All that one trial takes; ``cpus`` and ``gpus`` are of it."""
+    limit: int | None = None
+    """At most so many slots can be of use, or None."""
+    folder: str = ""
+    """The experiment's folder on the driver's machine."""
+    place: str | None = None
+    """The URL of the experiment, where it is kept in storage."""
 
 
 def grace_s() -> float:
