@@ -19,6 +19,8 @@ from .core.events import (
     Reported,
     Saved,
     SavedCheckpoint,
+    SlotsJoined,
+    SlotsLeft,
     Started,
     TrialAdded,
 )
@@ -73,7 +75,6 @@ class _Stretch:
     ended_at: float
     before: float
     """Active seconds of the stretches before it."""
-    slots: int
 
     @property
     def seconds(self) -> float:
@@ -92,6 +93,8 @@ class Timeline:
     """By (trial id, generation): the ``time_attr`` of each boundary that the member was given, in order."""
     retries: int = 0
     """How often a member that had failed was tried again."""
+    slots: list[tuple[float, int]] = field(default_factory=list[tuple[float, int]])
+    """How many slots there were, each from when on, in active seconds and in order."""
     _stretches: list[_Stretch] = field(default_factory=list[_Stretch])
     _generations: dict[str, int] = field(default_factory=dict[str, int])
     _launched: dict[str, tuple[int, float]] = field(default_factory=dict[str, tuple[int, float]])
@@ -114,8 +117,9 @@ class Timeline:
 
     @property
     def slot_seconds(self) -> float:
-        """Active seconds times the slots that there were."""
-        return sum(each.seconds * each.slots for each in self._stretches)
+        """Active seconds times the slots that there were at the time."""
+        ends = [*(began for began, _ in self.slots[1:]), self.duration]
+        return sum((end - began) * count for (began, count), end in zip(self.slots, ends, strict=False))
 
     def active(self, at: float) -> float:
         """Return how many active seconds had passed at a time, given in seconds since the epoch.
@@ -132,11 +136,12 @@ class Timeline:
         """Take in one record of the journal."""
         item = record.item
         if isinstance(item, Opened):
-            self._stretches.append(_Stretch(record.at, record.at, self.duration, len(item.limits.devices)))
+            self._stretches.append(_Stretch(record.at, record.at, self.duration))
+            self.slots.append((self.duration, len(item.limits.devices)))
             self._opened(item)
             return
         if not self._stretches:  # a journal begins with a driver; a story in a test need not
-            self._stretches.append(_Stretch(record.at, record.at, 0.0, 0))
+            self._stretches.append(_Stretch(record.at, record.at, 0.0))
         now = self._pass(record.at)
         if isinstance(item, Reported):  # the first to be asked for, because most are
             self.members[item.trial_id].training += item.time_this_iter_s
@@ -167,6 +172,10 @@ class Timeline:
             self.copied[item.trial_id, item.generation] = Copied(now)
         elif isinstance(item, Retry):
             self.retries += 1
+        elif isinstance(item, SlotsJoined):
+            self._count_slots(now, len(item.devices))
+        elif isinstance(item, SlotsLeft):
+            self._count_slots(now, -len(item.slots))
         elif isinstance(item, Stop):
             self.members[item.trial_id].ended = now
             self._inside.pop(item.trial_id, None)
@@ -175,10 +184,13 @@ class Timeline:
         """Let time pass until a record, and return the active seconds by then."""
         newest = self._stretches[-1]
         if at < newest.ended_at:
-            newest = _Stretch(at, at, self.duration, newest.slots)
+            newest = _Stretch(at, at, self.duration)
             self._stretches.append(newest)
         newest.ended_at = at
         return newest.before + at - newest.began_at
+
+    def _count_slots(self, now: float, more: int) -> None:
+        self.slots.append((now, more + (self.slots[-1][1] if self.slots else 0)))
 
     def _opened(self, opened: Opened) -> None:
         self._inside.clear()

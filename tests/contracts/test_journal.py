@@ -34,7 +34,18 @@ from shoal.core.commands import (
     Status,
     Stop,
 )
-from shoal.core.events import Failed, Finished, Lost, Reported, SavedCheckpoint, Started, StopAsked, TrialAdded
+from shoal.core.events import (
+    Failed,
+    Finished,
+    Lost,
+    Reported,
+    SavedCheckpoint,
+    SlotsJoined,
+    SlotsLeft,
+    Started,
+    StopAsked,
+    TrialAdded,
+)
 from shoal.errors import JournalError
 from shoal.journal import JOURNAL_NAME, Item, Journal
 from shoal.journal.codec import Unloadable, decode, encode, pack, unpack
@@ -50,6 +61,9 @@ ONE_OF_EACH: list[Item] = [
     Finished("a_00000", 1),
     Failed("a_00000", 1, "ValueError: x", "Traceback", pickle.dumps(ValueError("x"))),
     Lost("a_00000", 1, "signal 9"),
+    SlotsJoined(("node-1", "node-1", "node-2"), 12),
+    SlotsJoined(("",)),
+    SlotsLeft((0, 1), 8),
     Await("a_00000", 1, "ValueError: x"),
     Lost("a_00000", 1, "the parent of all has died", innocent=True),
     StopAsked("the user said so"),
@@ -286,13 +300,13 @@ class TestFilesThatAreNoJournal:
 
     def test_an_empty_file(self, tmp_path: Path, open_it: Callable[[Path], SQLiteJournal]) -> None:
         (tmp_path / JOURNAL_NAME).touch()
-        with pytest.raises(JournalError, match=r"has format 0; this Shoal reads format 4. It is no journal"):
+        with pytest.raises(JournalError, match=r"has format 0; this Shoal reads format 5. It is no journal"):
             open_it(tmp_path)
 
     def test_a_newer_format(self, tmp_path: Path, open_it: Callable[[Path], SQLiteJournal]) -> None:
         SQLiteJournal.create(tmp_path).close()
         change(tmp_path, f"PRAGMA user_version={SCHEMA_VERSION + 1}")
-        with pytest.raises(JournalError, match=r"has format 5; this Shoal reads format 4. Update Shoal"):
+        with pytest.raises(JournalError, match=r"has format 6; this Shoal reads format 5. Update Shoal"):
             open_it(tmp_path)
 
     def test_an_older_format(self, tmp_path: Path, open_it: Callable[[Path], SQLiteJournal]) -> None:
@@ -305,7 +319,7 @@ class TestFilesThatAreNoJournal:
             with pytest.raises(JournalError, match=r"has format 2\. It was written by .* can be read"):
                 open_it(tmp_path)
         change(tmp_path, "PRAGMA user_version=1")
-        with pytest.raises(JournalError, match=r"has format 1; this Shoal reads format 4\. It was"):
+        with pytest.raises(JournalError, match=r"has format 1; this Shoal reads format 5\. It was"):
             open_it(tmp_path)
 
     def test_a_lost_table(self, tmp_path: Path, open_it: Callable[[Path], SQLiteJournal]) -> None:
@@ -323,10 +337,11 @@ class TestFilesThatAreNoJournal:
         open_it(tmp_path).close()
 
 
-def test_a_journal_of_format_3_goes_on_and_has_the_new_format_from_then_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [3, 4])
+def test_a_journal_of_an_older_format_goes_on_and_has_the_new_one_from_then_on(tmp_path: Path, version: int) -> None:
     with closing(SQLiteJournal.create(tmp_path)) as journal:
         written = journal.append(ONE_OF_EACH, 1.0)
-    change(tmp_path, "PRAGMA user_version=3")
+    change(tmp_path, f"PRAGMA user_version={version}")
     with closing(SQLiteJournal.open_for_reading(tmp_path)) as journal:
         assert list(journal.read()) == written
     with closing(SQLiteJournal.open_for_writing(tmp_path)) as journal:

@@ -28,6 +28,8 @@ __all__ = [
     "Reported",
     "Saved",
     "SavedCheckpoint",
+    "SlotsJoined",
+    "SlotsLeft",
     "Started",
     "StopAsked",
     "TrialAdded",
@@ -71,6 +73,33 @@ class Opened:
     """Trials that have not ended and shall not go on."""
     config: Config = field(default_factory=dict[str, Any])
     """Values that replace those of the same keys in every trial's config; nested dicts recurse."""
+
+
+@dataclass(frozen=True, slots=True)
+class SlotsJoined:
+    """There are more slots: a node has joined the cluster, or has room for more.
+
+    Slots are numbered on from those that there have been since ``Opened``, and never renumbered.
+    """
+
+    devices: tuple[str, ...]
+    """One entry a slot, as in :class:`~shoal.core.limits.Limits`. Either all slots are alike, ``""``, or none."""
+    residents: int = 0
+    """By how much ``Limits.residents`` grows, where that is a number; 0 where it counts as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class SlotsLeft:
+    """Slots are gone, for good: their node has died, or was taken away. They are never given out again.
+
+    The engine says so first, and then of each trial that had a process there, running, parked or before its function,
+    that it is ``Lost``, by no fault of its own. What such a trial has sent until then still counts, and it holds its
+    slot until then, or until the report upon which it has to wait.
+    """
+
+    slots: tuple[int, ...]
+    residents: int = 0
+    """By how much ``Limits.residents`` shrinks, where that is a number: as much as it grew for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +255,8 @@ class StopAsked:
 
 Event: TypeAlias = (
     Opened
+    | SlotsJoined
+    | SlotsLeft
     | TrialAdded
     | Started
     | Damaged

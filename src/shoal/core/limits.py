@@ -13,9 +13,11 @@ class Limits:
     """What the machine and the user allow."""
 
     devices: Sequence[str] = ("",)
-    """One entry a slot: the device that its members see, ``""`` where slots are alike (CPUs)."""
+    """One entry a slot: the device that its members see, ``""`` where slots are alike (CPUs). A process is bound to its
+    device. These are the slots of the beginning: none, where slots join later."""
     residents: int | None = None
-    """How many trials may have a process at the same time; None: all."""
+    """How many trials may have a process at the same time; None: all. It grows and shrinks with slots that join and
+    leave, by what these events say."""
     max_failures: int = 0
     """How often a trial is launched again after a failure; -1: always."""
     fail_fast: bool = False

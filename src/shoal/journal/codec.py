@@ -60,6 +60,8 @@ _KINDS: dict[str, type[Any]] = {
     kind.__name__: kind
     for kind in (
         events.Opened,
+        events.SlotsJoined,
+        events.SlotsLeft,
         events.TrialAdded,
         events.Started,
         events.Damaged,
@@ -93,8 +95,9 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     kind: tuple(field.name for field in dataclasses.fields(cls)) for kind, cls in _KINDS.items()
 }
 _CONFIGS = frozenset({"config", "donor_config", "old_config", "new_config"})
-_TEXTS = frozenset({"again", "anew", "dropped", "changed"})
-_CONVERTED = _CONFIGS | _TEXTS | {"checkpoint", "status", "raised", "limits", "retention"}
+_TUPLES = {"again": str, "anew": str, "dropped": str, "changed": str, "devices": str, "slots": int}
+"""Fields that are tuples, and what is in them."""
+_CONVERTED = _CONFIGS | set(_TUPLES) | {"checkpoint", "status", "raised", "limits", "retention"}
 _SPECIAL: dict[str, list[tuple[int, str]]] = {
     kind: [(place, name) for place, name in enumerate(names) if name in _CONVERTED] for kind, names in _FIELDS.items()
 }
@@ -193,13 +196,14 @@ def _check_types(cls: type[Any], values: list[Any]) -> None:
         raise ValueError(f"it has {len(values)} fields instead of {len(allowed)}; a newer Shoal may have written it")
     for each, value, fits in zip(dataclasses.fields(cls), values, allowed, strict=False):
         a_config = dict in fits and isinstance(value, (dict, Unloadable))
-        texts = not isinstance(value, (list, tuple)) or all(type(entry) is str for entry in value)
-        if not texts or not (type(value) in fits or a_config):
+        within = _TUPLES.get(each.name, str)
+        alike = not isinstance(value, (list, tuple)) or all(type(entry) is within for entry in value)
+        if not alike or not (type(value) in fits or a_config):
             raise ValueError(f"its field {each.name} is {value!r:.100}")
 
 
 def _allowed(cls: type[Any]) -> tuple[frozenset[type[Any]], ...]:
-    """Return for each field of a dataclass which types its values may have; lists are lists of texts."""
+    """Return for each field of a dataclass which types its values may have."""
     if cls not in _allowed_of:
         hints = get_type_hints(cls)
         _allowed_of[cls] = tuple(_types_in(hints[field.name]) for field in dataclasses.fields(cls))
@@ -221,7 +225,7 @@ def _types_in(hint: Any) -> frozenset[type[Any]]:
 def _to_json(name: str, value: Any) -> Any:
     if name in _CONFIGS:
         return pack(value)
-    if value is None or name == "status" or name in _TEXTS:
+    if value is None or name == "status" or name in _TUPLES:
         return value
     if name == "raised":
         return base64.b64encode(value).decode()
@@ -239,7 +243,7 @@ def _from_json(kind: str, name: str, value: Any, unpickle: bool) -> Any:
         return base64.b64decode(value)
     if type(value) is not list:
         raise ValueError(f"its field {name} is {value!r:.100}")
-    if name in _TEXTS:
+    if name in _TUPLES:
         return tuple(value)
     if name == "checkpoint":
         return made(SavedCheckpoint if kind in ("Reported", "Saved") else CheckpointRecord, value)

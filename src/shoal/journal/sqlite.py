@@ -30,11 +30,11 @@ from .lock import lock as take_lock
 
 __all__ = ["SCHEMA_VERSION", "SQLiteJournal", "never_began"]
 
-SCHEMA_VERSION = 4
-_READABLE = (2, 3, SCHEMA_VERSION)
-"""Format 3 has all results written out, and has format 4 from when it goes on. Format 2 has them, too, but what was
-decided followed from other rules: it can be read, and not gone on with."""
-_GOES_ON = (3, SCHEMA_VERSION)
+SCHEMA_VERSION = 5
+_READABLE = (2, 3, 4, SCHEMA_VERSION)
+"""Format 4 knows no slots that come and go, and format 3 has all results written out; both have format 5 from when they
+go on. Format 2 has them, too, but what was decided followed from other rules: it can be read, and not gone on with."""
+_GOES_ON = (3, 4, SCHEMA_VERSION)
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE journal (
