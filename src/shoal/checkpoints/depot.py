@@ -1,0 +1,134 @@
+"""Where the checkpoints of a running experiment lie: the driver has them deleted there, and copied to storage."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from ..core.commands import checkpoint_name
+from . import store
+
+if TYPE_CHECKING:
+    from ..storage.place import Place
+    from ..storage.workers import Workers
+
+__all__ = ["Depot", "LocalDepot"]
+
+_AT_ONCE = 4
+
+
+class Depot(Protocol):
+    """Has the committed checkpoints of an experiment, on this machine or on others."""
+
+    def delete(self, trial_folder: str, number: int) -> None:
+        """Delete a checkpoint; one that is not there is no error. This never waits long.
+
+        Args:
+            trial_folder: name of the trial's folder in the experiment's.
+            number: the checkpoint's.
+        """
+        ...
+
+    def upload(self, trial_folder: str, number: int, digest: str, place: Place) -> Future[None]:
+        """Have a checkpoint copied to storage. Called from any thread.
+
+        From this call on until the future is done the checkpoint is not deleted: that is done afterwards.
+
+        Args:
+            trial_folder: name of the trial's folder in the experiment's.
+            number: the checkpoint's.
+            digest: as in the journal.
+            place: where it goes, ``.../checkpoint_000004``.
+
+        Returns:
+            A future; its error is FileNotFoundError where there is no such checkpoint any more, and any other where it
+            could not be copied: the same call may succeed later.
+        """
+        ...
+
+    def close(self) -> None:
+        """Copy nothing more. What is being copied is not waited for."""
+        ...
+
+
+class LocalDepot:
+    """The checkpoints in this machine's folder of an experiment.
+
+    Args:
+        folder: the experiment's.
+        workers: what copies; default: a few threads of its own.
+    """
+
+    def __init__(self, folder: Path, workers: Workers | None = None) -> None:
+        self._folder = folder
+        self._workers = workers
+        self._lock = threading.Lock()
+        self._uploading: dict[tuple[str, int], int] = {}
+        """How many uploads there are of a checkpoint."""
+        self._doomed: set[tuple[str, int]] = set()
+        """Those that are to be deleted when they are uploaded."""
+        self._sent: dict[tuple[str, int, str], set[str]] = {}
+        """Files that are in storage already, of checkpoints whose upload has failed half-way."""
+
+    def delete(self, trial_folder: str, number: int) -> None:
+        """See :class:`Depot`."""
+        with self._lock:
+            if (trial_folder, number) in self._uploading:
+                self._doomed.add((trial_folder, number))
+                return
+        store.delete(self._folder / trial_folder, number)
+
+    def upload(self, trial_folder: str, number: int, digest: str, place: Place) -> Future[None]:
+        """See :class:`Depot`."""
+        key = (trial_folder, number)
+        with self._lock:
+            if self._workers is None:
+                from ..storage.workers import Workers
+
+                self._workers = Workers(_AT_ONCE, "shoal-upload")
+            # The name is gone at once when it is deleted, so whoever finds it here has it to the end.
+            self._uploading[key] = self._uploading.get(key, 0) + 1
+        try:
+            future = self._workers.submit(partial(self._upload, key, digest, place))
+        except BaseException:
+            self._uploaded(key)
+            raise
+        future.add_done_callback(lambda _: self._uploaded(key))
+        return future
+
+    def close(self) -> None:
+        """See :class:`Depot`."""
+        with self._lock:
+            workers = self._workers
+        if workers is not None:
+            workers.close()
+
+    def _upload(self, key: tuple[str, int], digest: str, place: Place) -> None:
+        from ..storage.transfer import upload_checkpoint
+
+        folder = self._folder / key[0] / checkpoint_name(key[1])
+        with self._lock:
+            sent = self._sent.setdefault((*key, digest), set())
+        upload_checkpoint(folder, place, digest, sent=sent)
+        with self._lock:
+            self._sent.pop((*key, digest), None)
+
+    def _uploaded(self, key: tuple[str, int]) -> None:
+        """An upload has ended, however it did."""
+        with self._lock:
+            left = self._uploading[key] - 1
+            if left:
+                self._uploading[key] = left
+                return
+            del self._uploading[key]
+            doomed = key in self._doomed
+            self._doomed.discard(key)
+            if doomed:
+                self._sent = {known: names for known, names in self._sent.items() if known[:2] != key}
+        if doomed:
+            with contextlib.suppress(OSError):  # the sweep at the end of the run tries again
+                store.delete(self._folder / key[0], key[1])

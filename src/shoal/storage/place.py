@@ -1,0 +1,379 @@
+"""A place in storage: a URL, and what can be done there. What is written is whole, or not there."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import posixpath
+import re
+import threading
+import uuid
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from ..errors import ConfigError, StorageError, did_you_mean
+from .trying import describe, missing_bucket
+
+__all__ = ["Place", "is_url", "local_path"]
+
+_URL = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
+_LOCAL = ("file", "local")
+_WHOLE = frozenset({"abfs", "abfss", "adl", "az", "gcs", "gs", "oci", "ocilake", "oss", "s3", "s3a"})
+"""Where an object is seen only when all of it has arrived. Elsewhere it is written beside its place, and renamed."""
+_ASIDE = re.compile(r"\..+\.[0-9a-f]{8}\.partial")
+_PACKAGES = {
+    "s3": ("s3fs", "shoal[s3]"),
+    "s3a": ("s3fs", "shoal[s3]"),
+    "gs": ("gcsfs", "gcsfs"),
+    "gcs": ("gcsfs", "gcsfs"),
+}
+_COMMON = ("s3", "gs", "az", "abfs", "memory", "file", "hdfs", "sftp")
+_PART = 16 << 20
+"""Bytes of a part of a large file. Files of two parts and more go in parts, a few of them at the same time."""
+_PARTS_AT_MOST = 10_000
+_PARTS_AT_ONCE = 4
+_CONNECT_S, _READ_S = 5, 15
+_PART_TRIES = 4
+_opened: dict[tuple[int, str, bool], Any] = {}
+"""File systems by process, scheme and whether they are for large files.
+
+A fork must not use those of its parent, whose threads it does not have; nor may it close them, so they stay here."""
+_opening = threading.Lock()
+os.register_at_fork(after_in_child=lambda: globals().update(_opening=threading.Lock()))
+
+
+def is_url(text: str) -> bool:
+    """Return whether a storage path is a URL of some storage; a path on this machine and ``file://`` are none."""
+    found = _URL.match(text)
+    return found is not None and found[1].lower() not in _LOCAL
+
+
+def local_path(text: str) -> str:
+    """Return a storage path on this machine without ``file://``."""
+    found = _URL.match(text)
+    if found is None or found[1].lower() not in _LOCAL:
+        return text
+    parts = urlsplit(text)
+    return unquote(parts.path) if parts.netloc in ("", "localhost") else f"{parts.netloc}{unquote(parts.path)}"
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder or an object in storage; nothing is looked up when it is made. It can be pickled.
+
+    Args:
+        url: such as ``s3://bucket/runs``; ``file://`` and other schemes of fsspec work, too.
+
+    Raises:
+        ConfigError: the scheme is unknown, or its package is not installed.
+    """
+
+    url: str
+
+    def __post_init__(self) -> None:
+        scheme, rest = _split(self.url)
+        object.__setattr__(self, "url", f"{scheme}://{rest}")
+
+    def __truediv__(self, name: str) -> Place:
+        """Return a place inside of this one; ``name`` may have slashes in it."""
+        return Place(f"{self.url}{'' if self.url.endswith('/') else '/'}{name.strip('/')}")
+
+    def __str__(self) -> str:
+        return self.url
+
+    @property
+    def name(self) -> str:
+        """The last part of the URL."""
+        return posixpath.basename(self.url)
+
+    @property
+    def parent(self) -> Place:
+        """The place that this one is in."""
+        return Place(posixpath.dirname(self.url))
+
+    @property
+    def scheme(self) -> str:
+        """What is before ``://``."""
+        return self.url.partition("://")[0]
+
+    # ------------------------------------------------------------------------------------------------------- reading
+
+    def is_there(self) -> bool:
+        """Return whether there is an object of this name, or anything in a folder of it.
+
+        Raises:
+            PlaceError: that cannot be told: storage cannot be reached, or refuses.
+        """
+        try:
+            with self._told() as (files, path):
+                files.info(path)
+            return True
+        except FileNotFoundError:
+            return False
+
+    def read_bytes(self) -> bytes:
+        """Return what is in the object.
+
+        Raises:
+            FileNotFoundError: there is none.
+            PlaceError: it cannot be read.
+        """
+        with self._told() as (files, path):
+            found: bytes = files.cat_file(path)
+        return found
+
+    def list_names(self) -> list[str]:
+        """Return the names of the objects and folders in this folder, sorted; none where there is no such folder.
+
+        Raises:
+            PlaceError: it cannot be listed.
+        """
+        try:
+            with self._told() as (files, path):
+                files.invalidate_cache()
+                found: list[Any] = files.ls(path, detail=True)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        names = {_path_of(entry["name"]) for entry in found} - {_path_of(path)}
+        return sorted(name for name in map(posixpath.basename, names) if name and not _ASIDE.fullmatch(name))
+
+    def list_sizes(self) -> dict[str, int]:
+        """Return all objects below this folder, at any depth: their names from here on, and their sizes in bytes.
+
+        Raises:
+            PlaceError: it cannot be listed.
+        """
+        try:
+            with self._told() as (files, path):
+                files.invalidate_cache()
+                found: dict[str, Any] = files.find(path, detail=True)
+        except FileNotFoundError:
+            return {}
+        start = f"{_path_of(path)}/"
+        sizes: dict[str, int] = {}
+        for name, entry in found.items():
+            inner = _path_of(name).removeprefix(start)
+            if _path_of(name).startswith(start) and not _ASIDE.fullmatch(posixpath.basename(inner)):
+                sizes[inner] = int(entry.get("size") or 0)
+        return sizes
+
+    def download_file(self, path: Path) -> None:
+        """Write the object to a file on this machine, a part at a time.
+
+        Raises:
+            FileNotFoundError: there is no such object.
+            PlaceError: it cannot be read. There may be a part of it in the file.
+        """
+        with self._told(large=True) as (files, where):
+            if self.scheme == "memory":  # whose files have one position for all who read them
+                path.write_bytes(files.cat_file(where))
+            else:
+                files.get_file(where, str(path))
+
+    # ------------------------------------------------------------------------------------------------------- writing
+
+    def write_bytes(self, data: bytes) -> None:
+        """Put an object here, in place of one that is there: whole, or not at all.
+
+        Raises:
+            PlaceError: it cannot be written.
+        """
+        with self._told() as (files, path):
+            if self.scheme in _WHOLE or self.scheme == "memory":
+                files.pipe_file(path, data)
+            else:
+                with self._aside(files, path) as aside:
+                    files.pipe_file(aside, data)
+
+    def upload_file(self, path: Path) -> None:
+        """Put a file of this machine here, whole or not at all; a large one in parts.
+
+        Raises:
+            FileNotFoundError: there is no such file on this machine.
+            PlaceError: it cannot be written.
+        """
+        size = path.stat().st_size
+        try:
+            with self._told(large=True) as (files, where):
+                if self.scheme in ("s3", "s3a"):
+                    files.put_file(str(path), where, chunksize=max(_PART, -(-size // _PARTS_AT_MOST)))
+                elif self.scheme in _WHOLE:
+                    files.put_file(str(path), where)
+                elif self.scheme == "memory":
+                    files.pipe_file(where, path.read_bytes())
+                else:
+                    with self._aside(files, where) as aside:
+                        files.put_file(str(path), aside)
+        except FileNotFoundError as error:
+            path.stat()  # is it the file that is gone, or the place?
+            raise describe(error, self.url) from error
+
+    def delete(self, *, recursive: bool = False) -> None:
+        """Delete the object; where there is none, that is no error.
+
+        Args:
+            recursive: delete everything that is below this place instead.
+
+        Raises:
+            PlaceError: it cannot be deleted.
+        """
+        with self._told() as (files, path):
+            if not recursive:
+                with contextlib.suppress(FileNotFoundError):
+                    files.rm_file(path)
+                return
+            files.invalidate_cache()
+            # Not by ``rm``, which takes brackets and stars in a name for a pattern.
+            try:
+                found: dict[str, Any] = files.find(path, withdirs=self.scheme not in _WHOLE, detail=True)
+            except FileNotFoundError:
+                return
+            folders = [name for name, entry in found.items() if entry["type"] == "directory"]
+            for name in found.keys() - folders:
+                with contextlib.suppress(FileNotFoundError):
+                    files.rm_file(name)
+            if self.scheme not in _WHOLE:
+                for name in sorted({*folders, path}, key=len, reverse=True):
+                    with contextlib.suppress(OSError):
+                        files.rmdir(name)
+
+    def check_writable(self) -> None:
+        """Make sure that objects can be written, read and deleted here, before anything depends on it.
+
+        Raises:
+            PlaceError: they cannot.
+        """
+        probe = self / f".shoal_{uuid.uuid4().hex[:8]}"
+        probe.write_bytes(b"shoal")
+        try:
+            found = probe.read_bytes()
+        except FileNotFoundError:
+            found = b""
+        probe.delete()
+        if found != b"shoal":
+            raise StorageError(f"{self.url} does not give back what was written there. Give another storage_path.")
+
+    # -------------------------------------------------------------------------------------------------------- inside
+
+    @contextlib.contextmanager
+    def _told(self, *, large: bool = False) -> Generator[tuple[Any, str]]:
+        """Give the file system and the path in it, and say in Shoal's words what goes wrong."""
+        files = _file_system(self.scheme, large)
+        try:
+            yield files, files._strip_protocol(self.url)
+        except (StorageError, ConfigError):
+            raise
+        except FileNotFoundError as error:
+            if missing_bucket(error):
+                raise describe(error, self.url) from error
+            raise
+        except Exception as error:
+            raise describe(error, self.url) from error
+
+    @contextlib.contextmanager
+    def _aside(self, files: Any, path: str) -> Generator[str]:
+        """Give another path beside this one, and rename it to this one when it is written."""
+        parent, name = posixpath.split(path)
+        aside = posixpath.join(parent, f".{name}.{uuid.uuid4().hex[:8]}.partial")
+        files.makedirs(parent, exist_ok=True)
+        try:
+            yield aside
+            _rename(files, aside, path, local=self.scheme in _LOCAL)
+        except BaseException:
+            with contextlib.suppress(Exception):
+                files.rm_file(aside)
+            raise
+
+
+def _split(url: str) -> tuple[str, str]:
+    """Return the scheme and the rest of a URL without slashes at its end, checked."""
+    found = _URL.match(url)
+    if found is None or "::" in url:
+        raise ConfigError(f"storage_path {url!r} is no URL that Shoal can use. It must look like s3://bucket/runs.")
+    scheme = found[1].lower()
+    from fsspec.registry import known_implementations, registry
+
+    if scheme not in registry and scheme not in known_implementations:
+        raise ConfigError(
+            f"storage_path {url!r}: the scheme {scheme!r} is unknown. fsspec knows, among others, "
+            f"{', '.join(_COMMON)}.{did_you_mean(scheme, [*known_implementations, *registry])}"
+        )
+    rest = url[found.end() :].rstrip("/")
+    if not rest and scheme not in _LOCAL and scheme != "memory":
+        raise ConfigError(f"storage_path {url!r} names no bucket. It must look like {scheme}://bucket/runs.")
+    return scheme, rest
+
+
+def _rename(files: Any, source: str, target: str, *, local: bool) -> None:
+    from fsspec import AbstractFileSystem
+
+    if local:
+        os.replace(source, target)  # whatever is there
+    elif type(files).mv is AbstractFileSystem.mv:
+        # It would take brackets and stars in a name for a pattern.
+        files.cp_file(source, target)
+        files.rm_file(source)
+    else:
+        files.mv(source, target)
+
+
+def _path_of(path: str) -> str:
+    return path.strip("/")
+
+
+def _file_system(scheme: str, large: bool) -> Any:
+    """Return the file system of this process for a scheme; one for large files does not share its patience."""
+    key = (os.getpid(), scheme, large and scheme in ("s3", "s3a"))
+    with _opening:
+        if key not in _opened:
+            _opened[key] = _open(scheme, key[2])
+        return _opened[key]
+
+
+def _open(scheme: str, large: bool) -> Any:
+    import fsspec
+
+    try:
+        kind: Any = fsspec.get_filesystem_class(scheme)
+    except ImportError as error:
+        package, install = _PACKAGES.get(scheme, (None, None))
+        what = f"needs the package {package}: pip install '{install}'" if package else f"needs a package: {error}"
+        raise ConfigError(f"storage_path {scheme}://... {what}.") from error
+    # Own ones, which nobody else changes, and which list what is there now.
+    settings: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
+    if scheme in ("s3", "s3a"):
+        settings |= _s3_settings()
+    try:
+        files = kind(**settings)
+    except Exception as error:
+        raise describe(error, f"{scheme}://") from error
+    if scheme in ("s3", "s3a"):
+        # Each of these has an attribute of its own in s3fs; older ones upload one part at a time.
+        files.retries = _PART_TRIES if large else 1
+        files.max_concurrency = min(_PARTS_AT_ONCE, getattr(files, "max_concurrency", _PARTS_AT_ONCE))
+        files.default_block_size = _PART
+    return files
+
+
+def _s3_settings() -> dict[str, Any]:
+    """Return how long to wait for an answer, where the user's environment does not say.
+
+    botocore alone tries five times, and so does s3fs with each of them: storage that hangs would be noticed after six
+    minutes.
+    """
+    import fsspec.config
+
+    told: Any = {**fsspec.config.conf.get("s3", {}), **fsspec.config.conf.get("s3a", {})}.get("config_kwargs") or {}
+    if isinstance(told, str):
+        try:
+            told = json.loads(told)
+        except ValueError:
+            return {}
+    defaults: dict[str, Any] = {"connect_timeout": _CONNECT_S, "read_timeout": _READ_S, "max_pool_connections": 32}
+    if not {"AWS_MAX_ATTEMPTS", "AWS_RETRY_MODE"} & os.environ.keys():
+        defaults["retries"] = {"mode": "standard", "total_max_attempts": 1}
+    return {"config_kwargs": {**defaults, **told}}
