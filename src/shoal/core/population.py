@@ -39,6 +39,8 @@ from .events import (
     Reported,
     Saved,
     SavedCheckpoint,
+    SlotsJoined,
+    SlotsLeft,
     Started,
     StopAsked,
     TrialAdded,
@@ -51,7 +53,7 @@ from .retention import Retention
 from .slots import Slots
 from .trial import Trial, changed_numbers
 
-__all__ = ["BARREN_AT_MOST", "ORPHANED_AT_MOST", "Limits", "Population", "Trial"]
+__all__ = ["BARREN_AT_MOST", "DISPLACED_AT_MOST", "ORPHANED_AT_MOST", "Limits", "Population", "Trial"]
 
 _RESERVED = frozenset(AUTOMATIC)
 
@@ -63,6 +65,9 @@ BARREN_AT_MOST = 20
 
 ORPHANED_AT_MOST = 2
 """So often in a row a trial may lose its process by no fault of its own without getting further. Then it has failed."""
+
+DISPLACED_AT_MOST = 20
+"""The same where its slot has left too. Nodes come and go, and only one that brings each of them down is to blame."""
 
 
 class Population(Slots):
@@ -142,7 +147,7 @@ class Population(Slots):
         if self.stopping is not None:
             self._close(trial)
             return
-        self._queue.add(trial)
+        self._wait(trial)
 
     def _opened(self, event: Opened) -> None:
         self.retention.rules, self.stopping = event.retention, None
@@ -160,7 +165,7 @@ class Population(Slots):
             if trial.failed is not None:
                 decisions += self._reseeded(trial) if not mute else []
             elif until is None or trial.time < until:
-                self._queue.add(trial)
+                self._wait(trial)
             elif not mute:
                 decisions += self.policy.decide(trial.trial_id, trial.time, trial.score)
         if decisions:
@@ -186,7 +191,7 @@ class Population(Slots):
         if trial.launch:
             trial.status = Status.PAUSED
         if not held:
-            self._queue.add(trial)
+            self._wait(trial)
         return held
 
     def _revive(self, trial: Trial, event: Opened) -> bool:
@@ -210,7 +215,7 @@ class Population(Slots):
         self.policy.back(trial.trial_id, trial.first_config if anew else None)
         trial.rewind()
         if not whole:
-            self._queue.add(trial)
+            self._wait(trial)
         return whole
 
     def _started(self, event: Started) -> None:
@@ -279,7 +284,11 @@ class Population(Slots):
             self._nearer.append(trial)
         elif not at_boundary:
             assert trial.slot is not None
-            self._continue(trial, trial.slot)
+            if trial.slot in self._gone:
+                self._park(trial)
+                self._wait(trial)
+            else:
+                self._continue(trial, trial.slot)
         if self._mute:
             return
         decisions: list[Decision] = []
@@ -330,6 +339,7 @@ class Population(Slots):
         trial = self._current(event.trial_id, event.launch)
         if trial is None:
             return
+        displaced = trial.slot in self._gone or trial.trial_id in self._adrift
         self._leave(trial)
         if trial.ending is not None and trial.lossless:
             self._end(trial, Status.TERMINATED, trial.ending)
@@ -343,9 +353,9 @@ class Population(Slots):
             trial.story.append("lost its process while parked")
             if trial.claims:
                 self._withdraw(trial)
-                self._queue.add(trial)
+                self._wait(trial)
             return
-        self._failed(trial, event.reason, innocent=event.innocent)
+        self._failed(trial, event.reason, innocent=event.innocent, displaced=displaced)
 
     def _undecided(self, event: Undecided) -> None:
         self._mute = True
@@ -363,6 +373,8 @@ class Population(Slots):
         Opened: _opened,
         Reported: _reported,
         Saved: _saved,
+        SlotsJoined: Slots._slots_joined,
+        SlotsLeft: Slots._slots_left,
         Started: _started,
         StopAsked: _stop_asked,
         TrialAdded: _added,
@@ -441,7 +453,7 @@ class Population(Slots):
                 self._give_up(trial, decision.why)
                 continue
             if trial is not at_boundary:
-                self._queue.add(trial)
+                self._wait(trial)
         if at_boundary is not None and goes_on:
             if self._free:
                 # Those that can have a free slot need not have this one.
@@ -504,25 +516,27 @@ class Population(Slots):
         """At a boundary, pass the slot to whom it was promised, or to a waiting trial that has trained less."""
         assert trial.slot is not None
         slot = trial.slot
-        other = self._least_trained(self.limits.devices[slot], move=False)
-        if slot in self._promised or (other is not None and other.place < trial.place):
+        yields = slot in self._promised or slot in self._gone
+        if not yields:
+            other = self._least_trained(self.devices[slot], move=False)
+            yields = other is not None and other.place < trial.place
+        if yields:
             self._park(trial)
-            self._queue.add(trial)
+            self._wait(trial)
         else:
             self._run(trial, slot)
 
-    def _failed(self, trial: Trial, error: str, *, innocent: bool = False) -> None:
+    def _failed(self, trial: Trial, error: str, *, innocent: bool = False, displaced: bool = False) -> None:
         if trial.leaving:
             self._close(trial)
             return
         trial.story.append(f"failed: {error}")
         if innocent:
-            trial.orphaned += 1
-            trial.furthest = max(trial.furthest, trial.iteration)
-            if trial.orphaned <= ORPHANED_AT_MOST:
+            times, most = trial.count_loss(displaced=displaced), DISPLACED_AT_MOST if displaced else ORPHANED_AT_MOST
+            if times <= most:
                 self._retry(trial, error, innocent=True)
                 return
-            error = f"{error}, {trial.orphaned} times in a row before this trial got any further"
+            error = f"{error}, {times} times in a row before this trial got any further"
         trial.failures += 1
         trial.barren += 1
         if trial.barren >= BARREN_AT_MOST:
@@ -540,7 +554,7 @@ class Population(Slots):
         self._release(trial)
         trial.status = Status.PAUSED
         # Its process, where it has one, has left the function; the next launch enters it anew.
-        self._queue.add(trial)
+        self._wait(trial)
 
     def _fall_back(self, trial: Trial, damaged: CheckpointRecord, reason: str) -> None:
         """Let a trial go on from the checkpoint before one that cannot be loaded. Nobody begins anew in silence."""
@@ -567,7 +581,7 @@ class Population(Slots):
         trial.rewind()
         self._release(trial)
         trial.status = Status.PAUSED
-        self._queue.add(trial)
+        self._wait(trial)
 
     def _failed_for_good(self, trial: Trial, error: str) -> None:
         if self.limits.fail_fast:
@@ -664,6 +678,7 @@ class Population(Slots):
         failed = {trial.trial_id for trial in self.trials.values() if trial.failed is not None}
         if self._hoping != failed:
             raise InvalidTransition(f"{sorted(failed)} wait for a donor, not {sorted(self._hoping)}")
-        if self._live and not self.running and self.stopping is None:
+        if self._live and not self.running and self._free and not self._adrift and self.stopping is None:
             raise InvalidTransition(f"nobody runs, and {self._live} live: everyone would wait for ever")
+        self._validate_order()
         self.retention.validate([trial.restore for trial in self.trials.values() if trial.restore is not None])

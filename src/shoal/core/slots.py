@@ -7,92 +7,29 @@ Where members can hand a slot on by themselves, it is *promised* when its holder
 Who was promised it gets ready, and goes on there as soon as the holder is at its boundary: what happened until then is
 told, decided and committed while it trains. What has been promised is kept, unless who waits for it can go on elsewhere
 before: a promise is no reason to wait longer than others.
+
+Slots join and leave as the nodes of a cluster do. A slot that has left is never given out again. Who holds it does so
+until its process is known to be gone, or comes to a report upon which it has to wait; what it sends until then counts.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections import deque
+from collections import Counter
 from functools import lru_cache
+from operator import attrgetter
 
 from ..errors import InvalidTransition
 from .commands import Command, Continue, Evict, HandOn, Launch, Notice, Park, Status
-from .events import Event
+from .events import Event, SlotsJoined, SlotsLeft
 from .limits import Limits
 from .policy import Policy
+from .queues import Evictable, FreeSlots, Promises, SlotQueue
 from .trial import Trial
 
 __all__ = ["SlotQueue", "Slots"]
 
-_Entry = tuple[float, int, int, Trial]
-"""(time, iteration, number of the entry, trial)."""
-
-
-class SlotQueue:
-    """Waiting trials, by the device that their process is bound to.
-
-    A trial that is taken out, or put in again, leaves its old entry behind; only the entry whose number the trial
-    carries in ``queued`` counts. So putting in and looking costs O(log n), and taking out nothing. Most come in the
-    order in which they go, and stand in a line; only the others need a heap.
-    """
-
-    def __init__(self) -> None:
-        self._lines: dict[str, deque[_Entry]] = {}
-        self._heaps: dict[str, list[_Entry]] = {}
-        self._numbers = 0
-
-    def add(self, trial: Trial) -> None:
-        """Put the trial in."""
-        self._numbers += 1
-        trial.queued = self._numbers
-        device = trial.device or ""
-        line = self._lines.get(device)
-        if line is None:
-            line = self._lines[device] = deque()
-            self._heaps[device] = []
-        entry = (trial.time, trial.iteration, self._numbers, trial)
-        if not line or line[-1] < entry:
-            line.append(entry)
-        else:
-            heapq.heappush(self._heaps[device], entry)
-
-    def clear(self) -> None:
-        """Forget all entries. Their trials have to know that by themselves."""
-        self._lines.clear()
-        self._heaps.clear()
-
-    def least_trained(self, device: str, *, move: bool = True) -> Trial | None:
-        """Return the trial that has trained least and can run on the device, without taking it out.
-
-        Args:
-            device: where it would run.
-            move: whether it may come from another device where there is no other.
-        """
-        least = self._head(device)
-        if device:
-            # Who has no process yet can run anywhere.
-            anywhere = self._head("")
-            if least is None or (anywhere is not None and anywhere < least):
-                least = anywhere
-        if least is None and move:
-            # Rather move a trial from another device, where a checkpoint holds all that it has, than leave this idle.
-            heads = [head for name in self._heaps if (head := self._head(name)) is not None and head[3].lossless]
-            least = min(heads, default=None)
-        return None if least is None else least[3]
-
-    def _head(self, device: str) -> _Entry | None:
-        """Return the first of a device's entries that counts."""
-        line = self._lines.get(device)
-        if line is None:
-            return None
-        while line and line[0][3].queued != line[0][2]:
-            line.popleft()
-        heap = self._heaps[device]
-        while heap and heap[0][3].queued != heap[0][2]:
-            heapq.heappop(heap)
-        if heap and (not line or heap[0] < line[0]):
-            return heap[0]
-        return line[0] if line else None
+_by_index = attrgetter("index")
 
 
 @lru_cache(maxsize=4096)
@@ -104,6 +41,11 @@ def _continues(slot: int) -> str:
 @lru_cache(maxsize=4096)
 def _is_promised(slot: int) -> str:
     return f"is promised slot {slot}"
+
+
+@lru_cache(maxsize=4096)
+def _is_gone(slot: int) -> str:
+    return f"slot {slot} is gone"
 
 
 class Slots:
@@ -120,10 +62,8 @@ class Slots:
         self.trials: dict[str, Trial] = {}
         self.stopping: str | None = None
         """Why all are to end, or None. Nobody gets a slot then."""
-        self._free: list[int] = list(range(len(limits.devices)))
         self._queue = SlotQueue()
-        self._promised: dict[int, Trial] = {}
-        """Who goes on next in a slot that is held."""
+        self._promised = Promises()
         self._nearer: list[Trial] = []
         """Trials that the newest event has brought nearer to their boundary: they hold a slot, or report in it."""
         self._residents: dict[str, Trial] = {}
@@ -131,20 +71,74 @@ class Slots:
         self._noticed: set[str] = set()
         self._out: list[Command] = []
         """The commands of the newest event."""
+        self._begin_anew(limits)
 
     @property
     def running(self) -> list[Trial]:
-        """The trials that hold a slot."""
-        return [trial for trial in self.trials.values() if trial.slot is not None]
+        """The trials that hold a slot, in their order."""
+        return sorted(self._holders.values(), key=_by_index)
 
     def _begin_anew(self, limits: Limits) -> None:
         """No trial has a process, or a claim to a slot."""
         self.limits = limits
-        self._free = list(range(len(limits.devices)))
+        self.devices: list[str] = list(limits.devices)
+        """The device of each slot that there has been, those that have left included."""
+        self._gone: set[int] = set()
+        """The slots that have left."""
+        self._slots_on = Counter(self.devices)
+        """How many slots each device has now."""
+        self._free = FreeSlots(self.devices)
+        self._holders: dict[int, Trial] = {}
+        self._room = limits.residents
+        """How many processes there may be; None: any number."""
+        self._adrift: set[str] = set()
+        """Trials whose process is on a device that has no slot any more. That it is gone is still to be heard."""
+        self._evictable: Evictable | None = None
+        """Who can be evicted; None as long as nobody asked."""
         self._queue.clear()
         self._promised.clear()
         self._residents.clear()
         self._noticed.clear()
+
+    def _slots_joined(self, event: SlotsJoined) -> None:
+        known = self.devices[-1:]
+        if len({device == "" for device in (*known, *event.devices)}) > 1:
+            raise InvalidTransition(f"{event!r}: some slots are alike and others are not, after {known}")
+        back = {device for device in event.devices if device and not self._slots_on[device]}
+        for slot, device in enumerate(event.devices, start=len(self.devices)):
+            self.devices.append(device)
+            self._slots_on[device] += 1
+            self._free.add(slot, device)
+        self._adrift = {trial_id for trial_id in self._adrift if self._residents[trial_id].device not in back}
+        self._grow(event.residents)
+
+    def _slots_left(self, event: SlotsLeft) -> None:
+        left: set[str] = set()
+        for slot in event.slots:
+            if not 0 <= slot < len(self.devices) or slot in self._gone:
+                raise InvalidTransition(f"{event!r}: there is no slot {slot}")
+            device = self.devices[slot]
+            self._gone.add(slot)
+            self._slots_on[device] -= 1
+            if device and not self._slots_on[device]:
+                left.add(device)
+            if self._free.remove(slot, device):
+                continue
+            self._holders[slot].story.append(_is_gone(slot))
+            promised = self._promised.get(slot)
+            if promised is not None:
+                promised.story.append(_is_gone(slot))
+                self._withdraw(promised)
+                self._wait(promised)
+        if left:
+            self._adrift |= {trial.trial_id for trial in self._residents.values() if trial.device in left}
+        self._grow(-event.residents)
+
+    def _grow(self, residents: int) -> None:
+        """So many more processes are allowed, or fewer."""
+        self._evictable = None
+        if self._room is not None:
+            self._room = max(0, self._room + residents)
 
     def _notice(self, key: str, text: str) -> None:
         """Tell the user something, once for each key and driver."""
@@ -158,42 +152,87 @@ class Slots:
         trial.story.append("parked")
         self._out.append(Park(trial.trial_id, trial.launch))
 
+    def _wait(self, trial: Trial) -> None:
+        """The trial waits for a slot."""
+        self._queue.add(trial)
+        if self._evictable is not None:
+            self._evictable.consider(trial)
+
     def _release(self, trial: Trial) -> None:
         """The trial gives up its slot, or the one that it was promised."""
-        if trial.slot is not None:
-            heapq.heappush(self._free, trial.slot)
-            trial.slot = None
-        else:
+        slot = trial.slot
+        if slot is None:
             self._withdraw(trial)
+            return
+        trial.slot = None
+        del self._holders[slot]
+        if slot not in self._gone:
+            self._free.add(slot, self.devices[slot])
+        if self._evictable is not None:
+            self._evictable.consider(trial)
 
     def _withdraw(self, trial: Trial) -> None:
         """The trial no longer waits for the slot that it was promised."""
-        if trial.promised is not None:
-            del self._promised[trial.promised]
-            trial.promised = None
+        self._promised.withdraw(trial)
+        if self._evictable is not None:
+            self._evictable.consider(trial)
 
     def _leave(self, trial: Trial) -> None:
         """The trial's process is gone, or about to be."""
         if trial.resident:
             trial.device = None
             del self._residents[trial.trial_id]
+            self._adrift.discard(trial.trial_id)
 
     def _assign(self) -> None:
         """Give free slots to those that they were promised, and to the trials that have trained least."""
         if self.stopping is not None:
             return
-        passed: list[int] = []
-        while self._free:
-            slot = heapq.heappop(self._free)
-            trial = self._promised.get(slot) or self._least_trained(self.limits.devices[slot])
-            if trial is None:
-                passed.append(slot)
-                if self.limits.devices[slot] == "":
-                    break
-                continue
+        free = self._free
+        if not self.devices[0]:
+            # All slots are alike.
+            while (slot := free.first()) is not None:
+                trial = self._promised.get(slot) or self._least_trained("")
+                if trial is None:
+                    return
+                free.remove(slot, "")
+                self._run(trial, slot)
+            return
+        slot = -1
+        own = self._own_heads()
+        while (found := self._next_free(slot, own)) is not None:
+            slot = found
+            trial = self._promised.get(slot) or self._least_trained(self.devices[slot])
+            assert trial is not None
+            free.remove(slot, self.devices[slot])
             self._run(trial, slot)
-        for slot in passed:
-            heapq.heappush(self._free, slot)
+
+    def _own_heads(self) -> list[tuple[int, str]]:
+        """Return the first free slot of each device that may have a trial of its own for it, as a heap.
+
+        Those are devices for which something has changed: else each had its turn before.
+        """
+        changed = self._free.freed | self._queue.joined
+        self._free.freed.clear()
+        self._queue.joined.clear()
+        own = [(slot, device) for device in changed if (slot := self._free.first(device=device)) is not None]
+        heapq.heapify(own)
+        return own
+
+    def _next_free(self, after: int, own: list[tuple[int, str]]) -> int | None:
+        """Return the first free slot behind another for which there is a trial."""
+        if self._queue.waits_for_any():
+            return self._free.first(after)
+        while own:
+            slot, device = own[0]
+            first = self._free.first(after, device)
+            if first is None or not (self._queue.waits_for(device) or self._promised.least_trained(device)):
+                heapq.heappop(own)
+            elif first != slot:
+                heapq.heapreplace(own, (first, device))
+            else:
+                return slot
+        return None
 
     def _least_trained(self, device: str, *, move: bool = True) -> Trial | None:
         """Return who has trained least and can run on the device, in the queue or promised another slot.
@@ -202,23 +241,24 @@ class Slots:
             device, move: as for :meth:`SlotQueue.least_trained`.
         """
         least = self._queue.least_trained(device, move=False)
-        for other in self._promised.values():
-            # Where both have trained the same, this one is ready.
-            if other.device == device and (least is None or other.place <= least.place):
-                least = other
+        other = self._promised.least_trained(device)
+        # Where both have trained the same, this one is ready.
+        if other is not None and (least is None or other.place <= least.place):
+            return other
         return self._queue.least_trained(device) if least is None and move else least
 
     def _run(self, trial: Trial, slot: int) -> None:
         """Let the trial run in the slot: continue it where it waits, or launch it."""
         self._withdraw(trial)
         trial.queued = 0
-        if trial.waiting and trial.device == self.limits.devices[slot]:
+        if trial.waiting and trial.device == self.devices[slot]:
             self._continue(trial, slot)
         else:
             self._launch(trial, slot)
 
     def _continue(self, trial: Trial, slot: int) -> None:
         trial.slot = slot
+        self._holders[slot] = trial
         trial.waiting = trial.ready = False
         trial.status = Status.RUNNING
         trial.until = self.policy.until(trial.trial_id)
@@ -231,7 +271,9 @@ class Slots:
         slot = holder.slot
         if slot is None or not holder.nearly_there or slot in self._promised or self.stopping is not None:
             return
-        device = self.limits.devices[slot]
+        if slot in self._gone:
+            return
+        device = self.devices[slot]
         trial = self._queue.least_trained(device, move=False)
         assert holder.until is not None
         if trial is None or trial.time > holder.until:
@@ -241,8 +283,7 @@ class Slots:
                 return
             self._launch(trial, slot, waits=True)
         trial.queued = 0
-        trial.promised = slot
-        self._promised[slot] = trial
+        self._promised.make(slot, trial)
         trial.story.append(_is_promised(slot))
         until = self.policy.until(trial.trial_id)
         self._out.append(
@@ -251,7 +292,7 @@ class Slots:
 
     def _launch(self, trial: Trial, slot: int, *, waits: bool = False) -> None:
         """Launch the trial for a slot, which it has; or, where it waits, does not have yet."""
-        device = self.limits.devices[slot]
+        device = self.devices[slot]
         if trial.resident and trial.device != device:
             self._evict(trial)
         fresh = not trial.resident
@@ -266,6 +307,7 @@ class Slots:
             trial.status = Status.PAUSED
         else:
             trial.slot = slot
+            self._holders[slot] = trial
             trial.status = Status.RUNNING
         trial.until = self.policy.until(trial.trial_id)
         source = "scratch" if trial.restore is None else trial.restore.id
@@ -290,31 +332,40 @@ class Slots:
         if not waits:
             self._nearer.append(trial)
 
+    @property
+    def _processes(self) -> int:
+        """How many processes there are, those aside that are about to be heard to be gone."""
+        return len(self._residents) - len(self._adrift)
+
     def _has_room(self, trial: Trial) -> bool:
         """Return whether one more process is allowed for the trial, or another that has trained more can leave."""
-        limit = self.limits.residents
-        if limit is None or len(self._residents) < limit:
+        limit = self._room
+        if limit is None or self._processes < limit:
             return True
-        leaving = self._evictable() if len(self._residents) == limit else []
-        return bool(leaving) and leaving[0].time >= trial.time
+        leaving = self._who_can_leave().first() if self._processes == limit else None
+        return leaving is not None and leaving.time >= trial.time
 
-    def _evictable(self) -> list[Trial]:
-        """Return the parked trials that lose nothing without a process, the most trained first.
+    def _who_can_leave(self) -> Evictable:
+        if self._evictable is None:
+            self._evictable = Evictable(self._residents.values(), self._can_leave)
+        return self._evictable
 
-        Whoever was promised a slot is none of them: it may be training there already.
+    def _can_leave(self, trial: Trial) -> bool:
+        """Return whether a trial is parked and loses nothing without its process.
+
+        Whoever was promised a slot must not: it may be training there already.
         """
-        parked = [trial for trial in self._residents.values() if trial.slot is None and trial.promised is None]
-        return sorted((trial for trial in parked if trial.lossless), key=lambda trial: (-trial.time, -trial.index))
+        stays = trial.device is None or trial.slot is not None or trial.promised is not None
+        return not stays and trial.lossless and trial.trial_id not in self._adrift
 
     def _make_room(self) -> None:
         """Evict parked trials, the most trained first, until one more process is allowed."""
-        limit = self.limits.residents
-        if limit is None or len(self._residents) < limit:
+        limit = self._room
+        if limit is None or self._processes < limit:
             return
-        leaving = self._evictable()
-        for trial in leaving[: len(self._residents) - limit + 1]:
-            self._evict(trial)
-        if len(self._residents) >= limit:
+        while self._processes >= limit and (leaving := self._who_can_leave().first()) is not None:
+            self._evict(leaving)
+        if self._processes >= limit:
             self._notice(
                 "residents",
                 f"More than {limit} members keep a process, because those that wait have no checkpoint at their step "
@@ -327,7 +378,7 @@ class Slots:
         trial.story.append("evicted")
         self._out.append(Evict(trial.trial_id, trial.launch))
         if trial.queued:
-            self._queue.add(trial)
+            self._wait(trial)
 
     def _invalid(self, trial: Trial, event: Event | None, what: str) -> InvalidTransition:
         lines = "\n  ".join(trial.story)
@@ -336,14 +387,39 @@ class Slots:
         )
 
     def _validate_slots(self) -> None:
-        taken = [trial.slot for trial in self.trials.values() if trial.slot is not None]
-        if sorted([*taken, *self._free]) != list(range(len(self.limits.devices))):
+        taken = {trial.slot: trial for trial in self.trials.values() if trial.slot is not None}
+        left = self._gone - taken.keys()
+        if sorted([*taken, *self._free, *left]) != list(range(len(self.devices))) or taken != self._holders:
             raise InvalidTransition(
-                f"slots {sorted(taken)} taken and {sorted(self._free)} free are not all slots, each once"
+                f"slots {sorted(taken)} taken, {sorted(self._free)} free and {sorted(left)} gone are not all slots, "
+                f"each once, or not held by {self._holders}"
             )
         promised = {trial.promised: trial for trial in self.trials.values() if trial.promised is not None}
-        if promised != self._promised or not set(promised) <= set(taken):
+        if promised != self._promised or not set(promised) <= set(taken) - self._gone:
             raise InvalidTransition(f"slots {sorted(promised)} are promised, and {sorted(self._promised)} in the list")
         queued = [trial for trial in self.trials.values() if trial.queued]
-        if queued and self._free and len(set(self.limits.devices)) == 1 and self.stopping is None:
+        if queued and self._free and len(set(self.devices)) == 1 and self.stopping is None:
             raise InvalidTransition("a slot is free although a trial waits for one")
+
+    def _validate_order(self) -> None:
+        """Check that those come first who have trained least, or most."""
+        queued = [trial for trial in self.trials.values() if trial.queued]
+        adrift = {name for name, trial in self._residents.items() if trial.device and not self._slots_on[trial.device]}
+        if adrift != self._adrift:
+            raise InvalidTransition(f"processes of {sorted(adrift)} are adrift, not of {sorted(self._adrift)}")
+        for device in {trial.device for trial in self._promised.values() if trial.device is not None}:
+            places = [trial.place for trial in self._promised.values() if trial.device == device]
+            least = self._promised.least_trained(device)
+            if least is None or least.place != min(places):
+                raise InvalidTransition(f"{least} is the first of those that were promised a slot, of {places}")
+        firsts: dict[str, Trial] = {}
+        for trial in sorted(queued, key=lambda trial: (trial.place, trial.queued)):
+            firsts.setdefault(trial.device or "", trial)
+        movable = [trial for device, trial in firsts.items() if trial.lossless or not device]
+        if self._queue.waits_for_any() != bool(movable):
+            raise InvalidTransition(f"{movable} could run anywhere, which the queue does not know")
+        if self._evictable is not None:
+            leaving = [trial for trial in self._residents.values() if self._can_leave(trial)]
+            most = max(leaving, key=lambda trial: (trial.time, trial.index), default=None)
+            if self._evictable.first() is not most:
+                raise InvalidTransition(f"{most} would be evicted first, not {self._evictable.first()}")

@@ -65,6 +65,8 @@ class Trial:
     """How often it has failed since its last report."""
     orphaned: int = 0
     """How often in a row it has lost its process by no fault of its own, without getting further in between."""
+    displaced: int = 0
+    """The same where its slot has left, too; these are not among the others."""
     furthest: int = 0
     """The iteration at which it was when it last did so, or at which it has begun since."""
     failed: str | None = None
@@ -150,13 +152,22 @@ class Trial:
         self.reported = True
         self.barren = 0
         if self.iteration > self.furthest:
-            self.orphaned = 0
+            self.orphaned = self.displaced = 0
         self.waiting, self.ready = report.waiting, False
         self.story.append(_reported(report.iteration, report.waiting))
 
+    def count_loss(self, *, displaced: bool) -> int:
+        """It has lost its process by no fault of its own. Return how often in a row it has, in the same way."""
+        self.furthest = max(self.furthest, self.iteration)
+        if displaced:
+            self.displaced += 1
+            return self.displaced
+        self.orphaned += 1
+        return self.orphaned
+
     def absolve(self) -> None:
         """Forget its failures: it begins from another's weights, or is given another chance by the user."""
-        self.failures = self.barren = self.orphaned = 0
+        self.failures = self.barren = self.orphaned = self.displaced = 0
         self.failed = None
 
     def record_of(self, saved: SavedCheckpoint) -> CheckpointRecord:
