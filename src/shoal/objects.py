@@ -35,7 +35,7 @@ from .scratch import OBJECT_SUFFIX, SHARED_MEMORY, Owner
 if TYPE_CHECKING:
     from pickle import PickleBuffer
 
-__all__ = ["ObjectRef", "free_all", "get", "put"]
+__all__ = ["ObjectRef", "adopt", "free_all", "get", "put", "stored"]
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -62,8 +62,8 @@ class ObjectRef(Generic[T_co]):
 
     @property
     def there(self) -> bool:
-        """Whether the object can still be got: the process that put it lives, and is on this machine."""
-        return os.path.isfile(self.path)
+        """Whether the object can be got here: the process that put it lives, and is on this machine or has sent it."""
+        return any(map(os.path.isfile, _paths_of(self)))
 
     def __repr__(self) -> str:
         return f"ObjectRef({self.id[:8]}..., {_size_text(self.size)})"
@@ -134,15 +134,47 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
     return _loaded.setdefault(refs.id, _load(refs)) if found is _MISSING else found
 
 
+def stored() -> list[ObjectRef[Any]]:
+    """Return the references of what this process has put."""
+    return list(_stored.values())
+
+
+def adopt(ref: ObjectRef[Any], data: Any) -> None:
+    """Store an object that another machine has put, for the processes that this one starts from now on.
+
+    Args:
+        ref: its reference.
+        data: the bytes of its file, as anything that has a buffer.
+
+    Raises:
+        StorageError: there is no room for it.
+    """
+    path = _write_somewhere(ref.id, ref.size, lambda path: path.write_bytes(data))
+    folders = os.environ.get(_ADOPTED, "")
+    if str(path.parent) not in folders.split(os.pathsep):
+        os.environ[_ADOPTED] = os.pathsep.join(filter(None, (folders, str(path.parent))))
+
+
+def _paths_of(ref: ObjectRef[Any]) -> list[str]:
+    """Return where the object's file may be: where it was put, or where a process above this one has stored a copy."""
+    folders = os.environ.get(_ADOPTED, "").split(os.pathsep)
+    return [ref.path, *(os.path.join(folder, ref.id + OBJECT_SUFFIX) for folder in folders if folder)]
+
+
 def free_all() -> None:
     """Delete what this process has put, and forget what it got. What is in use stays mapped until nothing uses it."""
     _loaded.clear()
+    _stored.clear()
     _owner.free()
 
 
 _loaded: dict[str, Any] = {}
 """The objects that this process has got, by the ids of their references."""
 _MISSING = object()
+_stored: dict[str, ObjectRef[Any]] = {}
+"""The references of what this process has put, by their ids."""
+_ADOPTED = "SHOAL_OBJECTS"
+"""The environment variable with the folders of objects that came from another machine."""
 
 
 # Pickling
@@ -343,8 +375,9 @@ def _load(ref: ObjectRef[Any]) -> Any:
 def _map(ref: ObjectRef[Any]) -> memoryview:
     import mmap
 
+    path = next(filter(os.path.isfile, _paths_of(ref)), ref.path)
     try:
-        with open(ref.path, "rb") as file:
+        with open(path, "rb") as file:
             return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
     except FileNotFoundError:
         raise ConfigError(
@@ -366,17 +399,25 @@ _owner = Owner("objects")
 def _store(pickled: _Pickled) -> ObjectRef[Any]:
     """Write an object to a file of its own."""
     name = os.urandom(12).hex()
+    path = _write_somewhere(name, pickled.size, lambda path: _write(path, pickled))
+    ref: ObjectRef[Any] = ObjectRef(name, pickled.size, str(path))
+    _stored[name] = ref
+    return ref
+
+
+def _write_somewhere(name: str, size: int, write: Callable[[Path], object]) -> Path:
+    """Write an object's file where there is room for it, and return where that is."""
     reasons: list[str] = []
-    for base in _places_for(pickled.size):
+    for base in _places_for(size):
         try:
             path = _owner.folder(base) / (name + OBJECT_SUFFIX)
-            _write(path, pickled)
+            write(path)
         except OSError as error:
             reasons.append(f"{base} ({_size_text(_free_space(base))} free): {error.strerror or error}")
         else:
-            return ObjectRef(name, pickled.size, str(path))
+            return path
     raise StorageError(
-        f"put: there is no room for an object of {_size_text(pickled.size)}. {'; '.join(reasons)}. Make room "
+        f"put: there is no room for an object of {_size_text(size)}. {'; '.join(reasons)}. Make room "
         f"there, or set the environment variable TMPDIR to a folder that has enough."
     )
 

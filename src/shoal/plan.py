@@ -183,6 +183,8 @@ def facts(trainable: Callable[..., Any], config: Config, tune: TuneConfig, run: 
     request = resources_of(_with_own_request(trainable, config))
     if engine == "inline":
         devices = runtime.slots(Request(custom=request.custom), 1)
+    elif engine == "ray":
+        devices = []  # the engine tells of slots as the cluster grants them
     else:
         devices = runtime.slots(request, tune.max_concurrent_trials)
     budget = tune.time_budget_s
@@ -235,12 +237,13 @@ def limits_of(info: ExperimentInfo, tune: TuneConfig, run: RunConfig) -> Limits:
     failures = run.failure_config or FailureConfig()
     return Limits(
         devices=info.devices,
-        residents=tune.max_residents or _residents(info),
+        # On a cluster, each node says for how many it has room.
+        residents=tune.max_residents or (0 if info.engine == "ray" else _residents(info)),
         max_failures=failures.max_failures,
         fail_fast=bool(failures.fail_fast),
         save_at_end=bool((run.checkpoint_config or CheckpointConfig()).checkpoint_at_end),
         replace_failed=failures.replace_failed,
-        hands_on=info.engine == "processes",
+        hands_on=info.engine in ("processes", "ray"),
     )
 
 

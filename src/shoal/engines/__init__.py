@@ -7,7 +7,7 @@ process, for debugging. A third-party engine implements the same methods.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -36,7 +36,7 @@ class EngineSetup:
     seed: int
     cpus: float
     gpus: float
-    devices: Sequence[str]
+    devices: Sequence[str] | Mapping[int, str]
     """For each slot, the ``CUDA_VISIBLE_DEVICES`` of its members; ``""`` leaves it alone."""
     output: Callable[[str, str], None]
     """Called with a member's name and a line that it printed."""
@@ -54,6 +54,10 @@ class EngineSetup:
     """The experiment's folder on the driver's machine."""
     place: str | None = None
     """The URL of the experiment, where it is kept in storage."""
+    max_residents: int | None = None
+    """How many members may keep a process, where the user says so."""
+    note: Callable[[str], None] = lambda text: None
+    """Shows the user a remark about the run."""
 
 
 def grace_s() -> float:

@@ -1,0 +1,194 @@
+"""The slots that a cluster grants: asks for one reservation for each that can be of use, and follows where they are.
+
+A thread asks every second, because what a cluster grants may change at any time, and an answer may take long. It knows
+the cluster by a few calls, see :class:`Cluster`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from ..errors import one_line
+from ..resources import Request
+
+__all__ = ["Change", "Cluster", "Granted", "bundle_of"]
+
+_OFTEN_S = 0.1
+_SELDOM_S = 1.0
+_OFTEN_FOR = 20
+"""So many times it asks often after something has changed."""
+_AWAY_S = 60.0
+"""So long the cluster may not answer."""
+_AHEAD = 4
+"""So many reservations, at least, are asked for beyond those that are granted: room may come."""
+_ALL = 1 << 20
+
+
+class Cluster(Protocol):
+    """What a cluster is asked. All calls may wait."""
+
+    def ask(self, bundle: Mapping[str, float]) -> str:
+        """Ask for a reservation; return its id."""
+        ...
+
+    def withdraw(self, reservation: str) -> None:
+        """Give a reservation back, granted or not. One that is gone is no error."""
+        ...
+
+    def where(self) -> Mapping[str, str | None]:
+        """Return the node of each reservation, None where it is not granted, or not any more."""
+        ...
+
+    def nodes(self) -> Mapping[str, Mapping[str, float] | None]:
+        """Return what each node has in all; None: it has died."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What has changed."""
+
+    placed: tuple[tuple[str, str], ...] = ()
+    """Reservations that are granted now, with their nodes."""
+    dead: tuple[str, ...] = ()
+    """Nodes that have died, of those that had reservations."""
+    failed: str | None = None
+    """Why the cluster cannot be asked any more."""
+
+
+def bundle_of(request: Request) -> dict[str, float]:
+    """Return what one trial takes, by Ray's names."""
+    amounts = {"CPU": request.cpus, "GPU": request.gpus, "memory": float(request.memory), **request.custom}
+    return {name: amount for name, amount in amounts.items() if amount}
+
+
+@dataclass(slots=True)
+class Granted:
+    """Asks for slots and tells which there are.
+
+    Args:
+        cluster: whom to ask.
+        request: what one trial takes.
+        wanted: at most so many slots are of use; None: there is no limit.
+        tell: called with each change, in a thread of its own.
+    """
+
+    cluster: Cluster
+    request: Request
+    wanted: int | None
+    tell: Callable[[Change], None]
+    _placed: dict[str, str] = field(default_factory=dict[str, str])
+    """Granted reservations, with their nodes."""
+    _pending: set[str] = field(default_factory=set[str])
+    _lost: set[str] = field(default_factory=set[str])
+    """Nodes that who runs there is gone from: what is placed there is to be told once more."""
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin to ask."""
+        self._thread = threading.Thread(target=self._live, name="shoal-slots", daemon=True)
+        self._thread.start()
+
+    def want(self, wanted: int) -> None:
+        """No more than so many slots are of use from now on; those that were granted stay."""
+        self.wanted = wanted
+
+    def forget(self, node: str) -> None:
+        """Whoever ran on a node is gone. If reservations are still there, they are told again."""
+        with self._lock:
+            self._lost.add(node)
+
+    def stop(self) -> None:
+        """Ask for nothing more."""
+        self._stop.set()
+
+    def release(self) -> None:
+        """Give all back."""
+        self.stop()
+        if self._thread is not None:
+            self._thread.join()
+        for reservation in [*self._placed, *self._pending]:
+            self.cluster.withdraw(reservation)
+        self._placed.clear()
+        self._pending.clear()
+
+    def _live(self) -> None:
+        often = _OFTEN_FOR
+        failing_since: float | None = None
+        while not self._stop.is_set():
+            change: Change | None = None
+            try:
+                change = self.look()
+                failing_since = None
+            except Exception as error:
+                failing_since = failing_since or time.monotonic()
+                if time.monotonic() - failing_since > _AWAY_S:
+                    change = Change(failed=one_line(error))
+                    self.stop()
+            if change is not None:
+                self.tell(change)
+                often = _OFTEN_FOR
+            often -= 1
+            self._stop.wait(_OFTEN_S if often > 0 else _SELDOM_S)
+
+    def look(self) -> Change | None:
+        """Ask once, and ask for what is lacking. Return what has changed, or None."""
+        nodes = self.cluster.nodes()
+        where = self.cluster.where()
+        with self._lock:
+            lost, self._lost = self._lost, set()
+        dead = {node for node in self._placed.values() if nodes.get(node) is None}
+        for reservation, node in list(self._placed.items()):
+            # One that is elsewhere now was moved by the cluster, because its node has died.
+            if node in dead or node in lost or where.get(reservation) != node:
+                del self._placed[reservation]
+                self._pending.add(reservation)
+        placed: list[tuple[str, str]] = []
+        for reservation in sorted(self._pending):
+            found = where.get(reservation)
+            if found is not None and nodes.get(found) is not None:
+                self._pending.discard(reservation)
+                self._placed[reservation] = found
+                placed.append((reservation, found))
+        self._ask(nodes)
+        return Change(tuple(placed), tuple(sorted(dead))) if placed or dead else None
+
+    def _ask(self, nodes: Mapping[str, Mapping[str, float] | None]) -> None:
+        """Ask for as many as there may be room for, and a few more; take back what is of no use."""
+        wanted = _ALL if self.wanted is None else self.wanted
+        room = sum(_fits(self.request, has) for has in nodes.values() if has is not None)
+        have = len(self._placed)
+        target = min(wanted, max(room, have + max(_AHEAD, have // 4)))
+        for _ in range(target - have - len(self._pending)):
+            self._pending.add(self.cluster.ask(bundle_of(self.request)))
+        for reservation in sorted(self._pending)[max(0, wanted - have) :]:
+            self._pending.discard(reservation)
+            self.cluster.withdraw(reservation)
+
+    def what_is_there(self) -> str:
+        """Say what one trial takes and what the nodes have, for who waits."""
+        asks = ", ".join(f"{name} {amount:g}" for name, amount in bundle_of(self.request).items())
+        alive = [has for has in self.cluster.nodes().values() if has is not None]
+        has = "; ".join(_text(each) for each in alive[:5]) or "no node"
+        return f"one trial takes {asks}, and nothing of that is free. The nodes have in all: {has}."
+
+    @property
+    def possible(self) -> bool:
+        """Whether a node that is there now could ever run a trial."""
+        return any(_fits(self.request, has) for has in self.cluster.nodes().values() if has is not None)
+
+
+def _fits(request: Request, has: Mapping[str, float]) -> int:
+    """Return how many trials a node has room for, if nobody else uses it."""
+    return min(int(has.get(name, 0.0) / amount + 1e-9) for name, amount in bundle_of(request).items())
+
+
+def _text(has: Mapping[str, float]) -> str:
+    shown = {name: amount for name, amount in has.items() if not name.startswith(("node:", "object_store"))}
+    return ", ".join(f"{name} {amount:g}" for name, amount in sorted(shown.items()))
