@@ -16,10 +16,11 @@ import os
 import shutil
 import sqlite3
 import tempfile
+import threading
 import zlib
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from ..errors import JournalError
 from . import JOURNAL_NAME
@@ -28,7 +29,7 @@ from .codec import Item, Record, decode, is_known
 from .lock import LOCK_NAME, is_at, is_gone, unlock
 from .lock import lock as take_lock
 
-__all__ = ["SCHEMA_VERSION", "SQLiteJournal", "never_began"]
+__all__ = ["SCHEMA_VERSION", "RawRecord", "SQLiteJournal", "never_began"]
 
 SCHEMA_VERSION = 5
 _READABLE = (2, 3, 4, SCHEMA_VERSION)
@@ -42,6 +43,8 @@ CREATE TABLE journal (
 );
 """
 _COLUMNS = ("seq", "at", "kind", "body", "crc")
+RawRecord: TypeAlias = tuple[int, float, str, str, int]
+"""A record as it is written: its number, time, kind, body and checksum."""
 _SEAL = "$crc"
 """Key of the checksum of all other facts."""
 _COUNT = "$records"
@@ -183,12 +186,112 @@ class SQLiteJournal:
             JournalError: a record is not what was written, or is missing. Those that came before are right.
         """
         expander = Expander(self._result)
-        for seq, at, kind, body in self._rows(after):
+        for seq, at, kind, body, _ in self._rows(after):
             try:
                 item = expander.decode(seq, body) if kind == BRIEF else decode(kind, body, unpickle=unpickle)
             except ValueError as error:
                 raise self._damaged(f"record {seq}: {error}") from error
             yield Record(seq, at, item)
+
+    # ---------------------------------------------------------------------------------------------------------- copies
+
+    def raw(self, after: int, upto: int, about: int | None = None) -> list[RawRecord]:
+        """Return the records after a number, and not after another, as they are written.
+
+        Args:
+            after, upto: numbers of records; with the second one a batch ends that was committed together.
+            about: return so many, and those that were committed together with the last of them; None: all.
+
+        Raises:
+            JournalError: one of them is not what was written, or is missing.
+        """
+        found: list[RawRecord] = []
+        with contextlib.closing(self._rows(after)) as rows:
+            for record in rows if upto > after else ():
+                found.append(record)
+                if record[0] >= upto or (about is not None and len(found) >= about and record[4] < 0):
+                    break
+        end = found[-1] if found else (after, 0.0, "", "", -1)
+        if end[4] >= 0 or (end[0] < upto and about is None) or (not found and upto > after):
+            raise self._damaged(f"records {end[0]} to {upto} are not there as they were committed")
+        return found
+
+    def raw_facts(self) -> dict[str, str]:
+        """Return the facts about the experiment as they are written, JSON texts.
+
+        Raises:
+            JournalError: they are not what was written.
+        """
+        return {key: text for key, text in self._facts().items() if key not in (_SEAL, _COUNT)}
+
+    @property
+    def last(self) -> int:
+        """Number of the last record when the journal was opened, or that was written since."""
+        return self._last
+
+    @property
+    def format(self) -> int:
+        """The format that the journal has."""
+        found: int = self._connection.execute("PRAGMA user_version").fetchone()[0]
+        return found
+
+    @staticmethod
+    def write_copy(folder: Path, version: int, facts: Mapping[str, str], records: Iterable[RawRecord]) -> None:
+        """Make a folder's journal a copy of another one, whole or not at all. One that is there is replaced.
+
+        Args:
+            folder: an existing folder; nobody has its journal open for writing.
+            version: the format of the other one.
+            facts, records: all of :meth:`raw_facts` and :meth:`raw`.
+
+        Raises:
+            JournalError: it cannot be written, or this Shoal does not know the format.
+        """
+        path = folder / JOURNAL_NAME
+        if version not in _READABLE:
+            raise JournalError(
+                f"The journal has format {version}; this Shoal reads format {SCHEMA_VERSION}. Update Shoal to read it."
+            )
+        staging = folder / f".{JOURNAL_NAME}.{os.getpid()}.{threading.get_ident()}"
+        try:
+            try:
+                with contextlib.closing(sqlite3.connect(staging)) as connection:
+                    # Nothing is lost where this is cut off: it is not in its place before it is whole.
+                    connection.executescript(
+                        f"PRAGMA journal_mode=OFF; BEGIN; {_SCHEMA} PRAGMA user_version={version}; COMMIT;"
+                    )
+                    _append_copied(connection, facts, records)
+                for suffix in ("", "-wal", "-shm", "-journal"):
+                    _beside(path, suffix).unlink(missing_ok=True)
+                staging.replace(path)
+            finally:
+                staging.unlink(missing_ok=True)
+        except (OSError, sqlite3.Error) as error:
+            if isinstance(error, JournalError):
+                raise
+            raise JournalError(f"The journal {path} cannot be written: {error}.") from error
+
+    @staticmethod
+    def extend_copy(folder: Path, facts: Mapping[str, str], records: Sequence[RawRecord]) -> None:
+        """Add what has come since to a copy that :meth:`write_copy` made.
+
+        Args:
+            folder: that of the copy.
+            facts: all of them, as they are now.
+            records: those that follow; those that somebody else has added meanwhile are left out.
+
+        Raises:
+            JournalError: it cannot be written.
+        """
+        path = folder / JOURNAL_NAME
+        try:
+            uri = f"{path.absolute().as_uri()}?mode=rw"
+            with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=10.0, isolation_level=None)) as connection:
+                connection.execute("BEGIN IMMEDIATE")
+                last = connection.execute("SELECT max(seq) FROM journal").fetchone()[0] or 0
+                _append_copied(connection, facts, [record for record in records if record[0] > last])
+        except sqlite3.Error as error:
+            raise JournalError(f"The journal {path} cannot be written: {error}.") from error
 
     def check_place(self) -> None:
         """Make sure that the files are where they were: one that was deleted can be written to, and nobody finds it.
@@ -240,8 +343,8 @@ class SQLiteJournal:
 
     # -------------------------------------------------------------------------------------------------------- checking
 
-    def _rows(self, after: int) -> Iterator[tuple[int, float, str, str]]:
-        """Yield (seq, at, kind, body) of the records after a number, checked but not decoded."""
+    def _rows(self, after: int) -> Generator[RawRecord]:
+        """Yield the records after a number, checked but not decoded."""
         last, whole = after, True
         query = f"SELECT {', '.join(_COLUMNS)} FROM journal WHERE seq > ? ORDER BY seq"
         count = self._facts().get(_COUNT, "0")
@@ -254,7 +357,7 @@ class SQLiteJournal:
                 whole = stamp == ~expected
                 if not whole and stamp != expected:
                     raise self._damaged(f"record {seq} is not what was written, by its checksum")
-                yield seq, at, kind, body
+                yield seq, at, kind, body, stamp
         except sqlite3.Error as error:
             raise self._damaged(f"after record {last}: {error}") from error
         if not whole:
@@ -305,7 +408,7 @@ class SQLiteJournal:
         if found != "ok":
             raise self._damaged(" ".join(found.split()))
         self.meta()
-        for seq, _, kind, _ in self._rows(0):
+        for seq, _, kind, _, _ in self._rows(0):
             if kind != BRIEF and not is_known(kind):
                 raise self._damaged(f"record {seq} is of the unknown kind {kind!r}")
 
@@ -370,6 +473,13 @@ def _store(connection: sqlite3.Connection, texts: Mapping[str, str]) -> None:
     connection.executemany(statement, list(texts.items()))
     facts = dict(connection.execute("SELECT key, value FROM meta"))
     connection.execute(statement, (_SEAL, _seal_of(facts)))
+
+
+def _append_copied(connection: sqlite3.Connection, facts: Mapping[str, str], records: Iterable[RawRecord]) -> None:
+    """Write records as they are, and facts, and commit them."""
+    connection.executemany("INSERT INTO journal VALUES (?, ?, ?, ?, ?)", records)
+    _store(connection, facts)
+    connection.commit()
 
 
 # ----------------------------------------------------------------------------------------------------- opening the file
