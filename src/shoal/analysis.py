@@ -9,7 +9,6 @@ import math
 import os
 from collections.abc import Iterable, Mapping
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .arguments import check_arguments
@@ -19,6 +18,7 @@ from .core.reports import flatten, lookup
 from .errors import ConfigError, ResultError, did_you_mean
 from .experiment import ExperimentInfo
 from .history import TrialHistory, full_row
+from .location import is_url
 from .results import Result, ResultGrid
 from .space import copy_containers
 
@@ -39,7 +39,7 @@ class RecordedTrial(Trial):
 
     __slots__ = ("_result",)
 
-    def __init__(self, history: TrialHistory, folder: Path, info: ExperimentInfo, result: Result) -> None:
+    def __init__(self, history: TrialHistory, folder: str, info: ExperimentInfo, result: Result) -> None:
         super().__init__(history, folder, info)
         self._result = result
 
@@ -111,7 +111,7 @@ class ByTrial(dict[str, V]):
         if not isinstance(key, (str, os.PathLike)):
             return None
         text = os.fspath(key)
-        folder = self._folders.get(text, os.path.abspath(os.path.expanduser(text)))
+        folder = self._folders.get(text, text if is_url(text) else os.path.abspath(os.path.expanduser(text)))
         return folder if super().__contains__(folder) else None
 
 
@@ -139,7 +139,8 @@ class ExperimentAnalysis:
     The best trial is, unless told otherwise, the one whose *last* result is best by ``default_metric``.
 
     Args:
-        experiment_checkpoint_path: the experiment's folder; whether it has ended, still runs or was killed.
+        experiment_checkpoint_path: the experiment's folder, or its URL in object storage; whether it has ended, still
+            runs or was killed.
         default_metric: the key of the results that is compared. Default: the experiment's own, which was given to
             ``tune.run`` or to the scheduler.
         default_mode: ``max`` if larger is better, or ``min``. Default: the experiment's own.

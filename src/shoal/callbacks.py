@@ -8,6 +8,7 @@ in the handler of a signal that comes meanwhile, ends the run with the step, as 
 from __future__ import annotations
 
 import inspect
+import os
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ from .errors import ConfigError, TrialFailed
 from .experiment import ExperimentInfo
 from .history import History, TrialHistory, full_row
 from .journal.codec import Record
+from .location import join
 from .space import copy_containers
 
 if TYPE_CHECKING:
@@ -37,15 +39,15 @@ class Trial:
 
     Args:
         history: what the journal tells of it.
-        folder: the experiment's folder.
+        folder: the experiment's folder, or its URL.
         info: facts about the experiment.
     """
 
     __slots__ = ("_folder", "_history", "_info")
 
-    def __init__(self, history: TrialHistory, folder: Path, info: ExperimentInfo) -> None:
+    def __init__(self, history: TrialHistory, folder: Path | str, info: ExperimentInfo) -> None:
         self._history = history
-        self._folder = folder
+        self._folder = str(folder)
         self._info = info
 
     @property
@@ -83,8 +85,8 @@ class Trial:
 
     @property
     def path(self) -> str:
-        """Its folder."""
-        return str(self._folder / self._history.folder)
+        """Its folder on this machine, where its files are written while it runs."""
+        return join(self._folder, self._history.folder)
 
     @property
     def checkpoint(self) -> Checkpoint | None:
@@ -117,7 +119,7 @@ class Trial:
     @property
     def experiment_dir_name(self) -> str:
         """The name of the experiment's folder."""
-        return self._folder.name
+        return os.path.basename(self._folder)
 
     @property
     def experiment_tag(self) -> str:

@@ -98,7 +98,7 @@ def report_card(source: Experiment | str | os.PathLike[str]) -> ReportCard:
     """Return what a run says about itself, also while it goes on.
 
     Args:
-        source: an experiment, or its folder.
+        source: an experiment, or its folder or URL.
 
     Raises:
         JournalError: the folder holds no experiment, or its journal is damaged.

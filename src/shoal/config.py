@@ -14,6 +14,7 @@ from typing import Any
 from .applied import CheckApplied
 from .arguments import check_arguments
 from .errors import ConfigError, did_you_mean
+from .location import check_slashes
 from .schedulers.base import TrialScheduler, check_mode
 
 __all__ = ["CheckpointConfig", "FailureConfig", "RunConfig", "TuneConfig"]
@@ -136,7 +137,10 @@ class RunConfig:
 
     Args:
         name: the experiment's name and the name of its folder. Default: the function's name and the time.
-        storage_path: the folder that experiments are in. Default: the environment variable ``SHOAL_DIR``, else
+        storage_path: the folder that experiments are in, or the URL of one in object storage, such as
+            ``s3://bucket/runs`` or ``gs://bucket/runs``: any that fsspec knows, with the credentials that it finds in
+            the environment. With a URL the run works in a folder of this machine and is copied to storage all the
+            while; see :mod:`shoal.location`. Default: the environment variable ``SHOAL_DIR``, else
             ``./shoal_results``.
         stop: when a trial ends: a dict (``{"mean_accuracy": 0.96, "training_iteration": 50}``: with the first report in
             which one of the keys is at least its value), a function ``(trial_id, result) -> bool``, or a stopper: such
@@ -166,9 +170,9 @@ class RunConfig:
         if self.storage_path is not None and (
             not isinstance(self.storage_path, (str, Path)) or not str(self.storage_path)
         ):
-            raise _fail(self, "storage_path", "the path of a folder")
-        if isinstance(self.storage_path, str) and "://" in self.storage_path:
-            raise _fail(self, "storage_path", "a folder of this machine")
+            raise _fail(self, "storage_path", "the path of a folder, or a URL such as 's3://bucket/runs'")
+        if self.storage_path is not None:
+            check_slashes("RunConfig: storage_path", self.storage_path)
         for name, kind in (("checkpoint_config", CheckpointConfig), ("failure_config", FailureConfig)):
             value = getattr(self, name)
             if value is not None and not isinstance(value, kind):
@@ -183,9 +187,17 @@ class RunConfig:
         _check_bool(self, "log_to_file")
 
 
-def storage_folder(run: RunConfig) -> Path:
-    """Return the folder that experiments are in: as given, or ``SHOAL_DIR``, or ``./shoal_results``."""
-    return Path(run.storage_path or os.environ.get("SHOAL_DIR") or "shoal_results")
+def storage_root(run: RunConfig) -> str:
+    """Return the folder or the URL that experiments are in: as given, or ``SHOAL_DIR``, or ``./shoal_results``.
+
+    Raises:
+        ConfigError: the variable holds a URL that has lost a slash.
+    """
+    if run.storage_path is not None:
+        return str(run.storage_path)
+    found = os.environ.get("SHOAL_DIR") or "shoal_results"
+    check_slashes("The environment variable SHOAL_DIR", found)
+    return found
 
 
 def _check_stop(config: RunConfig) -> None:
@@ -233,8 +245,9 @@ class TuneConfig:
         max_concurrent_trials: at most so many members run at a time. Default: as many as the machine has slots for.
         time_budget_s: the experiment ends after so many seconds, or a timedelta. Default: no limit.
         seed: of sampling and of all decisions. Default: drawn at random, and recorded.
-        engine: ``processes`` (each member in a process of its own) or ``inline`` (all in this process, one at a time,
-            for ``breakpoint()``). Default: the environment variable ``SHOAL_ENGINE``, else ``processes``.
+        engine: ``processes`` (each member in a process of its own), ``inline`` (all in this process, one at a time,
+            for ``breakpoint()``) or ``ray`` (on a Ray cluster; needs ``shoal[ray]``). Default: the environment variable
+            ``SHOAL_ENGINE``, else ``processes``.
         max_residents: how many members may keep a process at a time, running or parked. Those beyond leave through a
             checkpoint. Default: as many as fit in half of the free memory.
         reuse_actors: accepted as in Ray Tune, without effect: a member's process is always used again.
@@ -279,7 +292,7 @@ class TuneConfig:
             )
 
 
-ENGINES = ("processes", "inline")
+ENGINES = ("processes", "inline", "ray")
 """The engines that ``TuneConfig(engine=...)`` knows."""
 
 

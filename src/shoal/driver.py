@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import shutil
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
-from .checkpoints.store import delete, is_full
+from .checkpoints.depot import Depot, LocalDepot
+from .checkpoints.store import is_full
 from .core.commands import Continue, DeleteCheckpoint, Evict, HandOn, Launch, Save, Stop, WindUp, checkpoint_name
 from .core.events import Event, Failed, Reported, StopAsked, TrialAdded, Undecided
 from .core.population import Population
@@ -33,9 +36,18 @@ from .space import copy_containers
 from .watchdog import Watchdog
 from .worker.wire import MemberInfo
 
+if TYPE_CHECKING:
+    from .storage.mirror import Mirror
+
 __all__ = ["Driver", "Stopper"]
 
 STOPPED_ALL = "the stopper ended the experiment"
+AWAY = "storage is away"
+_LOOK_S = 0.1
+_TELL_AFTER_S = 2.0
+"""After so long it is said that the rest is being copied to storage."""
+_LAST_ROUND_S = 5.0
+"""So long that may take at least, also where a signal came long ago. Most launchers kill 30 seconds after it."""
 _TICK_S = 0.1
 _POLL_S = 0.1
 _SCARCE = 64
@@ -72,6 +84,8 @@ class Driver:
         watchdog: notices members that hang; None where they may.
         interruption: knows of the signals that came; entered already, or else while it runs.
         clock: seconds since the epoch.
+        depot: where checkpoints lie; closed at the end. Default: in the folder.
+        mirror: copies all of it to storage, where the experiment has a URL; told of every record as the last one.
     """
 
     info: ExperimentInfo
@@ -85,6 +99,8 @@ class Driver:
     watchdog: Watchdog | None = None
     interruption: Interruption = field(default_factory=Interruption)
     clock: Callable[[], float] = time.time
+    depot: Depot | None = None
+    mirror: Mirror | None = None
     history: History = field(default_factory=lambda: History(keep_rows=False))
     _readers: list[Reader] = field(default_factory=list)
     _in_step: bool = False
@@ -92,6 +108,10 @@ class Driver:
     """The core knows of something that is not in the journal."""
     _no_room: str | None = None
     """What there was no room on the disk for; that ends the run."""
+    _away: str | None = None
+    """Why storage is given up, in words; that ends the run."""
+    _asked_at: float = 0.0
+    """When it was noticed that a signal came, by ``time.monotonic()``."""
     _largest: int = 0
     """Bytes of the largest checkpoint so far."""
     _next_tick: float = 0.0
@@ -107,11 +127,13 @@ class Driver:
         Raises:
             KeyboardInterrupt: the user interrupted; everything reported so far is committed.
             SystemExit: a signal ended the run, likewise.
-            StorageError: there was no room on the disk, likewise.
+            StorageError: there was no room on the disk, or storage was away for too long, likewise.
             BaseException: a function of the user that is called here raised, or called ``sys.exit``; the trials were
                 ended first.
         """
-        self._readers = [self.status, *self.readers]
+        if self.depot is None:
+            self.depot = LocalDepot(self.folder)
+        self._readers = [self.status, *self.readers, *([] if self.mirror is None else [self.mirror])]
         with self.interruption as interruption:
             try:
                 for reader in self._readers:
@@ -125,10 +147,7 @@ class Driver:
                     self._step(self.engine.poll(self._patience()))
                     self._tick()
                     interruption.insist()
-                    if interruption.asked is not None and self.population.stopping is None:
-                        self._end_gently(interruption.reason)
-                    if self._no_room is not None and self.population.stopping is None:
-                        self._end_gently(f"{NO_ROOM}: {self._no_room}")
+                    self._see_why_to_end()
             except KeyboardInterrupt:
                 # The second Ctrl-C, at an arbitrary place. Between two steps the core is whole, and can still be told.
                 if not self._in_step:
@@ -146,6 +165,34 @@ class Driver:
                     f"There was no room on the disk: {self._no_room.rstrip('.')}. The run has ended, and what was "
                     f"reported so far is kept. Make room, then go on: {self._how_to_go_on()}"
                 )
+            if self._away is not None:
+                raise StorageError(self._lacks(self._away))
+
+    def _see_why_to_end(self) -> None:
+        """End the run gently where somebody has asked for it, or it cannot go on."""
+        asked = self.interruption.asked is not None
+        if asked and not self._asked_at:
+            self._asked_at = time.monotonic()
+        if self.mirror is not None:
+            for text in self.mirror.told():
+                self._guarded(self.status, partial(self.status.note, text))
+            self._away = self._away or self.mirror.trouble
+        if self.population.stopping is not None:
+            return
+        if asked:
+            self._end_gently(self.interruption.reason)
+        elif self._no_room is not None:
+            self._end_gently(f"{NO_ROOM}: {self._no_room}")
+        elif self._away is not None:
+            self._end_gently(f"{AWAY}: {self._away}")
+
+    def _lacks(self, why: str) -> str:
+        """Say that storage does not have everything, where everything is, and how to go on."""
+        return (
+            f"{self.info.place} does not have everything: {why.rstrip('.')}. The run has ended, and everything that "
+            f"was reported is in {self.folder}. When storage is back, on this machine: {self._how_to_go_on()} goes on "
+            f"and copies what is missing. Without it: tune.Tuner.restore({str(self.folder)!r}, {self.info.trainable}).fit()"
+        )
 
     def _end_gently(self, reason: str) -> None:
         """Have members come to their next report, which still counts, and end."""
@@ -158,17 +205,67 @@ class Driver:
             self._guarded(self.status, partial(self.status.note, text))
 
     def _how_to_go_on(self) -> str:
-        return f"tune.Tuner.restore({str(self.folder)!r}, {self.info.trainable}).fit()"
+        return f"tune.Tuner.restore({self.info.place or str(self.folder)!r}, {self.info.trainable}).fit()"
 
     def _wind_up(self) -> None:
-        """Let the members go, hear what they still have to say, and close the readers."""
+        """Let the members go, hear what they still have to say, close the readers, and copy the rest to storage."""
         try:
             self.engine.close(at_once=self.interruption.insisted)
         finally:
             for reader in self._readers:
-                self._guarded(reader, reader.close)
-            if self.interruption.asked is not None:
-                self._say_how_to_go_on(f"Everything reported so far is in {self.folder}.", self._how_to_go_on())
+                if reader is not self.mirror:
+                    self._guarded(reader, reader.close)
+            try:
+                if self.mirror is not None:
+                    self._finish_copy(self.mirror)
+            finally:
+                if self.depot is not None:
+                    self.depot.close()
+                if self.interruption.asked is not None:
+                    self._say_how_to_go_on(self._where_it_is(), self._how_to_go_on())
+
+    def _where_it_is(self) -> str:
+        """Say where everything is that was reported."""
+        if self.mirror is None:
+            return f"Everything reported so far is in {self.folder}."
+        if self._away is None:
+            return f"Everything reported so far is in {self.info.place}."
+        return (
+            f"Everything reported so far is in {self.folder}, and {self.info.place} does not have all of it: "
+            f"{self._away.rstrip('.')}."
+        )
+
+    def _finish_copy(self, mirror: Mirror) -> None:
+        """Have the rest copied to storage: all of it at a clean end, as much as there is time for after a signal.
+
+        The mirror closes in a thread, so that what the user wants meanwhile is noticed.
+        """
+        began = time.monotonic()
+        if self.interruption.asked is not None and not self._asked_at:
+            self._asked_at = began
+        left = self._copy_until(began) - began
+        close = partial(mirror.close, at_once=self.interruption.insisted, patience_s=None if left == math.inf else left)
+        closing = threading.Thread(target=close, name="shoal-last-round", daemon=True)
+        told = given_up = False
+        closing.start()
+        while closing.is_alive() and not given_up:
+            closing.join(_LOOK_S)
+            now = time.monotonic()
+            if self.interruption.asked is not None and not self._asked_at:
+                self._asked_at = now
+            if not told and now - began > _TELL_AFTER_S and closing.is_alive():
+                told = True
+                text = f"Copying the rest to {self.info.place} ... Ctrl-C {'again ' * bool(self._asked_at)}skips that."
+                self._guarded(self.status, partial(self.status.note, text))
+            given_up = self.interruption.insisted or now > self._copy_until(began) + _LOOK_S
+        late = "the rest was not copied in time" if closing.is_alive() else None
+        self._away = self._away or mirror.trouble or late
+
+    def _copy_until(self, began: float) -> float:
+        """Return until when the last round may take, where a signal has said that there is not much time."""
+        if not self._asked_at:
+            return math.inf
+        return max(self._asked_at + grace_s(), began + _LAST_ROUND_S)
 
     def _say_how_to_go_on(self, there: str, how: str) -> None:
         """The last line that is shown, below the final table."""
@@ -189,7 +286,7 @@ class Driver:
         Args:
             new: whether the experiment is new: then nothing is left of it. One that goes on is as it was.
         """
-        there, how = f"Everything reported so far is in {self.folder}.", self._how_to_go_on()
+        there, how = f"Everything reported so far is in {self.info.place or self.folder}.", self._how_to_go_on()
         if new:
             there, how = "Nothing had begun, and nothing is left of it.", "start the script again."
         self._readers = [self.status]
@@ -329,8 +426,9 @@ class Driver:
             return True
 
     def _delete(self, deletions: Sequence[DeleteCheckpoint]) -> None:
+        assert self.depot is not None
         for command in deletions:
-            delete(self._trial_folder(command.trial_id), command.number)
+            self.depot.delete(self.history.trials[command.trial_id].folder, command.number)
 
     def _after_a_lost_record(self, full: bool) -> str:
         """Say what to do where the journal could not be written."""

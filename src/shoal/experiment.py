@@ -59,6 +59,8 @@ class ExperimentInfo:
     """Bytes of memory of one trial; 0: not said."""
     custom: dict[str, float] = field(default_factory=dict[str, float])
     """Custom resources of one trial."""
+    place: str | None = None
+    """The URL that the experiment is kept under, while a driver runs it; None where it is in a folder only."""
 
     def to_meta(self) -> dict[str, Any]:
         """Return the facts as JSON values."""

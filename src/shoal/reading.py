@@ -1,11 +1,14 @@
 """Experiments as their journals tell them, for whoever looks at one: command line, plots, pages. Only reads.
 
 A reader never waits for the driver and never disturbs it: it takes no lock, and SQLite's log lets both work at once.
+Of an experiment in object storage the journal is downloaded, and what has come since with each refresh; see
+:mod:`shoal.viewing`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import os
 import re
@@ -13,6 +16,7 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .core.commands import Status
 from .core.reports import NO_ROOM
@@ -20,7 +24,11 @@ from .errors import JournalError
 from .experiment import ExperimentInfo
 from .history import History, TrialHistory
 from .journal import JOURNAL_NAME
+from .location import join, location_of
 from .timeline import Timeline
+
+if TYPE_CHECKING:
+    from .viewing import View
 
 __all__ = [
     "Experiment", "NothingYet", "State", "find_experiments", "has_ended", "info_of", "is_experiment", "is_locked",
@@ -59,28 +67,47 @@ class Experiment:
     """An experiment, read from its folder as far as its journal goes; :meth:`refresh` reads what has come since."""
 
     folder: Path
+    """Where its journal lies on this machine. Of one in object storage that may be a copy, without the other files."""
     info: ExperimentInfo
     history: History = field(default_factory=History)
     timeline: Timeline = field(default_factory=Timeline)
     seq: int = 0
     """Number of the newest record that was read."""
+    view: View | None = None
+    """Of an experiment in object storage: what was downloaded of it."""
+
+    @classmethod
+    def begin(cls, folder: str | os.PathLike[str]) -> Experiment:
+        """Return an experiment of which no record was read yet. Arguments and errors as :meth:`open`."""
+        location = location_of(folder)
+        if location.url is None:
+            return cls(location.folder, info_of(location.folder))
+        from .viewing import View
+
+        view = View.open(location)
+        try:
+            return cls(view.folder, info_of(view.folder), view=view)
+        except BaseException:
+            view.close()
+            raise
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str], *, unpickle: bool = False) -> Experiment:
         """Read an experiment, whether it has ended, was killed or is running.
 
         Args:
-            folder: the experiment's folder.
+            folder: the experiment's folder, or its URL in object storage.
             unpickle: whether objects in configs are loaded, which runs code of whoever wrote the journal. If not, they
                 are shown as their text, NumPy's numbers are Python's, and everything else is the same.
 
         Raises:
             NothingYet: it is just starting, or never began.
             JournalError: the folder holds no experiment, or its journal is damaged.
+            ConfigError: the kind of URL is not known, or a package is missing.
+            StorageError: object storage cannot be read.
         """
-        where = Path(os.path.abspath(Path(folder).expanduser()))
-        experiment = cls(where, info_of(where))
-        experiment.refresh(unpickle=unpickle)
+        experiment = cls.begin(folder)
+        experiment._read(unpickle=unpickle)
         return experiment
 
     def refresh(self, *, unpickle: bool = False) -> bool:
@@ -89,6 +116,11 @@ class Experiment:
         Raises:
             JournalError: the journal is gone or damaged.
         """
+        if self.view is not None:
+            self.folder = self.view.refresh()
+        return self._read(unpickle=unpickle)
+
+    def _read(self, *, unpickle: bool) -> bool:
         from .journal.sqlite import SQLiteJournal
 
         before = self.seq
@@ -102,6 +134,20 @@ class Experiment:
         return self.seq > before
 
     @property
+    def place(self) -> str:
+        """Its folder, or its URL in object storage."""
+        return str(self.folder) if self.view is None else self.view.url
+
+    def path_of(self, *parts: str) -> str:
+        """Return the path, or the URL, of something in its folder."""
+        return functools.reduce(join, parts, self.place)
+
+    def close(self) -> None:
+        """Delete what was downloaded; what was read stays, and :meth:`refresh` would download it again."""
+        if self.view is not None:
+            self.view.close()
+
+    @property
     def name(self) -> str:
         """The experiment's name, which is its folder's now: it may have been moved."""
         return self.folder.name
@@ -109,7 +155,11 @@ class Experiment:
     @property
     def state(self) -> State:
         """Whether it goes on; looked up anew each time."""
-        return state_of(self.folder, self.history)
+        if self.view is None:
+            return state_of(self.folder, self.history)
+        if self.view.is_running():
+            return State.RUNNING
+        return State.ENDED if has_ended(self.history) else State.INTERRUPTED
 
     @property
     def best(self) -> TrialHistory | None:
@@ -194,7 +244,10 @@ def is_experiment(folder: Path) -> bool:
 
 
 def find_experiments(root: Path) -> Iterator[Path]:
-    """Yield the folders of experiments in a folder, the newest first; itself, where it is one."""
+    """Yield the folders of experiments in a folder, the newest first; itself, where it is one.
+
+    For object storage there is :func:`shoal.viewing.find_urls`.
+    """
     if is_experiment(root):
         yield root
         return

@@ -24,7 +24,6 @@ from .display.table import count_text, error_of, error_path, status_counts, stop
 from .display.text import Column, format_duration, format_value, one_line
 from .errors import ConfigError, JournalError, ShoalError, StorageError
 from .errors import one_line as error_line
-from .experiment import ExperimentInfo
 from .history import TrialHistory
 from .reading import Experiment, State
 from .report_page import Figure, can_be_interactive, figures_of, page
@@ -52,7 +51,7 @@ def write_report(
     """Write the report of an experiment, and return where it is.
 
     Args:
-        source: the experiment's folder, its results, or an experiment that was opened.
+        source: the experiment's folder or URL, its results, or an experiment that was opened.
         path: of the file, such as ``report.html``. Missing folders are made; a file that is there is replaced, whole.
         interactive: whether figures can be zoomed into and say more where one points; the file then has some 5 MB of
             Plotly's script in it. Default: where plotly is installed; else they are pictures by matplotlib.
@@ -121,15 +120,7 @@ def _opened(source: str | os.PathLike[str] | ResultGrid | Experiment) -> tuple[E
             f"write_report: source must be the folder of an experiment, a ResultGrid or an Experiment, but is "
             f"{source!r:.200}."
         )
-    from .journal.sqlite import SQLiteJournal
-
-    folder = Path(os.path.abspath(Path(source).expanduser()))
-    with contextlib.closing(SQLiteJournal.open_for_reading(folder)) as journal:
-        meta = journal.meta()
-    try:
-        experiment = Experiment(folder, ExperimentInfo.from_meta(meta))
-    except TypeError as error:
-        raise JournalError(f"The journal in {folder} does not say what the experiment is: {error}.") from error
+    experiment = Experiment.begin(source)
     try:
         experiment.refresh()
     except JournalError as error:
@@ -235,7 +226,7 @@ def _settings(experiment: Experiment) -> list[tuple[str, object]]:
         ("Kept out of exploits", ", ".join(map(str, info.control))),
         ("Versions", ", ".join(f"{name} {version}" for name, version in info.versions.items())),
         ("Run id", info.run_id),
-        ("Folder", element("code", experiment.folder)),
+        ("Folder", element("code", experiment.place)),
     ]
     return [(name, value) for name, value in known if value]
 
@@ -287,7 +278,7 @@ def _winner(experiment: Experiment) -> list[Html]:
     if best is None or best.last is None or info.metric is None:
         why = "no metric that compares members" if info.metric is None else "no result with a finite value of it"
         return [element("p", f"There is no winner: {why}.", class_="nothing")]
-    result = Result(best, experiment.history, experiment.folder, info.metric)
+    result = Result(best, experiment.history, experiment.place, info.metric)
     score = element("b", f"{info.metric} {format_value(best.value(info.metric))}")
     who = f" by {best.name} at iteration {best.iteration}"
     lineage = result.lineage()
@@ -411,7 +402,7 @@ def _errors(experiment: Experiment) -> list[Html]:
     for error, trials in list(found.items())[:_ERRORS]:
         first = trials[0]
         names = ", ".join(trial.name for trial in trials[:8]) + (", …" if len(trials) > 8 else "")
-        where = error_path(first, experiment.folder)
+        where = error_path(first, experiment.place)
         text = (first.traceback or error).strip()
         kept = text if len(text) <= _TRACEBACK else f"…{text[-_TRACEBACK:]}"
         made += [

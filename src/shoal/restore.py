@@ -22,6 +22,7 @@ from .engines.pickling import check_config
 from .errors import ConfigError, InvalidTransition, JournalError, StorageError, did_you_mean, stopper_failed
 from .experiment import ExperimentInfo
 from .history import History, Row, TrialHistory, full_row
+from .location import join
 from .naming import trainable_name
 from .plan import (
     Plan,
@@ -43,8 +44,9 @@ if TYPE_CHECKING:
     from .core.population import Population
     from .driver import Stopper
     from .journal.sqlite import SQLiteJournal
+    from .location import Location
 
-__all__ = ["Again", "can_restore", "holds_experiment", "restored_plan"]
+__all__ = ["Again", "can_restore", "holds_experiment", "restored_plan", "stored_facts"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,20 +64,64 @@ class Again:
     """A stopper was given, and it is the one of before."""
 
 
-def can_restore(path: Path) -> bool:
-    """Return whether there is an experiment in the folder that can go on."""
+def can_restore(location: Location) -> bool:
+    """Return whether there is an experiment that can go on.
+
+    Raises:
+        ConfigError: the kind of URL is not known, or a package is missing.
+        StorageError: object storage cannot be read.
+    """
     try:
-        return holds_experiment(path)
-    except (JournalError, OSError):
+        return holds_experiment(location)
+    except JournalError:
+        return False
+    except OSError:
+        if location.url is not None:
+            raise
         return False
 
 
-def holds_experiment(path: Path) -> bool:
-    """Return whether there is an experiment in the folder that can go on; False where nothing has begun there.
+def holds_experiment(location: Location) -> bool:
+    """Return whether there is an experiment that can go on; False where nothing has begun there.
 
     Raises:
         JournalError: there is one, or what is left of one, that cannot go on.
+        ConfigError: the kind of URL is not known, or a package is missing.
+        StorageError: object storage cannot be read.
     """
+    if location.url is None:
+        return _holds_experiment(location.folder)
+    from .viewing import NothingThere, View
+
+    try:
+        with contextlib.closing(View.open(location, furthest=True)) as view:
+            return _holds_experiment(view.folder)
+    except NothingThere:
+        return False
+
+
+def stored_facts(location: Location) -> dict[str, Any]:
+    """Return the facts about an experiment, as :func:`holds_experiment` finds it.
+
+    Raises:
+        JournalError: it is damaged, or there is none.
+        StorageError: object storage cannot be read.
+    """
+    from .journal.sqlite import SQLiteJournal
+    from .viewing import View
+
+    with contextlib.ExitStack() as stack:
+        folder = location.folder
+        if location.url is not None:
+            view = View.open(location, furthest=True)
+            stack.callback(view.close)
+            folder = view.folder
+        journal = SQLiteJournal.open_for_reading(folder)
+        stack.callback(journal.close)
+        return journal.meta()
+
+
+def _holds_experiment(path: Path) -> bool:
     from .journal import JOURNAL_NAME
     from .journal.lock import check_free
     from .journal.sqlite import SQLiteJournal
@@ -107,7 +153,7 @@ def holds_experiment(path: Path) -> bool:
 
 def restored_plan(
     journal: SQLiteJournal,
-    folder: Path,
+    folder: Location,
     trainable: Callable[..., Any],
     tune: TuneConfig,
     run: RunConfig,
@@ -368,15 +414,25 @@ def _going_on(population: Population, opened: Opened) -> Iterator[Trial]:
             yield trial
 
 
-def _check_checkpoints(population: Population, opened: Opened, history: History, folder: Path) -> None:
+def _check_checkpoints(population: Population, opened: Opened, history: History, location: Location) -> None:
     """Raise StorageError where none of the checkpoints is there that trials would go on from.
 
     The folder was copied without them, say, and they can be put back. Where only some are gone, as after a power cut,
     the core decides: their trials go on from the ones before, copy others, or fail by themselves.
     """
 
-    def path_of(record: CheckpointRecord) -> Path:
-        return folder / history.trials[record.trial_id].folder / checkpoint_name(record.number)
+    def folder_of(record: CheckpointRecord) -> str:
+        return history.trials[record.trial_id].folder
+
+    def is_there(record: CheckpointRecord) -> bool:
+        if (location.folder / folder_of(record) / checkpoint_name(record.number)).is_dir():
+            return True
+        if location.url is None:
+            return False
+        from .storage.place import Place
+        from .storage.transfer import list_checkpoints
+
+        return record.number in list_checkpoints(Place(location.url) / folder_of(record))
 
     trials = [
         trial
@@ -385,8 +441,9 @@ def _check_checkpoints(population: Population, opened: Opened, history: History,
     ]
     newest = [trial.restore for trial in trials if trial.restore is not None]
     older = (record for trial in trials for record in trial.older)
-    if newest and not any(path_of(record).is_dir() for record in (*newest, *older)):
+    if newest and not any(is_there(record) for record in (*newest, *older)):
+        path = join(join(str(location), folder_of(newest[0])), checkpoint_name(newest[0].number))
         raise StorageError(
-            f"Trial {trials[0].trial_id} would go on from {path_of(newest[0])}, which is gone, and so are the "
+            f"Trial {trials[0].trial_id} would go on from {path}, which is gone, and so are the "
             f"checkpoints of all others that go on. Put them back; nothing was changed."
         )

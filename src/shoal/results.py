@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import pickle
@@ -16,6 +17,7 @@ from .errors import ConfigError, ResultError, TrialFailed, did_you_mean
 from .experiment import ExperimentInfo
 from .history import History, Row, TrialHistory, full_row
 from .lineage import Lineage, Schedule, data_frame, lineage_of, schedule_of
+from .location import is_url, join, name_of, parent_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,10 +42,10 @@ class Result:
     _metric: str | None = None
     """What a notebook shows the curve of."""
 
-    def __init__(self, trial: TrialHistory, history: History, folder: Path, metric: str | None = None) -> None:
+    def __init__(self, trial: TrialHistory, history: History, folder: Path | str, metric: str | None = None) -> None:
         self._history = history  # the first, because it knows how to be pickled
         self._trial = trial
-        self._folder = folder
+        self._folder = str(folder)
         self._metric = metric
         self._error: TrialFailed | None = None
 
@@ -52,7 +54,7 @@ class Result:
         """Read the result of one trial from its folder, whether it has ended or still runs.
 
         Args:
-            path: the trial's folder, inside the folder of its experiment, whose journal is read.
+            path: the trial's folder, or its URL, inside of that of its experiment, whose journal is read.
 
         Raises:
             ConfigError: this is no path.
@@ -61,6 +63,12 @@ class Result:
         """
         if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
             raise ConfigError(f"Result.from_path: path must be the path of a trial's folder, but is {path!r}.")
+        if is_url(path):
+            grid = ResultGrid.read(parent_of(path))
+            found = [result for result in grid if name_of(result.path) == name_of(path)]
+            if not found:
+                raise ResultError(f"Result.from_path: {path} is no trial's folder. {_trials_of(grid)}")
+            return found[0]
         given = Path(path).expanduser()
         # As it is written first: the experiment may have been made of links to elsewhere. Then where a link leads to.
         for folder in (Path(os.path.abspath(given)), Path(os.path.realpath(given))):
@@ -94,13 +102,15 @@ class Result:
 
     @property
     def path(self) -> str:
-        """The trial's folder."""
-        return str(self._folder / self._trial.folder)
+        """The trial's folder; of an experiment in object storage the whole URL, such as
+        ``s3://bucket/runs/name/trial``, which :attr:`filesystem` and everything that takes such URLs accept as it is.
+        """
+        return join(self._folder, self._trial.folder)
 
     @property
     def filesystem(self) -> AbstractFileSystem:
-        """The (local) file system that ``path`` belongs to, as fsspec knows it."""
-        return _local_filesystem()
+        """The file system that ``path`` belongs to, as fsspec knows it: of this machine, or object storage."""
+        return _filesystem_of(self._folder)
 
     @property
     def checkpoint(self) -> Checkpoint | None:
@@ -109,6 +119,8 @@ class Result:
         After an exploit, and until the trial saves one of its own, that is the donor's. Where the trial has reported
         nothing since its last exploit, ``metrics`` and ``config`` are still those from before it, and so is this: the
         trial's own newest checkpoint. If that has been deleted, it is the donor's nevertheless.
+
+        Of an experiment in object storage it is a ``Checkpoint`` with a URL, which is downloaded when it is read.
 
         Raises:
             ConfigError: its folder has been deleted or moved.
@@ -228,7 +240,10 @@ class Result:
     def _checkpoint(self, trial: TrialHistory, number: int) -> Checkpoint:
         from .checkpoints import Checkpoint
 
-        return Checkpoint.from_directory(self._folder / trial.folder / checkpoint_name(number))
+        made = Checkpoint(join(join(self._folder, trial.folder), checkpoint_name(number)))
+        entry = trial.checkpoints.get(number)
+        made.digest = None if entry is None else entry.saved.digest
+        return made
 
     def __repr__(self) -> str:
         trial = self._trial
@@ -243,7 +258,7 @@ class Result:
     def _repr_html_(self) -> str | None:
         from .display.reprs import result_html
 
-        return result_html(self._trial, Path(self.path), self.config, self._metric, lambda: self.checkpoint)
+        return result_html(self._trial, self.path, self.config, self._metric, lambda: self.checkpoint)
 
 
 class ResultGrid(Sequence[Result]):
@@ -252,29 +267,36 @@ class ResultGrid(Sequence[Result]):
     Args:
         history: the journal's records; it has to keep its rows.
         info: facts about the experiment.
-        folder: the experiment's folder.
+        folder: the experiment's folder, or its URL.
         timeline: when things happened, for the report card; by default it is read when it is needed.
     """
 
-    def __init__(self, history: History, info: ExperimentInfo, folder: Path, timeline: Timeline | None = None) -> None:
+    def __init__(
+        self, history: History, info: ExperimentInfo, folder: Path | str, timeline: Timeline | None = None
+    ) -> None:
         self._history = history
         self._timeline = timeline
         self._info = info
-        self._folder = folder.absolute()
+        self._folder = folder if is_url(folder) else os.path.abspath(folder)
         self._trials = history.in_order()
         self._results = [Result(trial, history, self._folder, info.metric) for trial in self._trials]
 
     @classmethod
     def read(cls, folder: str | os.PathLike[str]) -> ResultGrid:
-        """Read the results of an experiment from its folder, whether it has ended or still runs.
+        """Read the results of an experiment, whether it has ended or still runs.
+
+        Args:
+            folder: its folder; or its URL in object storage, of which the journal is downloaded.
 
         Raises:
             JournalError: the folder holds no experiment, or its journal is damaged.
+            ConfigError: the kind of URL is not known, or a package is missing.
+            StorageError: object storage cannot be read.
         """
         from .reading import Experiment
 
-        experiment = Experiment.open(folder, unpickle=True)
-        return cls(experiment.history, experiment.info, experiment.folder, experiment.timeline)
+        with contextlib.closing(Experiment.open(folder, unpickle=True)) as experiment:
+            return cls(experiment.history, experiment.info, experiment.place, experiment.timeline)
 
     # ------------------------------------------------------------------------------------------------------ a sequence
 
@@ -315,13 +337,13 @@ class ResultGrid(Sequence[Result]):
 
     @property
     def experiment_path(self) -> str:
-        """The experiment's folder."""
-        return str(self._folder)
+        """The experiment's folder; in object storage the whole URL, such as ``s3://bucket/runs/name``."""
+        return self._folder
 
     @property
     def filesystem(self) -> AbstractFileSystem:
-        """The (local) file system that ``experiment_path`` belongs to, as fsspec knows it."""
-        return _local_filesystem()
+        """The file system that ``experiment_path`` belongs to: of this machine, or object storage."""
+        return _filesystem_of(self._folder)
 
     @property
     def errors(self) -> list[TrialFailed]:
@@ -350,7 +372,7 @@ class ResultGrid(Sequence[Result]):
 
         if self._timeline is None:
             return report_card(self._folder)
-        return report_card(Experiment(self._folder, self._info, self._history, self._timeline))
+        return report_card(Experiment(Path(self._folder), self._info, self._history, self._timeline))
 
     def get_best_result(
         self,
@@ -470,12 +492,13 @@ def _no_trial(folder: Path) -> str:
         what = "is the folder of an experiment; tune.ResultGrid.read(path) reads all its trials"
     else:
         what = f"is no trial's folder of the experiment in {experiment}"
-    names = [Path(result.path).name for result in ResultGrid.read(experiment)]
+    return f"Result.from_path: {folder} {what}. {_trials_of(ResultGrid.read(experiment))}"
+
+
+def _trials_of(grid: ResultGrid) -> str:
+    names = [os.path.basename(result.path) for result in grid]
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return (
-        f"Result.from_path: {folder} {what}. Give the folder of one trial. There are: "
-        f"{', '.join(names[:_NAMED]) or 'none'}{more}."
-    )
+    return f"Give the folder of one trial. There are: {', '.join(names[:_NAMED]) or 'none'}{more}."
 
 
 class _NoSuchResult(ResultError, IndexError):
@@ -574,7 +597,7 @@ def _unpickled(raised: bytes | None) -> BaseException | None:
     return exception if isinstance(exception, BaseException) else None
 
 
-def _local_filesystem() -> AbstractFileSystem:
-    import fsspec
+def _filesystem_of(path: str) -> AbstractFileSystem:
+    from .checkpoints import filesystem_of
 
-    return fsspec.filesystem("file")
+    return filesystem_of(path)

@@ -5,18 +5,17 @@ What Ray Tune's function takes and Shoal does not have is accepted at Ray Tune's
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import datetime
 import importlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .config import CheckpointConfig, FailureConfig, RunConfig, TuneConfig, storage_folder
+from .config import CheckpointConfig, FailureConfig, RunConfig, TuneConfig, storage_root
 from .errors import ConfigError, TuneError, did_you_mean
+from .location import Location, join, location_of
 from .reporters import check_reporter
 from .resources import with_resources
 from .schedulers.base import TrialScheduler
@@ -196,7 +195,7 @@ def _failures(grid: ResultGrid) -> str:
     lines = [f"{len(failed)} of {len(grid)} trials failed:"]
     for result in failed[:_ERRORS_SHOWN]:
         last_line = str(result.error).rstrip().rpartition("\n")[2].strip()
-        lines.append(f"  {Path(result.path).name}: {last_line}")
+        lines.append(f"  {os.path.basename(result.path)}: {last_line}")
     if len(failed) > _ERRORS_SHOWN:
         lines.append(f"  and {len(failed) - _ERRORS_SHOWN} more")
     others = "The others trained to their end. " if len(failed) < len(grid) else ""
@@ -263,36 +262,37 @@ def _restored(resume: _Resume | None, trainable: Callable[..., Any], settings: d
             "tune.run: resume needs the name of the experiment, tune.run(..., name='pbt_test', resume=...), because a "
             "name made of the time is never the same again."
         )
-    folder = Path(os.path.abspath((storage_folder(run_config) / run_config.name).expanduser()))
-    if not holds_experiment(folder):
+    location = location_of(join(storage_root(run_config), run_config.name))
+    if not holds_experiment(location):
         if not resume.must_exist:
             return None
         raise ConfigError(
-            f"tune.run: there is no experiment to resume in {folder.absolute()}. Check name and storage_path, or give "
+            f"tune.run: there is no experiment to resume in {location}. Check name and storage_path, or give "
             f"resume='AUTO' to begin anew where there is none."
         )
     tune_config: TuneConfig = settings["tune_config"]
     return Tuner.restore(
-        folder,
+        str(location),
         trainable,
         resume_unfinished=resume.unfinished,
         resume_errored=resume.errored,
         restart_errored=resume.restart,
         param_space=settings["param_space"],
         run_config=run_config,
-        tune_config=_without_old_budget(tune_config, folder),
+        tune_config=_without_old_budget(tune_config, location),
     )
 
 
-def _without_old_budget(tune: TuneConfig, folder: Path) -> TuneConfig:
+def _without_old_budget(tune: TuneConfig, location: Location) -> TuneConfig:
     """Return the settings without a time budget that is the same as before.
 
     The same script, run again, would otherwise train on each time, although its budget was spent.
     """
-    from .journal.sqlite import SQLiteJournal
+    from .restore import stored_facts
 
-    with contextlib.closing(SQLiteJournal.open_for_reading(folder)) as journal:
-        before = journal.meta().get("time_budget_s")
+    if tune.time_budget_s is None:
+        return tune
+    before = stored_facts(location).get("time_budget_s")
     return tune if tune.time_budget_s != before else dataclasses.replace(tune, time_budget_s=None)
 
 
@@ -369,8 +369,8 @@ _ABSENT: dict[str, tuple[tuple[Any, ...], str]] = {
         (None, "random", "variant_generator"),
         "Shoal samples at random and by grid. Leave it out; for its max_concurrent use max_concurrent_trials",
     ),
-    "storage_filesystem": ((None,), "Results lie in a folder of this machine: give storage_path"),
-    "sync_config": ((None,), "All runs on this machine and there is nothing to sync. Leave it out"),
+    "storage_filesystem": ((None,), "fsspec finds the file system by the URL: give that as storage_path"),
+    "sync_config": ((None,), "A storage_path that is a URL is kept up to date by itself. Leave it out"),
     "trial_name_creator": ((None,), _NAMES_ARE_FIXED),
     "trial_dirname_creator": ((None,), _NAMES_ARE_FIXED),
     "export_formats": ((None, [], ()), "Save what you want to keep with tune.report(..., checkpoint=...)"),
@@ -382,7 +382,7 @@ _ABSENT: dict[str, tuple[tuple[Any, ...], str]] = {
         "Members work in the folder that the script was started in; get_context().get_trial_dir() is the trial's",
     ),
     "checkpoint_keep_all_ranks": ((False,), "A trial is one process. Leave it out"),
-    "checkpoint_upload_from_workers": ((False,), "There is nothing to upload. Leave it out"),
+    "checkpoint_upload_from_workers": ((False,), "Checkpoints go to storage behind the run, by themselves. Leave it out"),
     "loggers": ((None,), "Give tune.logger callbacks as callbacks=[...]"),
     "trial_executor": ((None,), "Leave it out"),
 }

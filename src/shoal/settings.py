@@ -7,12 +7,12 @@ import dataclasses
 import pickle
 import types
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, TypeVar
 
 from .arguments import given_arguments, is_default
 from .config import RunConfig, TuneConfig
 from .errors import ConfigError, JournalError
+from .location import Location
 from .schedulers import FIFOScheduler, TrialScheduler
 
 __all__ = ["alike", "check_same", "gives_budget", "gives_stop", "is_same_stop", "settings_to_meta", "stored_settings"]
@@ -55,13 +55,13 @@ def _pickled(part: object) -> dict[str, str]:
 
 
 def stored_settings(
-    meta: Mapping[str, Any], folder: Path, run: RunConfig | None, tune: TuneConfig | None
+    meta: Mapping[str, Any], folder: Location, run: RunConfig | None, tune: TuneConfig | None
 ) -> tuple[TuneConfig, RunConfig]:
     """Return the settings of an experiment, with those that are given now in place of the old.
 
     Args:
         meta: the journal's facts.
-        folder: the experiment's folder, from which name and storage path follow.
+        folder: where the experiment is, from which name and storage path follow.
         run, tune: what they were given replaces the old, also where it is the default.
 
     Raises:
@@ -83,7 +83,7 @@ def stored_settings(
         new_tune = _merged(new_tune, tune)
     if run is not None:
         new_run = _merged(new_run, run)
-    return new_tune, dataclasses.replace(new_run, name=folder.name, storage_path=str(folder.parent))
+    return new_tune, dataclasses.replace(new_run, name=folder.name, storage_path=folder.storage)
 
 
 def gives_stop(run: RunConfig | None) -> bool:
@@ -118,7 +118,7 @@ def _gives(part: str, run: RunConfig | None, tune: TuneConfig | None) -> bool:
     return part in ("callbacks", "stop") and run is not None and part in _set(run)
 
 
-def _loaded(entry: Mapping[str, str], part: str, folder: Path, *, given: bool) -> Any:
+def _loaded(entry: Mapping[str, str], part: str, folder: Location, *, given: bool) -> Any:
     try:
         reason = entry.get("reason")
         if reason is None:

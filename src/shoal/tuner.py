@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from .arguments import check_arguments, check_keywords
 from .config import RunConfig, TuneConfig, engine_name
 from .errors import ConfigError, EngineError, JournalError
+from .location import Location, location_of
 from .trainable import Trainable
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class Tuner:
         _check_configs("Tuner", tune_config, run_config)
         self._tune = tune_config or TuneConfig()
         self._run = run_config or RunConfig()
-        self._folder: Path | None = None
+        self._location: Location | None = None
         self._results: ResultGrid | None = None
         self._again: Again | None = None
 
@@ -75,7 +76,8 @@ class Tuner:
     ) -> Tuner:
         """Return a Tuner that goes on with an experiment where it was left; call ``fit()`` on it.
 
-        The experiment may have been killed, interrupted or finished, and its folder may have been moved. Every trial
+        The experiment may have been killed, interrupted or finished, and its folder may have been moved; of one in
+        object storage the machine may be another one, and nothing of it on that machine. Every trial
         goes on from its newest checkpoint, and the scheduler knows all that it knew. Trials that have finished stay as
         they are. But of those that a stop condition or a stopper has ended, the ones go on that another ``stop``, given
         here, does not end; and those that the time budget has ended, if you give a time budget here. A stopper is
@@ -86,7 +88,9 @@ class Tuner:
         experiments that come from yourself. So do its configs, where they hold more than plain values.
 
         Args:
-            path: the experiment's folder.
+            path: the experiment's folder; or its URL, such as ``s3://bucket/runs/name``. Storage is some seconds behind
+                a driver that was killed: what was reported in these is trained again, from the last checkpoints that
+                storage has. Where this machine has the experiment's working folder, and that is further, it counts.
             trainable: the same as before. It must understand the checkpoints that are there.
             resume_unfinished: whether trials go on that were cut off. Default True; False ends them as they are.
             resume_errored: whether trials that failed go on from their newest checkpoint. Default False.
@@ -105,6 +109,7 @@ class Tuner:
             ConfigError: an argument is wrong.
             JournalError: there is no experiment that can go on, its settings cannot be loaded, or (from ``fit()``) it
                 is running.
+            StorageError: object storage cannot be read.
         """
         from .journal.sqlite import SQLiteJournal
         from .restore import Again
@@ -120,26 +125,33 @@ class Tuner:
         if resume_errored and restart_errored:
             raise ConfigError("Tuner.restore: resume_errored and restart_errored exclude each other; give one of them.")
         _check_configs("Tuner.restore", tune_config, run_config)
-        folder = _checked_folder(path)
+        location = _checked_location(path)
         space = _check_space(param_space)
-        with contextlib.closing(SQLiteJournal.open_for_reading(folder)) as journal:
+        with (
+            _readable(location) as folder,
+            contextlib.closing(SQLiteJournal.open_for_reading(folder)) as journal,
+        ):
             meta = journal.meta()
-            tune, run = stored_settings(meta, folder, run_config, tune_config)
+            tune, run = stored_settings(meta, location, run_config, tune_config)
         tuner = cls(trainable, tune_config=tune, run_config=run)
         same_stop = is_same_stop(run_config, meta)
         anew = [
             *(["stop"] if gives_stop(run_config) and not same_stop else []),
             *(["time_budget_s"] if gives_budget(tune_config) else []),
         ]
-        tuner._folder = folder
+        tuner._location = location
         tuner._again = Again(resume_unfinished, resume_errored, restart_errored, space, frozenset(anew), same_stop)
         return tuner
 
     @staticmethod
     def can_restore(path: str | os.PathLike[str]) -> bool:
-        """Return whether the folder holds an experiment that :meth:`restore` can go on with.
+        """Return whether the folder, or the URL, holds an experiment that :meth:`restore` can go on with.
 
         Whether a process runs it right now is not looked at: ``fit()`` raises then.
+
+        Raises:
+            ConfigError: this is no path; the kind of URL is not known, or a package is missing.
+            StorageError: whether object storage has it cannot be told.
         """
         from .restore import can_restore
 
@@ -153,18 +165,19 @@ class Tuner:
 
         Raises:
             ConfigError: the settings do not fit together; nothing was started.
-            StorageError: the experiment's folder cannot be used.
+            StorageError: the experiment's folder cannot be used; or object storage cannot, or was away for longer than
+                ``SHOAL_STORAGE_PATIENCE_S`` (600 seconds): then everything is in the working folder.
             EngineError: members cannot be started, or one asks for more than the machine has.
             TrialFailed: a trial failed, with ``FailureConfig(fail_fast="raise")``.
             KeyboardInterrupt: the user pressed Ctrl-C. Everything reported so far is kept:
                 ``tune.ResultGrid.read(folder)`` returns it, and :meth:`restore` goes on with it.
         """
         _check_not_loading()
-        folder, raises = self._begin() if self._again is None else self._go_on(self._again)
+        location, raises = self._begin() if self._again is None else self._go_on(self._again)
         # Late, so that importing shoal costs next to nothing.
-        from .results import ResultGrid
+        from .wiring import take_results
 
-        self._results = grid = ResultGrid.read(folder)
+        self._results = grid = take_results(location)
         if self._run.verbose:
             from .display.card import show_card_of
 
@@ -183,50 +196,50 @@ class Tuner:
 
         if self._results is not None:
             return self._results
-        if self._folder is None:
+        if self._location is None:
             raise ConfigError(
                 "Tuner.get_results: there are no results yet. Call fit() first; tune.ResultGrid.read(folder) reads "
                 "those of an experiment that has ended, was interrupted, or is running."
             )
-        return ResultGrid.read(self._folder)
+        return ResultGrid.read(str(self._location))
 
-    def _begin(self) -> tuple[Path, bool]:
-        """Run a new experiment. Return its folder, and whether errors are raised."""
+    def _begin(self) -> tuple[Location, bool]:
+        """Run a new experiment. Return where it is, and whether errors are raised."""
         with _early_parent(self._tune, self._trainable) as parent:
             from .plan import make_plan
             from .wiring import execute, make_folder
 
             plan = make_plan(self._trainable, self._space, self._tune, self._run)
-            folder = make_folder(self._run, plan.info.name)
-            execute(plan, folder, self._run, self._tune, parent=parent)
-            return folder, plan.raises
+            location = make_folder(self._run, plan.info.name)
+            execute(plan, location, self._run, self._tune, parent=parent)
+            return location, plan.raises
 
-    def _go_on(self, again: Again) -> tuple[Path, bool]:
-        """Run an experiment on. Return its folder, and whether errors are raised."""
-        from .journal.sqlite import SQLiteJournal
+    def _go_on(self, again: Again) -> tuple[Location, bool]:
+        """Run an experiment on. Return where it is, and whether errors are raised."""
         from .restore import restored_plan
-        from .wiring import complete_files, execute
+        from .wiring import complete_files, execute, open_journal
 
-        assert self._folder is not None
-        journal = SQLiteJournal.open_for_writing(self._folder)
+        assert self._location is not None
+        location = self._location
+        journal = open_journal(location)
         try:
-            plan = restored_plan(journal, self._folder, self._trainable, self._tune, self._run, again)
+            plan = restored_plan(journal, location, self._trainable, self._tune, self._run, again)
         except BaseException:
             journal.close()
             raise
         if plan.idle:
             with contextlib.closing(journal):
-                complete_files(plan, self._folder, self._run)
+                complete_files(plan, location, self._run)
         else:
             with _early_parent(self._tune, self._trainable) as parent:
-                execute(plan, self._folder, self._run, self._tune, journal, parent)
-        return self._folder, plan.raises
+                execute(plan, location, self._run, self._tune, journal, parent)
+        return location, plan.raises
 
 
 @contextlib.contextmanager
 def _early_parent(tune: TuneConfig, trainable: Callable[..., Any]) -> Generator[WarmParent | None]:
     """Start the members' warm parent, so that it imports what it needs while this process does the same."""
-    if engine_name(tune) == "inline":
+    if engine_name(tune) != "processes":
         yield None
         return
     from .warm_parent import WarmParent
@@ -269,19 +282,35 @@ def _check_configs(where: str, tune_config: object, run_config: object) -> None:
             raise ConfigError(f"{where}: {name} must be a tune.{kind.__name__}(...), but is {value!r}.")
 
 
-def _checked_path(path: object) -> Path:
+def _checked_path(path: object) -> Location:
     if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
-        raise ConfigError(f"Tuner.restore: path must be the folder of an experiment, but is {path!r}.")
-    # Without '..', because the last part is the experiment's name.
-    return Path(os.path.abspath(Path(os.fspath(path)).expanduser()))
+        raise ConfigError(f"Tuner.restore: path must be the folder of an experiment, or its URL, but is {path!r}.")
+    return location_of(path)
 
 
-def _checked_folder(path: object) -> Path:
+@contextlib.contextmanager
+def _readable(location: Location) -> Generator[Path]:
+    """Give a folder with the experiment's journal, for reading.
+
+    Raises:
+        JournalError: object storage has no such experiment.
+    """
+    if location.url is None:
+        yield location.folder
+        return
+    from .viewing import View
+
+    with contextlib.closing(View.open(location, furthest=True)) as view:
+        yield view.folder
+
+
+def _checked_location(path: object) -> Location:
     from .journal import JOURNAL_NAME
 
-    folder = _checked_path(path)
-    if (folder / JOURNAL_NAME).is_file():
-        return folder
+    location = _checked_path(path)
+    folder = location.folder
+    if location.url is not None or (folder / JOURNAL_NAME).is_file():
+        return location
     inside = sorted(entry.parent.name for entry in folder.glob(f"*/{JOURNAL_NAME}")) if folder.is_dir() else []
     hint = f" It holds the experiments {', '.join(inside[:8])}; give the path of one of them." if inside else ""
     if folder.is_dir():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import shutil
 import sys
 from collections.abc import Callable
@@ -10,9 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .arguments import warn_user
+from .checkpoints.depot import Depot, LocalDepot
 from .checkpoints.leftovers import committed_number, is_unfinished, of_the_store
-from .config import RunConfig, TuneConfig, storage_folder
+from .config import RunConfig, TuneConfig, storage_root
 from .errors import ExperimentExists, JournalError, StorageError
+from .location import Location, join, location_of
 from .plan import Plan
 from .resources import FILES_OF_A_RESIDENT, allow_open_files
 
@@ -23,10 +26,12 @@ if TYPE_CHECKING:
     from .experiment import Reader
     from .interruption import Interruption
     from .journal.sqlite import SQLiteJournal
+    from .results import ResultGrid
+    from .storage.mirror import Mirror
     from .warm_parent import WarmParent
     from .watchdog import Watchdog
 
-__all__ = ["complete_files", "execute", "make_folder"]
+__all__ = ["complete_files", "execute", "make_folder", "open_journal", "take_results"]
 
 _SLOW_TO_LOAD = ("torch", "tensorflow", "jax")
 """What the script has of these, members' parent process loads too, and that takes seconds."""
@@ -37,7 +42,7 @@ _PROBE = ".writable"
 
 def execute(
     plan: Plan,
-    folder: Path,
+    location: Location,
     run: RunConfig,
     tune: TuneConfig,
     journal: SQLiteJournal | None = None,
@@ -47,25 +52,31 @@ def execute(
 
     Args:
         plan: what to run.
-        folder: the experiment's folder.
+        location: where the experiment is.
         run, tune: the settings, which are kept for a restore.
         journal: that of an experiment that goes on, open for writing; it is closed here. None: begin one.
         parent: the members' warm parent, where it was started early; it is closed here.
 
     Raises:
         KeyboardInterrupt, SystemExit: as ``Driver.run``, also where the signal came before that.
+        StorageError: as ``Driver.run``; or storage cannot be used.
     """
     from .interruption import Interruption
 
     # Around all of it: to load the trainable may take long, and what a signal cuts in half there would be left.
     with Interruption() as interruption:
-        driver = _execute(plan, folder, run, tune, journal, parent, interruption)
+        driver = _execute(_placed(plan, location), location, run, tune, journal, parent, interruption)
         driver.leave_if_asked()
+
+
+def _placed(plan: Plan, location: Location) -> Plan:
+    """Return the plan with the URL of today in its facts."""
+    return dataclasses.replace(plan, info=dataclasses.replace(plan.info, place=location.url))
 
 
 def _execute(
     plan: Plan,
-    folder: Path,
+    location: Location,
     run: RunConfig,
     tune: TuneConfig,
     journal: SQLiteJournal | None,
@@ -82,8 +93,13 @@ def _execute(
     from .settings import settings_to_meta
 
     started = False
+    folder = location.folder
     status: Status = make_status(run.verbose, inline=plan.info.engine == "inline")
     engine = _make_engine(plan.info.engine, parent)
+    depot: Depot = getattr(engine, "depot", None) or LocalDepot(folder)
+    mirror = None
+    if location.url is not None:
+        engine, mirror = _with_storage(engine, depot, location, location.url)
     new = journal is None
     driver: Driver | None = None
     try:
@@ -94,6 +110,8 @@ def _execute(
         facts = {**plan.info.to_meta(), **settings_to_meta(tune, run)}
         if new:
             journal.set_meta(**facts)
+        if mirror is not None:
+            mirror.begin(folder)
         driver = Driver(
             info=plan.info,
             folder=folder,
@@ -106,6 +124,8 @@ def _execute(
             watchdog=_watchdog(run),
             interruption=interruption,
             history=plan.history,
+            depot=depot,
+            mirror=mirror,
         )
         sweep()  # what processes that were killed have left elsewhere
         if not new:
@@ -137,19 +157,76 @@ def _execute(
                 sweep()
             elif new and journal is not None:
                 # Nothing has happened yet: leave nothing, so that the corrected script can use the same name.
-                shutil.rmtree(folder, ignore_errors=True)
+                _leave_nothing(location)
 
 
-def complete_files(plan: Plan, folder: Path, run: RunConfig) -> None:
+def _with_storage(engine: Engine, depot: Depot, location: Location, url: str) -> tuple[Engine, Mirror]:
+    """Return the engine, which downloads what is not on this machine, and what copies the experiment to storage."""
+    from .storage.fetching import FetchingEngine, patience_s
+    from .storage.mirror import Mirror
+    from .storage.place import Place
+
+    place = Place(url)
+    if not hasattr(engine, "depot"):  # else its members fetch by themselves, where they are
+        engine = FetchingEngine(engine, location.folder, place)
+    return engine, Mirror(place, depot, patience_s=patience_s())
+
+
+def _leave_nothing(location: Location) -> None:
+    """Delete what there is of an experiment that has not begun."""
+    shutil.rmtree(location.folder, ignore_errors=True)
+    if location.url is not None:
+        from .storage.place import Place
+
+        with contextlib.suppress(OSError):
+            location.folder.parent.rmdir()
+        with contextlib.suppress(Exception):  # why it has not begun says more
+            Place(location.url).delete(recursive=True)
+
+
+def open_journal(location: Location) -> SQLiteJournal:
+    """Return the journal of an experiment that goes on, for writing; one in storage is brought here first.
+
+    Raises:
+        JournalError: there is none, it is damaged, or somebody runs the experiment.
+        StorageError: storage cannot be read.
+    """
+    from .journal.sqlite import SQLiteJournal
+
+    if location.url is not None:
+        from .working import bring
+
+        bring(location)
+    return SQLiteJournal.open_for_writing(location.folder)
+
+
+def take_results(location: Location) -> ResultGrid:
+    """Return the results of a run that has come to its end. One that is kept in storage leaves nothing else here."""
+    from .reading import Experiment, has_ended
+    from .results import ResultGrid
+
+    experiment = Experiment.open(location.folder, unpickle=True)
+    if location.url is not None and has_ended(experiment.history):
+        from .working import discard
+
+        discard(location.folder)
+    return ResultGrid(experiment.history, experiment.info, str(location), experiment.timeline)
+
+
+def complete_files(plan: Plan, location: Location, run: RunConfig) -> None:
     """Write the files of an experiment of which nothing goes on: its driver may have been killed before it had.
 
     Args:
         plan: of a restore; its history keeps its rows.
-        folder: the experiment's folder.
+        location: where the experiment is.
         run: the settings.
+
+    Raises:
+        StorageError: storage lacks something, and it cannot be copied there.
     """
     from .scratch import sweep
 
+    folder = location.folder
     try:
         for reader in _files(run):
             reader.start(plan.info, folder, plan.history)
@@ -157,7 +234,30 @@ def complete_files(plan: Plan, folder: Path, run: RunConfig) -> None:
     except OSError as error:
         warn_user(f"Tuner.restore: the log files in {folder} cannot be written: {error}. Results are in the journal.")
     _sweep(plan, folder)
+    if location.url is not None:
+        _complete_copy(_placed(plan, location), location, location.url)
     sweep()  # the driver may have been killed when all had ended, and its members with it
+
+
+def _complete_copy(plan: Plan, location: Location, url: str) -> None:
+    """Copy to storage what it lacks of an experiment of which nothing goes on."""
+    from .storage.fetching import patience_s
+    from .storage.mirror import Mirror
+    from .storage.place import Place
+
+    depot = LocalDepot(location.folder)
+    mirror = Mirror(Place(url), depot, patience_s=patience_s())
+    try:
+        mirror.begin(location.folder)
+        mirror.start(plan.info, location.folder, plan.history)
+        mirror.close()
+    finally:
+        depot.close()
+    if mirror.trouble is not None:
+        raise StorageError(
+            f"{url} does not have everything: {mirror.trouble.rstrip('.')}. All of it is in {location.folder}. "
+            f"Tuner.restore copies the rest when storage is back."
+        )
 
 
 def _files(run: RunConfig) -> list[Reader]:
@@ -198,6 +298,7 @@ def _engine_setup(
         request=Request(info.cpus, info.gpus, info.memory, info.custom),
         limit=tune.max_concurrent_trials,
         folder=str(folder),
+        place=info.place,
     )
 
 
@@ -228,16 +329,36 @@ def _make_engine(name: str, parent: WarmParent | None) -> Engine:
         from .engines.inline import InlineEngine
 
         return InlineEngine()
+    if name == "ray":
+        from .engines.ray import RayEngine
+
+        return RayEngine()
     from .engines.processes import ProcessEngine
 
     return ProcessEngine(parent)
 
 
-def make_folder(run: RunConfig, name: str) -> Path:
-    """Make the folder of a new experiment."""
-    folder = storage_folder(run) / name
+def make_folder(run: RunConfig, name: str) -> Location:
+    """Make the folder of a new experiment. Return where it is.
+
+    Raises:
+        ExperimentExists: there is one of that name, or something else.
+        ConfigError: the kind of URL is not known, or a package is missing.
+        StorageError: the folder, or storage, cannot be used.
+    """
+    location = location_of(join(storage_root(run), name))
+    if location.url is not None:
+        from .working import check_new, sweep_cache
+
+        check_new(location)
+        sweep_cache(keep=location.folder)
+    _make(location)
+    return location
+
+
+def _make(location: Location) -> None:
+    folder = location.folder
     try:
-        folder = folder.expanduser().absolute()
         folder.mkdir(parents=True, exist_ok=True)
         _clear_false_start(folder)
         if not all(map(_says_nothing, folder.iterdir())):
@@ -246,6 +367,7 @@ def make_folder(run: RunConfig, name: str) -> Path:
                 f"The folder {folder} already holds an experiment or other files, which Shoal will not mix with a new "
                 f"one. Give "
                 f"RunConfig another name (or none: then it has the time in it), or move the folder away."
+                f"{_what_storage_lacks(location)}"
             )
         probe = folder / _PROBE
         probe.touch()
@@ -254,10 +376,23 @@ def make_folder(run: RunConfig, name: str) -> Path:
         if isinstance(error, StorageError):
             raise
         raise StorageError(
-            f"The experiment's folder {folder} cannot be made or written: {error}. Give RunConfig a storage_path that "
-            f"can be."
+            f"The experiment's folder {folder} cannot be made or written: {error}. "
+            f"{_GIVE_ANOTHER if location.url is None else _GIVE_ANOTHER_CACHE}"
         ) from error
-    return folder
+
+
+_GIVE_ANOTHER = "Give RunConfig a storage_path that can be."
+_GIVE_ANOTHER_CACHE = "Set SHOAL_CACHE to a folder that can be: the experiment is run there and copied to storage."
+
+
+def _what_storage_lacks(location: Location) -> str:
+    """Say why a working folder is there although storage has no such experiment."""
+    if location.url is None:
+        return ""
+    return (
+        f" It is the working folder of {location}, where there is nothing: deleted there, or never copied. To go on "
+        f"with it: tune.Tuner.restore({location.url!r}, trainable)."
+    )
 
 
 def _check_not_running(folder: Path) -> None:

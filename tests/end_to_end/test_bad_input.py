@@ -43,7 +43,8 @@ def noop(config: dict[str, Any]) -> None:
         (lambda: pbt(perturbation_intervall=5), ["'perturbation_intervall'", "'perturbation_interval'"]),
         (lambda: tune.uniform(lower=0, uper=1), ["'uper'", "'upper'", "lower, upper"]),  # type: ignore[call-arg]
         (lambda: tune.RunConfig(name="a/b"), ["'a/b'", "storage_path"]),
-        (lambda: tune.RunConfig(storage_path="s3://bucket"), ["s3://bucket", "folder of this machine"]),
+        (lambda: tune.RunConfig(storage_path=Path("s3://bucket")), ["s3://bucket", "as a text"]),
+        (lambda: tune.RunConfig(storage_path="s3:/bucket"), ["s3:/bucket", "lacks a slash"]),
         (lambda: tune.RunConfig(stop=50), ["stop", "50", "training_iteration"]),  # type: ignore[arg-type]
         (lambda: tune.RunConfig(stop={"loss": "low"}), ["'loss'", "'low'", "number"]),  # type: ignore[dict-item]
         (lambda: tune.RunConfig(checkpoint_config={}), ["checkpoint_config", "CheckpointConfig"]),  # type: ignore[arg-type]

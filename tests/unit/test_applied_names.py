@@ -13,6 +13,7 @@ from torch.optim import SGD, Adam
 from shoal import tune
 from shoal.applied import leaves, same, spelled, target
 from shoal.errors import ConfigError
+from shoal.location import Location
 from shoal.settings import settings_to_meta, stored_settings
 
 from .watched import KNOWN, Member, donors, enter_again, parameters, watched
@@ -132,9 +133,9 @@ def test_the_setting_is_kept_for_a_restore_and_can_be_changed_by_it(tmp_path: Pa
     check = tune.CheckApplied(names={"rate": "lr"}, strict=True)
     tune_config = tune.TuneConfig("score", "max", seed=1, check_applied=check)
     meta = {"metric": "score", "mode": "max", "seed": 1, **settings_to_meta(tune_config, tune.RunConfig())}
-    kept, _ = stored_settings(meta, tmp_path, None, None)
+    kept, _ = stored_settings(meta, Location(tmp_path), None, None)
     assert kept.check_applied == check
-    kept, _ = stored_settings(meta, tmp_path, None, tune.TuneConfig(check_applied=True))
+    kept, _ = stored_settings(meta, Location(tmp_path), None, tune.TuneConfig(check_applied=True))
     assert kept.check_applied is True
 
 

@@ -22,6 +22,7 @@ from shoal.core.events import Failed, Opened, StopAsked
 from shoal.core.limits import RetentionRules
 from shoal.errors import ConfigError
 from shoal.journal.sqlite import SQLiteJournal
+from shoal.location import Location
 from shoal.settings import stored_settings
 
 
@@ -386,7 +387,7 @@ def test_settings_can_be_set_back_to_their_default(tmp_path: Path) -> None:
     (_, second) = items(tune.ResultGrid.read(folder), Opened)
     assert second.limits.max_failures == 0
     with contextlib.closing(SQLiteJournal.open_for_reading(folder)) as journal:
-        tune_config, run_config = stored_settings(journal.meta(), folder, None, None)
+        tune_config, run_config = stored_settings(journal.meta(), Location(folder), None, None)
     assert (tune_config.max_concurrent_trials, run_config.callbacks) == (None, None)
     assert run_config.stop == {"training_iteration": 7}
 

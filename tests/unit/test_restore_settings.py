@@ -17,6 +17,7 @@ from tests.unit.test_restore import restore, run, steps
 from shoal import tune
 from shoal.config import CheckpointConfig, FailureConfig, RunConfig, TuneConfig
 from shoal.errors import ConfigError, JournalError
+from shoal.location import Location
 from shoal.schedulers.base import TrialScheduler
 from shoal.schedulers.fifo import FIFOScheduler
 from shoal.schedulers.replay import ReplayScheduler
@@ -51,7 +52,7 @@ def test_settings_come_back_as_they_were_with_the_folder_where_it_is_now() -> No
     run_config = RunConfig(
         "old", "/old", stop, CheckpointConfig(2), FailureConfig(3), [tune.Callback()], verbose=0, log_to_file=False
     )
-    again, there = stored_settings(kept(tune_config, run_config), Path("/new/place"), None, None)
+    again, there = stored_settings(kept(tune_config, run_config), Location(Path("/new/place")), None, None)
     assert replace(again, scheduler=None) == replace(tune_config, scheduler=None)
     assert isinstance(again.scheduler, PopulationBasedTraining)
     assert again.scheduler.custom_explore_fn is not None
@@ -73,7 +74,7 @@ def test_what_is_given_now_goes_before_and_the_rest_stays() -> None:
     scheduler = tune.schedulers.FIFOScheduler()
     again, there = stored_settings(
         old,
-        Path("/place/name"),
+        Location(Path("/place/name")),
         RunConfig("ignored", "/ignored", {"training_iteration": 9}, CheckpointConfig(1), verbose=3),
         TuneConfig(scheduler=scheduler, max_concurrent_trials=7, time_budget_s=30),
     )
@@ -97,14 +98,14 @@ def test_what_is_given_now_goes_before_and_the_rest_stays() -> None:
 def test_what_cannot_change_is_refused_with_what_it_is(given: TuneConfig, name: str) -> None:
     old = kept(TuneConfig("score", "max", num_samples=4, seed=1))
     with pytest.raises(ConfigError, match=rf"TuneConfig\({name}\) cannot change .* it is ('score'|'max'|4|1)\."):
-        stored_settings(old, Path("/place/name"), None, given)
+        stored_settings(old, Location(Path("/place/name")), None, given)
 
 
 def test_what_cannot_change_may_be_given_again_wherever_it_was_given() -> None:
     # The metric was given to the scheduler, and the seed was drawn: both stand in the journal's facts.
     old = kept(TuneConfig(scheduler=pbt(metric="score", mode="max"), num_samples=4))
     same = TuneConfig("score", "max", num_samples=4, seed=1)
-    again, _ = stored_settings(old, Path("/place/name"), None, same)
+    again, _ = stored_settings(old, Location(Path("/place/name")), None, same)
     assert (again.metric, again.mode, again.num_samples, again.seed) == ("score", "max", 4, 1)
 
 
@@ -155,7 +156,7 @@ def test_what_could_not_be_pickled_has_to_be_given_again(
         match=rf"The {what} of the experiment /place/name cannot be loaded: TypeError: cannot pickle '_thread.lock' "
         rf"object\. Give them again: Tuner\.restore\(path, trainable, {where}\)",
     ):
-        stored_settings(kept(tune_config, run_config), Path("/place/name"), None, None)
+        stored_settings(kept(tune_config, run_config), Location(Path("/place/name")), None, None)
 
 
 @pytest.mark.parametrize(("what", "where", "tune_config", "run_config"), LOCKED)
@@ -163,7 +164,7 @@ def test_where_it_is_given_again_the_rest_is_kept(
     what: str, where: str, tune_config: TuneConfig, run_config: RunConfig
 ) -> None:
     run_config = replace(run_config, verbose=3)
-    again, there = stored_settings(kept(tune_config, run_config), Path("/place/name"), run_config, tune_config)
+    again, there = stored_settings(kept(tune_config, run_config), Location(Path("/place/name")), run_config, tune_config)
     assert again.scheduler is tune_config.scheduler
     assert (again.metric, again.mode) == ("score", "max")
     assert (there.callbacks, there.stop) == (run_config.callbacks, run_config.stop)
@@ -189,21 +190,21 @@ def test_settings_that_hold_much_data_are_not_kept() -> None:
     with pytest.raises(
         JournalError, match=r"cannot be loaded: they take 17 MB, .* more than 16 MB are not kept\. Give"
     ):
-        stored_settings(old, Path("/place/name"), None, None)
-    _, there = stored_settings(old, Path("/place/name"), RunConfig(stop={"score": 1}), None)
+        stored_settings(old, Location(Path("/place/name")), None, None)
+    _, there = stored_settings(old, Location(Path("/place/name")), RunConfig(stop={"score": 1}), None)
     assert (there.stop, there.verbose) == ({"score": 1}, 3)
 
 
 def test_what_replace_passes_on_at_its_default_was_not_given() -> None:
     old = kept(run_config=RunConfig(callbacks=[tune.Callback()], verbose=3))
-    _, there = stored_settings(old, Path("/place/name"), replace(RunConfig(), stop={"score": 1}), None)
+    _, there = stored_settings(old, Location(Path("/place/name")), replace(RunConfig(), stop={"score": 1}), None)
     assert there.verbose == 3
     assert there.callbacks is not None
 
 
 def test_callbacks_are_left_out_by_giving_none_of_them() -> None:
     old = kept(run_config=RunConfig(callbacks=[Unpicklable()]))
-    _, there = stored_settings(old, Path("/place/name"), RunConfig(callbacks=[]), None)
+    _, there = stored_settings(old, Location(Path("/place/name")), RunConfig(callbacks=[]), None)
     assert there.callbacks == []
 
 
@@ -213,14 +214,14 @@ def test_settings_whose_module_is_gone_have_to_be_given_again() -> None:
     with pytest.raises(
         JournalError, match=r"The stop of the experiment .* No module named 'nowhere'\. Give them again"
     ):
-        stored_settings(old, Path("/place/name"), None, None)
-    _, there = stored_settings(old, Path("/place/name"), RunConfig(stop={"score": 1}), None)
+        stored_settings(old, Location(Path("/place/name")), None, None)
+    _, there = stored_settings(old, Location(Path("/place/name")), RunConfig(stop={"score": 1}), None)
     assert there.stop == {"score": 1}
 
 
 def test_a_journal_without_settings_was_not_started_by_a_tuner() -> None:
     with pytest.raises(JournalError, match=r"/place/name has no settings .* not started by tune\.Tuner\.fit\(\)"):
-        stored_settings(FACTS, Path("/place/name"), None, None)
+        stored_settings(FACTS, Location(Path("/place/name")), None, None)
 
 
 # ---- What is the same ------------------------------------------------------------------------------------------------

@@ -237,7 +237,7 @@ def test_rays_defaults_of_what_is_not_there_are_accepted(asked: Callable[..., An
         ({"num_samples": -1}, "num_samples"),
         ({"mode": "maximum"}, "mode"),
         ({"storage_path": "/a", "local_dir": "/b"}, "storage_path is '/a' and local_dir is '/b'"),
-        ({"storage_path": "s3://bucket"}, "storage_path.*folder of this machine"),
+        ({"storage_path": "s3:/bucket"}, "storage_path.*lacks a slash"),
         (
             {"keep_checkpoints_num": 1, "checkpoint_config": CheckpointConfig()},
             "older arguments for num_to_keep exclude each other",

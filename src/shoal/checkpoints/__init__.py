@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ..errors import ConfigError
+from ..location import check_slashes, is_url
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
-__all__ = ["DICT_FILE", "Checkpoint", "read_dict", "replacing", "write_dict"]
+__all__ = ["DICT_FILE", "Checkpoint", "filesystem_of", "read_dict", "replacing", "write_dict"]
 
 DICT_FILE = ".shoal_dict.pkl"
 """The file of a checkpoint that is a dict: of :meth:`Checkpoint.from_dict`, or what a class returned to be saved."""
@@ -31,15 +32,24 @@ class Checkpoint:
     ``tune.get_checkpoint()`` and ``Result.checkpoint`` return is a committed checkpoint: read its files, and leave them
     as they are.
 
+    One in object storage, ``Checkpoint("s3://bucket/runs/name/trial/checkpoint_000004")``, is what
+    ``Result.checkpoint`` returns of a run with such a ``storage_path``. :meth:`as_directory`, :meth:`to_directory` and
+    :meth:`to_dict` download it, and compare what has come with the digest that it was saved with.
+
     Args:
-        path: an existing folder.
+        path: an existing folder; or the URL of one in object storage, which is looked for when it is used.
 
     Raises:
         ConfigError: there is no such folder.
+
+    Attributes:
+        path: the folder's path, or the whole URL. ``checkpoint.filesystem`` takes it as it is.
     """
 
     linked_files: tuple[str, ...] = ()
     """Names of files that only Shoal has written, and nobody writes to again: ``tune.report`` need not copy them."""
+    digest: str | None = None
+    """The digest that its files must have, where that is known."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         if not isinstance(path, (str, os.PathLike)):
@@ -47,13 +57,17 @@ class Checkpoint:
                 f"Checkpoint: path must be the path of a folder, but is {path!r} ({type(path).__name__}). "
                 f"Save your state to files in a folder, then Checkpoint.from_directory(folder)."
             )
+        if is_url(path):
+            self.path: str = path.rstrip("/")
+            return
+        check_slashes("Checkpoint: path", path)
         folder = Path(path)
         if not folder.is_dir():
             what = "is a file; give the folder that it is in" if folder.exists() else "does not exist"
             raise ConfigError(
                 f"Checkpoint: {str(folder)!r} {what}. A checkpoint is made of a folder that holds its files."
             )
-        self.path: str = str(folder.absolute())
+        self.path = str(folder.absolute())
 
     @classmethod
     def from_directory(cls, path: str | os.PathLike[str]) -> Checkpoint:
@@ -105,34 +119,69 @@ class Checkpoint:
 
         Raises:
             ConfigError: the checkpoint is made of files, or they are gone.
+            StorageError: it cannot be downloaded.
         """
-        found = read_dict(Path(self.path))
-        if found is None and not os.path.isdir(self.path):
-            raise ConfigError(
-                f"Checkpoint.to_dict: {self.path} is gone. The folder of a Checkpoint.from_dict goes with its object."
-            )
-        if found is None:
-            names = sorted(entry.name for entry in Path(self.path).iterdir())
-            raise ConfigError(
-                f"Checkpoint.to_dict: {self.path} is a folder with {', '.join(names[:8]) or 'nothing in it'}. "
-                f"Read its files: with checkpoint.as_directory() as folder."
-            )
-        return found
+        with self.as_directory() as folder:
+            found = read_dict(Path(folder))
+            if found is None and not os.path.isdir(folder):
+                raise ConfigError(
+                    f"Checkpoint.to_dict: {self.path} is gone. The folder of a Checkpoint.from_dict goes with its "
+                    f"object."
+                )
+            if found is None:
+                names = sorted(entry.name for entry in Path(folder).iterdir())
+                raise ConfigError(
+                    f"Checkpoint.to_dict: {self.path} is a folder with {', '.join(names[:8]) or 'nothing in it'}. "
+                    f"Read its files: with checkpoint.as_directory() as folder."
+                )
+            return found
 
     @contextlib.contextmanager
     def as_directory(self) -> Generator[str]:
-        """Give the path of a folder with its files, for reading: ``with checkpoint.as_directory() as folder:``."""
-        yield self.path
+        """Give the path of a folder with its files, for reading: ``with checkpoint.as_directory() as folder:``.
+
+        One in object storage is downloaded to a temporary folder, which is deleted when the block is left.
+
+        Raises:
+            ConfigError: there is no such checkpoint in object storage.
+            StorageError: it cannot be downloaded, or what has come is not what was saved.
+        """
+        if not is_url(self.path):
+            yield self.path
+            return
+        from ..scratch import make_temporary
+
+        outer = make_temporary("checkpoint_")
+        try:
+            folder = Path(outer, self.path.rpartition("/")[2])
+            self._download(folder)
+            yield str(folder)
+        finally:
+            _remove(outer, os.getpid())
 
     def to_directory(self, path: str | os.PathLike[str] | None = None) -> str:
         """Copy the checkpoint's files to a folder and return its path.
 
         Args:
             path: the folder, made if it does not exist. Default: a new temporary one, which is yours to delete.
+
+        Raises:
+            ConfigError: the folder is inside of the checkpoint; or there is no such checkpoint in object storage.
+            StorageError: it cannot be downloaded, or what has come is not what was saved.
         """
         import shutil
         import tempfile
 
+        if is_url(self.path):
+            target = tempfile.mkdtemp(prefix="checkpoint_") if path is None else os.fspath(path)
+            try:
+                with self.as_directory() as folder:
+                    shutil.copytree(folder, target, dirs_exist_ok=True)
+            except BaseException:
+                if path is None:
+                    shutil.rmtree(target, ignore_errors=True)
+                raise
+            return target
         target = tempfile.mkdtemp(prefix="checkpoint_") if path is None else os.fspath(path)
         if Path(target).resolve().is_relative_to(Path(self.path).resolve()):
             raise ConfigError(f"Checkpoint.to_directory: {target!r} is inside of the checkpoint. Give another folder.")
@@ -143,11 +192,12 @@ class Checkpoint:
         """Return the notes that :meth:`set_metadata` left beside the files; empty where there are none."""
         import json
 
-        path = Path(self.path, _METADATA)
-        if not path.is_file():
+        path = f"{self.path}/{_METADATA}"
+        data = self._notes()
+        if data is None:
             return {}
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = json.loads(data)
         except (ValueError, RecursionError) as error:
             raise ConfigError(f"Checkpoint.get_metadata: {path} is no JSON: {error}.") from error
         if not isinstance(found, dict):
@@ -171,6 +221,11 @@ class Checkpoint:
             text = json.dumps(dict(metadata), indent=2, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"Checkpoint.set_metadata: metadata must be JSON values: {error}.") from error
+        if is_url(self.path):
+            from ..storage.place import Place
+
+            (Place(self.path) / _METADATA).write_bytes(f"{text}\n".encode())
+            return
         with replacing(Path(self.path, _METADATA)) as file:
             file.write(f"{text}\n".encode())
 
@@ -182,10 +237,8 @@ class Checkpoint:
 
     @property
     def filesystem(self) -> AbstractFileSystem:
-        """The (local) file system that ``path`` belongs to, as fsspec knows it."""
-        import fsspec
-
-        return fsspec.filesystem("file")
+        """The file system that ``path`` belongs to, as fsspec knows it: of this machine, or object storage."""
+        return filesystem_of(self.path)
 
     def __repr__(self) -> str:
         return f"Checkpoint(path={self.path!r})"
@@ -193,13 +246,40 @@ class Checkpoint:
     def _repr_html_(self) -> str | None:
         from ..display.reprs import checkpoint_html
 
-        return checkpoint_html(Path(self.path), _METADATA)
+        return checkpoint_html(self.path, _METADATA)
+
+    def _download(self, folder: Path) -> None:
+        """Download it from object storage.
+
+        Raises:
+            ConfigError: it is not there.
+            StorageError: it cannot be downloaded, or what has come is not what was saved.
+        """
+        from ..storage.fetching import download
+
+        download(self.path, folder, self.digest)
+
+    def _notes(self) -> bytes | None:
+        """Return what is in the file of notes; None where there is none."""
+        if is_url(self.path):
+            from ..storage.fetching import read_file
+
+            return read_file(f"{self.path}/{_METADATA}")
+        path = Path(self.path, _METADATA)
+        return path.read_bytes() if path.is_file() else None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Checkpoint) and other.path == self.path
 
     def __hash__(self) -> int:
         return hash(self.path)
+
+
+def filesystem_of(path: str) -> AbstractFileSystem:
+    """Return the file system of a path or a URL, as fsspec knows it."""
+    import fsspec
+
+    return fsspec.core.url_to_fs(path)[0] if is_url(path) else fsspec.filesystem("file")
 
 
 def _remove(folder: str, owner: int) -> None:

@@ -33,7 +33,8 @@ class StatusBase(ABC):
     def __init__(self, verbose: int) -> None:
         self.verbose = verbose
         self.info: ExperimentInfo | None = None
-        self.folder = Path()
+        self.folder: Path | str = Path()
+        """The experiment's folder, or its URL."""
         self.history = History(keep_rows=False)
         self.now = 0.0
         """The newest time known, seconds since the epoch."""
@@ -72,10 +73,11 @@ class StatusBase(ABC):
 
     def start(self, info: ExperimentInfo, folder: Path, history: History) -> None:
         """The experiment begins."""
-        self.info, self.folder, self.history = info, folder, history
+        self.info, self.folder, self.history = info, info.place or folder, history
         self.now = self.began = time.time()
         if self.verbose > SILENT:
-            self.say(begin_line(info, folder, history), "info")
+            where = folder if info.place is None else f"{info.place}, and until it ends also in {folder}"
+            self.say(begin_line(info, where, history), "info")
 
     def opening(self, text: str) -> None:
         """Show a line at once, before the experiment begins, unless ``verbose`` is 0."""

@@ -95,7 +95,7 @@ class NotebookStatus(PlainStatus):
         if not self._viewing:
             super().start(info, folder, history)
             return
-        self.info, self.folder, self.history = info, folder, history
+        self.info, self.folder, self.history = info, info.place or folder, history
         self.now = self.began = time.time()
         self._draw()
         if not self._viewing:

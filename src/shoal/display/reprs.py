@@ -17,6 +17,7 @@ from ..core.reports import flatten, number
 from ..experiment import ExperimentInfo
 from ..history import History, Row, TrialHistory
 from ..lineage import Segment
+from ..location import is_url
 from ..naming import short_name
 from .html import Html, cut, element, escape, fragment, pairs, sparkline, status_mark, table
 from .table import choose, count_text, error_of, overview, trial_columns
@@ -66,10 +67,10 @@ def _or_nothing(make: Callable[P, str | None]) -> Callable[P, str | None]:
 
 
 @_or_nothing
-def grid_html(history: History, info: ExperimentInfo, folder: Path) -> str | None:
+def grid_html(history: History, info: ExperimentInfo, folder: str) -> str | None:
     """Return the table of an experiment's trials, the best one marked."""
     trials = history.in_order()
-    name = f"{folder.name}: {count_text(len(trials), 'trial')}"
+    name = f"{os.path.basename(folder)}: {count_text(len(trials), 'trial')}"
     where = element("div", "in ", element("code", folder), _gone(folder), class_="shoal-dim")
     if not trials:
         return fragment(element("div", name, class_="shoal-title"), where)
@@ -83,13 +84,13 @@ def grid_html(history: History, info: ExperimentInfo, folder: Path) -> str | Non
 
 @_or_nothing
 def result_html(
-    trial: TrialHistory, folder: Path, config: Config, metric: str | None, checkpoint: Callable[[], Any]
+    trial: TrialHistory, folder: str, config: Config, metric: str | None, checkpoint: Callable[[], Any]
 ) -> str | None:
     """Return a trial's result: metrics, config, the learning curve of its weights, where things are.
 
     Args:
         trial: its history.
-        folder: the trial's folder.
+        folder: the trial's folder, or its URL.
         config: that of the last result.
         metric: what the curve shows; None: the first number that was reported.
         checkpoint: returns the trial's checkpoint or None, or raises where its folder is gone.
@@ -141,8 +142,8 @@ def _shown(value: object) -> str:
     return cut(one_line(value), 80) if isinstance(value, str) else format_value(value)
 
 
-def _gone(folder: Path) -> str:
-    return "" if folder.is_dir() else " (not there any more)"
+def _gone(folder: str) -> str:
+    return "" if is_url(folder) or os.path.isdir(folder) else " (not there any more)"
 
 
 def learning_points(last: Row, metric: str | None) -> tuple[str, list[tuple[float, float | None]]]:
@@ -177,14 +178,17 @@ def _curve(last: Row | None, metric: str | None) -> Html:
 
 
 @_or_nothing
-def checkpoint_html(folder: Path, metadata_name: str) -> str | None:
+def checkpoint_html(path: str, metadata_name: str) -> str | None:
     """Return what a checkpoint holds: its files with their sizes, and its metadata.
 
     Args:
-        folder: the checkpoint's.
+        path: the checkpoint's folder; of one in object storage, whose files are not looked up, the URL.
         metadata_name: the file with the notes of ``set_metadata``.
     """
-    title = element("div", "Checkpoint ", element("code", folder), class_="shoal-head")
+    title = element("div", "Checkpoint ", element("code", path), class_="shoal-head")
+    if is_url(path):
+        return fragment(title)
+    folder = Path(path)
     if not folder.is_dir():
         return fragment(title, element("div", "Its folder is gone.", class_="shoal-failure"))
     files, whole = _files(folder)

@@ -70,7 +70,7 @@ def overview(
     info: ExperimentInfo,
     history: History,
     *,
-    folder: Path,
+    folder: Path | str,
     running_for: float,
     memory: str = "",
     rows: int = 20,
@@ -80,7 +80,7 @@ def overview(
     Args:
         info: the experiment.
         history: its trials so far.
-        folder: the experiment's folder.
+        folder: the experiment's folder, or its URL.
         running_for: seconds.
         memory: use of the machine's memory, or an empty text.
         rows: how many trials the table may have. Of more, it has the best ones and those that run.
@@ -111,9 +111,9 @@ def overview(
     )
 
 
-def error_path(trial: TrialHistory, folder: Path) -> str:
+def error_path(trial: TrialHistory, folder: Path | str) -> str:
     """Return the path of the file with the trial's traceback."""
-    return str(folder / trial.folder / "error.txt")
+    return f"{folder}/{trial.folder}/error.txt"
 
 
 def trial_columns(trials: Sequence[TrialHistory], info: ExperimentInfo) -> list[Column]:
@@ -255,7 +255,7 @@ def _scored(trial: TrialHistory, row: Row, info: ExperimentInfo) -> str:
 # -------------------------------------------------------------------------------------------------------------- lines
 
 
-def begin_line(info: ExperimentInfo, folder: Path, history: History) -> str:
+def begin_line(info: ExperimentInfo, folder: Path | str, history: History) -> str:
     """Return what is said first."""
     goal = "" if info.metric is None else f", {info.metric} ({info.mode})"
     goal += f", {len(info.control)} kept out of exploits" if info.control else ""

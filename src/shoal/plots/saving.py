@@ -41,7 +41,7 @@ def experiment_of(source: Source) -> Experiment:
     """Return the experiment that a source is about.
 
     Args:
-        source: the path of an experiment's folder, what ``fit()`` returned, or an experiment that was opened.
+        source: the path or URL of an experiment's folder, what ``fit()`` returned, or an experiment that was opened.
 
     Raises:
         ConfigError: it is none of these.

@@ -1,0 +1,200 @@
+"""Looks at an experiment in object storage: its journal is downloaded into a temporary folder, and read from there.
+
+Where a driver on this machine runs it, its working folder is read instead, which is never behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from pathlib import Path
+
+from .errors import JournalError
+from .location import Location, location_of
+
+__all__ = ["NothingThere", "View", "find_urls"]
+
+_SILENT_S = 60.0
+"""A driver whose heartbeat has not changed for so long is taken to be dead, or cut off from storage."""
+_LISTED_S = 5.0
+"""So long a list of checkpoints is new enough."""
+
+
+class NothingThere(JournalError):
+    """There is no experiment of this URL."""
+
+
+class View:
+    """What was downloaded of an experiment; use :meth:`open`.
+
+    Args:
+        location: where the experiment is.
+        folder: where its journal lies on this machine.
+        outer: the temporary folder around that; None where it is the working folder.
+    """
+
+    def __init__(self, location: Location, folder: Path, outer: str | None) -> None:
+        from .storage.place import Place
+
+        assert location.url is not None
+        self.url = location.url
+        self.folder = folder
+        self._location = location
+        self._place = Place(location.url)
+        self._outer = outer
+        self._owner = os.getpid()
+        self._heard: tuple[int, float] | None = None
+        """The driver's last heartbeat, and when that was seen first, by ``time.monotonic()``."""
+        self._listed: dict[str, tuple[float, frozenset[int]]] = {}
+
+    @classmethod
+    def open(cls, location: Location, *, furthest: bool = False) -> View:
+        """Download the journal of an experiment, or find it on this machine.
+
+        Args:
+            location: where it is; with a URL.
+            furthest: whether a working folder that nobody uses counts where it is as far as storage, or further.
+
+        Raises:
+            NothingThere: there is no such experiment.
+            JournalError: it is damaged.
+            ConfigError: the kind of URL is not known, or a package is missing.
+            StorageError: storage cannot be read.
+        """
+        from .reading import is_experiment, is_locked
+        from .storage import shipping
+
+        here = location.folder
+        view = cls(location, here, None)
+        if is_experiment(here) and is_locked(here):
+            return view
+        if not shipping.is_there(view._place):
+            if furthest and is_experiment(here):
+                return view
+            raise NothingThere(f"There is no experiment {location}.")
+        if furthest and is_experiment(here) and shipping.relation(view._place, here) in ("same", "further"):
+            return view
+        view._fetch()
+        return view
+
+    def _fetch(self) -> None:
+        """Download the journal."""
+        from .scratch import make_temporary
+        from .storage import shipping
+
+        self._outer, self._owner = make_temporary("view_"), os.getpid()
+        self.folder = Path(self._outer, self._location.name)
+        try:
+            self.folder.mkdir()
+            shipping.fetch(self._place, self.folder)
+        except BaseException:
+            self.close()
+            raise
+
+    def refresh(self) -> Path:
+        """Download what is new. Return the folder with the journal, which may be another one now.
+
+        Raises:
+            JournalError: it is gone or damaged.
+            StorageError: storage cannot be read.
+        """
+        from .reading import is_experiment
+        from .storage import shipping
+
+        if self._outer is not None and self.folder.is_dir():
+            shipping.refresh(self._place, self.folder)
+        elif self._outer is not None or not is_experiment(self.folder):
+            self._fetch()  # the run on this machine has ended, and its working folder is gone
+        return self.folder
+
+    def is_running(self) -> bool:
+        """Return whether a driver runs the experiment now, as far as that can be told from here."""
+        from .reading import is_running
+        from .storage import shipping
+
+        if is_running(self._location.folder):
+            return True
+        found = shipping.look(self._place)
+        alive = None if found is None else found.alive
+        if alive is None or alive.ended:
+            return False
+        now = time.monotonic()
+        if self._heard is None:
+            # By the driver's clock, because nothing else is known yet.
+            self._heard = (alive.counter, now - max(0.0, time.time() - alive.at))
+        elif self._heard[0] != alive.counter:
+            self._heard = (alive.counter, now)
+        return now - self._heard[1] < max(_SILENT_S, 10 * alive.every_s)
+
+    def checkpoints(self, trial_folder: str) -> frozenset[int]:
+        """Return the numbers of a trial's checkpoints that are there; what was seen seconds ago counts.
+
+        Raises:
+            StorageError: storage cannot be read.
+        """
+        from .storage.transfer import list_checkpoints
+
+        now = time.monotonic()
+        at, found = self._listed.get(trial_folder, (-1e9, frozenset[int]()))
+        if now - at > _LISTED_S:
+            found = frozenset(list_checkpoints(self._place / trial_folder))
+            self._listed[trial_folder] = (now, found)
+        return found
+
+    def fetch_file(self, trial_folder: str, name: str) -> None:
+        """Download a small file of a trial to where it would be beside the journal, if it is there.
+
+        Raises:
+            StorageError: storage cannot be read.
+        """
+        if self._outer is None:
+            return  # it is there
+        from .storage.fetching import read_file
+
+        data = read_file(f"{self.url}/{trial_folder}/{name}")
+        if data is not None:
+            folder = self.folder / trial_folder
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(data)
+
+    def close(self) -> None:
+        """Delete what was downloaded."""
+        from .scratch import remove_temporary
+
+        outer, self._outer = self._outer, None
+        if outer is not None and os.getpid() == self._owner:
+            remove_temporary(outer)
+
+
+def find_urls(root: str) -> list[str]:
+    """Return the URLs of the experiments in a folder of object storage; itself, where it is one. Newest first.
+
+    Raises:
+        ConfigError: the kind of URL is not known, or a package is missing.
+        StorageError: storage cannot be read.
+    """
+    from functools import partial
+
+    from .storage import shipping
+    from .storage.place import Place
+    from .storage.workers import each
+
+    place = Place(root)
+    with contextlib.suppress(Exception):
+        if shipping.is_there(place):
+            return [location_of(root).url or root]
+    names = place.list_names()
+    found = each(partial(_begun, place / name) for name in names)
+    there = [(at, str(place / name)) for name, at in zip(names, found, strict=True) if at is not None]
+    return [url for _, url in sorted(there, key=lambda pair: (-pair[0], pair[1]))]
+
+
+def _begun(place: object) -> float | None:
+    """Return when an experiment began; None where there is none."""
+    from .storage import shipping
+    from .storage.place import Place
+
+    assert isinstance(place, Place)
+    found = shipping.look(place)
+    return None if found is None else float(found.facts.get("started_at") or 0.0)

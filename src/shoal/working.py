@@ -1,0 +1,173 @@
+"""The working folder of an experiment that is kept in object storage; see :mod:`shoal.location`."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+import time
+from functools import partial
+from pathlib import Path
+
+from .errors import ExperimentExists, JournalError
+from .location import Location, cache_folder
+
+__all__ = ["bring", "check_new", "discard", "sweep_cache"]
+
+UNUSED_DAYS = 30
+"""So long a working folder is kept that nobody uses."""
+_WORKING = re.compile(r"[0-9a-f]{16}")
+_GROWING = ("output.log", "error.txt")
+"""Log files that are written to at the end, and cannot be made from the journal."""
+
+
+def check_new(location: Location) -> None:
+    """Make sure that storage can be used, and has nothing of a new experiment yet.
+
+    Raises:
+        ConfigError: the kind of URL is not known, or a package is missing.
+        ExperimentExists: there is something of that name.
+        StorageError: there is no such bucket, there are no credentials for it, or it cannot be written.
+    """
+    from .storage import shipping
+    from .storage.place import Place
+
+    assert location.url is not None
+    place = Place(location.url)
+    place.check_writable()
+    if not place.list_names():
+        return
+    found = shipping.look(place)
+    try:
+        shipping.check_free(place)
+    except JournalError as error:
+        raise ExperimentExists(f"{error} To run another one beside it, give RunConfig another name.") from error
+    if found is None or found.seq:
+        raise ExperimentExists(
+            f"{location} already holds an experiment or other files, which Shoal will not mix with a new one. Give "
+            f"RunConfig another name (or none: then it has the time in it), or go on with it: "
+            f"tune.Tuner.restore({location.url!r}, trainable)."
+        )
+    place.delete(recursive=True)  # its driver was killed before anything had begun
+
+
+def bring(location: Location) -> None:
+    """Make the working folder hold an experiment from storage, so that a driver can go on with it.
+
+    What is there already counts where it is the same experiment and as far as storage, or further: then it has
+    checkpoints, too. Otherwise it is replaced by the journal from storage, and the checkpoints come when they are
+    needed.
+
+    Raises:
+        JournalError: there is no such experiment, it is damaged, or somebody runs it.
+        StorageError: storage cannot be read, or the folder cannot be written.
+    """
+    from .journal.lock import lock, unlock
+    from .storage import shipping
+    from .storage.place import Place
+
+    assert location.url is not None
+    place, folder = Place(location.url), location.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    sweep_cache(keep=folder)
+    handle = lock(folder)
+    try:
+        if not shipping.is_there(place):
+            if not _has_journal(folder):
+                raise JournalError(f"There is no experiment {location}.")
+            return  # its driver was killed before storage had anything
+        shipping.check_free(place)
+        if shipping.relation(place, folder) not in ("same", "further"):
+            _clear(folder)
+            shipping.fetch(place, folder)
+            _fetch_logs(location)
+    finally:
+        unlock(handle)
+
+
+def discard(folder: Path) -> None:
+    """Delete a working folder, unless somebody uses it; what cannot be deleted stays."""
+    from .journal.lock import lock, unlock
+
+    try:
+        handle = lock(folder)
+    except OSError:
+        return
+    try:
+        _clear(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        unlock(handle)
+    with contextlib.suppress(OSError):
+        folder.parent.rmdir()
+
+
+def sweep_cache(keep: Path) -> None:
+    """Delete working folders that nobody has used for 30 days and nobody uses now.
+
+    Args:
+        keep: the one that is about to be used.
+    """
+    oldest = time.time() - UNUSED_DAYS * 86400
+    with contextlib.suppress(OSError):
+        for outer in cache_folder().iterdir():
+            if _WORKING.fullmatch(outer.name) and not outer.is_symlink() and outer != keep.parent:
+                with contextlib.suppress(OSError):
+                    for folder in list(outer.iterdir()):
+                        if folder.is_dir() and not folder.is_symlink() and _last_used(folder) < oldest:
+                            discard(folder)
+                    outer.rmdir()
+
+
+def _fetch_logs(location: Location) -> None:
+    """Download what members have printed so far: this run adds to it, and the files are copied back as a whole."""
+    from .core.events import TrialAdded
+    from .journal.sqlite import SQLiteJournal
+    from .storage.place import Place
+    from .storage.trying import retrying
+    from .storage.workers import each
+
+    assert location.url is not None
+    place = Place(location.url)
+    with contextlib.closing(SQLiteJournal.open_for_reading(location.folder)) as journal:
+        folders = [record.item.folder for record in journal.read(unpickle=False) if isinstance(record.item, TrialAdded)]
+
+    def fetch(trial: str) -> None:
+        names = retrying((place / trial).list_names, patience_s=_LOGS_PATIENCE_S)
+        for name in _GROWING:
+            if name in names:
+                (location.folder / trial).mkdir(exist_ok=True)
+                call = partial((place / trial / name).download_file, location.folder / trial / name)
+                with contextlib.suppress(FileNotFoundError):
+                    retrying(call, patience_s=_LOGS_PATIENCE_S)
+
+    each(partial(fetch, trial) for trial in folders)
+
+
+_LOGS_PATIENCE_S = 60.0
+
+
+def _has_journal(folder: Path) -> bool:
+    from .reading import is_experiment
+
+    return is_experiment(folder)
+
+
+def _clear(folder: Path) -> None:
+    """Delete all that is in an experiment's folder but its lock, which the caller holds."""
+    from .journal.lock import LOCK_NAME
+
+    with contextlib.suppress(OSError):
+        # The journal first: without it, what is left is of no experiment.
+        for entry in sorted(folder.iterdir(), key=lambda entry: not entry.name.startswith("journal")):
+            if entry.name == LOCK_NAME:
+                continue
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
+                with contextlib.suppress(OSError):
+                    entry.unlink()
+
+
+def _last_used(folder: Path) -> float:
+    return max([folder.stat().st_mtime, *(entry.stat().st_mtime for entry in folder.glob("journal*"))])
