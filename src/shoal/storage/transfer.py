@@ -25,14 +25,14 @@ from .trying import retrying
 from .workers import each
 
 __all__ = [
-    "DamagedCopy", "FileEntry", "Manifest", "delete_checkpoint", "download_checkpoint", "list_checkpoints",
-    "manifest_place", "read_manifest", "upload_checkpoint",
+    "MANIFEST_SUFFIX", "DamagedCopy", "FileEntry", "Manifest", "delete_checkpoint", "download_checkpoint",
+    "list_checkpoints", "manifest_place", "read_manifest", "upload_checkpoint",
 ]  # fmt: skip
 
 _FORMAT = 1
 _PATIENCE_S = 20.0
 """For a single file; whoever asked for the checkpoint has more patience, or less."""
-_SUFFIX = ".json"
+MANIFEST_SUFFIX = ".json"
 _downloads = itertools.count(1)
 
 
@@ -126,7 +126,7 @@ class Manifest:
 
 def manifest_place(place: Place) -> Place:
     """Return where the manifest of a checkpoint is."""
-    return place.parent / f"{place.name}{_SUFFIX}"
+    return place.parent / f"{place.name}{MANIFEST_SUFFIX}"
 
 
 def read_manifest(place: Place) -> Manifest | None:
@@ -250,7 +250,7 @@ def list_checkpoints(place: Place) -> list[int]:
     Raises:
         PlaceError: it cannot be listed.
     """
-    names = [name.removesuffix(_SUFFIX) for name in _try(place.list_names) if name.endswith(_SUFFIX)]
+    names = [name.removesuffix(MANIFEST_SUFFIX) for name in _try(place.list_names) if name.endswith(MANIFEST_SUFFIX)]
     return sorted(number for name in names if (number := committed_number(name)) is not None)
 
 
