@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import runtime
 from .applied import CheckApplied
 from .arguments import check_arguments
 from .errors import ConfigError, did_you_mean
@@ -299,12 +300,14 @@ ENGINES = ("processes", "inline", "ray")
 def engine_name(tune: TuneConfig) -> str:
     """Return the engine's name: what the user set, or else that of the environment variable ``SHOAL_ENGINE``.
 
+    Else it is ``ray`` where ``shoal.init`` was given a cluster, and ``processes`` where not.
+
     Raises:
         ConfigError: the variable names none.
     """
     if tune.engine is not None:
         return tune.engine
-    name = os.environ.get("SHOAL_ENGINE", "").strip() or ENGINES[0]
+    name = os.environ.get("SHOAL_ENGINE", "").strip() or ("ray" if runtime.has_cluster() else ENGINES[0])
     if name not in ENGINES:
         raise ConfigError(
             f"The environment variable SHOAL_ENGINE must be one of {', '.join(map(repr, ENGINES))}, but is {name!r}."

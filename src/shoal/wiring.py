@@ -330,9 +330,12 @@ def _make_engine(name: str, parent: WarmParent | None) -> Engine:
 
         return InlineEngine()
     if name == "ray":
+        from . import runtime
+
+        runtime.connect()  # which says what to do where Ray is not installed
         from .engines.ray import RayEngine
 
-        return RayEngine()
+        return RayEngine(runtime.connect)
     from .engines.processes import ProcessEngine
 
     return ProcessEngine(parent)

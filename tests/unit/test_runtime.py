@@ -103,9 +103,11 @@ def test_what_scripts_for_ray_pass_is_taken() -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ({"address": "auto"}, "address is 'auto', but Shoal has no cluster to connect to yet"),
-        ({"address": "ray://head:10001"}, "Leave address out, or give 'local'."),
-        ({"address": 5}, "address is 5"),
+        (
+            {"address": 5},
+            "address must be that of a Ray cluster, such as 'auto' or '10.0.0.1:6379', or 'local', but is",
+        ),
+        ({"address": "auto", "num_cpus": 2}, "num_cpus=2 is for this machine, and a cluster that runs has what it has"),
         ({"local_mode": True}, "no local_mode. To run members one after the other in this process"),
         ({"local_mode": True}, "use tune.TuneConfig(engine='inline')"),
         ({"runtime_env": {"pip": ["x"]}}, "runtime_env is {'pip': ['x']}, but members always have the packages"),

@@ -52,7 +52,7 @@ from .pickling import pickle_trainable
 if TYPE_CHECKING:
     pass
 
-__all__ = ["RayEngine", "connect", "disconnect", "is_connected"]
+__all__ = ["RayEngine", "connect", "disconnect"]
 
 _ray: Any = ray
 """The same, where its types are too narrow or lacking."""
@@ -62,6 +62,7 @@ _END_S = 7.0
 """So long members have to end before their hosts are ended."""
 _AWAY_S = 30.0
 """So long a host may be out of reach before it counts as gone."""
+_AGAIN_S = 0.5
 _RESEND_S = 2.0
 _TELL_AFTER_S = 5.0
 
@@ -69,52 +70,37 @@ _TELL_AFTER_S = 5.0
 # --------------------------------------------------------------------------------------------------------- connecting
 
 
-def is_connected() -> bool:
-    """Return whether this process is connected to a Ray cluster."""
-    return bool(ray.is_initialized())
+_connected = False
+"""Whether :func:`connect` has done it, and not the user."""
 
 
-def connect(
-    address: str | None,
-    *,
-    num_cpus: int | None = None,
-    num_gpus: int | None = None,
-    resources: Mapping[str, float] | None = None,
-    runtime_env: Mapping[str, Any] | None = None,
-    namespace: str | None = None,
-) -> None:
+def connect(address: str | None, **settings: Any) -> None:
     """Connect to a cluster, or start a Ray of this machine alone; nothing where this process is connected already.
 
     Args:
-        address: as for ``ray.init``: of a running cluster, ``auto``, or ``local`` for a Ray of one's own. None: what
-            the environment variable ``RAY_ADDRESS`` says, else a cluster that runs on this machine, else ``local``.
-        num_cpus, num_gpus, resources: what a Ray of one's own shares out.
-        runtime_env, namespace: as for ``ray.init``.
+        address: of a running cluster, ``auto`` for the one that runs on this machine, ``local`` for a Ray of one's own.
+            None: what the environment variable ``RAY_ADDRESS`` says, which Ray sets in its jobs; else ``local``.
+        **settings: as for ``ray.init``.
 
     Raises:
         EngineError: there is none at this address, or none can be started.
     """
+    global _connected
     if ray.is_initialized():
         return
-    if address is not None and address.startswith("ray://"):
+    address = address or os.environ.get("RAY_ADDRESS", "").strip() or "local"
+    if address.startswith("ray://"):
         raise EngineError(
             f"{address!r} is the address of Ray's client, from where a script reaches a cluster that it is no part of. "
             f"Run the script on a machine of the cluster (ray job submit does that), with address='auto'."
         )
     handlers = {number: signal.getsignal(number) for number in _THE_DRIVERS}
-    local = {"num_cpus": num_cpus, "num_gpus": num_gpus, "resources": None if not resources else dict(resources)}
+    quiet: dict[str, Any] = {"configure_logging": False, **({"include_dashboard": False} if address == "local" else {})}
     try:
-        _ray.init(
-            address=address,
-            runtime_env=None if not runtime_env else dict(runtime_env),
-            namespace=namespace,
-            include_dashboard=False if address == "local" else None,
-            configure_logging=False,
-            log_to_driver=True,
-            **({} if address not in (None, "local") else {key: value for key, value in local.items() if value}),
-        )
+        _ray.init(address=address, **{**quiet, **settings})
+        _connected = True
     except (RayError, ConnectionError, RuntimeError, ValueError, OSError) as error:
-        where = "A Ray of this machine cannot be started" if address in (None, "local") else f"No Ray at {address!r}"
+        where = "A Ray of this machine cannot be started" if address == "local" else f"No Ray at {address!r}"
         raise EngineError(f"{where}: {one_line(error)}") from error
     finally:
         # Ray has its own idea of what ends this process, and how.
@@ -125,8 +111,11 @@ def connect(
 
 
 def disconnect() -> None:
-    """Leave the cluster; a Ray that :func:`connect` has started ends."""
-    ray.shutdown()
+    """Leave the cluster that :func:`connect` has connected to; a Ray that it has started ends."""
+    global _connected
+    if _connected:
+        _connected = False
+        ray.shutdown()
 
 
 class _RayCluster:
@@ -261,6 +250,8 @@ class _Line:
     unconfirmed: dict[int, tuple[bytes, float]] = field(default_factory=dict)
     introduced: set[str] = field(default_factory=set[str])
     away_since: float | None = None
+    again_at: float | None = None
+    """When to try again to listen."""
 
     def send(self, orders: list[Order]) -> None:
         self.sent += 1
@@ -320,9 +311,14 @@ class _Starting:
 
 
 class RayEngine:
-    """See :class:`shoal.engines.Engine`. Connects to Ray where this process is not yet."""
+    """See :class:`shoal.engines.Engine`.
 
-    def __init__(self) -> None:
+    Args:
+        connect: connects this process to Ray, where it is not connected yet.
+    """
+
+    def __init__(self, connect: Callable[[], None]) -> None:
+        self._connect = connect
         self._inbox: queue.SimpleQueue[tuple[str, Any, Any]] = queue.SimpleQueue()
         self._setup: EngineSetup | None = None
         self._fleet: Fleet | None = None
@@ -357,7 +353,7 @@ class RayEngine:
 
     def start(self, setup: EngineSetup) -> None:
         """Ask for slots, and wait until the trainable is loaded where the first of them are."""
-        connect(None)
+        self._connect()
         self._setup = setup
         self._node = ray.get_runtime_context().get_node_id()
         self._fleet = Fleet(setup)
@@ -439,7 +435,12 @@ class RayEngine:
             while True:
                 self._handle(*self._inbox.get_nowait(), starting=starting)
         except queue.Empty:
-            return
+            pass
+        now = time.monotonic()
+        for line in self._lines.values():
+            if line.again_at is not None and line.again_at <= now:
+                line.again_at = None
+                line.listen()
 
     def _handle(self, kind: str, key: Any, found: Any, *, starting: bool) -> None:
         if kind == "batch":
@@ -469,9 +470,6 @@ class RayEngine:
                 self._ask_devices(reservation, node)
             else:
                 self._slot_ready(node, "")
-        for line in list(self._lines.values()):
-            if line.away_since is not None:
-                line.listen()
         if self._fleet is not None and self._fleet.needs_home and "home" not in self._starting:
             self._start_host(self._node, [], home=True)
 
@@ -569,7 +567,8 @@ class RayEngine:
             if key in self._lines:
                 line.listen()
         elif isinstance(found, ActorUnavailableError) and not self._gave_up(line):
-            line.away_since = line.away_since or time.monotonic()
+            now = time.monotonic()
+            line.away_since, line.again_at = line.away_since or now, now + _AGAIN_S
         else:
             why = "its node died" if isinstance(found, RayActorError) else f"its host failed: {one_line(found)}"
             self._lost_host(line, why)
