@@ -191,7 +191,8 @@ class Driver:
         return (
             f"{self.info.place} does not have everything: {why.rstrip('.')}. The run has ended, and everything that "
             f"was reported is in {self.folder}. When storage is back, on this machine: {self._how_to_go_on()} goes on "
-            f"and copies what is missing. Without it: tune.Tuner.restore({str(self.folder)!r}, {self.info.trainable}).fit()"
+            f"and copies what is missing. Without it: tune.Tuner.restore({str(self.folder)!r}, "
+            f"{self.info.trainable}).fit()"
         )
 
     def _end_gently(self, reason: str) -> None:

@@ -12,15 +12,16 @@ import functools
 import gc
 import os
 import re
+import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .core.commands import Status
+from .core.commands import Status, checkpoint_name
 from .core.reports import NO_ROOM
-from .errors import JournalError
+from .errors import JournalError, StorageError
 from .experiment import ExperimentInfo
 from .history import History, TrialHistory
 from .journal import JOURNAL_NAME
@@ -32,9 +33,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Experiment", "NothingYet", "State", "find_experiments", "has_ended", "info_of", "is_experiment", "is_locked",
-    "is_running", "nothing_yet", "state_of", "task_of",
+    "is_running", "mark_running", "nothing_yet", "state_of", "task_of",
 ]  # fmt: skip
 
+_ELSEWHERE = "elsewhere"
+"""Of a copy: a file that says until when the driver, which is on another machine, is taken to be alive."""
 _TASK = re.compile(r"process \d+ on .* \((\w+)\)\s*")
 
 
@@ -142,6 +145,21 @@ class Experiment:
         """Return the path, or the URL, of something in its folder."""
         return functools.reduce(join, parts, self.place)
 
+    def has_checkpoint(self, trial_folder: str, number: int) -> bool:
+        """Return whether a trial's checkpoint is there; where that cannot be told now, it is not."""
+        if (self.folder / trial_folder / checkpoint_name(number)).is_dir():
+            return True
+        with contextlib.suppress(StorageError):
+            return self.view is not None and number in self.view.checkpoints(trial_folder)
+        return False
+
+    def file(self, trial_folder: str, name: str) -> Path:
+        """Return where a small file of a trial can be read, if there is one; in object storage it is downloaded."""
+        if self.view is not None:
+            with contextlib.suppress(StorageError):
+                self.view.fetch_file(trial_folder, name)
+        return self.folder / trial_folder / name
+
     def close(self) -> None:
         """Delete what was downloaded; what was read stays, and :meth:`refresh` would download it again."""
         if self.view is not None:
@@ -187,7 +205,25 @@ def is_locked(folder: Path) -> bool:
 
 def is_running(folder: Path) -> bool:
     """Return whether a driver runs an experiment now."""
-    return is_locked(folder) and task_of(folder) is None
+    return (is_locked(folder) and task_of(folder) is None) or _runs_elsewhere(folder)
+
+
+def mark_running(folder: Path, until: float) -> None:
+    """Have a copy of an experiment's journal be taken for one that is running.
+
+    Args:
+        folder: that of the copy.
+        until: how long, in seconds since the epoch.
+    """
+    aside = folder / f".{_ELSEWHERE}"
+    aside.write_text(repr(until))
+    aside.replace(folder / _ELSEWHERE)
+
+
+def _runs_elsewhere(folder: Path) -> bool:
+    with contextlib.suppress(OSError, ValueError):
+        return float((folder / _ELSEWHERE).read_text()) > time.time()
+    return False
 
 
 def task_of(folder: Path) -> str | None:

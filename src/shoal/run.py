@@ -382,7 +382,7 @@ _ABSENT: dict[str, tuple[tuple[Any, ...], str]] = {
         "Members work in the folder that the script was started in; get_context().get_trial_dir() is the trial's",
     ),
     "checkpoint_keep_all_ranks": ((False,), "A trial is one process. Leave it out"),
-    "checkpoint_upload_from_workers": ((False,), "Checkpoints go to storage behind the run, by themselves. Leave it out"),
+    "checkpoint_upload_from_workers": ((False,), "Checkpoints go to storage by themselves. Leave it out"),
     "loggers": ((None,), "Give tune.logger callbacks as callbacks=[...]"),
     "trial_executor": ((None,), "Leave it out"),
 }

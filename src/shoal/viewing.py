@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import time
+from functools import partial
 from pathlib import Path
 
 from .errors import JournalError
-from .location import Location, location_of
+from .location import Location, join, location_of, name_of, parent_of
 
-__all__ = ["NothingThere", "View", "find_urls"]
+__all__ = ["Followed", "NothingThere", "View", "find_urls"]
 
 _SILENT_S = 60.0
 """A driver whose heartbeat has not changed for so long is taken to be dead, or cut off from storage."""
+_COPIES_AT_ONCE = 8
 _LISTED_S = 5.0
 """So long a list of checkpoints is new enough."""
 
@@ -127,6 +130,15 @@ class View:
             self._heard = (alive.counter, now)
         return now - self._heard[1] < max(_SILENT_S, 10 * alive.every_s)
 
+    def driver(self) -> tuple[int, str] | None:
+        """Return process and host of who runs the experiment elsewhere, or ran it last, as storage tells; or None."""
+        from .storage import shipping
+
+        if self._outer is None:
+            return None
+        found = shipping.look(self._place)
+        return None if found is None or found.alive is None else (found.alive.process, found.alive.host)
+
     def checkpoints(self, trial_folder: str) -> frozenset[int]:
         """Return the numbers of a trial's checkpoints that are there; what was seen seconds ago counts.
 
@@ -167,6 +179,82 @@ class View:
             remove_temporary(outer)
 
 
+class Followed:
+    """A folder of this machine with copies of the journals of experiments in object storage, kept up to date.
+
+    What looks at folders can look at them, the dashboard for example. The other files are not there.
+
+    Args:
+        url: a folder with experiments, or one experiment.
+        every_s: seconds between two looks.
+    """
+
+    def __init__(self, url: str, every_s: float = 3.0) -> None:
+        from .scratch import make_temporary
+        from .storage import shipping
+        from .storage.place import Place
+
+        self.url = url.rstrip("/")
+        self._every_s = every_s
+        single = bool(name_of(url)) and shipping.is_there(Place(url))
+        self._root = parent_of(self.url) if single else url
+        self._outer = Path(make_temporary("followed_"))
+        self._names: list[str] | None = [name_of(url)] if single else None
+        self._seen: dict[str, tuple[object, float]] = {}
+        self._ended = threading.Event()
+        self.folder = self._outer / name_of(url) if single else self._outer
+        """The folder with the copies; of one experiment, its own."""
+        self.refresh()
+        threading.Thread(target=self._follow, name="shoal-follow", daemon=True).start()
+
+    def place_of(self, folder: Path) -> str:
+        """Return the URL of an experiment, given the folder with its copy."""
+        return join(self._root, folder.name)
+
+    def close(self) -> None:
+        """Follow them no longer."""
+        self._ended.set()
+
+    def refresh(self) -> None:
+        """Download what is new.
+
+        Raises:
+            ConfigError: the kind of URL is not known, or a package is missing.
+            StorageError: storage cannot be read.
+        """
+        from .storage.workers import Workers
+
+        names = [name_of(each) for each in find_urls(self._root)] if self._names is None else self._names
+        workers = Workers(_COPIES_AT_ONCE, "shoal-follow")
+        for each in [workers.submit(partial(self._bring, name)) for name in names]:
+            with contextlib.suppress(JournalError):  # one that is damaged: the others are shown
+                each.result()
+        workers.close()
+
+    def _bring(self, name: str) -> None:
+        from .reading import mark_running
+        from .storage import shipping
+        from .storage.place import Place
+
+        place, folder = Place(join(self._root, name)), self._outer / name
+        found = shipping.look(place)
+        if found is None:
+            return
+        beat = (None if found.alive is None else found.alive.counter, found.seq)
+        before, since = self._seen.get(name, (None, 0.0))
+        if beat != before:
+            shipping.refresh(place, folder)
+            since = time.time() if before is not None or found.alive is None else found.alive.at
+            self._seen[name] = (beat, since)
+        running = found.alive is not None and not found.alive.ended
+        mark_running(folder, since + _SILENT_S if running else 0.0)
+
+    def _follow(self) -> None:
+        while not self._ended.wait(self._every_s):
+            with contextlib.suppress(Exception):  # storage is away: what is there is shown
+                self.refresh()
+
+
 def find_urls(root: str) -> list[str]:
     """Return the URLs of the experiments in a folder of object storage; itself, where it is one. Newest first.
 
@@ -174,18 +262,18 @@ def find_urls(root: str) -> list[str]:
         ConfigError: the kind of URL is not known, or a package is missing.
         StorageError: storage cannot be read.
     """
-    from functools import partial
-
     from .storage import shipping
     from .storage.place import Place
-    from .storage.workers import each
+    from .storage.workers import Workers
 
     place = Place(root)
     with contextlib.suppress(Exception):
         if shipping.is_there(place):
             return [location_of(root).url or root]
     names = place.list_names()
-    found = each(partial(_begun, place / name) for name in names)
+    workers = Workers(_COPIES_AT_ONCE, "shoal-look")
+    found = [each.result() for each in [workers.submit(partial(_begun, place / name)) for name in names]]
+    workers.close()
     there = [(at, str(place / name)) for name, at in zip(names, found, strict=True) if at is not None]
     return [url for _, url in sorted(there, key=lambda pair: (-pair[0], pair[1]))]
 

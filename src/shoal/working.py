@@ -79,10 +79,13 @@ def bring(location: Location) -> None:
         shipping.check_free(place)
         if shipping.relation(place, folder) not in ("same", "further"):
             _clear(folder)
-            shipping.fetch(place, folder)
-            _fetch_logs(location)
+        else:
+            return
     finally:
         unlock(handle)
+    # Without the lock: a journal is replaced only where nobody has it.
+    shipping.fetch(place, folder)
+    _fetch_logs(location)
 
 
 def discard(folder: Path) -> None:

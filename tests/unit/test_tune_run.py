@@ -227,7 +227,7 @@ def test_rays_defaults_of_what_is_not_there_are_accepted(asked: Callable[..., An
     ("given", "expected"),
     [
         ({"search_alg": object()}, r"Shoal has no search_alg \(it is <object.*at random and by grid"),
-        ({"sync_config": object()}, "no sync_config.*nothing to sync"),
+        ({"sync_config": object()}, "no sync_config.*kept up to date by itself"),
         ({"trial_dirname_creator": str}, "no trial_dirname_creator.*<trainable>_<trial_id>"),
         ({"restore": "/a/checkpoint"}, "no restore.*'/a/checkpoint'"),
         ({"checkpoint_keep_all_ranks": True}, "no checkpoint_keep_all_ranks"),

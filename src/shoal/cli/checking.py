@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .errors import EXIT_WRONG, UsageProblem
-from .finding import complete_experiment, experiment_folders
+from .finding import complete_experiment, experiment_folders, name_in
 from .output import OneFormat, OneFormatOption, console, print_json, say
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ def doctor(
 ) -> None:
     """Examine experiments: journal, decisions, checkpoints, driver, log files, leftovers, free space.
 
+    In object storage that is the journal, the decisions, the driver, and whether all checkpoints are there.
+
     Every record and every checkpoint is read and compared with what was written. Nothing is changed. The exit code is 1
     where something is wrong.
     """
@@ -50,8 +52,13 @@ def doctor(
         raise UsageProblem(f"There are no experiments in {folder}.")
     found: list[Examination] = []
     for each in folders:
-        with _progress(each.name) as tell:
-            found.append(examine(each, trust=trust, tell=tell))
+        with _progress(name_in(each)) as tell:
+            if isinstance(each, str):
+                from .examining_storage import examine_url
+
+                found.append(examine_url(each, trust=trust, tell=tell))
+            else:
+                found.append(examine(each, trust=trust, tell=tell))
         if format is OneFormat.table:
             if len(found) > 1:
                 say("")

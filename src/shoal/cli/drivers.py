@@ -8,8 +8,12 @@ import re
 import socket
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-__all__ = ["Driver", "driver_of"]
+if TYPE_CHECKING:
+    from ..reading import Experiment
+
+__all__ = ["Driver", "driver_of", "who_runs"]
 
 _OWNER = re.compile(r"process (\d{1,10}) on (\S.*?)(?: \((\w+)\))?")
 
@@ -71,6 +75,13 @@ class Driver:
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}"
+
+
+def who_runs(experiment: Experiment) -> Driver | None:
+    """Return who runs an experiment, or ran it last; None where that is not known."""
+    if experiment.view is not None and (found := experiment.view.driver()) is not None:
+        return Driver(*found)
+    return driver_of(experiment.folder)
 
 
 def driver_of(folder: Path) -> Driver | None:

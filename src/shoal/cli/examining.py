@@ -37,7 +37,7 @@ from .summaries import NEVER_BEGAN, STARTING, UNREADABLE
 if TYPE_CHECKING:
     from ..journal import Record
 
-__all__ = ["Examination", "Finding", "examine"]
+__all__ = ["NOTE", "OK", "PROBLEM", "Examination", "Finding", "Patient", "decisions", "driver", "examine", "read"]
 
 _SHOWN = 5
 """How many things of a kind are named."""
@@ -78,7 +78,7 @@ class Examination:
 
 
 @dataclass(slots=True)
-class _Patient:
+class Patient:
     """An experiment as the checks see it."""
 
     folder: Path
@@ -88,6 +88,8 @@ class _Patient:
     files: Files
     running: bool
     trust: bool
+    place: str | None = None
+    """Its URL, where it is in object storage."""
 
     @property
     def ended(self) -> bool:
@@ -99,7 +101,7 @@ class _Patient:
 
     @property
     def how_to_go_on(self) -> str:
-        return f"shoal resume {name_for(self.folder)} MODULE:{self.info.trainable}"
+        return f"shoal resume {name_for(self.place or self.folder)} MODULE:{self.info.trainable}"
 
 
 def examine(folder: Path, *, trust: bool = False, tell: Callable[[str], None] | None = None) -> Examination:
@@ -122,7 +124,7 @@ def examine(folder: Path, *, trust: bool = False, tell: Callable[[str], None] | 
         return result
     result.findings += _lock(folder)
     try:
-        patient = _read(folder, trust)
+        patient = read(folder, trust, running=is_running(folder))
     except NothingYet as error:
         result.state = STARTING if error.starting else NEVER_BEGAN
         if error.starting:
@@ -156,28 +158,33 @@ def examine(folder: Path, *, trust: bool = False, tell: Callable[[str], None] | 
     return result
 
 
-def _read(folder: Path, trust: bool) -> _Patient:
+def read(folder: Path, trust: bool, *, running: bool, place: str | None = None) -> Patient:
     """Read everything, and make sure that it is what was written.
+
+    Args:
+        folder: where the journal is.
+        trust: see :func:`examine`.
+        running: whether a driver runs the experiment.
+        place: its URL, where it is in object storage.
 
     Raises:
         NothingYet: it is just starting, or never began.
         JournalError: it is not.
     """
     info = info_of(folder)
-    running = is_running(folder)
     with contextlib.closing(SQLiteJournal.open_for_reading(folder)) as journal:
         journal.check_all()
         records = list(journal.read(unpickle=False))
         meta = journal.meta()
     if not records:
         raise nothing_yet(folder) or JournalError(f"The journal in {folder} holds no record: they are lost.")
-    return _Patient(folder, info, meta, records, read_files(folder, records), running, trust)
+    return Patient(folder, info, meta, records, read_files(folder, records), running, trust, place)
 
 
 # --------------------------------------------------------------------------------------------------------- the journal
 
 
-def _decisions(patient: _Patient) -> Iterator[Finding]:
+def decisions(patient: Patient) -> Iterator[Finding]:
     """See whether today's core comes to the same decisions, as a restore needs."""
     from ..plan import new_population
 
@@ -193,7 +200,7 @@ def _decisions(patient: _Patient) -> Iterator[Finding]:
         meaning, to_do = "", ""
         if error.helps:
             meaning = "Loading them would run code of whoever wrote the journal."
-            to_do = f"If that was you: shoal doctor {name_for(patient.folder)} --trust"
+            to_do = f"If that was you: shoal doctor {name_for(patient.place or patient.folder)} --trust"
         yield Finding(NOTE, "decisions", f"Not followed, for want of the settings: {error}.", meaning, to_do)
         return
     try:
@@ -227,27 +234,27 @@ def _lock(folder: Path) -> Iterator[Finding]:
             return
     if not is_locked(folder):
         return
-    driver = driver_of(folder)
-    if driver is not None and driver.task is not None:
-        yield Finding(NOTE, "driver", f"'shoal {driver.task}' works on it now: {driver}.")
-    elif driver is None:
+    owner = driver_of(folder)
+    if owner is not None and owner.task is not None:
+        yield Finding(NOTE, "driver", f"'shoal {owner.task}' works on it now: {owner}.")
+    elif owner is None:
         yield Finding(NOTE, "driver", f"It is running, but {path} does not say in which process.")
-    elif not driver.here:
-        yield Finding(OK, "driver", f"it is being run by {driver}, another machine")
-    elif not driver.alive or driver.holds(path) is False:
+    elif not owner.here:
+        yield Finding(OK, "driver", f"it is being run by {owner}, another machine")
+    elif not owner.alive or owner.holds(path) is False:
         yield Finding(
             PROBLEM,
             "driver",
-            f"It is locked, but not by {driver}, which its lock names and which is "
-            f"{'another program by now' if driver.alive else 'not alive'}.",
+            f"It is locked, but not by {owner}, which its lock names and which is "
+            f"{'another program by now' if owner.alive else 'not alive'}.",
             "Another process holds the lock: a copy of the driver that outlived it, or one in another container.",
             f"Look for it and end it: lsof {path}",
         )
     else:
-        yield Finding(OK, "driver", f"it is being run by {driver}")
+        yield Finding(OK, "driver", f"it is being run by {owner}")
 
 
-def _driver(patient: _Patient) -> Iterator[Finding]:
+def driver(patient: Patient) -> Iterator[Finding]:
     """Say where nobody runs an experiment that has not ended."""
     if patient.running or patient.ended:
         return
@@ -266,7 +273,7 @@ def _driver(patient: _Patient) -> Iterator[Finding]:
 # ----------------------------------------------------------------------------------------------------------- the files
 
 
-def _checkpoints(patient: _Patient) -> Iterator[Finding]:
+def _checkpoints(patient: Patient) -> Iterator[Finding]:
     """Read every checkpoint that should be there, and compare it with what was written."""
     files, found = patient.files, 0
     wrong: list[tuple[str, str]] = []
@@ -318,13 +325,13 @@ def _closed(group: list[tuple[str, str]]) -> Finding:
     )
 
 
-def _there_now(patient: _Patient) -> set[str]:
+def _there_now(patient: Patient) -> set[str]:
     with contextlib.closing(SQLiteJournal.open_for_reading(patient.folder)) as journal:
         files = read_files(patient.folder, journal.read(unpickle=False))
     return {f"{trial.trial_id}/{path.name}" for trial, _, _, path in files.checkpoints()}
 
 
-def _damaged(patient: _Patient, title: str, group: list[tuple[str, str]], *, needed: bool) -> Finding:
+def _damaged(patient: Patient, title: str, group: list[tuple[str, str]], *, needed: bool) -> Finding:
     named = "; ".join(f"{identity}: {problem}" for identity, problem in group[:_SHOWN])
     more = f"; and {len(group) - _SHOWN} more" if len(group) > _SHOWN else ""
     if needed:
@@ -340,7 +347,7 @@ def _damaged(patient: _Patient, title: str, group: list[tuple[str, str]], *, nee
     )
 
 
-def _records(patient: _Patient) -> Iterator[Finding]:
+def _records(patient: Patient) -> Iterator[Finding]:
     """See whether the files tell of what the journal knows nothing of, although it is always written first."""
     if patient.running:
         return
@@ -365,7 +372,7 @@ def _records(patient: _Patient) -> Iterator[Finding]:
         )
 
 
-def _leftovers(patient: _Patient) -> Iterator[Finding]:
+def _leftovers(patient: Patient) -> Iterator[Finding]:
     """Look for what killed processes have left."""
     if patient.running:
         return
@@ -384,7 +391,7 @@ def _leftovers(patient: _Patient) -> Iterator[Finding]:
             )  # fmt: skip
 
 
-def _logs(patient: _Patient) -> Iterator[Finding]:
+def _logs(patient: Patient) -> Iterator[Finding]:
     """Compare the log files with the journal, from which they are made."""
     if patient.running or patient.has_lost_records:
         return  # they are a moment behind; or ahead, which is told
@@ -404,7 +411,7 @@ def _logs(patient: _Patient) -> Iterator[Finding]:
     )
 
 
-def _disk(patient: _Patient) -> Iterator[Finding]:
+def _disk(patient: Patient) -> Iterator[Finding]:
     """See whether there is room to go on."""
     free = shutil.disk_usage(patient.folder).free
     largest = max((entry.saved.size for _, _, entry, _ in patient.files.checkpoints()), default=0)
@@ -429,9 +436,9 @@ def _disk(patient: _Patient) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-_CHECKS: tuple[tuple[str, Callable[[_Patient], Iterator[Finding]]], ...] = (
-    ("following the decisions", _decisions),
-    ("looking for the driver", _driver),
+_CHECKS: tuple[tuple[str, Callable[[Patient], Iterator[Finding]]], ...] = (
+    ("following the decisions", decisions),
+    ("looking for the driver", driver),
     ("reading the checkpoints", _checkpoints),
     ("looking for lost records", _records),
     ("looking for leftovers", _leftovers),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import did_you_mean
+from ..location import is_url, join, location_of, name_of
 from .errors import UsageProblem
 
 if TYPE_CHECKING:
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LATEST", "ExperimentArgument", "FolderArgument", "TrialArgument", "TrialOption", "experiment_folder",
-    "experiment_folders", "find_trial", "name_for", "newest_first", "no_permission", "open_experiment", "storage_root",
+    "experiment_folders", "find_experiment", "find_trial", "name_for", "name_in", "newest_first", "no_permission",
+    "open_experiment", "storage_root",
 ]  # fmt: skip
 
 LATEST = "latest"
@@ -29,9 +31,18 @@ _NAMED = 8
 """How many names an error lists."""
 
 
-def storage_root() -> Path:
-    """Return the folder that experiments are in by default: the variable ``SHOAL_DIR``, else ``./shoal_results``."""
-    return Path(os.environ.get("SHOAL_DIR") or "shoal_results").expanduser()
+def storage_root() -> Path | str:
+    """Return the folder that experiments are in by default: the variable ``SHOAL_DIR``, else ``./shoal_results``.
+
+    Where the variable holds the URL of a folder in object storage, that.
+    """
+    root = os.environ.get("SHOAL_DIR") or "shoal_results"
+    return root if is_url(root) else location_of(root).folder
+
+
+def name_in(experiment: Path | str) -> str:
+    """Return the name of an experiment, given by its folder or its URL."""
+    return name_of(experiment) if is_url(experiment) else Path(experiment).name
 
 
 def newest_first(root: Path) -> list[Path]:
@@ -52,26 +63,48 @@ def _last_written(folder: Path) -> float:
     return max(times)
 
 
-def experiment_folder(given: str) -> Path:
-    """Return the folder of the experiment that is meant.
+def experiment_folder(given: str, why: str = "") -> Path:
+    """Return the folder of the experiment that is meant, on this machine.
 
     Args:
         given: a path; or, of one in the default storage folder, its name, the beginning of its name, or ``latest``.
+        why: why it has to be on this machine, in a sentence.
+
+    Raises:
+        UsageProblem: there is none, several could be meant, or it is in object storage.
+    """
+    found = find_experiment(given)
+    if isinstance(found, str):
+        raise UsageProblem(f"{found} is in object storage. {why or 'Give the folder of an experiment.'}")
+    return found
+
+
+def find_experiment(given: str) -> Path | str:
+    """Return the folder, or in object storage the URL, of the experiment that is meant.
+
+    Args:
+        given: a path or a URL; or, of one in the default storage folder, its name, the beginning of its name, or
+            ``latest``.
 
     Raises:
         UsageProblem: there is none, or several could be meant.
+        ConfigError: the kind of URL is not known, or a package is missing.
+        StorageError: object storage cannot be read.
     """
     from ..journal import JOURNAL_NAME
     from ..reading import is_experiment
+    from ..viewing import find_urls
 
-    path = Path(given).expanduser()
+    if is_url(given):
+        return location_of(given).url or given
+    path = location_of(given).folder if "://" in given else Path(given).expanduser()
     if given and path.name == JOURNAL_NAME and path.is_file():
         return path.parent
     if given and (is_experiment(path) or _is_remains(path)):
         return path
     root = storage_root()
-    folders = newest_first(root)
-    by_name = {folder.name: folder for folder in folders}
+    folders: list[Path] | list[str] = find_urls(root) if isinstance(root, str) else newest_first(root)
+    by_name = {name_in(folder): folder for folder in folders}
     if given in by_name:
         return by_name[given]
     if given == LATEST and folders:
@@ -122,14 +155,15 @@ def _is_remains(path: Path) -> bool:
     return any(os.path.lexists(path / name) for name in (JOURNAL_NAME, f"{JOURNAL_NAME}-wal", LOCK_NAME))
 
 
-def _not_found(given: str, path: Path, root: Path, names: list[str]) -> str:
+def _not_found(given: str, path: Path, root: Path | str, names: list[str]) -> str:
     if os.sep in given and not path.exists():
         return f"There is no experiment {given!r}: the path does not exist."
     inside = [folder.name for folder in newest_first(path)] if given and path.is_dir() else []
     if inside:
         return f"{given} is no experiment but a folder with some: {_some(inside)}. Give the path of one of them."
     if not names:
-        there = f"In {root} there is none" if root.is_dir() else f"The folder {root} does not exist"
+        gone = isinstance(root, Path) and not root.is_dir()
+        there = f"The folder {root} does not exist" if gone else f"In {root} there is none"
         return (
             f"There is no experiment {given!r}. {there}; give the path of one, or set SHOAL_DIR to the folder that "
             f"experiments are in."
@@ -137,37 +171,52 @@ def _not_found(given: str, path: Path, root: Path, names: list[str]) -> str:
     return f"There is no experiment {given!r}.{did_you_mean(given, names)} In {root} there are: {_some(names)}."
 
 
-def name_for(folder: Path) -> str:
+def name_for(folder: Path | str) -> str:
     """Return how an experiment is named on the command line: by its name where that finds it, else by its path."""
     from ..reading import is_experiment
 
-    in_root = storage_root() / folder.name
+    root = storage_root()
+    if isinstance(folder, str) or isinstance(root, str):
+        same = isinstance(root, str) and location_of(join(root, name_in(folder))).url == folder
+        return shlex.quote(name_in(folder) if same else str(folder))
+    in_root = root / folder.name
     same = is_experiment(in_root) and os.path.realpath(in_root) == os.path.realpath(folder)
     return shlex.quote(folder.name if same else str(folder))
 
 
-def experiment_folders(given: str | None) -> tuple[list[Path], bool]:
+def experiment_folders(given: str | None, why: str | None = None) -> tuple[list[Path | str], bool]:
     """Return the experiments in a folder, newest first, and whether one experiment was meant.
 
     What is left of one that has lost its journal, and what cannot be entered, is among them, at the end.
 
     Args:
-        given: a folder with experiments, or what :func:`experiment_folder` takes; None: the default storage folder.
+        given: a folder with experiments or its URL, or what :func:`find_experiment` takes; None: the default storage
+            folder.
+        why: why they have to be on this machine, in a sentence; None: they may be in object storage.
 
     Raises:
-        UsageProblem: there is no such folder.
+        UsageProblem: there is no such folder, or it is in object storage.
+        ConfigError: the kind of URL is not known, or a package is missing.
+        StorageError: object storage cannot be read.
     """
     from ..reading import is_experiment
+    from ..viewing import find_urls
 
-    path = storage_root() if given is None else Path(given).expanduser()
+    root = storage_root() if given is None else given
+    if is_url(root):
+        if why is not None:
+            raise UsageProblem(f"{root} is in object storage. {why}")
+        urls = find_urls(root)
+        return [*urls], urls == [location_of(root).url] if name_of(root) else False
+    path = root if isinstance(root, Path) else Path(root).expanduser()
     if is_experiment(path) or (given is not None and (_is_remains(path) or no_permission(path))):
         return [path], True
     if path.is_dir() and (folders := _all_in(path)):
-        return folders, False
+        return [*folders], False
     if given is None or (path.is_dir() and os.sep in given):
         return [], False
     try:
-        return [experiment_folder(given)], True
+        return [find_experiment(given) if why is None else experiment_folder(given, why)], True
     except UsageProblem:
         if path.is_dir():
             return [], False
@@ -178,7 +227,7 @@ def open_experiment(given: str, *, unpickle: bool = False) -> Experiment:
     """Read the experiment that is meant.
 
     Args:
-        given: as for :func:`experiment_folder`.
+        given: as for :func:`find_experiment`.
         unpickle: whether objects in configs are loaded, which runs code of whoever wrote the journal.
 
     Raises:
@@ -187,7 +236,7 @@ def open_experiment(given: str, *, unpickle: bool = False) -> Experiment:
     """
     from ..reading import Experiment
 
-    return Experiment.open(experiment_folder(given), unpickle=unpickle)
+    return Experiment.open(find_experiment(given), unpickle=unpickle)
 
 
 def find_trial(experiment: Experiment, given: str) -> TrialHistory:
@@ -241,7 +290,10 @@ def _some(names: Sequence[str]) -> str:
 def complete_experiment(incomplete: str) -> list[str]:
     """Return the names of experiments, for a shell."""
     with contextlib.suppress(Exception):
-        folders = newest_first(storage_root())
+        root = storage_root()
+        if isinstance(root, str):
+            return []  # nobody who presses the tab wants to wait for a network
+        folders = newest_first(root)
         return [name for name in (*(folder.name for folder in folders), LATEST) if name.startswith(incomplete)]
     return []
 
@@ -263,7 +315,7 @@ ExperimentArgument = Annotated[
         metavar="EXPERIMENT",
         show_default=False,
         autocompletion=complete_experiment,
-        help="Its path; or its name in the storage folder, the beginning of that, or 'latest'.",
+        help="Its path or URL; or its name in the storage folder, the beginning of that, or 'latest'.",
     ),
 ]
 FolderArgument = Annotated[
@@ -271,7 +323,7 @@ FolderArgument = Annotated[
     typer.Argument(
         metavar="FOLDER",
         show_default=False,
-        help="A folder with experiments. Default: the variable SHOAL_DIR, else ./shoal_results.",
+        help="A folder with experiments, or its URL. Default: the variable SHOAL_DIR, else ./shoal_results.",
     ),
 ]
 TrialArgument = Annotated[

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -24,6 +25,12 @@ if TYPE_CHECKING:
     from .removal import Found
 
 __all__ = ["gc"]
+
+_NOT_IN_STORAGE = (
+    "What killed processes leave there, the next run deletes; 'shoal gc' frees the disks of this machine. To keep "
+    "fewer checkpoints, go on with CheckpointConfig(num_to_keep=...); to delete the experiment, use the storage's own "
+    "tools."
+)
 
 
 def gc(
@@ -95,7 +102,8 @@ def gc(
         raise UsageProblem(
             "--give-up-restore deletes checkpoints, so say which to keep: --keep-best 1, or --keep-best 0 to keep none."
         )
-    folders, single = experiment_folders(folder)
+    given, single = experiment_folders(folder, _NOT_IN_STORAGE)
+    folders = [each for each in given if isinstance(each, Path)]
     if not folders:
         raise UsageProblem(f"There are no experiments in {folder}.")
     found = [look(each, keep) for each in folders]

@@ -103,8 +103,8 @@ def result_of(experiment: Experiment, trial: str | None) -> Result:
     from ..results import Result, ResultGrid
 
     if trial is not None:
-        return Result(find_trial(experiment, trial), experiment.history, experiment.folder)
-    grid = ResultGrid(experiment.history, experiment.info, experiment.folder)
+        return Result(find_trial(experiment, trial), experiment.history, experiment.place)
+    grid = ResultGrid(experiment.history, experiment.info, experiment.place)
     if experiment.info.metric is None and len(grid) != 1:
         raise ConfigError(f"{experiment.name} compared no metric, so none is best. Give a trial: --trial 0.")
     return grid[0] if experiment.info.metric is None else grid.get_best_result()

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import ConfigError, ResultError, did_you_mean
+from ..location import is_url
 from .errors import EXIT_CTRL_C, EXIT_WRONG, UsageProblem
 from .finding import (
     ExperimentArgument,
     FolderArgument,
     TrialOption,
-    experiment_folder,
+    find_experiment,
     find_trial,
+    name_in,
     open_experiment,
     storage_root,
 )
@@ -72,7 +74,8 @@ def plot(
             "-o",
             metavar="PATH",
             show_default=False,
-            help="A file for one plot, else a folder. Default: the folder 'plots' of the experiment.",
+            help="A file for one plot, else a folder. Default: the folder 'plots' of the experiment; of one in object "
+            "storage, NAME-plots here.",
         ),
     ] = None,
     format: Annotated[
@@ -176,7 +179,8 @@ def _targets(
         raise UsageProblem(
             f"--output {output}: no plot is written as {output.suffix}. Kinds of files are: {', '.join(endings)}."
         )
-    folder = experiment.folder / "plots" if output is None else output
+    beside = Path(f"{experiment.name}-plots") if experiment.view is not None else experiment.folder / "plots"
+    folder = beside if output is None else output
     return [(name, folder / f"{name}.{(format or PlotFormat.png).value}") for name in names]
 
 
@@ -206,15 +210,16 @@ def report(
             "-o",
             metavar="FILE",
             show_default=False,
-            help="Default: report.html in the experiment's folder.",
+            help="Default: report.html in the experiment's folder; of one in object storage, NAME-report.html here.",
         ),
     ] = None,
 ) -> None:
     """Write a report of an experiment: one HTML file with everything in it, to be kept or sent."""
     from ..report import write_report
 
-    folder = experiment_folder(experiment)
-    print(write_report(folder, folder / "report.html" if output is None else output.expanduser()))
+    found = find_experiment(experiment)
+    beside = found / "report.html" if isinstance(found, Path) else Path(f"{name_in(found)}-report.html")
+    print(write_report(found, beside if output is None else output.expanduser()))
 
 
 def dashboard(
@@ -241,9 +246,9 @@ def dashboard(
     """
     from ..dashboard import serve
 
-    path = storage_root() if folder is None else Path(folder).expanduser()
-    if not path.is_dir():
-        path = experiment_folder(folder) if folder is not None else path
+    path = storage_root() if folder is None else folder if is_url(folder) else Path(folder).expanduser()
+    if isinstance(path, Path) and not path.is_dir():
+        path = find_experiment(folder) if folder is not None else path
     try:
         serve(path, host=host, port=port, token=token, open_browser=open_browser)
     except KeyboardInterrupt:

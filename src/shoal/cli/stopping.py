@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from ..location import location_of
 from .errors import EXIT_CTRL_C, EXIT_WRONG
-from .finding import ExperimentArgument, experiment_folder, name_for
+from .finding import ExperimentArgument, find_experiment, name_for
 from .output import say, warn
 
 if TYPE_CHECKING:
@@ -41,7 +43,13 @@ def stop(
     from ..reading import is_locked, is_running
     from .drivers import driver_of
 
-    folder = experiment_folder(experiment)
+    found = find_experiment(experiment)
+    if isinstance(found, str):
+        folder = location_of(found).folder
+        if not is_running(folder):
+            _not_here(found)
+    else:
+        folder = found
     driver = driver_of(folder)
     if not is_running(folder):
         by = f" 'shoal {driver.task}' works on it now: {driver}." if driver is not None and is_locked(folder) else ""
@@ -60,7 +68,26 @@ def stop(
         how = "kill -9 ends it in any case, and nothing that was reported is lost" if now else "--now ends it at once"
         warn(f"error: {folder.name} has not ended after {timeout:g} s: {driver} was asked to, and still runs. {how}.")
         raise typer.Exit(EXIT_WRONG)
-    say(("stopped ", "bold"), f"{folder.name} ({driver}).{_state(folder)}")
+    say(("stopped ", "bold"), f"{folder.name} ({driver}).{_state(found)}")
+
+
+def _not_here(url: str) -> NoReturn:
+    """Say of an experiment in object storage that no driver of this machine runs it."""
+    from ..reading import Experiment, State
+    from .drivers import who_runs
+
+    with contextlib.closing(Experiment.open(url)) as experiment:
+        driver = who_runs(experiment)
+        if experiment.state is not State.RUNNING or driver is None:
+            warn(f"{experiment.name} is not running.{_state(url)}")
+        elif driver.here:
+            warn(f"error: {experiment.name} was run by {driver} moments ago, which has ended without a word.")
+        else:
+            warn(
+                f"error: {experiment.name} is being run by {driver}, and this is another machine. Stop it there: ssh "
+                f"{driver.host} kill -TERM {driver.pid}"
+            )
+    raise typer.Exit(EXIT_WRONG)
 
 
 def _problem(folder: Path, driver: Driver | None) -> str | None:
@@ -126,13 +153,14 @@ def _wait(folder: Path, driver: Driver, deadline: float) -> bool:
     return True
 
 
-def _state(folder: Path) -> str:
+def _state(folder: Path | str) -> str:
     """Return how far it has come, and how to go on."""
     from ..display.table import end_line
     from ..reading import Experiment, NothingYet, State
 
     try:
-        experiment = Experiment.open(folder)
+        with contextlib.closing(Experiment.open(folder)) as experiment:
+            pass
     except NothingYet:
         return " Nothing had begun."
     line = f" {end_line(experiment.history, experiment.info)}."

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ class Summary:
     """Why it cannot be read."""
 
 
-def summaries(folders: list[Path]) -> list[Summary]:
+def summaries(folders: Sequence[Path | str]) -> list[Summary]:
     """Return the rows of experiments, in their order; of one that cannot be read, a row that says so."""
     known = _Remembered.load()
     rows = [known.row(folder) for folder in folders]
@@ -65,28 +66,29 @@ def summaries(folders: list[Path]) -> list[Summary]:
     return rows
 
 
-def _read(folder: Path) -> tuple[Summary, bool]:
+def _read(folder: Path | str) -> tuple[Summary, bool]:
     """Return the row of an experiment, and whether a driver runs it."""
     from ..core.commands import Status
     from ..core.reports import number
     from ..reading import Experiment, NothingYet, State
-    from .finding import no_permission
+    from .finding import name_in, no_permission
 
+    place = os.path.abspath(folder) if isinstance(folder, Path) else folder
     try:
-        experiment = Experiment.open(folder)
-        state = experiment.state
+        with contextlib.closing(Experiment.open(folder)) as experiment:
+            state = experiment.state
     except NothingYet as error:
-        return Summary(folder.name, str(folder.absolute()), STARTING if error.starting else NEVER_BEGAN), True
+        return Summary(name_in(folder), place, STARTING if error.starting else NEVER_BEGAN), True
     except (ShoalError, OSError) as error:
-        closed = no_permission(folder)
+        closed = no_permission(folder) if isinstance(folder, Path) else None
         kind, why = (DAMAGED, words_of(error)) if closed is None else (UNREADABLE, closed)
-        return Summary(folder.name, str(folder.absolute()), kind, error=why), True
+        return Summary(name_in(folder), place, kind, error=why), True
     info, history, best = experiment.info, experiment.history, experiment.best
     trials = history.trials.values()
     score = None if best is None or info.metric is None else number(best.value(info.metric))
     return Summary(
         name=experiment.name,
-        path=str(experiment.folder),
+        path=experiment.place,
         state=state.value,
         trials=info.num_trials,
         failed=sum(trial.status is Status.ERROR for trial in trials),
@@ -121,17 +123,21 @@ class _Remembered:
                 rows = dict(found["rows"])
         return cls(path, rows)
 
-    def row(self, folder: Path) -> Summary:
+    def row(self, folder: Path | str) -> Summary:
         """Return the row of an experiment."""
         from ..reading import is_locked
+        from .finding import name_in
 
-        key, stamp = os.path.realpath(folder), _stamp(folder)
+        if isinstance(folder, Path):
+            key, stamp, place = os.path.realpath(folder), _stamp(folder), os.path.abspath(folder)
+        else:
+            key, stamp, place = folder, _stamp_of_url(folder), folder
         with contextlib.suppress(TypeError, KeyError, ValueError, AttributeError):
             before, values = self._rows[key]
             if not all(_fits(name, value) for name, value in values.items()):
                 raise ValueError("it was not written by this Shoal")
-            if stamp is not None and before == stamp and not is_locked(folder):
-                return replace(Summary(**values), name=folder.name, path=str(folder.absolute()))
+            if stamp is not None and before == stamp and not (isinstance(folder, Path) and is_locked(folder)):
+                return replace(Summary(**values), name=name_in(folder), path=place)
         summary, fleeting = _read(folder)
         if fleeting:
             self._changed |= self._rows.pop(key, None) is not None
@@ -168,6 +174,18 @@ def _cache_file() -> Path | None:
     with contextlib.suppress(RuntimeError):  # no home
         root = os.environ.get("XDG_CACHE_HOME")
         return Path(root if root and os.path.isabs(root) else Path.home() / ".cache") / "shoal" / "experiments.json"
+    return None
+
+
+def _stamp_of_url(url: str) -> list[Any] | None:
+    """Return what tells whether an experiment in object storage has changed since; None where it may be running."""
+    from ..storage import shipping
+    from ..storage.place import Place
+
+    with contextlib.suppress(ShoalError, OSError):
+        found = shipping.look(Place(url))
+        if found is not None and found.alive is not None and found.alive.ended:
+            return [found.seq, found.alive.counter, found.alive.at]
     return None
 
 

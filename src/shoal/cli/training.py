@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..location import is_url, join
 from .errors import EXIT_CTRL_C, EXIT_RESUME, EXIT_WRONG, UsageProblem
-from .finding import ExperimentArgument, TrialOption, experiment_folder, name_for, newest_first, storage_root
+from .finding import ExperimentArgument, TrialOption, find_experiment, name_for, newest_first, storage_root
 from .output import warn
 from .trainables import TrainableArgument, load_trainable
 
@@ -52,10 +53,10 @@ NameOption = Annotated[
     typer.Option("--name", metavar="NAME", show_default=False, help="Default: the function's name and the time."),
 ]
 StorageOption = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
-        "--storage", metavar="DIR", show_default=False,
-        help="Folder that experiments are in. Default: SHOAL_DIR, else ./shoal_results.",
+        "--storage", metavar="DIR|URL", show_default=False,
+        help="Folder that experiments are in, or its URL in object storage. Default: SHOAL_DIR, else ./shoal_results.",
     ),
 ]  # fmt: skip
 EngineOption = Annotated[
@@ -251,11 +252,12 @@ def resume(
     --stop takes the place of all conditions that there were. The experiment's settings are loaded from its journal,
     where they are pickled: resume only what comes from yourself.
     """
-    folder = experiment_folder(experiment)
+    folder = find_experiment(experiment)
     from .. import tune
     from ..reading import Experiment
 
-    found = Experiment.open(folder)
+    with contextlib.closing(Experiment.open(folder)) as found:
+        pass
     function = _with_resources(load_trainable(trainable), cpus, gpus, before=found.info)
     saving = _saving(checkpoints_to_keep, checkpoint_frequency)
     settings = _without_none(stop=_conditions(stop), checkpoint_config=saving)
@@ -269,9 +271,11 @@ def resume(
         tune_config=tune.TuneConfig(**tuning) if tuning else None,
     )
     grid = _fit(tuner.fit, trainable, lambda since: folder)
-    if Experiment.open(folder).seq == found.seq:
+    with contextlib.closing(Experiment.open(folder)) as now:
+        pass
+    if now.seq == found.seq:
         warn(
-            f"Nothing was left to do: all trials of {folder.name} have ended. To train on, give --stop, for example "
+            f"Nothing was left to do: all trials of {found.name} have ended. To train on, give --stop, for example "
             f"--stop training_iteration=100."
         )
     _finish(grid)
@@ -301,8 +305,7 @@ def replay(
     from ..replay import PopulationBasedTrainingReplay
     from .lineages import result_of
 
-    folder = experiment_folder(experiment)
-    found = Experiment.open(folder, unpickle=True)
+    found = Experiment.open(find_experiment(experiment), unpickle=True)
     result = result_of(found, trial)
     function = _with_resources(load_trainable(trainable), cpus, gpus, before=found.info)
     scheduler = PopulationBasedTrainingReplay.from_result(result)
@@ -373,23 +376,44 @@ def demo(
         raise
 
 
-def _begun(storage: Path | None, since: float) -> Path | None:
+def _begun(storage: str | None, since: float) -> Path | str | None:
     """Return the experiment that this process has begun; None where it has begun none, or left nothing of it.
 
     Args:
         storage: the folder that it is in; None: the default one.
         since: when this process began to run it, seconds since the epoch.
     """
+    root = storage_root() if storage is None else storage
+    if is_url(root):
+        return _begun_at(root, since)
+    for folder in newest_first(Path(root).expanduser()):
+        if _is_mine(folder, since):
+            return folder
+    return None
+
+
+def _is_mine(folder: Path, since: float) -> bool:
+    """Return whether this process runs, or ran, an experiment."""
     from ..journal.lock import LOCK_NAME
     from .drivers import driver_of
 
-    for folder in newest_first(storage_root() if storage is None else storage.expanduser()):
-        driver = driver_of(folder)
-        with contextlib.suppress(OSError):
-            # Its number alone says little: in containers, each has the same.
-            late = (folder / LOCK_NAME).stat().st_mtime > since - _CLOCKS_DIFFER_S
-            if late and driver is not None and driver.here and driver.pid == os.getpid():
-                return folder
+    driver = driver_of(folder)
+    with contextlib.suppress(OSError):
+        # Its number alone says little: in containers, each has the same.
+        late = (folder / LOCK_NAME).stat().st_mtime > since - _CLOCKS_DIFFER_S
+        return late and driver is not None and driver.here and driver.pid == os.getpid()
+    return False
+
+
+def _begun_at(root: str, since: float) -> str | None:
+    """As :func:`_begun`, of an experiment in object storage: its working folder tells."""
+    from ..location import cache_folder, location_of
+
+    for outer in cache_folder().iterdir():
+        for folder in newest_first(outer) if outer.is_dir() else ():
+            location = location_of(join(root, folder.name))
+            if location.folder == folder and _is_mine(folder, since):
+                return location.url
     return None
 
 
@@ -485,7 +509,7 @@ def _without_none(**values: Any) -> dict[str, Any]:
 # -------------------------------------------------------------------------------------------------------------- running
 
 
-def _fit(fit: Callable[[], ResultGrid], trainable: str, where: Callable[[float], Path | None]) -> ResultGrid:
+def _fit(fit: Callable[[], ResultGrid], trainable: str, where: Callable[[float], Path | str | None]) -> ResultGrid:
     """Run to the end; where a signal ends it, say how to go on in the words of the command line.
 
     Args:
@@ -505,7 +529,7 @@ def _fit(fit: Callable[[], ResultGrid], trainable: str, where: Callable[[float],
         raise
 
 
-def _how_to_go_on(folder: Path | None, trainable: str) -> None:
+def _how_to_go_on(folder: Path | str | None, trainable: str) -> None:
     if folder is not None:
         print(f"shoal: to go on: shoal resume {name_for(folder)} {shlex.quote(trainable)}", file=sys.stderr)
 
@@ -514,6 +538,7 @@ def _finish(grid: ResultGrid) -> None:
     """End with exit code 1 where trials failed."""
     count = grid.num_errors
     if count:
-        where = name_for(Path(grid.experiment_path))
+        path = grid.experiment_path
+        where = name_for(path if is_url(path) else Path(path))
         print(f"shoal: {count} of {len(grid)} trials failed: shoal status {where}", file=sys.stderr)
         raise typer.Exit(EXIT_WRONG)

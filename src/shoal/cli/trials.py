@@ -40,9 +40,9 @@ def show(
         print_json(_values(found, member, log))
         return
     _show(found, member)
-    lines, path = _tail(found.folder / member.folder / "output.log", log)
+    lines = _tail(found.file(member.folder, "output.log"), log)
     if lines:
-        say(("\nlast lines of ", "bold"), str(path))
+        say(("\nlast lines of ", "bold"), found.path_of(member.folder, "output.log"))
         for line in lines:
             say(line)
 
@@ -58,7 +58,7 @@ def _show(experiment: Experiment, trial: TrialHistory) -> None:
         ("trial", f"{trial.index}: {trial.name}"),
         ("status", f"{was}{status}{f' ({trial.reason})' if trial.reason else ''}", status_style(status)),
         ("iteration", str(trial.iteration)),
-        ("folder", str(experiment.folder / trial.folder)),
+        ("folder", experiment.path_of(trial.folder)),
     ]
     if trial.index in experiment.info.control:
         shown.append(("control", "it takes no part in exploits"))
@@ -66,7 +66,7 @@ def _show(experiment: Experiment, trial: TrialHistory) -> None:
         shown.append(("process", f"{trial.pid} on {trial.hostname}"))
     if trial.error is not None:
         shown.append(("error", trial.error, "red"))
-        shown.append(("traceback", str(experiment.folder / trial.folder / "error.txt")))
+        shown.append(("traceback", experiment.path_of(trial.folder, "error.txt")))
     facts(shown)
     say(("\nconfig", "bold"))
     facts(config_facts(trial.config, trial.initial_config))
@@ -122,28 +122,28 @@ def _checkpoint_table(experiment: Experiment, trial: TrialHistory) -> Table:
     )
 
 
-def _checkpoint_path(experiment: Experiment, trial: TrialHistory, number: int) -> Path:
+def _checkpoint_path(experiment: Experiment, trial: TrialHistory, number: int) -> str:
     from ..core.commands import checkpoint_name
 
-    return experiment.folder / trial.folder / checkpoint_name(number)
+    return experiment.path_of(trial.folder, checkpoint_name(number))
 
 
 def _checkpoint_text(experiment: Experiment, trial: TrialHistory, number: int, *, whole: bool = True) -> str:
     path = _checkpoint_path(experiment, trial, number)
-    text = str(path) if whole else path.name
+    text = path if whole else path.rpartition("/")[2]
     if number in trial.freed:
         return f"{text} (freed)"
-    if not path.is_dir():
+    if not experiment.has_checkpoint(trial.folder, number):
         return f"{text} (gone)"
     return f"{text} (damaged)" if number in trial.damaged else text
 
 
-def _tail(path: Path, count: int) -> tuple[list[str], Path]:
-    """Return the last lines of a file, fit to be shown, and its path; none where there is no such file."""
+def _tail(path: Path, count: int) -> list[str]:
+    """Return the last lines of a file, fit to be shown; none where there is no such file."""
     from ..display.text import printable
 
     if count == 0:
-        return [], path
+        return []
     data = b""
     with contextlib.suppress(OSError), path.open("rb") as file:
         end = file.seek(0, os.SEEK_END)
@@ -155,7 +155,7 @@ def _tail(path: Path, count: int) -> tuple[list[str], Path]:
     lines = data.decode(errors="replace").split("\n")
     if lines and not lines[-1]:
         lines.pop()
-    return [printable(line) for line in lines[-count:]], path
+    return [printable(line) for line in lines[-count:]]
 
 
 def _values(experiment: Experiment, trial: TrialHistory, log: int) -> dict[str, Any]:
@@ -167,7 +167,7 @@ def _values(experiment: Experiment, trial: TrialHistory, log: int) -> dict[str, 
         "trial": trial.index,
         "trial_id": trial.trial_id,
         "name": trial.name,
-        "path": str(experiment.folder / trial.folder),
+        "path": experiment.path_of(trial.folder),
         "status": trial.status.value,
         "reason": trial.reason or None,
         "iteration": trial.iteration,
@@ -181,14 +181,14 @@ def _values(experiment: Experiment, trial: TrialHistory, log: int) -> dict[str, 
                 **_checkpoint_values(experiment, trial, number, entry),
                 "damaged": number in trial.damaged,
                 "freed": number in trial.freed,
-                "there": _checkpoint_path(experiment, trial, number).is_dir(),
+                "there": experiment.has_checkpoint(trial.folder, number),
             }
             for number, entry in sorted(trial.checkpoints.items())
         ],
         "goes_on_from": None if trial.restore is None else trial.restore.id,
         "error": trial.error,
         "traceback": trial.traceback or None,
-        "log": _tail(experiment.folder / trial.folder / "output.log", log)[0],
+        "log": _tail(experiment.file(trial.folder, "output.log"), log),
     }
 
 
@@ -197,7 +197,7 @@ def _checkpoint_values(
 ) -> dict[str, Any]:
     metric = experiment.info.metric
     return {
-        "path": str(_checkpoint_path(experiment, trial, number)),
+        "path": _checkpoint_path(experiment, trial, number),
         "iteration": entry.row.report.iteration,
         "score": None if metric is None else entry.row.value(metric),
         "size": entry.saved.size,
@@ -242,7 +242,7 @@ def best(
         if value is not None and value not in allowed:
             hint = did_you_mean(value, allowed)
             raise UsageProblem(f"{option} must be one of {', '.join(allowed)}, but is {value!r}.{hint}")
-    grid = ResultGrid(found.history, info, found.folder)
+    grid = ResultGrid(found.history, info, found.place)
     try:
         winner = grid.get_best_result(metric, mode, scope)
     except ResultError as error:
@@ -292,14 +292,14 @@ def _best_values(experiment: Experiment, trial: TrialHistory, metric: str, mode:
 
     last: Row | None = trial.last
     newest: str | None = None
-    result = Result(trial, experiment.history, experiment.folder)
+    result = Result(trial, experiment.history, experiment.place)
     with contextlib.suppress(ConfigError):  # it is gone
         checkpoint = result.checkpoint
-        newest = None if checkpoint is None else str(checkpoint.path)
+        newest = None if checkpoint is None else checkpoint.path
     saved = [
         (score, place) for place, entry in trial.whole.items()
         if (score := number(_read(entry.row, metric))) is not None and score == score
-        and _checkpoint_path(experiment, trial, place).is_dir()
+        and experiment.has_checkpoint(trial.folder, place)
     ]  # fmt: skip
     sign = 1.0 if mode == "max" else -1.0
     values = [value for row in trial.rows if (value := number(_read(row, metric))) is not None]
@@ -314,8 +314,8 @@ def _best_values(experiment: Experiment, trial: TrialHistory, metric: str, mode:
         "score": _read(last, metric) if scope == "last" and last is not None else in_scope(values, scope, sign, True),
         "iteration": trial.iteration,
         "config": None if last is None else last.config,
-        "path": str(experiment.folder / trial.folder),
+        "path": experiment.path_of(trial.folder),
         "newest_checkpoint": newest,
-        "best_checkpoint": None if top is None else str(_checkpoint_path(experiment, trial, top[1])),
+        "best_checkpoint": None if top is None else _checkpoint_path(experiment, trial, top[1]),
         "best_checkpoint_score": None if top is None else top[0],
     }

@@ -104,7 +104,7 @@ def _experiment_values(experiment: Experiment) -> dict[str, Any]:
     ran = experiment.timeline.active(time.time()) if state == "running" else experiment.timeline.duration
     return {
         "name": experiment.name,
-        "path": str(experiment.folder),
+        "path": experiment.place,
         "state": state,
         "stopped": history.stopped,
         "metric": info.metric,
@@ -212,7 +212,7 @@ def _view(experiment: Experiment, state: State, rows: int, width: int | None, pr
     running = state.value == "running"
     timeline = experiment.timeline
     ran = timeline.active(time.time()) if running else timeline.duration
-    view = overview(info, history, folder=experiment.folder, running_for=ran, rows=rows)
+    view = overview(info, history, folder=experiment.place, running_for=ran, rows=rows)
     lines = [Text(one_line(view.title), style="bold cyan"), *_facts(experiment, state, view, width)]
     if progress is not None:
         lines.append(_bar(progress, width))
@@ -229,7 +229,7 @@ def _view(experiment: Experiment, state: State, rows: int, width: int | None, pr
         lines += [Text(one_line(text), style="red"), Text(f"    {one_line(path)}", style="dim")]
     if view.more_failures:
         lines.append(Text(f"and {view.more_failures} more failed", style="red"))
-    lines.append(Text.assemble(("in  ", "bold cyan"), one_line(str(experiment.folder))))
+    lines.append(Text.assemble(("in  ", "bold cyan"), one_line(experiment.place)))
     if width is not None:
         for line in lines[:-1]:
             if len(crop(line.plain, width, "…")) < len(line.plain):
@@ -253,10 +253,10 @@ def _facts(experiment: Experiment, state: State, view: Overview, width: int | No
     """Return the state and the facts, in as many lines as they need."""
     from rich.text import Text
 
-    from .drivers import driver_of
+    from .drivers import who_runs
 
     lines = [Text.assemble((state.value, status_style(state.value)))]
-    by = driver_of(experiment.folder) if state.value == "running" else None
+    by = who_runs(experiment) if state.value == "running" else None
     if by is not None:
         lines[-1].append(f" by {by}", style="dim")
     for name, value in view.facts:

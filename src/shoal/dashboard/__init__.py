@@ -29,7 +29,7 @@ def serve(
     The process is given a lower priority than others have, so that it takes no time from who trains.
 
     Args:
-        folder: a storage folder, or the folder of one experiment.
+        folder: a storage folder, or the folder of one experiment; or the URL of either.
         host: the address to listen at. Others than this machine can look only where that is not a loopback address,
             and then a token is needed.
         port: where to listen; 0: any that is free. Default: 8787, or the next one that is free.
@@ -51,7 +51,7 @@ def make_app(folder: str | os.PathLike[str], token: str | None = None) -> Starle
     """Return the page as an application for a server of ASGI applications.
 
     Args:
-        folder: a storage folder, or the folder of one experiment.
+        folder: a storage folder, or the folder of one experiment; or the URL of either.
         token: what a browser has to show once. Without one, only requests to this machine's own names are answered.
 
     Raises:

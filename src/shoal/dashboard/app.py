@@ -48,7 +48,7 @@ def build(
     """Return the application.
 
     Args:
-        folder: a storage folder, or the folder of one experiment.
+        folder: a storage folder, or the folder of one experiment; or the URL of either.
         token: see :func:`shoal.dashboard.make_app`.
         far: whether browsers on other machines ask: all that is sent is then compressed.
         max_age, most_results, kept: see :class:`shoal.dashboard.live.Experiments`.

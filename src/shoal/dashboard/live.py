@@ -19,7 +19,9 @@ from pathlib import Path
 from ..errors import JournalError, one_line
 from ..experiment import ExperimentInfo
 from ..journal import JOURNAL_NAME
+from ..location import is_url
 from ..reading import Experiment, State, find_experiments, is_experiment, is_running, state_of
+from ..viewing import Followed
 
 __all__ = ["KEPT", "MAX_AGE", "MOST_RESULTS", "Experiments", "Looked", "Watched", "key_of", "shown"]
 
@@ -327,7 +329,7 @@ class Experiments:
     """All experiments in a folder, found again at each look.
 
     Args:
-        root: a storage folder, or the folder of one experiment.
+        root: a storage folder, or the folder of one experiment; or the URL of either, whose journals are copied here.
         max_age: seconds for which what was found and read is new enough.
         most_results: how many results are kept in memory, of all experiments together; see :const:`MOST_RESULTS`.
         kept: seconds for which what somebody has looked at is kept even so.
@@ -340,7 +342,10 @@ class Experiments:
         most_results: int = MOST_RESULTS,
         kept: float = KEPT,
     ) -> None:
-        self.root = Path(os.path.realpath(Path(root).expanduser()))
+        self._followed = Followed(root) if is_url(root) else None
+        self.root = Path(os.path.realpath(Path(root).expanduser() if self._followed is None else self._followed.folder))
+        self.place = shown(self.root) if self._followed is None else self._followed.url
+        """The folder, or the URL, as text."""
         self._max_age = max_age
         self._most_results = most_results
         self._kept = kept
@@ -349,6 +354,10 @@ class Experiments:
         self._found_at = -1e9
         self._outside: list[str] = []
         self._warming = threading.Lock()
+
+    def place_of(self, watched: Watched) -> str:
+        """Return the folder, or the URL, of an experiment as text."""
+        return shown(watched.folder) if self._followed is None else self._followed.place_of(watched.folder)
 
     @property
     def single(self) -> bool:

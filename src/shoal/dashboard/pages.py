@@ -17,7 +17,7 @@ from .blocks import BlockStore, Update
 from .compare import COMPARED, comparison
 from .figures import Panel, panels
 from .kept import REST, Kept
-from .live import Experiments, Looked, Watched, shown
+from .live import Experiments, Looked, Watched
 from .member import MemberView, find_member, member_stamp, member_view, result_columns
 from .views import ExperimentView, Statement, columns_of, experiment_view, overview_row, state_mark, statements_of
 
@@ -120,7 +120,7 @@ class Pages:
             blocks[f"x-{watched.key}"] = self._overview_row(watched, looked)
         rows = [*blocks]
         blocks["overview-note"] = self._block(
-            "overview_note", root=shown(self.experiments.root), there=self.experiments.root.is_dir(),
+            "overview_note", root=self.experiments.place, there=self.experiments.root.is_dir(),
             count=len(found), more=len(everything) - len(found), outside=self.experiments.outside,
         )  # fmt: skip
         version = f"{len(everything)}-{hash(tuple(looked.version for _, looked in looks))}"
@@ -149,7 +149,7 @@ class Pages:
             ("experiment", key), rendered, looked.version, looked.version, "experiment.html",
             watched=watched,
             frame=_frame(looked),
-            folder=shown(watched.folder),
+            folder=self.experiments.place_of(watched),
             info=looked.info,
             columns=[] if looked.info is None else columns_of(looked.info),
             panels=_panels(),

@@ -13,6 +13,7 @@ import webbrowser
 import uvicorn
 
 from ..errors import ConfigError, StorageError
+from ..location import is_url
 from . import DEFAULT_PORT
 from .app import build
 from .security import check_token, is_loopback
@@ -35,7 +36,8 @@ def run(folder: str | os.PathLike[str], host: str, port: int | None, token: str 
     with contextlib.closing(listening):
         app = build(folder, token, far=far)
         address = address_of(host, listening.getsockname()[1], token)
-        print(f"Shoal dashboard of {os.path.abspath(os.path.expanduser(folder))}: {address}", flush=True)
+        shown = folder if is_url(folder) else os.path.abspath(os.path.expanduser(folder))
+        print(f"Shoal dashboard of {shown}: {address}", flush=True)
         if far:
             print("Others reach it, too, and what it sends is not encrypted. The token lets in.", flush=True)
         print("Ctrl-C ends it.", flush=True)
