@@ -184,15 +184,14 @@ class Driver:
         elif self._no_room is not None:
             self._end_gently(f"{NO_ROOM}: {self._no_room}")
         elif self._away is not None:
-            self._end_gently(f"{AWAY}: {self._away}")
+            self._end_gently(f"{AWAY}: {self._away.partition('. ')[0]}")
 
     def _lacks(self, why: str) -> str:
-        """Say that storage does not have everything, where everything is, and how to go on."""
+        """Say that storage does not have everything, and how to go on."""
         return (
-            f"{self.info.place} does not have everything: {why.rstrip('.')}. The run has ended, and everything that "
-            f"was reported is in {self.folder}. When storage is back, on this machine: {self._how_to_go_on()} goes on "
-            f"and copies what is missing. Without it: tune.Tuner.restore({str(self.folder)!r}, "
-            f"{self.info.trainable}).fit()"
+            f"{why.rstrip('.')}. The run has ended, and everything that was reported is in {self.folder}. When that is "
+            f"mended, this goes on and copies what {self.info.place} lacks, on this machine: {self._how_to_go_on()}. "
+            f"Without storage: tune.Tuner.restore({str(self.folder)!r}, {self.info.trainable}).fit()"
         )
 
     def _end_gently(self, reason: str) -> None:
@@ -231,10 +230,7 @@ class Driver:
             return f"Everything reported so far is in {self.folder}."
         if self._away is None:
             return f"Everything reported so far is in {self.info.place}."
-        return (
-            f"Everything reported so far is in {self.folder}, and {self.info.place} does not have all of it: "
-            f"{self._away.rstrip('.')}."
-        )
+        return f"{self.info.place} does not have everything: {self._away.rstrip('.')}. All of it is in {self.folder}."
 
     def _finish_copy(self, mirror: Mirror) -> None:
         """Have the rest copied to storage: all of it at a clean end, as much as there is time for after a signal.
@@ -259,7 +255,7 @@ class Driver:
                 text = f"Copying the rest to {self.info.place} ... Ctrl-C {'again ' * bool(self._asked_at)}skips that."
                 self._guarded(self.status, partial(self.status.note, text))
             given_up = self.interruption.insisted or now > self._copy_until(began) + _LOOK_S
-        late = "the rest was not copied in time" if closing.is_alive() else None
+        late = "The rest was not copied in time" if closing.is_alive() else None
         self._away = self._away or mirror.trouble or late
 
     def _copy_until(self, began: float) -> float:

@@ -148,6 +148,8 @@ def _execute(
         try:
             engine.close()
         finally:
+            if mirror is not None:
+                mirror.close(at_once=True)  # nothing, where the driver has closed it
             if journal is not None:
                 journal.close()
             if started:
