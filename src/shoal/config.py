@@ -247,7 +247,8 @@ class TuneConfig:
         time_budget_s: the experiment ends after so many seconds, or a timedelta. Default: no limit.
         seed: of sampling and of all decisions. Default: drawn at random, and recorded.
         engine: ``processes`` (each member in a process of its own), ``inline`` (all in this process, one at a time,
-            for ``breakpoint()``) or ``ray`` (on a Ray cluster; needs ``shoal[ray]``). Default: the environment variable
+            for ``breakpoint()``) or ``ray`` (on a Ray cluster; needs ``shoal[ray]``); or the class of an engine of your
+            own (see :mod:`shoal.engines`), or what else makes one when it is called. Default: the environment variable
             ``SHOAL_ENGINE``, else ``processes``.
         max_residents: how many members may keep a process at a time, running or parked. Those beyond leave through a
             checkpoint. Default: as many as fit in half of the free memory.
@@ -266,7 +267,7 @@ class TuneConfig:
     max_concurrent_trials: int | None = None
     time_budget_s: float | datetime.timedelta | None = None
     seed: int | None = None
-    engine: str | None = None
+    engine: str | Callable[[], Any] | None = None
     max_residents: int | None = None
     reuse_actors: bool | None = None
     check_applied: bool | CheckApplied = True
@@ -286,9 +287,10 @@ class TuneConfig:
             _check_int(self, "seed", "a whole number or None", least=-(2**63))
         if not isinstance(self.check_applied, (bool, CheckApplied)):
             raise _fail(self, "check_applied", "True, False or a tune.CheckApplied(...)")
-        if self.engine is not None and self.engine not in ENGINES:
+        if self.engine is not None and not callable(self.engine) and self.engine not in ENGINES:
             raise ConfigError(
-                f"TuneConfig: engine must be one of {', '.join(map(repr, ENGINES))}, but is {self.engine!r}."
+                f"TuneConfig: engine must be one of {', '.join(map(repr, ENGINES))}, or the class of one of your own, "
+                f"but is {self.engine!r}."
                 f"{did_you_mean(str(self.engine), ENGINES)}"
             )
 
@@ -300,11 +302,16 @@ ENGINES = ("processes", "inline", "ray")
 def engine_name(tune: TuneConfig) -> str:
     """Return the engine's name: what the user set, or else that of the environment variable ``SHOAL_ENGINE``.
 
+    One of the user's own is called as its class, ``module.Class``.
+
     Else it is ``ray`` where ``shoal.init`` was given a cluster, and ``processes`` where not.
 
     Raises:
         ConfigError: the variable names none.
     """
+    if tune.engine is not None and not isinstance(tune.engine, str):
+        named: Any = tune.engine if hasattr(tune.engine, "__qualname__") else type(tune.engine)
+        return f"{named.__module__}.{named.__qualname__}"
     if tune.engine is not None:
         return tune.engine
     name = os.environ.get("SHOAL_ENGINE", "").strip() or ("ray" if runtime.has_cluster() else ENGINES[0])

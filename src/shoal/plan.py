@@ -183,7 +183,7 @@ def facts(trainable: Callable[..., Any], config: Config, tune: TuneConfig, run: 
     request = resources_of(_with_own_request(trainable, config))
     if engine == "inline":
         devices = runtime.slots(Request(custom=request.custom), 1)
-    elif engine == "ray":
+    elif engine == "ray" or _says(tune, "brings_slots"):
         devices = []  # the engine tells of slots as the cluster grants them
     else:
         devices = runtime.slots(request, tune.max_concurrent_trials)
@@ -238,13 +238,19 @@ def limits_of(info: ExperimentInfo, tune: TuneConfig, run: RunConfig) -> Limits:
     return Limits(
         devices=info.devices,
         # On a cluster, each node says for how many it has room.
-        residents=tune.max_residents or (0 if info.engine == "ray" else _residents(info)),
+        residents=tune.max_residents
+        or (0 if info.engine == "ray" or _says(tune, "brings_slots") else _residents(info)),
         max_failures=failures.max_failures,
         fail_fast=bool(failures.fail_fast),
         save_at_end=bool((run.checkpoint_config or CheckpointConfig()).checkpoint_at_end),
         replace_failed=failures.replace_failed,
-        hands_on=info.engine in ("processes", "ray"),
+        hands_on=info.engine in ("processes", "ray") or _says(tune, "hands_on"),
     )
+
+
+def _says(tune: TuneConfig, what: str) -> bool:
+    """Return what an engine of the user's own says of itself, see :class:`shoal.engines.Engine`."""
+    return bool(getattr(tune.engine, what, False))
 
 
 def retention_of(run: RunConfig) -> RetentionRules:

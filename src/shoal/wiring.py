@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from .warm_parent import WarmParent
     from .watchdog import Watchdog
 
-__all__ = ["complete_files", "execute", "make_folder", "open_journal", "take_results"]
+__all__ = ["complete_files", "execute", "make_engine", "make_folder", "open_journal", "take_results"]
 
 _SLOW_TO_LOAD = ("torch", "tensorflow", "jax")
 """What the script has of these, members' parent process loads too, and that takes seconds."""
@@ -95,7 +95,7 @@ def _execute(
     started = False
     folder = location.folder
     status: Status = make_status(run.verbose, inline=plan.info.engine == "inline")
-    engine = _make_engine(plan.info.engine, parent)
+    engine = make_engine(tune.engine if callable(tune.engine) else plan.info.engine, parent)
     depot: Depot = getattr(engine, "depot", None) or LocalDepot(folder)
     mirror = None
     if location.url is not None:
@@ -299,6 +299,7 @@ def _engine_setup(
         check=check,
         request=Request(info.cpus, info.gpus, info.memory, info.custom),
         limit=tune.max_concurrent_trials,
+        max_residents=tune.max_residents,
         folder=str(folder),
         place=info.place,
     )
@@ -326,12 +327,20 @@ def _sweep(plan: Plan, folder: Path) -> None:
                 shutil.rmtree(committed[number], ignore_errors=True)
 
 
-def _make_engine(name: str, parent: WarmParent | None) -> Engine:
-    if name == "inline":
+def make_engine(engine: str | Callable[[], Engine], parent: WarmParent | None = None) -> Engine:
+    """Return a new engine.
+
+    Args:
+        engine: its name, or what makes one.
+        parent: the members' warm parent, where it was started early; the engine ``processes`` takes it over.
+    """
+    if not isinstance(engine, str):
+        return engine()
+    if engine == "inline":
         from .engines.inline import InlineEngine
 
         return InlineEngine()
-    if name == "ray":
+    if engine == "ray":
         from . import runtime
 
         runtime.connect()  # which says what to do where Ray is not installed

@@ -60,7 +60,7 @@ def noop(config: dict[str, Any]) -> None:
         (lambda: tune.Tuner(noop, param_spac={}), ["'param_spac'", "'param_space'"]),  # type: ignore[call-arg]
         (lambda: tune.Tuner(lambda: None), ["one argument"]),
         (lambda: tune.Tuner(dict), ["class dict", "function"]),
-        (lambda: tune.with_resources(noop, {"gpus": 1}), ["'gpus'", "'cpu', 'gpu'"]),
+        (lambda: tune.with_resources(noop, {"gpus": 1}), ["'gpus'", "custom_resources"]),
         (lambda: tune.with_resources(noop, {"gpu": 1.5}), ["'gpu'", "1.5"]),
         (lambda: tune.with_resources(noop, {"cpu": -1}), ["'cpu'", "-1"]),
         (lambda: tune.Checkpoint.from_directory("/no/such/folder"), ["/no/such/folder", "does not exist"]),

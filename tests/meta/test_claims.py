@@ -13,10 +13,10 @@ CLAIMS = {
         "end_to_end/test_ways_to_run.py::test_a_script_runs_as_it_stands",
     ],
     "more members than CPUs": [
-        "contracts/test_engines.py::test_more_members_than_slots_train_in_turn_and_lose_nothing_without_checkpoints",
+        "../src/shoal/testing/contracts/runs.py::test_more_members_than_slots_train_in_turn_and_lose_nothing_without_checkpoints",
     ],
     "an exploit": [
-        "contracts/test_engines.py::test_an_exploit_enters_the_function_anew_in_the_same_process_with_the_donors_state",
+        "../src/shoal/testing/contracts/runs.py::test_an_exploit_enters_the_function_anew_in_the_same_process_with_the_donors_state",
     ],
     "results": [
         "end_to_end/test_ray_tune_defects.py::test_2_no_row_of_the_results_is_lost_around_exploits",
@@ -39,7 +39,7 @@ CLAIMS = {
         "unit/test_pbt.py::test_a_misspelled_mutation_names_the_key_that_was_meant",
     ],
     "`synch=True`, seeded": [
-        "contracts/test_engines.py::test_the_seeded_synchronous_lineage_is_the_same_on_every_engine_and_number_of_slots",
+        "../src/shoal/testing/contracts/runs.py::test_the_seeded_synchronous_lineage_is_the_same_on_any_number_of_slots",
     ],
     "a replay of a function": [
         "end_to_end/test_replay.py::test_a_replay_of_a_result_has_the_originals_configs_at_each_step_and_its_final_score",
@@ -50,7 +50,7 @@ CLAIMS = {
         "test_a_run_that_is_killed_interrupted_and_killed_has_the_lineage_of_one_that_is_not",
     ],
     "a step that is trained again": [
-        "contracts/test_engines.py::test_a_failed_member_is_launched_again_from_its_last_checkpoint",
+        "../src/shoal/testing/contracts/runs.py::test_a_failed_member_is_launched_again_from_its_last_checkpoint",
     ],
     "a mutated learning rate, after the donor's optimizer is loaded": [
         "end_to_end/test_applied.py::"
@@ -87,4 +87,4 @@ def test_each_row_of_the_comparison_names_tests_that_are_there() -> None:
     for claim, tests in CLAIMS.items():
         for test in tests:
             path, _, name = test.partition("::")
-            assert re.search(rf"^def {name}\(", (ROOT / "tests" / path).read_text(), re.M), (claim, test)
+            assert re.search(rf"^ *def {name}\(", (ROOT / "tests" / path).read_text(), re.M), (claim, test)

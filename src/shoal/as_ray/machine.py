@@ -59,7 +59,7 @@ def shutdown() -> None:
 
 
 def cluster_resources() -> dict[str, float]:
-    """Return what Shoal may use: ``{"CPU": 8.0, "GPU": 1.0}``, and custom resources; without GPU where there is none."""
+    """Return what Shoal may use: ``{"CPU": 8.0, "GPU": 1.0}`` and custom resources; without GPU where there is none."""
     machine = runtime.machine()
     found = {"CPU": float(machine.cpus), **({"GPU": float(len(machine.gpus))} if machine.gpus else {})}
     return {**found, **{name: float(amount) for name, amount in machine.custom.items()}}

@@ -73,7 +73,13 @@ def grace_s() -> float:
 
 
 class Engine(Protocol):
-    """Carries commands out and reports what happens. Decides nothing."""
+    """Carries commands out and reports what happens. Decides nothing.
+
+    ``TuneConfig(engine=...)`` takes the class. It may say of itself, by attributes of the class that are True:
+    ``brings_slots``, that it tells by events (``SlotsJoined``, ``SlotsLeft``) which slots there are, else they follow
+    from this machine; and ``hands_on``, that its members can hand on their slots (``HandOn``). Whether an engine keeps
+    what is promised here, :mod:`shoal.testing.contracts` tells.
+    """
 
     def start(self, setup: EngineSetup) -> None:
         """Get ready to run members.

@@ -14,7 +14,7 @@ import pytest
 from ... import tune
 from ...core.events import Reported
 from ..trainables import load_state, play, report_state
-from .bench import Bench
+from .bench import PATIENCE_S, Bench
 from .terms import Terms
 
 __all__ = ["Benches", "NewBench", "count", "count_quickly", "ends", "mark", "scores"]
@@ -65,13 +65,16 @@ def is_alive(pid: int) -> bool:
         return not Path("/proc/self").exists()
 
 
-def ends(pid: int) -> bool:
-    """Wait until a process has ended."""
-    end = time.monotonic() + 20
+def ends(pid: int, bench: Bench | None = None) -> bool:
+    """Wait until a process has ended; with a bench, its engine is polled meanwhile, as by a driver."""
+    end = time.monotonic() + PATIENCE_S
     while is_alive(pid):
         if time.monotonic() > end:
             return False
-        time.sleep(0.01)
+        if bench is None:
+            time.sleep(0.01)
+        else:
+            bench.pump(0.01)
     return True
 
 

@@ -10,7 +10,7 @@ import pytest
 import shoal
 
 from ...engines import Engine
-from ...wiring import _make_engine  # pyright: ignore[reportPrivateUsage]
+from ...wiring import make_engine
 
 __all__ = ["Terms"]
 
@@ -28,6 +28,8 @@ class Terms:
     for a run, and while that is going on 4 for the engine that is driven by hand."""
     brings_slots: ClassVar[bool] = False
     """Whether the engine tells by itself which slots there are (``SlotsJoined``)."""
+    carries_environment: ClassVar[bool] = True
+    """Whether members have the environment variables and the working folder of the driver, as the engine starts."""
 
     @pytest.fixture(scope="class", autouse=True)
     @classmethod
@@ -40,8 +42,7 @@ class Terms:
     @classmethod
     def make_engine(cls) -> Engine:
         """Return a new engine, not started."""
-        made: Engine = _make_engine(cls.engine, None) if isinstance(cls.engine, str) else cls.engine()
-        return made
+        return make_engine(cls.engine)
 
     @classmethod
     def needs_processes(cls) -> None:
