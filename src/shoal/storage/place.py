@@ -16,12 +16,14 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from ..errors import ConfigError, StorageError, did_you_mean
+from .parts import PART, abort_uploads, download_in_parts, seconds_for, tried, upload_in_parts
 from .trying import describe, missing_bucket
 
-__all__ = ["Place", "is_url", "local_path"]
+__all__ = ["Place", "forget", "is_url", "local_path"]
 
 _URL = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
 _LOCAL = ("file", "local")
+_S3 = ("s3", "s3a")
 _WHOLE = frozenset({"abfs", "abfss", "adl", "az", "gcs", "gs", "oci", "ocilake", "oss", "s3", "s3a"})
 """Where an object is seen only when all of it has arrived. Elsewhere it is written beside its place, and renamed."""
 _ASIDE = re.compile(r"\..+\.[0-9a-f]{8}\.partial")
@@ -32,14 +34,10 @@ _PACKAGES = {
     "gcs": ("gcsfs", "gcsfs"),
 }
 _COMMON = ("s3", "gs", "az", "abfs", "memory", "file", "hdfs", "sftp")
-_PART = 16 << 20
-"""Bytes of a part of a large file. Files of two parts and more go in parts, a few of them at the same time."""
-_PARTS_AT_MOST = 10_000
-_PARTS_AT_ONCE = 4
 _CONNECT_S, _READ_S = 5, 15
-_PART_TRIES = 4
-_opened: dict[tuple[int, str, bool], Any] = {}
-"""File systems by process, scheme and whether they are for large files.
+_LIST_S = 60.0
+_opened: dict[tuple[int, str], Any] = {}
+"""File systems by process and scheme.
 
 A fork must not use those of its parent, whose threads it does not have; nor may it close them, so they stay here."""
 _opening = threading.Lock()
@@ -110,7 +108,7 @@ class Place:
         """
         try:
             with self._told() as (files, path):
-                files.info(path)
+                self._ask(files, "info", path)
             return True
         except FileNotFoundError:
             return False
@@ -123,7 +121,7 @@ class Place:
             PlaceError: it cannot be read.
         """
         with self._told() as (files, path):
-            found: bytes = files.cat_file(path)
+            found: bytes = self._ask(files, "cat_file", path)
         return found
 
     def list_names(self) -> list[str]:
@@ -135,7 +133,7 @@ class Place:
         try:
             with self._told() as (files, path):
                 files.invalidate_cache()
-                found: list[Any] = files.ls(path, detail=True)
+                found: list[Any] = self._ask(files, "ls", path, detail=True, seconds=_LIST_S)
         except (FileNotFoundError, NotADirectoryError):
             return []
         names = {_path_of(entry["name"]) for entry in found} - {_path_of(path)}
@@ -150,7 +148,7 @@ class Place:
         try:
             with self._told() as (files, path):
                 files.invalidate_cache()
-                found: dict[str, Any] = files.find(path, detail=True)
+                found: dict[str, Any] = self._ask(files, "find", path, detail=True, seconds=_LIST_S)
         except FileNotFoundError:
             return {}
         start = f"{_path_of(path)}/"
@@ -161,18 +159,36 @@ class Place:
                 sizes[inner] = int(entry.get("size") or 0)
         return sizes
 
-    def download_file(self, path: Path) -> None:
-        """Write the object to a file on this machine, a part at a time.
+    def download_file(self, path: Path, size: int | None = None) -> None:
+        """Write the object to a file on this machine; a large one in parts.
+
+        Args:
+            path: the file.
+            size: bytes of the object, where they are known.
 
         Raises:
             FileNotFoundError: there is no such object.
-            PlaceError: it cannot be read. There may be a part of it in the file.
+            PlaceError: it cannot be read, or has another size. There may be a part of it in the file.
         """
-        with self._told(large=True) as (files, where):
-            if self.scheme == "memory":  # whose files have one position for all who read them
-                path.write_bytes(files.cat_file(where))
-            else:
+        with self._told() as (files, where):
+            if self.scheme in _LOCAL:
                 files.get_file(where, str(path))
+                return
+            bytes_of = int(self._ask(files, "info", where)["size"]) if size is None else size
+
+            def read(start: int, end: int) -> bytes:
+                # Exceptions of a part's own that pass are tried again; what is left of them is told as any other.
+                def once(seconds: float) -> bytes:
+                    found: bytes = self._ask(files, "cat_file", where, start=start, end=end, seconds=seconds)
+                    return found
+
+                return tried(once, seconds_for(end - start))
+
+            if bytes_of > 0:
+                download_in_parts(read, path, bytes_of)
+            else:
+                self._ask(files, "info", where)
+                path.write_bytes(b"")
 
     # ------------------------------------------------------------------------------------------------------- writing
 
@@ -183,11 +199,7 @@ class Place:
             PlaceError: it cannot be written.
         """
         with self._told() as (files, path):
-            if self.scheme in _WHOLE or self.scheme == "memory":
-                files.pipe_file(path, data)
-            else:
-                with self._aside(files, path) as aside:
-                    files.pipe_file(aside, data)
+            self._put(files, path, data)
 
     def upload_file(self, path: Path) -> None:
         """Put a file of this machine here, whole or not at all; a large one in parts.
@@ -198,13 +210,13 @@ class Place:
         """
         size = path.stat().st_size
         try:
-            with self._told(large=True) as (files, where):
-                if self.scheme in ("s3", "s3a"):
-                    files.put_file(str(path), where, chunksize=max(_PART, -(-size // _PARTS_AT_MOST)))
+            with self._told() as (files, where):
+                if self.scheme in _S3 and size >= 2 * PART:
+                    upload_in_parts(files, where, path, size)
+                elif size < 2 * PART or self.scheme == "memory":
+                    self._put(files, where, path.read_bytes())
                 elif self.scheme in _WHOLE:
                     files.put_file(str(path), where)
-                elif self.scheme == "memory":
-                    files.pipe_file(where, path.read_bytes())
                 else:
                     with self._aside(files, where) as aside:
                         files.put_file(str(path), aside)
@@ -224,22 +236,30 @@ class Place:
         with self._told() as (files, path):
             if not recursive:
                 with contextlib.suppress(FileNotFoundError):
-                    files.rm_file(path)
+                    self._ask(files, "rm_file", path)
                 return
             files.invalidate_cache()
             # Not by ``rm``, which takes brackets and stars in a name for a pattern.
             try:
-                found: dict[str, Any] = files.find(path, withdirs=self.scheme not in _WHOLE, detail=True)
+                found: dict[str, Any] = self._ask(
+                    files, "find", path, withdirs=self.scheme not in _WHOLE, detail=True, seconds=_LIST_S
+                )
             except FileNotFoundError:
                 return
             folders = [name for name, entry in found.items() if entry["type"] == "directory"]
             for name in found.keys() - folders:
                 with contextlib.suppress(FileNotFoundError):
-                    files.rm_file(name)
+                    self._ask(files, "rm_file", name)
             if self.scheme not in _WHOLE:
                 for name in sorted({*folders, path}, key=len, reverse=True):
                     with contextlib.suppress(OSError):
                         files.rmdir(name)
+
+    def abort_uploads(self) -> None:
+        """Abort uploads of large files below this place that somebody has begun who is dead; where that is possible."""
+        if self.scheme in _S3:
+            with contextlib.suppress(StorageError), self._told() as (files, path):
+                abort_uploads(files, path)
 
     def check_writable(self) -> None:
         """Make sure that objects can be written, read and deleted here, before anything depends on it.
@@ -260,9 +280,9 @@ class Place:
     # -------------------------------------------------------------------------------------------------------- inside
 
     @contextlib.contextmanager
-    def _told(self, *, large: bool = False) -> Generator[tuple[Any, str]]:
+    def _told(self) -> Generator[tuple[Any, str]]:
         """Give the file system and the path in it, and say in Shoal's words what goes wrong."""
-        files = _file_system(self.scheme, large)
+        files = _file_system(self.scheme)
         try:
             yield files, files._strip_protocol(self.url)
         except (StorageError, ConfigError):
@@ -273,6 +293,23 @@ class Place:
             raise
         except Exception as error:
             raise describe(error, self.url) from error
+
+    def _ask(self, files: Any, method: str, *arguments: Any, seconds: float = seconds_for(0), **settings: Any) -> Any:
+        """Call a method of a file system, and wait for its answer no longer than so many seconds."""
+        from fsspec.asyn import AsyncFileSystem
+
+        if isinstance(files, AsyncFileSystem):
+            settings["timeout"] = seconds
+        return getattr(files, method)(*arguments, **settings)
+
+    def _put(self, files: Any, path: str, data: bytes) -> None:
+        """Write an object that is in memory."""
+        seconds = seconds_for(len(data))
+        if self.scheme in _WHOLE or self.scheme == "memory":
+            self._ask(files, "pipe_file", path, data, seconds=seconds)
+        else:
+            with self._aside(files, path) as aside:
+                self._ask(files, "pipe_file", aside, data, seconds=seconds)
 
     @contextlib.contextmanager
     def _aside(self, files: Any, path: str) -> Generator[str]:
@@ -325,16 +362,22 @@ def _path_of(path: str) -> str:
     return path.strip("/")
 
 
-def _file_system(scheme: str, large: bool) -> Any:
-    """Return the file system of this process for a scheme; one for large files does not share its patience."""
-    key = (os.getpid(), scheme, large and scheme in ("s3", "s3a"))
+def _file_system(scheme: str) -> Any:
+    """Return the file system of this process for a scheme."""
+    key = (os.getpid(), scheme)
     with _opening:
         if key not in _opened:
-            _opened[key] = _open(scheme, key[2])
+            _opened[key] = _open(scheme)
         return _opened[key]
 
 
-def _open(scheme: str, large: bool) -> Any:
+def forget() -> None:
+    """Open file systems anew from now on: the environment says something else."""
+    with _opening:
+        _opened.clear()
+
+
+def _open(scheme: str) -> Any:
     import fsspec
 
     try:
@@ -345,17 +388,16 @@ def _open(scheme: str, large: bool) -> Any:
         raise ConfigError(f"storage_path {scheme}://... {what}.") from error
     # Own ones, which nobody else changes, and which list what is there now.
     settings: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
-    if scheme in ("s3", "s3a"):
+    if scheme in _S3:
         settings |= _s3_settings()
     try:
         files = kind(**settings)
     except Exception as error:
         raise describe(error, f"{scheme}://") from error
-    if scheme in ("s3", "s3a"):
-        # Each of these has an attribute of its own in s3fs; older ones upload one part at a time.
-        files.retries = _PART_TRIES if large else 1
-        files.max_concurrency = min(_PARTS_AT_ONCE, getattr(files, "max_concurrency", _PARTS_AT_ONCE))
-        files.default_block_size = _PART
+    if scheme in _S3:
+        # Shoal tries again, and reads large objects in parts, by itself. Else each small one would be asked for twice.
+        files.retries = 1
+        files.max_concurrency = 1
     return files
 
 

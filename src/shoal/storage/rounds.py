@@ -229,6 +229,7 @@ class Rounds:
                     whole.add((trial, number))
         self._there, self._whole = found, found & self._existed & whole
         self._check_mine()
+        self._place.abort_uploads()
         self._delete(found - self._whole)
         self._swept = True
 

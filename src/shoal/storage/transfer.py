@@ -200,7 +200,7 @@ def download_checkpoint(place: Place, folder: Path, digest: str | None = None) -
             (staging / name).mkdir(parents=True, exist_ok=True)
         try:
             each(
-                partial(_try, partial((place / entry.key).download_file, staging / entry.name))
+                partial(_try, partial((place / entry.key).download_file, staging / entry.name, entry.size))
                 for entry in manifest.files
             )
         except FileNotFoundError as error:

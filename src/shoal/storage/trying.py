@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from ..errors import StorageError, one_line
 
-__all__ = ["Backoff", "PlaceError", "describe", "missing_bucket", "passes", "retrying"]
+__all__ = ["Backoff", "PlaceError", "describe", "missing_bucket", "missing_upload", "passes", "retrying"]
 
 _T = TypeVar("_T")
 _PASSING_ERRNOS = frozenset(
@@ -104,6 +104,11 @@ def passes(error: BaseException) -> bool:
     return bool(_names(error) & _PASSING_NAMES)
 
 
+def missing_upload(error: BaseException) -> bool:
+    """Return whether an error says that there is no such upload in parts, or that it was completed."""
+    return "NoSuchUpload" in _codes(error)
+
+
 def missing_bucket(error: BaseException) -> bool:
     """Return whether an error says that there is no such bucket."""
     return _NO_BUCKET in _codes(error)
@@ -119,6 +124,8 @@ def describe(error: BaseException, url: str) -> PlaceError:
     scheme, _, rest = url.partition("://")
     codes, names = _codes(error), _names(error)
     said = one_line(error)
+    if isinstance(error, TimeoutError) or "TimeoutError" in names:
+        said = "there was no answer in time"
     if names & _NO_CREDENTIALS:
         how = (
             "for example AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE" if scheme in ("s3", "s3a") else ""
