@@ -9,11 +9,14 @@ from __future__ import annotations
 import heapq
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 
 from .trial import Trial
 
 __all__ = ["Evictable", "FreeSlots", "Promises", "SlotQueue"]
+
+_FEW = 8
+"""So many are looked at one by one."""
 
 _Entry = tuple[float, int, int, Trial]
 """(time, iteration, number of the entry, trial)."""
@@ -138,44 +141,37 @@ class SlotQueue:
         heapq.heappush(self._heads, (entry, device))
 
 
-class FreeSlots:
-    """Slots that nobody holds, in order, and by device where they are not alike."""
+class FreeSlots(list[int]):
+    """Slots that nobody holds, in order. Whoever adds or removes one that is not alike with all others says so."""
 
-    def __init__(self, devices: Iterable[str]) -> None:
-        self._all: list[int] = []
+    def __init__(self, devices: Sequence[str]) -> None:
+        super().__init__(range(len(devices)))
         self._on: dict[str, list[int]] = {}
-        self.freed: set[str] = set()
-        """Devices of which a slot has come since this was emptied; not those that are alike."""
+        self.changed: set[str] = set()
+        """Devices of which a slot has been freed since this was emptied."""
         for slot, device in enumerate(devices):
-            self.add(slot, device)
+            if device:
+                self.freed(slot, device)
 
-    def __bool__(self) -> bool:
-        return bool(self._all)
+    def freed(self, slot: int, device: str) -> None:
+        """A slot of a device has been added."""
+        insort(self._on.setdefault(device, []), slot)
+        self.changed.add(device)
 
-    def __len__(self) -> int:
-        return len(self._all)
+    def taken(self, slot: int, device: str) -> None:
+        """A slot of a device has been removed."""
+        _remove(self._on[device], slot)
 
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._all)
-
-    def add(self, slot: int, device: str) -> None:
-        """A slot is given up, or new."""
-        insort(self._all, slot)
-        if device:
-            insort(self._on.setdefault(device, []), slot)
-            self.freed.add(device)
-
-    def remove(self, slot: int, device: str) -> bool:
+    def take(self, slot: int, device: str) -> bool:
         """Take a slot out. Return whether it was free."""
-        if not _remove(self._all, slot):
-            return False
-        if device:
-            _remove(self._on[device], slot)
-        return True
+        found = _remove(self, slot)
+        if found and device:
+            self.taken(slot, device)
+        return found
 
-    def first(self, after: int = -1, device: str = "") -> int | None:
+    def first(self, after: int, device: str = "") -> int | None:
         """Return the first free slot behind another, of a device or of any; None where there is none."""
-        slots = self._on.get(device, ()) if device else self._all
+        slots = self._on.get(device, ()) if device else self
         place = bisect_right(slots, after)
         return slots[place] if place < len(slots) else None
 
@@ -189,41 +185,48 @@ def _remove(ordered: list[int], number: int) -> bool:
 
 
 class Promises(dict[int, Trial]):
-    """Who goes on next in a slot that is held, by slot."""
+    """Who goes on next in a slot that is held, by slot, in the order in which that was promised."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._lines: dict[str, list[tuple[float, int, int, Trial]]] = {}
+        self._lines: dict[str, list[_Entry]] | None = None
+        """Those of each device as a heap, as soon as there were too many to look at each."""
         self._numbers = 0
 
     def make(self, slot: int, trial: Trial) -> None:
         """The trial, whose process is on the slot's device, was promised the slot."""
         self[slot] = trial
         trial.promised = slot
+        if self._lines is not None:
+            self._stand_in_line(trial, self._lines)
+        elif len(self) > _FEW:
+            self._lines = {}
+            for other in self.values():
+                self._stand_in_line(other, self._lines)
+
+    def _stand_in_line(self, trial: Trial, lines: dict[str, list[_Entry]]) -> None:
         device = trial.device or ""
-        line = self._lines.get(device)
-        if line is None:
-            line = self._lines[device] = []
-        elif len(line) > 64 + 2 * len(self):
+        line = lines.setdefault(device, [])
+        if len(line) > 64 + 2 * len(self):
             line[:] = [entry for entry in line if self._counts(entry, device)]
             heapq.heapify(line)
         # Of those that have trained as long the newest comes first.
         self._numbers -= 1
         heapq.heappush(line, (trial.time, trial.iteration, self._numbers, trial))
 
-    def withdraw(self, trial: Trial) -> None:
-        """The trial no longer waits for the slot that it was promised."""
-        if trial.promised is not None:
-            del self[trial.promised]
-            trial.promised = None
-
     def clear(self) -> None:
         """Forget all. Their trials have to know that by themselves."""
         super().clear()
-        self._lines.clear()
+        self._lines = None
 
     def least_trained(self, device: str) -> Trial | None:
         """Return who has trained least of those that were promised a slot of the device, the newest where it ties."""
+        least: Trial | None = None
+        if self._lines is None:
+            for trial in self.values():
+                if trial.device == device and (least is None or trial.place <= least.place):
+                    least = trial
+            return least
         line = self._lines.get(device)
         while line:
             if self._counts(line[0], device):

@@ -15,6 +15,7 @@ until its process is known to be gone, or comes to a report upon which it has to
 from __future__ import annotations
 
 import heapq
+from bisect import insort
 from collections import Counter
 from functools import lru_cache
 from operator import attrgetter
@@ -30,6 +31,9 @@ from .trial import Trial
 __all__ = ["SlotQueue", "Slots"]
 
 _by_index = attrgetter("index")
+
+_FEW = 4
+"""So many free slots are looked at one by one."""
 
 
 @lru_cache(maxsize=4096)
@@ -108,7 +112,9 @@ class Slots:
         for slot, device in enumerate(event.devices, start=len(self.devices)):
             self.devices.append(device)
             self._slots_on[device] += 1
-            self._free.add(slot, device)
+            self._free.append(slot)
+            if device:
+                self._free.freed(slot, device)
         self._adrift = {trial_id for trial_id in self._adrift if self._residents[trial_id].device not in back}
         self._grow(event.residents)
 
@@ -122,7 +128,7 @@ class Slots:
             self._slots_on[device] -= 1
             if device and not self._slots_on[device]:
                 left.add(device)
-            if self._free.remove(slot, device):
+            if self._free.take(slot, device):
                 continue
             self._holders[slot].story.append(_is_gone(slot))
             promised = self._promised.get(slot)
@@ -167,15 +173,19 @@ class Slots:
         trial.slot = None
         del self._holders[slot]
         if slot not in self._gone:
-            self._free.add(slot, self.devices[slot])
+            insort(self._free, slot)
+            if device := self.devices[slot]:
+                self._free.freed(slot, device)
         if self._evictable is not None:
             self._evictable.consider(trial)
 
     def _withdraw(self, trial: Trial) -> None:
         """The trial no longer waits for the slot that it was promised."""
-        self._promised.withdraw(trial)
-        if self._evictable is not None:
-            self._evictable.consider(trial)
+        if trial.promised is not None:
+            del self._promised[trial.promised]
+            trial.promised = None
+            if self._evictable is not None:
+                self._evictable.consider(trial)
 
     def _leave(self, trial: Trial) -> None:
         """The trial's process is gone, or about to be."""
@@ -189,22 +199,32 @@ class Slots:
         if self.stopping is not None:
             return
         free = self._free
-        if not self.devices[0]:
-            # All slots are alike.
-            while (slot := free.first()) is not None:
-                trial = self._promised.get(slot) or self._least_trained("")
-                if trial is None:
-                    return
-                free.remove(slot, "")
-                self._run(trial, slot)
+        if len(free) > _FEW:
+            self._assign_many()
             return
-        slot = -1
-        own = self._own_heads()
+        place = 0
+        while place < len(free):
+            slot = free[place]
+            device = self.devices[slot]
+            trial = self._promised.get(slot) or self._least_trained(device)
+            if trial is not None:
+                del free[place]
+                if device:
+                    free.taken(slot, device)
+                self._run(trial, slot)
+            elif device:
+                place += 1
+            else:
+                return  # all are alike
+
+    def _assign_many(self) -> None:
+        """Do the same without looking at each free slot."""
+        slot, own = -1, self._own_heads()
         while (found := self._next_free(slot, own)) is not None:
-            slot = found
-            trial = self._promised.get(slot) or self._least_trained(self.devices[slot])
+            slot, device = found, self.devices[found]
+            trial = self._promised.get(slot) or self._least_trained(device)
             assert trial is not None
-            free.remove(slot, self.devices[slot])
+            self._free.take(slot, device)
             self._run(trial, slot)
 
     def _own_heads(self) -> list[tuple[int, str]]:
@@ -212,16 +232,16 @@ class Slots:
 
         Those are devices for which something has changed: else each had its turn before.
         """
-        changed = self._free.freed | self._queue.joined
-        self._free.freed.clear()
+        changed = self._free.changed | self._queue.joined
+        self._free.changed.clear()
         self._queue.joined.clear()
-        own = [(slot, device) for device in changed if (slot := self._free.first(device=device)) is not None]
+        own = [(slot, device) for device in changed if (slot := self._free.first(-1, device)) is not None]
         heapq.heapify(own)
         return own
 
     def _next_free(self, after: int, own: list[tuple[int, str]]) -> int | None:
         """Return the first free slot behind another for which there is a trial."""
-        if self._queue.waits_for_any():
+        if self._queue.waits_for_any() or self._promised.least_trained("") is not None:
             return self._free.first(after)
         while own:
             slot, device = own[0]
@@ -241,7 +261,7 @@ class Slots:
             device, move: as for :meth:`SlotQueue.least_trained`.
         """
         least = self._queue.least_trained(device, move=False)
-        other = self._promised.least_trained(device)
+        other = self._promised.least_trained(device) if self._promised else None
         # Where both have trained the same, this one is ready.
         if other is not None and (least is None or other.place <= least.place):
             return other
@@ -249,7 +269,8 @@ class Slots:
 
     def _run(self, trial: Trial, slot: int) -> None:
         """Let the trial run in the slot: continue it where it waits, or launch it."""
-        self._withdraw(trial)
+        if trial.promised is not None:
+            self._withdraw(trial)
         trial.queued = 0
         if trial.waiting and trial.device == self.devices[slot]:
             self._continue(trial, slot)
