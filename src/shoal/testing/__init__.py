@@ -1,4 +1,7 @@
-"""What you need to test a scheduler of your own: simulated experiments on a virtual clock."""
+"""What you need to test a scheduler of your own: simulated experiments on a virtual clock.
+
+For an engine of your own there is :mod:`shoal.testing.contracts`, which needs pytest.
+"""
 
 from __future__ import annotations
 

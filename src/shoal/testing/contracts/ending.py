@@ -26,6 +26,13 @@ from .benches import Benches, NewBench, count, count_quickly, ends, mark, scores
 __all__ = ["EndingContract"]
 
 
+def report_once_and_wait(config: dict[str, Any]) -> None:
+    """Report once, and then nothing until there is a file."""
+    tune.report({"score": 1.0})
+    while not Path(config["end"]).exists():
+        time.sleep(0.01)
+
+
 class AskedToLeave(Exception):
     """What ``EngineSetup.check`` raises here."""
 
@@ -132,6 +139,22 @@ class EndingContract(Benches):
         assert not member.until_lost()
         assert member.is_silent()
 
+    def test_one_that_winds_up_and_does_not_come_to_a_report_is_lost_when_its_time_is_up(
+        self, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        if not self.carries_environment:
+            pytest.skip("how long it has follows from the environment of where it is")
+        monkeypatch.setenv("SHOAL_GRACE_S", "0.2")
+        member = bench.member(report_once_and_wait, end=str(tmp_path / "end"))
+        member.launch()
+        pid = member.next(Started).pid
+        member.reports(1)
+        member.wind_up()
+        assert member.next(Lost).launch == 1
+        (tmp_path / "end").touch()  # for a thread, which cannot be killed
+        member.has_process = False
+        assert not self.in_processes or ends(pid, bench)
+
     def test_one_that_winds_up_before_its_function_never_enters_it(self, bench: Bench, tmp_path: Path) -> None:
         member = bench.member(mark, marks=str(tmp_path))
         member.launch(waits=True)
@@ -229,20 +252,17 @@ class EndingContract(Benches):
         other.go_on(until=2.0)
         other.reports(1)
 
-    def test_a_killed_member_is_lost_for_the_reason_given_and_can_be_launched_again(self, bench: Bench) -> None:
-        def train(config: dict[str, Any]) -> None:
-            tune.report({"score": 1.0})
-            while not Path(config["end"]).exists():
-                time.sleep(0.01)
-
-        member = bench.member(train, end=str(bench.folder / "end"))
+    def test_a_killed_member_is_lost_for_the_reason_given_and_can_be_launched_again(
+        self, bench: Bench, tmp_path: Path
+    ) -> None:
+        member = bench.member(report_once_and_wait, end=str(tmp_path / "end"))
         member.launch()
         pid = member.next(Started).pid
         member.reports(1)
         bench.engine.kill(member.trial_id, "it was silent for too long")
         lost = member.next(Lost)
         assert (lost.launch, lost.reason) == (1, "it was silent for too long")
-        (bench.folder / "end").touch()  # for a thread, which cannot be killed
+        (tmp_path / "end").touch()  # for a thread, which cannot be killed
         assert not self.in_processes or ends(pid, bench)
         member.has_process = False
         member.launch(play=count_quickly, until=2.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import pytest
 
 from ... import tune
 from ...core.commands import Exploit, Launch, Status
-from ...core.events import Damaged, Reported
+from ...core.events import Damaged, Opened, Reported
 from ...errors import ConfigError, EngineError, TrialFailed
 from ...history import History
 from ...journal.sqlite import SQLiteJournal
@@ -416,6 +417,24 @@ class RunContract(Terms):
         data = {"bytes": b"\1" * 3_000_000, "name": "ähnlich"}
         grid = self.fit(tune.with_parameters(train, data=data), tmp_path)
         assert [(result.metrics["score"], result.metrics["name"]) for result in grid] == [(3e6, "ähnlich")] * 4
+
+    def test_an_interrupted_run_keeps_all_reports_and_goes_on_behind_them(self, tmp_path: Path) -> None:
+        once = tmp_path / "once"  # a file, because the function is restored as it was at the start
+
+        def stop(trial_id: str, result: dict[str, Any]) -> bool:
+            if result["training_iteration"] == 8 and not once.exists():
+                once.touch()
+                signal.raise_signal(signal.SIGINT)
+            return bool(result["training_iteration"] >= 12)
+
+        where: dict[str, Any] = {"storage": tmp_path, "space": {"lr": 1.0, "every": 1}, "num_samples": 3}
+        with pytest.raises(KeyboardInterrupt):
+            self.fit(climb, stop=stop, run={"name": "run"}, scheduler=pbt(quantile_fraction=0.0), **where)
+        again = tune.Tuner.restore(str(tmp_path / "run"), climb).fit()
+        assert len(items(again, Opened)) == 2
+        for trial in story(again).in_order():
+            assert [row.report.metrics["step"] for row in trial.rows] == list(range(1, 13))
+            assert trial.rows[-1].report.metrics["score"] == 12.0
 
     def test_a_run_goes_on_with_the_same_engine_where_it_was(self, tmp_path: Path) -> None:
         grid = self.fit(climb, tmp_path, space={"lr": 1.0}, num_samples=2, stop={"training_iteration": 5})
