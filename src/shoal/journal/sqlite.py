@@ -225,6 +225,11 @@ class SQLiteJournal:
         return {key: text for key, text in self._facts().items() if key not in (_SEAL, _COUNT)}
 
     @property
+    def folder(self) -> Path:
+        """Where the journal is."""
+        return self._path.parent
+
+    @property
     def last(self) -> int:
         """Number of the last record when the journal was opened, or that was written since."""
         return self._last
