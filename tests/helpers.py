@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Generator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from shoal.core.commands import Exploit
 from shoal.core.events import SavedCheckpoint
 from shoal.history import History
 from shoal.journal.sqlite import SQLiteJournal
+from shoal.reading import Experiment
 from shoal.tune.schedulers import PopulationBasedTraining
 
 
@@ -61,7 +63,7 @@ def pbt(**settings: Any) -> PopulationBasedTraining:
 
 def fit(
     trainable: Callable[[dict[str, Any]], Any],
-    storage: Path,
+    storage: Path | str,
     *,
     space: dict[str, Any] | None = None,
     stop: Any = None,
@@ -87,22 +89,27 @@ def commit(source: Path, trial_folder: Path, number: int, *, linked: Collection[
     return saved
 
 
+@contextlib.contextmanager
+def journal_of(path: str) -> Generator[SQLiteJournal]:
+    """Open the journal of an experiment, in a folder or in object storage."""
+    with contextlib.closing(Experiment.begin(path)) as experiment:
+        journal = SQLiteJournal.open_for_reading(experiment.folder)
+        try:
+            yield journal
+        finally:
+            journal.close()
+
+
 def story(grid: tune.ResultGrid) -> History:
     """Return what the journal of a run tells."""
-    journal = SQLiteJournal.open_for_reading(Path(grid.experiment_path))
-    try:
+    with journal_of(grid.experiment_path) as journal:
         return History.of(journal.read())
-    finally:
-        journal.close()
 
 
 def items(grid: tune.ResultGrid, kind: type[Any]) -> list[Any]:
     """Return all events or commands of one kind, in the order of the journal."""
-    journal = SQLiteJournal.open_for_reading(Path(grid.experiment_path))
-    try:
+    with journal_of(grid.experiment_path) as journal:
         return [record.item for record in journal.read() if isinstance(record.item, kind)]
-    finally:
-        journal.close()
 
 
 def lineage(grid: tune.ResultGrid) -> list[tuple[Any, ...]]:

@@ -189,9 +189,9 @@ class Driver:
     def _lacks(self, why: str) -> str:
         """Say that storage does not have everything, and how to go on."""
         return (
-            f"{why.rstrip('.')}. The run has ended, and everything that was reported is in {self.folder}. When that is "
-            f"mended, this goes on and copies what {self.info.place} lacks, on this machine: {self._how_to_go_on()}. "
-            f"Without storage: tune.Tuner.restore({str(self.folder)!r}, {self.info.trainable}).fit()"
+            f"{why.rstrip('.')}. The run has ended, and nothing that was reported is lost. When that is mended, this "
+            f"goes on and copies what {self.info.place} lacks, on this machine: {self._how_to_go_on()}. Without "
+            f"storage: tune.Tuner.restore({str(self.folder)!r}, {self.info.trainable}).fit()"
         )
 
     def _end_gently(self, reason: str) -> None:
@@ -209,20 +209,23 @@ class Driver:
 
     def _wind_up(self) -> None:
         """Let the members go, hear what they still have to say, close the readers, and copy the rest to storage."""
-        try:
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._say_how_it_ended)
+            if self.depot is not None:
+                stack.callback(self.depot.close)
+            if self.mirror is not None:
+                stack.callback(self._finish_copy, self.mirror)
+            stack.callback(self._close_readers)
             self.engine.close(at_once=self.interruption.insisted)
-        finally:
-            for reader in self._readers:
-                if reader is not self.mirror:
-                    self._guarded(reader, reader.close)
-            try:
-                if self.mirror is not None:
-                    self._finish_copy(self.mirror)
-            finally:
-                if self.depot is not None:
-                    self.depot.close()
-                if self.interruption.asked is not None:
-                    self._say_how_to_go_on(self._where_it_is(), self._how_to_go_on())
+
+    def _close_readers(self) -> None:
+        for reader in self._readers:
+            if reader is not self.mirror:
+                self._guarded(reader, reader.close)
+
+    def _say_how_it_ended(self) -> None:
+        if self.interruption.asked is not None:
+            self._say_how_to_go_on(self._where_it_is(), self._how_to_go_on())
 
     def _where_it_is(self) -> str:
         """Say where everything is that was reported."""
@@ -230,7 +233,7 @@ class Driver:
             return f"Everything reported so far is in {self.folder}."
         if self._away is None:
             return f"Everything reported so far is in {self.info.place}."
-        return f"{self.info.place} does not have everything: {self._away.rstrip('.')}. All of it is in {self.folder}."
+        return f"{self.info.place} does not have everything: {self._away.rstrip('.')}."
 
     def _finish_copy(self, mirror: Mirror) -> None:
         """Have the rest copied to storage: all of it at a clean end, as much as there is time for after a signal.
@@ -241,22 +244,29 @@ class Driver:
         if self.interruption.asked is not None and not self._asked_at:
             self._asked_at = began
         left = self._copy_until(began) - began
-        close = partial(mirror.close, at_once=self.interruption.insisted, patience_s=None if left == math.inf else left)
-        closing = threading.Thread(target=close, name="shoal-last-round", daemon=True)
+        closed = threading.Event()
+
+        def close() -> None:
+            try:
+                mirror.close(at_once=self.interruption.insisted, patience_s=None if left == math.inf else left)
+            finally:
+                closed.set()
+
         told = given_up = False
-        closing.start()
-        while closing.is_alive() and not given_up:
-            closing.join(_LOOK_S)
-            now = time.monotonic()
-            if self.interruption.asked is not None and not self._asked_at:
-                self._asked_at = now
-            if not told and now - began > _TELL_AFTER_S and closing.is_alive():
-                told = True
-                text = f"Copying the rest to {self.info.place} ... Ctrl-C {'again ' * bool(self._asked_at)}skips that."
-                self._guarded(self.status, partial(self.status.note, text))
-            given_up = self.interruption.insisted or now > self._copy_until(began) + _LOOK_S
-        late = "The rest was not copied in time" if closing.is_alive() else None
-        self._away = self._away or mirror.trouble or late
+        try:
+            threading.Thread(target=close, name="shoal-last-round", daemon=True).start()
+            while not (closed.wait(_LOOK_S) or given_up):
+                now = time.monotonic()
+                if self.interruption.asked is not None and not self._asked_at:
+                    self._asked_at = now
+                if not told and now - began > _TELL_AFTER_S:
+                    told = True
+                    text = f"Copying the rest to {self.info.place} ... Ctrl-C, pressed twice, skips that."
+                    self._guarded(self.status, partial(self.status.note, text))
+                given_up = self.interruption.insisted or now > self._copy_until(began) + _LOOK_S
+        finally:
+            rest = f"The rest was not copied. What is not in storage is in {self.folder}"
+            self._away = self._away or mirror.trouble or (None if closed.is_set() else rest)
 
     def _copy_until(self, began: float) -> float:
         """Return until when the last round may take, where a signal has said that there is not much time."""

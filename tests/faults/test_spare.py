@@ -120,7 +120,7 @@ def test_old_checkpoints_are_deleted_first_where_those_who_go_on_may_need_the_ro
         story.append("batch")
         carry_out(self, items)
 
-    monkeypatch.setattr("shoal.driver.delete", deletes)
+    monkeypatch.setattr("shoal.checkpoints.store.delete", deletes)
     monkeypatch.setattr(InlineEngine, "execute", executes)
     monkeypatch.setattr(driver.Driver, "_carry_out", carries_out)
     free = 10 << 20 if scarce else 1 << 40

@@ -26,6 +26,7 @@ from ..core.commands import Launch
 from ..core.events import Config, Drifted, Metrics, Reported, Saved, SavedCheckpoint
 from ..core.reports import DONE, ReportRules, at_boundary, check_report, progress, stop_reason, waits
 from ..errors import ReportError
+from ..location import is_url
 from .applied import Watch
 from .wire import Enter, Go, HandTo, Leave, MemberInfo, SaveNow, Turn
 
@@ -522,6 +523,11 @@ def _check_checkpoint(checkpoint: object) -> None:
         raise ReportError(
             f"tune.report: checkpoint must be a tune.Checkpoint, but is {checkpoint!r} ({type(checkpoint).__name__}). "
             f"Write tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(folder))."
+        )
+    if checkpoint is not None and is_url(checkpoint.path):
+        raise ReportError(
+            f"tune.report: {checkpoint!r} is in object storage: download it with checkpoint.to_directory(), and report "
+            f"tune.Checkpoint.from_directory(folder)."
         )
 
 

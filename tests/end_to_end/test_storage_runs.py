@@ -1,0 +1,678 @@
+"""Runs whose experiment is kept in object storage: in memory here; with a real server in test_storage_restore.py."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import signal
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+from tests.helpers import climb, fit, lineage, load_state, pbt, report_state
+
+from shoal import tune
+from shoal.cli import main
+from shoal.errors import ConfigError, ExperimentExists, JournalError, StorageError
+from shoal.interruption import Interruption
+from shoal.location import cache_folder, location_of
+from shoal.reading import Experiment, State
+from shoal.storage.place import Place
+from shoal.viewing import find_urls
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHOAL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("SHOAL_STORAGE_EVERY_S", "0.05")
+    monkeypatch.setattr("shoal.storage.mirror._BEAT_S", 0.1)  # so that nobody waits long for the next one
+
+
+@pytest.fixture
+def root() -> Iterator[str]:
+    """The URL of a folder in this process's memory."""
+    name = f"test-{uuid.uuid4().hex[:8]}"
+    yield f"memory://{name}"
+    files = fsspec.filesystem("memory")
+    if files.exists(f"/{name}"):
+        files.rm(f"/{name}", recursive=True)
+
+
+def names(url: str) -> set[str]:
+    """Return the names of all objects below a URL."""
+    return set(Place(url).list_sizes())
+
+
+def working_folders() -> list[Path]:
+    return [*cache_folder().glob("*/*")]
+
+
+def run(root: str, trainable: Callable[[dict[str, Any]], Any] = climb, **settings: Any) -> tune.ResultGrid:
+    return fit(trainable, root, scheduler=settings.pop("scheduler", None) or pbt(), **settings)
+
+
+def fail_once(config: dict[str, Any]) -> None:
+    """Train, and be interrupted at step 8 of the run that has the flag."""
+    step, score = load_state() or (0, 0.0)
+    while True:
+        step += 1
+        score += config["lr"]
+        report_state(step, score, {"score": score, "step": step}, save=True)
+        if step == 8 and not os.path.exists(config["flag"]):
+            Path(config["flag"]).touch()
+            os.kill(config["driver"], signal.SIGINT)
+
+
+def interrupted(root: str, flag: Path) -> None:
+    """Run an experiment that is interrupted by the user."""
+    space = {"lr": tune.uniform(0, 1), "flag": str(flag), "driver": os.getpid()}
+    with pytest.raises(KeyboardInterrupt, match=rf"Tuner\.restore\('{root}/a', fail_once\)"):
+        run(root, fail_once, space=space, run={"name": "a"})
+
+
+# ------------------------------------------------------------------------------------------------------------ the run
+
+
+@pytest.mark.parametrize("engine", ["processes", "inline"])
+def test_a_run_in_storage_is_as_one_in_a_folder(root: str, tmp_path: Path, engine: str) -> None:
+    there = run(root, engine=engine, scheduler=pbt(synch=True), run={"name": "a"})
+    here = run(str(tmp_path / "here"), engine=engine, scheduler=pbt(synch=True), run={"name": "a"})
+    assert lineage(there) == lineage(here)
+    assert [result.metrics["score"] for result in there] == [result.metrics["score"] for result in here]
+    assert there.experiment_path == f"{root}/a"
+
+
+def test_all_files_are_in_storage_and_nothing_is_left_on_this_machine(root: str) -> None:
+    grid = run(root, run={"name": "a"})
+    found = names(f"{root}/a")
+    for result in grid:
+        folder = result.path.rpartition("/")[2]
+        files = {name.partition("/")[2] for name in found if name.startswith(f"{folder}/")}
+        assert {"result.json", "progress.csv", "params.json"} <= files
+        assert result.checkpoint is not None
+        assert result.checkpoint.path.removeprefix(f"{root}/a/") + "/state.json" in found
+    assert any(name.startswith("journal/") for name in found)
+    assert working_folders() == []
+
+
+def test_results_have_urls_that_fsspec_and_shoal_can_open(root: str) -> None:
+    run(root, run={"name": "a"})
+    for grid in (tune.ResultGrid.read(f"{root}/a"), tune.ResultGrid.read(f"{root}/a/")):
+        best = grid.get_best_result()
+        assert best.path.startswith(f"{root}/a/climb_")
+        assert best.filesystem.isdir(best.path)
+        assert len(best.filesystem.cat_file(f"{best.path}/result.json").splitlines()) >= 20
+        assert tune.Result.from_path(best.path).metrics == best.metrics
+        checkpoint = best.checkpoint
+        assert checkpoint is not None
+        assert checkpoint.path.startswith(f"{root}/a/climb_")
+        with checkpoint.as_directory() as folder:
+            assert json.loads(Path(folder, "state.json").read_text())[0] == 20
+        assert not os.path.exists(folder)
+        assert best.best_checkpoints
+        assert grid.report_card().statements
+        assert f"in {root}/a" in repr(grid)
+        assert grid.get_dataframe()["logdir"].str.startswith(root).all()
+
+
+def test_a_trial_that_is_not_there_is_named_with_those_that_are(root: str) -> None:
+    run(root, run={"name": "a"}, num_samples=1)
+    with pytest.raises(LookupError, match=r"is no trial's folder.*There are: climb_"):
+        tune.Result.from_path(f"{root}/a/nobody")
+
+
+def test_tune_run_and_its_analysis_work_on_urls(root: str, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"config": {"lr": tune.uniform(0, 1)}, "metric": "score", "mode": "max", "verbose": 0}
+    settings |= {"num_samples": 2, "storage_path": root, "name": "a", "seed": 1}
+    first = tune.run(climb, stop={"training_iteration": 10}, **settings)
+    assert first.best_trial.path.startswith(f"{root}/a/")
+    again = tune.ExperimentAnalysis(f"{root}/a")
+    assert again.best_config == first.best_config
+    assert first.best_trial.path in again.trial_dataframes
+    went_on = tune.run(climb, stop={"training_iteration": 20}, resume="AUTO", **settings)
+    assert {trial.iteration for trial in went_on.trials} == {20}
+    settings["name"] = "b"
+    with pytest.raises(ConfigError, match="no experiment to resume"):
+        tune.run(climb, resume=True, **settings)
+    assert tune.run(climb, stop={"training_iteration": 1}, resume="AUTO", **settings).trials
+
+
+def test_the_variable_may_hold_a_url(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHOAL_DIR", root)
+    grid = tune.Tuner(
+        climb,
+        param_space={"lr": 0.5},
+        run_config=tune.RunConfig(name="a", stop={"training_iteration": 2}, verbose=0),
+    ).fit()
+    assert grid.experiment_path == f"{root}/a"
+    monkeypatch.setenv("SHOAL_DIR", "s3:/bucket")
+    with pytest.raises(ConfigError, match="SHOAL_DIR is 's3:/bucket', a URL that lacks a slash"):
+        tune.Tuner(climb, param_space={"lr": 0.5}).fit()
+
+
+def test_what_is_printed_says_where_things_are(root: str, capfd: pytest.CaptureFixture[str]) -> None:
+    run(root, run={"name": "a", "verbose": 1})
+    printed = capfd.readouterr().out
+    folder = location_of(f"{root}/a").folder
+    assert f"Results: {root}/a, and until it ends also in {folder}" in printed
+    assert f"results: {root}/a\n" in printed
+
+
+def test_a_failed_member_is_found_in_storage(root: str) -> None:
+    def broken(config: dict[str, Any]) -> None:
+        tune.report({"score": 1})
+        raise ValueError("as it is told")
+
+    grid = run(root, broken, run={"name": "a"}, num_samples=1, scheduler=tune.schedulers.FIFOScheduler())
+    assert "as it is told" in str(grid.errors[0])
+    assert any(name.endswith("/error.txt") for name in names(f"{root}/a"))
+
+
+# ------------------------------------------------------------------------------------------------------- before a run
+
+
+def test_an_experiment_that_is_there_is_not_mixed_with_a_new_one(root: str) -> None:
+    run(root, run={"name": "a"})
+    before = names(f"{root}/a")
+    with pytest.raises(ExperimentExists, match=rf"{root}/a already holds .*Tuner\.restore\('{root}/a'"):
+        run(root, run={"name": "a"})
+    assert names(f"{root}/a") == before
+    Place(f"{root}/b/notes.txt").write_bytes(b"mine")
+    with pytest.raises(ExperimentExists, match="or other files"):
+        run(root, run={"name": "b"})
+    assert names(f"{root}/b") == {"notes.txt"}
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("nonsense://bucket/runs", "scheme 'nonsense' is unknown"),
+        ("s4://bucket/runs", "scheme 's4' is unknown"),
+        ("abfs://box/runs", r"needs a package|needs the package|credentials|cannot be"),
+    ],
+)
+def test_storage_that_cannot_be_used_is_an_error_before_anything_starts(path: str, expected: str) -> None:
+    with pytest.raises((ConfigError, StorageError), match=expected):
+        run(path, run={"name": "a"})
+    assert working_folders() == []
+
+
+def test_a_run_that_cannot_start_leaves_nothing(root: str) -> None:
+    def unloadable() -> Callable[[dict[str, Any]], None]:
+        lock = threading.Lock()
+
+        def train(config: dict[str, Any]) -> None:
+            lock.acquire()
+
+        return train
+
+    with pytest.raises(ConfigError):
+        run(root, unloadable(), run={"name": "a"})
+    assert names(f"{root}/a") == set()
+    assert working_folders() == []
+    assert len(run(root, run={"name": "a"})) == 4
+
+
+def test_a_working_folder_of_which_storage_knows_nothing_is_not_overwritten(root: str, tmp_path: Path) -> None:
+    interrupted(root, tmp_path / "flag")
+    fsspec.filesystem("memory").rm(f"/{root.rpartition('/')[2]}", recursive=True)
+    with pytest.raises(ExperimentExists, match=r"working folder of memory://.*where there is nothing"):
+        run(root, run={"name": "a"})
+    tune.Tuner.restore(f"{root}/a", fail_once).fit()
+    assert {result.metrics["training_iteration"] for result in tune.ResultGrid.read(f"{root}/a")} == {20}
+
+
+# ------------------------------------------------------------------------------------------------------------ going on
+
+
+def test_an_interrupted_run_goes_on_where_its_working_folder_is(root: str, tmp_path: Path) -> None:
+    interrupted(root, tmp_path / "flag")
+    (folder,) = working_folders()
+    assert [*folder.glob("*/checkpoint_*")]
+    experiment = Experiment.open(f"{root}/a")
+    assert experiment.state is State.INTERRUPTED
+    assert Experiment.open(folder).seq == experiment.seq
+    assert tune.Tuner.can_restore(f"{root}/a")
+    grid = tune.Tuner.restore(f"{root}/a", fail_once).fit()
+    assert {result.metrics["training_iteration"] for result in grid} == {20}
+    assert working_folders() == []
+
+
+def test_an_interrupted_run_goes_on_elsewhere(root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupted(root, tmp_path / "flag")
+    before = Experiment.open(f"{root}/a")
+    monkeypatch.setenv("SHOAL_CACHE", str(tmp_path / "another machine"))
+    grid = tune.Tuner.restore(f"{root}/a", fail_once).fit()
+    assert {result.metrics["training_iteration"] for result in grid} == {20}
+    after = Experiment.open(f"{root}/a")
+    assert after.seq > before.seq
+    assert [item.trial_id for item in after.history.in_order()] == [item.trial_id for item in before.history.in_order()]
+    assert working_folders() == []
+
+
+def test_a_working_folder_that_is_behind_storage_is_replaced(
+    root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupted(root, tmp_path / "flag")
+    (stale,) = working_folders()
+    monkeypatch.setenv("SHOAL_CACHE", str(tmp_path / "another machine"))
+    tune.Tuner.restore(f"{root}/a", fail_once).fit()
+    monkeypatch.setenv("SHOAL_CACHE", str(tmp_path / "cache"))
+    for checkpoint in stale.glob("*/checkpoint_*"):
+        (checkpoint / "state.json").write_text("[3, 99999.0]")
+    more = tune.RunConfig(stop={"training_iteration": 30})
+    grid = tune.Tuner.restore(f"{root}/a", fail_once, run_config=more).fit()
+    assert {result.metrics["training_iteration"] for result in grid} == {30}
+    assert max(result.metrics["score"] for result in grid) <= 30
+    assert not stale.exists()
+
+
+def test_an_ended_run_is_extended_from_its_url(root: str) -> None:
+    run(root, run={"name": "a"})
+    tuner = tune.Tuner.restore(f"{root}/a", climb, run_config=tune.RunConfig(stop={"training_iteration": 30}))
+    grid = tuner.fit()
+    assert {result.metrics["training_iteration"] for result in grid} == {30}
+    assert all(len(result.metrics_dataframe) >= 30 for result in grid if result.metrics_dataframe is not None)
+    assert tuner.get_results() is grid
+    assert len(tune.Tuner.restore(f"{root}/a", climb).get_results()) == 4
+
+
+def test_a_run_of_which_nothing_goes_on_is_read_again(root: str) -> None:
+    run(root, run={"name": "a"})
+    before = Experiment.open(f"{root}/a").seq
+    grid = tune.Tuner.restore(f"{root}/a", climb).fit()
+    assert {result.metrics["training_iteration"] for result in grid} == {20}
+    assert Experiment.open(f"{root}/a").seq == before
+    assert working_folders() == []
+
+
+def test_what_members_printed_before_is_still_there_afterwards(
+    root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def talks(config: dict[str, Any]) -> None:
+        step, score = load_state() or (0, 0.0)
+        while True:
+            step += 1
+            print(f"step {step}")
+            report_state(step, score, {"score": score}, save=True)
+
+    run(root, talks, run={"name": "a"}, num_samples=1, stop={"training_iteration": 3})
+    monkeypatch.setenv("SHOAL_CACHE", str(tmp_path / "another machine"))
+    grid = tune.Tuner.restore(f"{root}/a", talks, run_config=tune.RunConfig(stop={"training_iteration": 5})).fit()
+    printed: Any = grid[0].filesystem.cat_file(f"{grid[0].path}/output.log")
+    assert [f"step {step}".encode() in printed for step in range(1, 6)] == [True] * 5
+
+
+def test_a_url_without_an_experiment_cannot_go_on(root: str) -> None:
+    assert not tune.Tuner.can_restore(f"{root}/nobody")
+    with pytest.raises(JournalError, match=f"no experiment {root}/nobody"):
+        tune.Tuner.restore(f"{root}/nobody", climb)
+    with pytest.raises(ConfigError, match="is unknown"):
+        tune.Tuner.can_restore("nonsense://bucket/a")
+
+
+def test_a_run_that_goes_on_from_its_working_folder_alone_can_be_copied_later(root: str, tmp_path: Path) -> None:
+    interrupted(root, tmp_path / "flag")
+    (folder,) = working_folders()
+    tune.Tuner.restore(folder, fail_once).fit()  # without storage
+    assert Experiment.open(f"{root}/a").state is State.INTERRUPTED
+    grid = tune.Tuner.restore(f"{root}/a", fail_once).fit()  # nothing is left to do but that
+    assert {result.metrics["training_iteration"] for result in grid} == {20}
+    assert Experiment.open(f"{root}/a").state is State.ENDED
+    assert grid[0].checkpoint is not None
+    with grid[0].checkpoint.as_directory() as there:
+        assert json.loads(Path(there, "state.json").read_text())[0] == 20
+
+
+def test_checkpoints_that_are_gone_from_storage_are_told_before_anything_starts(
+    root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupted(root, tmp_path / "flag")
+    for name in names(f"{root}/a"):
+        if "/checkpoint_" in name:
+            (Place(f"{root}/a") / name).delete()
+    monkeypatch.setenv("SHOAL_CACHE", str(tmp_path / "another machine"))
+    with pytest.raises(StorageError, match=rf"would go on from {root}/a/.*which is gone"):
+        tune.Tuner.restore(f"{root}/a", fail_once).fit()
+
+
+def test_a_damaged_checkpoint_in_storage_makes_a_trial_fall_back(
+    root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(root, run={"name": "a"}, num_samples=2, scheduler=tune.schedulers.FIFOScheduler())
+    grid = tune.ResultGrid.read(f"{root}/a")
+    Place(f"{grid[0].path}/checkpoint_000003/state.json").write_bytes(b"[20, 77777.0]")
+    monkeypatch.setenv("SHOAL_CACHE", str(tmp_path / "another machine"))
+    more = tune.RunConfig(stop={"training_iteration": 25})
+    grid = tune.Tuner.restore(f"{root}/a", climb, run_config=more).fit()
+    assert {result.metrics["training_iteration"] for result in grid} == {25}
+    assert all(result.metrics["score"] < 25 for result in grid)
+
+
+# --------------------------------------------------------------------------------------------------- storage goes away
+
+
+class Away:
+    """Storage that refuses all that is written from the moment on at which somebody says so."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from shoal.storage.trying import PlaceError
+
+        self.gone = threading.Event()
+        for name in ("write_bytes", "upload_file"):
+            real = getattr(Place, name)
+
+            def refusing(place: Place, *given: Any, _real: Any = real) -> Any:
+                if self.gone.is_set():
+                    raise PlaceError(f"{place} cannot be reached now: it is away.", passes=True)
+                return _real(place, *given)
+
+            monkeypatch.setattr(Place, name, functools.wraps(real)(refusing))
+
+
+def test_storage_that_stays_away_ends_the_run_and_nothing_is_lost(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHOAL_STORAGE_PATIENCE_S", "0.3")
+    away = Away(monkeypatch)
+
+    class Cut(tune.Callback):
+        def on_trial_result(self, iteration: int, *_: Any, **__: Any) -> None:
+            if iteration >= 5:
+                away.gone.set()
+
+    def paced(config: dict[str, Any]) -> None:
+        step, score = load_state() or (0, 0.0)
+        while True:
+            step += 1
+            time.sleep(0.005)
+            report_state(step, score, {"score": score}, save=step % 5 == 0)
+
+    with pytest.raises(StorageError) as error:
+        run(root, paced, run={"name": "a", "callbacks": [Cut()]}, stop={"training_iteration": 10**9})
+    (folder,) = working_folders()
+    for text in ("it is away", f"not in storage is in {folder}", f"Tuner.restore('{root}/a', paced).fit()"):
+        assert text in str(error.value)
+    here, there = Experiment.open(folder), Experiment.open(f"{root}/a")
+    assert here.history.stopped is not None
+    assert here.seq > there.seq
+    away.gone.clear()
+    monkeypatch.delenv("SHOAL_STORAGE_PATIENCE_S")
+    furthest = max(trial.iteration for trial in here.history.in_order())
+    stop = tune.RunConfig(stop={"training_iteration": furthest + 5}, callbacks=[])
+    grid = tune.Tuner.restore(f"{root}/a", paced, run_config=stop).fit()
+    assert {result.metrics["training_iteration"] for result in grid} == {furthest + 5}
+    assert working_folders() == []
+
+
+def test_a_last_round_that_cannot_be_made_is_an_error_that_says_where_things_are(
+    root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHOAL_STORAGE_PATIENCE_S", "0.3")
+    away = Away(monkeypatch)
+
+    class CutAtTheEnd(tune.Callback):
+        def on_experiment_end(self, *_: Any, **__: Any) -> None:
+            away.gone.set()
+
+    with pytest.raises(StorageError, match=r"What is not in storage is in .*cache.* nothing that was reported is lost"):
+        run(root, run={"name": "a", "callbacks": [CutAtTheEnd()]})
+    (folder,) = working_folders()
+    assert Experiment.open(folder).state is State.ENDED
+    away.gone.clear()
+    monkeypatch.delenv("SHOAL_STORAGE_PATIENCE_S")
+    grid = tune.Tuner.restore(f"{root}/a", climb, run_config=tune.RunConfig(callbacks=[])).fit()
+    assert {result.metrics["training_iteration"] for result in grid} == {20}
+    assert Experiment.open(f"{root}/a").state is State.ENDED
+    assert working_folders() == []
+
+
+def test_the_second_ctrl_c_does_not_wait_for_the_last_round(
+    root: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    closing, hanging, over, heard = (threading.Event() for _ in range(4))
+    real, real_ask = Place.write_bytes, Interruption._ask
+
+    def ask(interruption: Interruption, *given: Any) -> None:
+        real_ask(interruption, *given)
+        heard.set()
+
+    def hangs(place: Place, data: bytes) -> None:
+        if closing.is_set():
+            hanging.set()
+            over.wait(60)
+        real(place, data)
+
+    class SaysSo(tune.Callback):
+        def on_experiment_end(self, *_: Any, **__: Any) -> None:
+            closing.set()
+
+    def press() -> None:
+        assert hanging.wait(60)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert heard.wait(60)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Place, "write_bytes", hangs)
+    monkeypatch.setattr(Interruption, "_ask", ask)
+    presses = threading.Thread(target=press)
+    presses.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(root, run={"name": "a", "callbacks": [SaysSo()]})
+    finally:
+        over.set()
+        presses.join()
+    assert working_folders()
+    assert f"{root}/a does not have everything: The rest was not copied." in capfd.readouterr().out
+
+
+# -------------------------------------------------------------------------------------------------------- checkpoints
+
+
+def test_a_checkpoint_in_storage_is_read_as_one_in_a_folder(root: str, tmp_path: Path) -> None:
+    Place(f"{root}/mine/weights.txt").write_bytes(b"1 2 3")
+    Place(f"{root}/mine/deep/er.txt").write_bytes(b"4")
+    checkpoint = tune.Checkpoint(f"{root}/mine/")
+    assert checkpoint.path == f"{root}/mine"
+    assert checkpoint == tune.Checkpoint.from_directory(f"{root}/mine")
+    target = checkpoint.to_directory(tmp_path / "copy")
+    assert Path(target, "deep", "er.txt").read_text() == "4"
+    assert checkpoint.get_metadata() == {}
+    checkpoint.set_metadata({"classes": ["cat"]})
+    checkpoint.update_metadata({"size": 3})
+    assert tune.Checkpoint(f"{root}/mine").get_metadata() == {"classes": ["cat"], "size": 3}
+    with pytest.raises(ConfigError, match=r"is a folder with .*weights\.txt"):
+        checkpoint.to_dict()
+    assert root in repr(checkpoint)
+    html = checkpoint._repr_html_()
+    assert html is not None
+    assert root in html
+
+
+def test_a_dict_is_read_from_a_checkpoint_in_storage(root: str) -> None:
+    def saves(config: dict[str, Any]) -> None:
+        tune.report({"score": 1}, checkpoint=tune.Checkpoint.from_dict({"weights": [1, 2]}))
+
+    grid = run(root, saves, run={"name": "a"}, num_samples=1, scheduler=tune.schedulers.FIFOScheduler())
+    assert grid[0].checkpoint is not None
+    assert grid[0].checkpoint.to_dict() == {"weights": [1, 2]}
+
+
+def test_a_checkpoint_that_is_not_there_or_not_what_it_was_says_so(root: str) -> None:
+    with pytest.raises(ConfigError, match="does not exist"):
+        tune.Checkpoint(f"{root}/nothing").to_directory()
+    grid = run(root, run={"name": "a"}, num_samples=1, scheduler=tune.schedulers.FIFOScheduler())
+    checkpoint = grid[0].checkpoint
+    assert checkpoint is not None
+    Place(f"{checkpoint.path}/state.json").write_bytes(b"[20, 0.25]")
+    for broken in (checkpoint, tune.Checkpoint(checkpoint.path)):
+        with pytest.raises(StorageError, match=r"digest|sizes"), broken.as_directory():
+            pass
+
+
+def test_a_url_that_lost_a_slash_is_no_checkpoint() -> None:
+    with pytest.raises(ConfigError, match="lacks a slash"):
+        tune.Checkpoint(Path("s3://bucket/a"))
+
+
+def test_a_member_can_begin_with_a_checkpoint_from_storage(root: str) -> None:
+    grid = run(root, run={"name": "a"}, num_samples=1, scheduler=tune.schedulers.FIFOScheduler(), engine="inline")
+    given = grid[0].checkpoint
+    assert given is not None
+
+    def goes_on(config: dict[str, Any]) -> None:
+        with tune.Checkpoint(config["from"]).as_directory() as folder:
+            tune.report({"score": json.loads(Path(folder, "state.json").read_text())[0]})
+
+    space = {"from": given.path}
+    once: dict[str, Any] = {"num_samples": 1, "engine": "inline", "scheduler": tune.schedulers.FIFOScheduler()}
+    again = run(root, goes_on, run={"name": "b"}, space=space, **once)
+    assert again[0].metrics["score"] == 20
+
+    def reports_it(config: dict[str, Any]) -> None:
+        tune.report({"score": 1}, checkpoint=tune.Checkpoint(config["from"]))
+
+    again = run(root, reports_it, run={"name": "c"}, space=space, **once)
+    assert "is in object storage: download it" in str(again.errors[0])
+
+
+# ------------------------------------------------------------------------------------------------------- command line
+
+
+Shoal = Callable[..., str]
+
+
+@pytest.fixture
+def shoal(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shoal:
+    """Call the command line in this process, which has the storage in its memory; return what it prints."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*arguments: str, code: int = 0) -> str:
+        capsys.readouterr()
+        ended = main([*arguments])
+        out, err = capsys.readouterr()
+        assert ended == code, out + err
+        return f"{out}{err}"
+
+    return call
+
+
+def test_the_command_line_reads_urls(shoal: Shoal, root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(root, run={"name": "first"})
+    run(root, run={"name": "second"}, num_samples=2)
+    monkeypatch.chdir(tmp_path)
+    url = f"{root}/first"
+    assert find_urls(root) == [f"{root}/second", url]
+    rows = json.loads(shoal("list", root, "--format", "json"))
+    assert [(row["name"], row["path"], row["state"], row["trials"]) for row in rows] == [
+        ("second", f"{root}/second", "ended", 2),
+        ("first", url, "ended", 4),
+    ]
+    assert rows == json.loads(shoal("list", root, "--format", "json"))  # from what was remembered
+    assert [row["name"] for row in json.loads(shoal("list", url, "--format", "json"))] == ["first"]
+    status = shoal("status", url)
+    assert "ended" in status
+    assert url in status
+    assert json.loads(shoal("status", url, "--format", "json"))["path"] == url
+    assert f"{url}/climb_" in shoal("show", url, "0")
+    assert all(entry["there"] for entry in json.loads(shoal("show", url, "0", "--format", "json"))["checkpoints"])
+    best = json.loads(shoal("best", url, "--format", "json"))
+    assert best["newest_checkpoint"].startswith(f"{url}/climb_")
+    assert best["best_checkpoint"].startswith(f"{url}/climb_")
+    assert "lineage of" in shoal("lineage", url)
+    assert "schedule of" in shoal("schedule", url)
+    assert shoal("card", url)
+    assert "plots/diversity.json" in shoal("plot", url, "diversity", "--format", "json")
+    assert (tmp_path / "first-plots" / "diversity.json").exists()
+    assert "first-report.html" in shoal("report", url)
+    assert url in (tmp_path / "first-report.html").read_text()
+    assert "is in object storage" in shoal("gc", url, code=2)
+    assert "is not running" in shoal("stop", url, code=1)
+
+
+def test_names_are_found_where_the_variable_says(shoal: Shoal, root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(root, run={"name": "first"}, num_samples=1)
+    run(root, run={"name": "second"}, num_samples=1)
+    monkeypatch.setenv("SHOAL_DIR", root)
+    assert f"{root}/first" in shoal("status", "fir")
+    assert f"{root}/second" in shoal("status", "latest")
+    assert [row["name"] for row in json.loads(shoal("list", "--format", "json"))] == ["second", "first"]
+    assert "There is no experiment 'third'" in shoal("status", "third", code=2)
+    assert "no experiment" in shoal("status", f"{root}/third", code=1)
+
+
+def test_doctor_examines_what_is_in_storage(shoal: Shoal, root: str) -> None:
+    grid = run(root, run={"name": "a"}, num_samples=2)
+    found = shoal("doctor", f"{root}/a")
+    assert "all as they were written" in found
+    assert "each with the manifest that the journal expects" in found
+    assert grid[0].checkpoint is not None
+    Place(f"{grid[0].checkpoint.path}.json").delete()
+    assert "it is gone" in shoal("doctor", f"{root}/a", code=1)
+
+
+def test_the_command_line_goes_on_with_a_url(shoal: Shoal, root: str, tmp_path: Path) -> None:
+    interrupted(root, tmp_path / "flag")
+    assert "shoal resume" in shoal("doctor", f"{root}/a")
+    shoal("resume", f"{root}/a", f"{__name__}:fail_once", "--verbose", "0")
+    assert {result.metrics["training_iteration"] for result in tune.ResultGrid.read(f"{root}/a")} == {20}
+    assert "Nothing was left to do" in shoal("resume", f"{root}/a", f"{__name__}:fail_once", "--verbose", "0")
+
+
+def test_a_running_experiment_is_seen_as_running(shoal: Shoal, root: str, tmp_path: Path) -> None:
+    seen: list[Any] = []
+    here = os.environ["SHOAL_CACHE"]
+
+    class Looks(tune.Callback):
+        def on_trial_result(self, iteration: int, *_: Any, **__: Any) -> None:
+            if iteration == 10 and not seen:
+                seen.append(Experiment.open(f"{root}/a").state)  # by its working folder
+                os.environ["SHOAL_CACHE"] = str(tmp_path / "another machine")
+                try:
+                    experiment = Experiment.open(f"{root}/a")  # by what storage has
+                    seen.append(experiment.state)
+                    seen.append(f"by process {os.getpid()}" in shoal("status", f"{root}/a"))
+                    seen.append("this is another machine" in shoal("stop", f"{root}/a", code=1))
+                finally:
+                    os.environ["SHOAL_CACHE"] = here
+
+    run(root, run={"name": "a", "callbacks": [Looks()]}, engine="inline")
+    assert seen[:3] == [State.RUNNING, State.RUNNING, True]
+
+
+def test_an_experiment_is_followed_while_it_goes_on(root: str, tmp_path: Path) -> None:
+    interrupted(root, tmp_path / "flag")
+    os.environ["SHOAL_CACHE"] = str(tmp_path / "another machine")
+    experiment = Experiment.open(f"{root}/a")
+    assert not experiment.refresh()
+    tune.Tuner.restore(f"{root}/a", fail_once).fit()
+    before = experiment.seq
+    assert experiment.refresh()
+    assert experiment.seq > before
+    assert experiment.state is State.ENDED
+    experiment.close()
+
+
+# ------------------------------------------------------------------------------------------------------ the live page
+
+
+def test_the_live_page_shows_experiments_in_storage(root: str) -> None:
+    testclient = pytest.importorskip("starlette.testclient")
+    from shoal.dashboard import make_app
+
+    run(root, run={"name": "first"})
+    run(root, run={"name": "second"}, num_samples=2)
+    with testclient.TestClient(make_app(root), base_url="http://127.0.0.1") as page:
+        overview = page.get("/").text
+        assert "first" in overview
+        assert "second" in overview
+        one = page.get("/e/first").text
+        assert f"{root}/first" in one
+    with testclient.TestClient(make_app(f"{root}/first"), base_url="http://127.0.0.1") as page:
+        assert f"{root}/first" in page.get("/e/first").text
