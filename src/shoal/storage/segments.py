@@ -114,6 +114,13 @@ class Shelf:
         found = self.following(self.epoch.base)
         return found[-1].last if found else self.epoch.base
 
+    @property
+    def gap(self) -> tuple[int, int] | None:
+        """Numbers of the first and the last record that are missing before others that are there; None: none are."""
+        end = self.end
+        beyond = [segment.first for segment in self.segments if segment.first > end + 1]
+        return (end + 1, min(beyond) - 1) if beyond else None
+
 
 def arranged(names: Iterable[str]) -> dict[str, Shelf]:
     """Return the epochs that count by their tokens, from the names of all objects in the folder ``journal``."""

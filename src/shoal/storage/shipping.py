@@ -131,10 +131,21 @@ class _Survey:
 
 def _survey(place: Place) -> _Survey | None:
     """Return what there is in storage; None where there is no experiment."""
-    shelves = arranged(_try((place / _FOLDER).list_sizes))
-    newest = _newest(shelf.epoch for shelf in shelves.values())
-    if newest is None:
-        return None
+    for attempt in range(_RACES):
+        shelves = arranged(_try((place / _FOLDER).list_sizes))
+        newest = _newest(shelf.epoch for shelf in shelves.values())
+        if newest is None:
+            return None
+        gap = shelves[newest.token].gap
+        if gap is None:
+            return _counted(place, shelves, newest)
+        # A long list comes in pages, and segments were merged between two of them; or one is lost.
+        if attempt == _RACES - 1:
+            raise JournalError(f"The journal in {place} is damaged: records {gap[0]} to {gap[1]} are missing.")
+    raise AssertionError
+
+
+def _counted(place: Place, shelves: dict[str, Shelf], newest: Epoch) -> _Survey | None:
     parts: list[_Part] = []
     shelf, upto = shelves[newest.token], shelves[newest.token].end
     while True:
