@@ -35,7 +35,7 @@ from .scratch import OBJECT_SUFFIX, SHARED_MEMORY, Owner
 if TYPE_CHECKING:
     from pickle import PickleBuffer
 
-__all__ = ["ObjectRef", "adopt", "free_all", "get", "put", "stored"]
+__all__ = ["ObjectRef", "adopt", "expect", "free_all", "get", "put", "stored"]
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -139,8 +139,22 @@ def stored() -> list[ObjectRef[Any]]:
     return list(_stored.values())
 
 
+def expect() -> None:
+    """Tell the processes that this one starts from now on where they find what :func:`adopt` stores later."""
+    import tempfile
+
+    bases = [_SHARED_MEMORY] if os.access(_SHARED_MEMORY, os.W_OK) else []
+    with contextlib.suppress(FileNotFoundError):
+        bases.append(Path(tempfile.gettempdir()))
+    for base in bases:
+        with contextlib.suppress(OSError):
+            _announce(_owner.folder(base))
+
+
 def adopt(ref: ObjectRef[Any], data: Any) -> None:
     """Store an object that another machine has put, for the processes that this one starts from now on.
+
+    Those that were started after :func:`expect` find it, too.
 
     Args:
         ref: its reference.
@@ -149,10 +163,23 @@ def adopt(ref: ObjectRef[Any], data: Any) -> None:
     Raises:
         StorageError: there is no room for it.
     """
-    path = _write_somewhere(ref.id, ref.size, lambda path: path.write_bytes(data))
+
+    def write(path: Path) -> None:
+        # Nobody may find a part of it.
+        arriving = path.with_name(f"arriving-{os.urandom(8).hex()}{OBJECT_SUFFIX}")
+        try:
+            arriving.write_bytes(data)
+            os.replace(arriving, path)
+        finally:
+            arriving.unlink(missing_ok=True)
+
+    _announce(_write_somewhere(ref.id, ref.size, write).parent)
+
+
+def _announce(folder: Path) -> None:
     folders = os.environ.get(_ADOPTED, "")
-    if str(path.parent) not in folders.split(os.pathsep):
-        os.environ[_ADOPTED] = os.pathsep.join(filter(None, (folders, str(path.parent))))
+    if str(folder) not in folders.split(os.pathsep):
+        os.environ[_ADOPTED] = os.pathsep.join(filter(None, (folders, str(folder))))
 
 
 def _paths_of(ref: ObjectRef[Any]) -> list[str]:

@@ -150,6 +150,7 @@ def _execute(
         finally:
             if mirror is not None:
                 mirror.close(at_once=True)  # nothing, where the driver has closed it
+            depot.close()
             if journal is not None:
                 journal.close()
             if started:

@@ -138,8 +138,9 @@ def connected(nodes: Nodes, **environment: str) -> Iterator[None]:
 
 
 def hosts() -> list[psutil.Process]:
-    """Return the hosts' processes on this machine."""
-    return [each for each in psutil.process_iter() if "".join(_command(each)).startswith("ray::_HostActor")]
+    """Return the processes on this machine of the hosts that run members."""
+    found = [each for each in psutil.process_iter() if "".join(_command(each)).startswith("ray::_HostActor")]
+    return [each for each in found if each.children()]
 
 
 def _command(process: psutil.Process) -> list[str]:

@@ -61,11 +61,7 @@ class ClusterDepot:
         future.set_running_or_notify_cancel()
 
         def ask() -> None:
-            asked = self._engine.fleet.upload(trial_folder, number, digest, place)
-            if asked is None:
-                future.set_exception(FileNotFoundError(f"no host has {place.url}"))
-            else:
-                asked.add_done_callback(answer)
+            self._engine.fleet.upload(trial_folder, number, digest, place).add_done_callback(answer)
 
         def answer(asked: Future[None]) -> None:
             error = asked.exception()

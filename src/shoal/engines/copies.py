@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
+import uuid
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..checkpoints.store import measure, write
+from ..checkpoints.store import damage, measure
 from ..core.commands import checkpoint_name
 from ..errors import StorageError
 
-__all__ = ["PIECE", "Listing", "Piece", "bring", "pieces_of", "read_piece"]
+__all__ = ["PIECE", "Listing", "Offer", "Piece", "bring", "pieces_of", "read_piece"]
 
 PIECE = 1 << 26
 """Bytes of a piece: large enough that asking for it costs nothing beside it, and small enough for any memory."""
@@ -44,6 +48,21 @@ class Piece:
     listing: Listing
     index: int
     data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A checkpoint of which another host is to make a copy."""
+
+    owner: str
+    """The key of the host that has it."""
+    trial_folder: str
+    """The name of the trial's folder."""
+    launch: int
+    """That has saved it."""
+    number: int
+    digest: str
+    first: Piece
 
 
 def pieces_of(folder: Path) -> Listing:
@@ -89,9 +108,18 @@ def read_piece(folder: Path, index: int) -> Piece:
 
 
 def bring(
-    folder: Path, trial_folder: str, number: int, digest: str, first: Piece, read: Callable[[int], Piece]
+    folder: Path,
+    trial_folder: str,
+    number: int,
+    digest: str,
+    first: Piece,
+    read: Callable[[int], Piece],
+    *,
+    wanted: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> None:
     """Write a checkpoint that is somewhere else into the experiment's folder of this machine, whole or not at all.
+
+    Where there is another of that number, that one goes: it was saved by a process that is gone, and told to nobody.
 
     Args:
         folder: the experiment's folder.
@@ -100,23 +128,45 @@ def bring(
         digest: what it must have.
         first: its first piece.
         read: returns the piece of an index.
+        wanted: what is entered while it gets its name; raises where it must not have it any more.
 
     Raises:
-        StorageError: it cannot be written, or is not what it should be.
-        Exception: whatever ``read`` raises.
+        StorageError: it cannot be read or written, or is not what it should be. Nothing is left behind.
+        Exception: whatever else ``read`` or ``wanted`` raises.
     """
 
-    def make(staging: Path) -> tuple[str, int]:
-        _lay_out(staging, first, read)
-        found = measure(staging)
-        if found[0] != digest:
-            raise StorageError(
-                f"The checkpoint {trial_folder}/{checkpoint_name(number)} has arrived with the digest "
-                f"{found[0][:12]}... instead of {digest[:12]}..."
-            )
-        return found
+    def following(index: int) -> Piece:
+        try:
+            return read(index)
+        except OSError as error:
+            raise StorageError(f"The checkpoint {trial_folder}/{final.name} cannot be read: {error}.") from error
 
-    write(make, folder / trial_folder, number)
+    final = folder / trial_folder / checkpoint_name(number)
+    # Names that the sweep of a trial's folder knows, and nobody else takes.
+    staging, replaced = (final.with_name(f".{final.name}.{uuid.uuid4().int}") for _ in range(2))
+    try:
+        staging.mkdir(parents=True)
+        _lay_out(staging, first, following)
+        found = measure(staging)[0]
+        if found != digest:
+            raise StorageError(
+                f"The checkpoint {trial_folder}/{final.name} has arrived with the digest {found[:12]}... instead of "
+                f"{digest[:12]}..."
+            )
+        if damage(final, digest) is not None:
+            with wanted():
+                with contextlib.suppress(FileNotFoundError):
+                    os.rename(final, replaced)
+                os.rename(staging, final)
+    except StorageError:
+        raise
+    except OSError as error:
+        raise StorageError(
+            f"The checkpoint {final} cannot be written: {error}. Free some space, or check the path."
+        ) from error
+    finally:
+        for path in (staging, replaced):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _lay_out(folder: Path, first: Piece, read: Callable[[int], Piece]) -> None:

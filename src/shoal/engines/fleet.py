@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from ..core.commands import Continue, Evict, HandOn, Launch, Stop, checkpoint_name
+from ..core.commands import CheckpointRecord, Continue, Evict, HandOn, Launch, Stop, checkpoint_name
 from ..core.events import Event, Failed, Lost, Reported, Saved, SlotsJoined, SlotsLeft
 from ..errors import StorageError
 from ..worker.wire import FrameReader, MemberInfo
@@ -31,6 +32,7 @@ from .orders import (
     Order,
     Peers,
     Printed,
+    Remark,
     Upload,
     Uploaded,
 )
@@ -43,6 +45,9 @@ __all__ = ["Fleet", "Link", "Post"]
 
 _BYTES_OF_A_RESIDENT = 512 << 20
 """What a parked member is taken to need, where the user does not say what one takes."""
+_PEERS_AT_MOST = 3
+_SHARED_AT_MOST = 3
+"""So many of the hosts that work in the driver's folder are named as having what is there."""
 
 
 class Link(Protocol):
@@ -88,16 +93,20 @@ class Fleet:
         self.posts: dict[str, Post] = {}
         self.home: Post | None = None
         """A host on the driver's own node that has no slots and keeps copies."""
+        self._homeless = False
+        """There cannot be one."""
         self._infos: dict[str, MemberInfo] = {}
         self._slots: dict[int, Post] = {}
         self._next_slot = 0
         self._where: dict[str, Post] = {}
         """The host of each trial that has a process."""
-        self._holders: dict[tuple[str, int], set[str]] = {}
-        """Keys of the hosts outside of the driver's folder that have a checkpoint."""
-        self._uploads: dict[int, tuple[str, Future[None]]] = {}
-        """By the number of the order: the host that was asked, and what becomes of it."""
+        self._holders: dict[tuple[str, int], dict[str, str]] = {}
+        """Hosts outside of the driver's folder that have a checkpoint, or are about to, with its digest there."""
+        self._uploads: dict[int, _Asked] = {}
+        """By the number of the order."""
+        self._logs = _Logs(setup.output)
         self._numbers = itertools.count(1)
+        self._closed = False
         self._ready: list[Event] = []
         """What follows from commands that could not be carried out."""
 
@@ -133,7 +142,7 @@ class Fleet:
 
     def leave(self, key: str, reason: str) -> list[Event]:
         """A host is gone, with all that was on it. Return what the core is told."""
-        if self.home is not None and self.home.key == key:
+        if self.is_home(key):
             self.home = None
             self._tell_peers()
             return []
@@ -144,18 +153,29 @@ class Fleet:
         for slot in post.slots:
             del self._slots[slot]
         for holders in self._holders.values():
-            holders.discard(key)
+            holders.pop(key, None)
         self._tell_peers()
-        for number, (asked, future) in list(self._uploads.items()):
-            if asked == key:
-                del self._uploads[number]
-                future.set_exception(StorageError(f"The node with the checkpoint is gone: {reason}."))
+        for number in [number for number, asked in self._uploads.items() if asked.key == key]:
+            self._ask_next(self._uploads.pop(number), StorageError(f"The node with the checkpoint is gone: {reason}."))
         shrunk = 0 if self._setup.max_residents is not None else post.residents
         events: list[Event] = [SlotsLeft(tuple(sorted(post.slots)), shrunk)] if post.slots else []
         for trial_id, launch in post.trials.items():
             del self._where[trial_id]
             events.append(Lost(trial_id, launch, reason, innocent=True))
         return events
+
+    def has(self, key: str) -> bool:
+        """Return whether a host is still one of these."""
+        return key in self.posts or self.is_home(key)
+
+    def is_home(self, key: str) -> bool:
+        """Return whether a host is the one without slots that keeps copies."""
+        return self.home is not None and self.home.key == key
+
+    def no_home(self) -> None:
+        """No host can work on the driver's node: nobody waits for one."""
+        self._homeless = True
+        self._tell_peers()
 
     def _tell_peers(self) -> None:
         """Tell each host who keeps copies of its checkpoints: the next one, so that all have as much to keep."""
@@ -167,13 +187,22 @@ class Fleet:
                 peers = [*shared, *([self.home] if self.home is not None else [])]
             else:
                 peers = [*posts[index + 1 :], *posts[:index], *shared, *([self.home] if self.home is not None else [])]
-            post.outgoing.append(Peers(tuple(peer.key for peer in peers[:3])))
+            keys = tuple(peer.key for peer in peers[:_PEERS_AT_MOST])
+            post.outgoing.append(Peers(keys, awaited=not keys and not self._homeless))
 
     @property
     def needs_home(self) -> bool:
-        """True where a host works elsewhere than in the driver's folder, and none works there."""
+        """True where a host works elsewhere than in the driver's folder, and none works there.
+
+        Then one is to :meth:`join`, or :meth:`no_home` to be said: hosts may be waiting for it.
+        """
         away = any(not post.facts.shared for post in self.posts.values())
-        return away and self.home is None and not any(post.facts.shared for post in self.posts.values())
+        return (
+            away
+            and not self._homeless
+            and self.home is None
+            and not any(post.facts.shared for post in self.posts.values())
+        )
 
     # ------------------------------------------------------------------------------------------------------ commands
 
@@ -208,6 +237,8 @@ class Fleet:
             reason = "its node died before it was started"
             self._ready.append(Lost(launch.trial_id, launch.launch, reason, innocent=True))
             return
+        if not launch.fresh:
+            post.trials[launch.trial_id] = launch.launch
         try:
             config = pickle_config(launch.config)
         except Exception as error:
@@ -216,14 +247,18 @@ class Fleet:
             return
         if launch.trial_id not in post.known:
             post.known.add(launch.trial_id)
-            post.outgoing.append(Add(self._infos[launch.trial_id]))
+            info = self._infos[launch.trial_id]
+            post.outgoing.append(Add(info))
+            if self._setup.log_to_file and not post.facts.shared:
+                self._logs.begin(info)
         post.trials[launch.trial_id] = launch.launch
         self._where[launch.trial_id] = post
         folder = ""
         holders: tuple[str, ...] = ()
         if launch.checkpoint is not None and checkpoint is not None:
             folder = Path(checkpoint).parent.name
-            holders = self._holders_of(folder, launch.checkpoint.number, but=post)
+            holders = self._holders_of(folder, launch.checkpoint, but=post)
+            self._has(post, folder, launch.checkpoint.number, launch.checkpoint.digest)
         post.outgoing.append(Execute(replace(launch, config={}), config, folder, holders))
 
     def kill(self, trial_id: str, reason: str) -> None:
@@ -256,9 +291,14 @@ class Fleet:
         events: list[Event] = []
         for message in post.frames.feed(said):
             if isinstance(message, Printed):
-                self._print(post, message)
+                self._setup.output(message.name, message.text)
+                if not post.facts.shared:
+                    self._logs.take(message)
+            elif isinstance(message, Remark):
+                self._setup.note(message.text)
             elif isinstance(message, Held):
-                self._holders.setdefault((message.trial_folder, message.number), set()).update(self._away(message.keys))
+                if (holder := self.posts.get(message.key)) is not None:
+                    self._has(holder, message.trial_folder, message.number, message.digest)
             elif isinstance(message, Uploaded):
                 self._uploaded(message)
             elif isinstance(message, Ended):
@@ -268,6 +308,7 @@ class Fleet:
             else:
                 self._note(post, message)
                 events.append(message)
+        self._logs.flush()
         return events
 
     def take_ready(self) -> list[Event]:
@@ -275,35 +316,28 @@ class Fleet:
         ready, self._ready = self._ready, []
         return ready
 
-    def _away(self, keys: Iterable[str]) -> set[str]:
-        """Of hosts, return those that do not work in the driver's folder."""
-        return {key for key in keys if key in self.posts and not self.posts[key].facts.shared}
-
     def _note(self, post: Post, event: Event) -> None:
         if isinstance(event, Lost):
-            if post.trials.pop(event.trial_id, None) is not None:
-                del self._where[event.trial_id]
-        elif isinstance(event, Reported | Saved) and event.checkpoint is not None and not post.facts.shared:
+            # One of an earlier launch is followed by that of the present one, which is on its way to the host.
+            if post.trials.get(event.trial_id) == event.launch:
+                del post.trials[event.trial_id], self._where[event.trial_id]
+        elif isinstance(event, Reported | Saved) and event.checkpoint is not None:
             folder = Path(self._infos[event.trial_id].folder).name
-            self._holders.setdefault((folder, event.checkpoint.number), set()).add(post.key)
-
-    def _print(self, post: Post, line: Printed) -> None:
-        self._setup.output(line.name, line.text)
-        if self._setup.log_to_file and not post.facts.shared:
-            folder = next((info.folder for info in self._infos.values() if info.name == line.name), None)
-            if folder is not None:
-                with contextlib.suppress(OSError):
-                    Path(folder).mkdir(parents=True, exist_ok=True)
-                    with Path(folder, "output.log").open("a", encoding="utf-8", errors="replace") as log:
-                        log.write(f"{line.text}\n")
+            self._has(post, folder, event.checkpoint.number, event.checkpoint.digest)
 
     # --------------------------------------------------------------------------------------------------- checkpoints
 
-    def _holders_of(self, trial_folder: str, number: int, *, but: Post) -> tuple[str, ...]:
+    def _has(self, post: Post, trial_folder: str, number: int, digest: str) -> None:
+        """A host has a checkpoint, or is about to have it."""
+        if not post.facts.shared:
+            self._holders.setdefault((trial_folder, number), {})[post.key] = digest
+
+    def _holders_of(self, trial_folder: str, record: CheckpointRecord, *, but: Post) -> tuple[str, ...]:
         """Return the hosts that have a checkpoint, in the order in which to ask them."""
-        found = [key for key in self._holders.get((trial_folder, number), ()) if key != but.key]
-        if (self._folder / trial_folder / checkpoint_name(number)).is_dir():
-            found += [post.key for post in self._all() if post.facts.shared and post is not but]
+        holders = self._holders.get((trial_folder, record.number), {})
+        found = [key for key, digest in holders.items() if digest == record.digest and key != but.key]
+        if (self._folder / trial_folder / checkpoint_name(record.number)).is_dir():
+            found += [post.key for post in self._all() if post.facts.shared and post is not but][:_SHARED_AT_MOST]
         return tuple(found)
 
     def delete(self, trial_folder: str, number: int) -> None:
@@ -312,21 +346,105 @@ class Fleet:
             if key in self.posts:
                 self.posts[key].outgoing.append(Delete(trial_folder, number))
 
-    def upload(self, trial_folder: str, number: int, digest: str, place: Place) -> Future[None] | None:
-        """Have a host upload a checkpoint; None where none has it. The order goes with the next :meth:`flush`."""
-        for key in self._holders.get((trial_folder, number), ()):
-            if (post := self.posts.get(key)) is not None:
-                order = next(self._numbers)
-                future: Future[None] = Future()
-                self._uploads[order] = (key, future)
-                post.outgoing.append(Upload(order, trial_folder, number, digest, place.url))
-                return future
-        return None
+    def upload(self, trial_folder: str, number: int, digest: str, place: Place) -> Future[None]:
+        """Have a host upload a checkpoint. The order goes with the next :meth:`flush`.
+
+        Returns:
+            A future; its error is FileNotFoundError where no host has it.
+        """
+        asked = _Asked(trial_folder, number, digest, place.url)
+        if self._closed:
+            asked.future.set_exception(_ended())
+            return asked.future
+        self._ask_next(asked, FileNotFoundError(f"no host has {trial_folder}/{checkpoint_name(number)}"))
+        return asked.future
+
+    def _ask_next(self, asked: _Asked, why: BaseException) -> None:
+        """Have the next host upload a checkpoint that has it; where there is none, that fails."""
+        for key, digest in self._holders.get((asked.trial_folder, asked.number), {}).items():
+            if digest == asked.digest and key not in asked.before and key in self.posts:
+                asked.before.append(key)
+                number = next(self._numbers)
+                self._uploads[number] = asked
+                order = Upload(number, asked.trial_folder, asked.number, digest, asked.url)
+                self.posts[key].outgoing.append(order)
+                return
+        asked.future.set_exception(why)
 
     def _uploaded(self, message: Uploaded) -> None:
-        _, future = self._uploads.pop(message.number_of_order, ("", None))
-        if future is not None:
-            if message.error is None:
-                future.set_result(None)
-            else:
-                future.set_exception(message.error)
+        asked = self._uploads.pop(message.number_of_order, None)
+        if asked is None:
+            return
+        if message.error is None:
+            asked.future.set_result(None)
+        elif isinstance(message.error, FileNotFoundError):
+            self._ask_next(asked, message.error)
+        else:
+            asked.future.set_exception(message.error)
+
+    def close(self) -> None:
+        """No host is heard any more: what they were to upload is not uploaded."""
+        self._closed = True
+        for asked in self._uploads.values():
+            asked.future.set_exception(_ended())
+        self._uploads.clear()
+        self.posts.clear()
+        self.home = None
+
+
+def _ended() -> StorageError:
+    return StorageError("The hosts of the experiment have ended.")
+
+
+@dataclass(slots=True)
+class _Asked:
+    """A checkpoint that a host is to upload."""
+
+    trial_folder: str
+    number: int
+    digest: str
+    url: str
+    before: list[str] = field(default_factory=list[str])
+    """The hosts that were asked, the newest last."""
+    future: Future[None] = field(default_factory=Future[None])
+
+    @property
+    def key(self) -> str:
+        """The host that is asked now."""
+        return self.before[-1]
+
+
+class _Logs:
+    """Writes what members print elsewhere into their folders here.
+
+    Args:
+        show: shows a line of a member to the user.
+    """
+
+    def __init__(self, show: Callable[[str, str], None]) -> None:
+        self._show = show
+        self._paths: dict[str, Path] = {}
+        """Of members whose lines are written, by name."""
+        self._lines: dict[str, list[str]] = {}
+
+    def begin(self, info: MemberInfo) -> None:
+        """Write the lines of a member from now on."""
+        self._paths[info.name] = Path(info.folder, "output.log")
+        with contextlib.suppress(OSError):
+            os.mkdir(info.folder)
+
+    def take(self, line: Printed) -> None:
+        """A member has printed a line."""
+        if line.name in self._paths:
+            self._lines.setdefault(line.name, []).append(f"{line.text}\n")
+
+    def flush(self) -> None:
+        """Write the lines that have come."""
+        for name, lines in self._lines.items():
+            try:
+                with self._paths[name].open("a", encoding="utf-8", errors="replace") as log:
+                    log.writelines(lines)
+            except OSError as error:
+                del self._paths[name]  # the run goes on, and says once what is missing
+                self._show(name, f"(shoal: output.log cannot be written and ends here: {error})")
+        self._lines.clear()

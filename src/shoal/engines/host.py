@@ -3,33 +3,37 @@
 Members are those of a :class:`ProcessEngine`, so that all holds here that holds on one machine. All calls to it come
 from one thread, which the host has for that. Where the host does not work in the driver's own folder, it does two
 things more: it brings a checkpoint here before a member is launched from it, and it holds a report back until another
-host has a copy of the checkpoint that comes with it. So what has been told, and was decided upon, outlives a node.
+host has a copy of the checkpoint that comes with it. So what has been told, and was decided upon, outlives a node. If
+no other host can make a copy, the report is told all the same, and so is the user.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 import sys
+import tempfile
 import threading
-import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from ..checkpoints.store import damage
+from .. import objects
+from ..checkpoints.store import is_full
 from ..core.commands import Continue, Evict, HandOn, Launch, Stop, WindUp, checkpoint_name
-from ..core.events import Event, Lost, Reported, Saved, SavedCheckpoint
+from ..core.events import Event, Failed, Lost, Reported, Saved, SavedCheckpoint
 from ..core.reports import reader
-from ..errors import StorageError
-from ..worker.wire import frame
+from ..errors import StorageError, one_line
+from ..scratch import Owner
+from ..storage.workers import Workers
 from . import EngineSetup
-from .copies import Piece, bring, read_piece
+from .copies import Offer, Piece
+from .line import Outbox
 from .orders import (
     Add,
     Batch,
@@ -44,95 +48,19 @@ from .orders import (
     Kill,
     Order,
     Peers,
-    Printed,
-    Said,
+    Remark,
     Upload,
     Uploaded,
-    unpacked,
 )
 from .processes import ProcessEngine
+from .stock import Neighbours, Stock, patience_for
 
-__all__ = ["Host", "Neighbours"]
+__all__ = ["Host"]
 
-_PATIENCE_S = 0.1
-"""So long what nobody waits for is collected, to be told together."""
 _POLL_S = 0.5
-_LINES_AT_MOST = 20_000
-"""So many printed lines are kept for a driver that does not take them; then lines are left out, and that is said."""
+_IDLE_S = 0.05
 _TRANSFERS = 4
-
-
-class Neighbours(Protocol):
-    """The other hosts, as this one reaches them. All calls wait, and raise where the other cannot be reached."""
-
-    def piece(self, key: str, trial_folder: str, number: int, index: int) -> Piece:
-        """Return a piece of a checkpoint that another host has."""
-        ...
-
-    def keep(self, key: str, owner: str, trial_folder: str, number: int, digest: str, first: Piece) -> None:
-        """Have another host make a copy of a checkpoint of this one, ``owner``. Returns when it has."""
-        ...
-
-
-class Outbox:
-    """What is to be told to the driver. What somebody waits for goes at once, the rest with it, or a moment later."""
-
-    def __init__(self) -> None:
-        self._ready = threading.Condition()
-        self._said: list[bytes] = []
-        self._since = 0.0
-        """When the oldest of it came."""
-        self._urgent = False
-        self._number = 0
-        self._newest: Batch | None = None
-        """Kept until the driver has confirmed it."""
-        self._lines = 0
-        self._left_out = 0
-        self.done = 0
-        """The number of the newest packet of orders that has arrived."""
-
-    def put(self, message: Said, *, urgent: bool) -> None:
-        """Have something told."""
-        data = frame(message)
-        with self._ready:
-            if not self._said:
-                self._since = time.monotonic()
-            self._said.append(data)
-            self._urgent = self._urgent or urgent
-            self._ready.notify()
-
-    def print(self, name: str, text: str) -> None:
-        """Have a line told that a member printed."""
-        with self._ready:
-            if self._lines >= _LINES_AT_MOST:
-                self._left_out += 1
-                return
-            self._lines += 1
-        self.put(Printed(name, text), urgent=False)
-
-    def take(self, confirmed: int, patience_s: float) -> Batch:
-        """Return the next batch, which may be empty; wait for something to tell.
-
-        Args:
-            confirmed: the number of the newest batch that has arrived. The one after it is given again.
-            patience_s: how long to wait.
-        """
-        with self._ready:
-            if self._newest is not None and self._newest.number > confirmed:
-                return replace(self._newest, done=self.done)
-            end = time.monotonic() + patience_s
-            while not self._urgent and (now := time.monotonic()) < end:
-                due = min(end, self._since + _PATIENCE_S) if self._said else end
-                if due <= now:
-                    break
-                self._ready.wait(due - now)
-            if self._left_out:
-                text = f"(shoal: {self._left_out} lines that members printed were left out; see their output.log)"
-                self._said.append(frame(Printed("shoal", text)))
-            self._number += 1
-            self._newest = Batch(self._number, self.done, b"".join(self._said))
-            self._said, self._urgent, self._lines, self._left_out = [], False, 0, 0
-            return self._newest
+"""So many checkpoints are fetched at the same time, and so many are copied to others."""
 
 
 @dataclass(slots=True)
@@ -145,12 +73,14 @@ class _Trial:
     """``time_attr`` at its newest report."""
     held: deque[Event] = field(default_factory=deque[Event])
     """What it has said since a checkpoint that no other host has yet, the report that brought it first."""
+    copying: bool = False
+    """Whether a copy of that checkpoint is being made."""
     fetching: deque[Execute] = field(default_factory=deque[Execute])
     """What is to be done when the checkpoint is here that it is launched from, that launch first."""
 
 
 class Host:
-    """Runs the members of a node.
+    """Runs the members of a node. Unless something else is said, its methods may be called in any thread.
 
     Args:
         setup: what it needs to know.
@@ -161,27 +91,36 @@ class Host:
         self._setup = setup
         self._neighbours = neighbours
         self._engine = ProcessEngine()
+        self._files = Owner("files")
         self.shared = os.path.exists(setup.probe) and (setup.place is None or setup.with_driver)
-        self.folder = Path(setup.folder) if self.shared else _folder_here(setup)
+        self.folder = Path(setup.folder) if self.shared else _folder_here(self._files, setup)
+        self._ending = threading.Event()
+        """Nobody needs this host any more."""
+        self._stock = Stock(self.folder, neighbours, setup.place, self._ending.wait)
         self._devices: dict[int, str] = {}
         self._trials: dict[str, _Trial] = {}
+        """Those that have a process here, or are about to have one."""
         self._folders: dict[str, str] = {}
         """The names of the trials' folders."""
-        self._peers: tuple[str, ...] = ()
+        self._peers = Peers(())
+        self._unreached: str | None = None
+        """The one of them that could not be reached when it was tried last."""
+        self._alone = False
+        """Whether it was said that no other host can make copies."""
         self._orders: deque[Order | Callable[[], None]] = deque()
         self._outbox = Outbox()
-        self._pool = ThreadPoolExecutor(_TRANSFERS, "shoal-transfer")
+        self._fetchers = Workers(_TRANSFERS, "shoal-fetch")
+        self._copiers = Workers(_TRANSFERS, "shoal-copy")
         self._reached = reader(setup.rules.time_attr)
         self._thread = threading.Thread(target=self._live, name="shoal-host", daemon=True)
         self._started: Future[None] = Future()
-        self._ending = threading.Event()
         self._over = False
-        self._depot: Any = None
+        """All members have ended."""
 
     # ------------------------------------------------------------------------------- called by who brings the messages
 
     def start(self) -> HostFacts:
-        """Load the trainable. Return what this host is.
+        """Load the trainable. Return what this host is. One that only keeps copies need not be started.
 
         Raises:
             EngineError: it cannot be loaded here.
@@ -197,38 +136,37 @@ class Host:
 
         return HostFacts(socket.gethostname(), os.getpid(), __version__, self.shared, memory_available())
 
-    def give_up(self) -> None:
-        """Nobody waits for the start any more."""
-        self._ending.set()
-
     def do(self, number: int, orders: bytes) -> int:
         """Take a packet of orders, unless it has come before. Return the number of the newest that has come."""
-        if number == self._outbox.done + 1:
-            self._outbox.done = number
-            self._orders.extend(unpacked(orders))
-            self._engine.wake()
+        self._orders.extend(self._outbox.receive(number, orders))
+        self._engine.wake()
         return self._outbox.done
 
     def listen(self, confirmed: int, patience_s: float) -> Batch:
-        """Return what is to be told; see :meth:`Outbox.take`."""
+        """Return what is to be told; see :meth:`shoal.engines.line.Outbox.take`."""
         return self._outbox.take(confirmed, patience_s)
 
     def piece(self, trial_folder: str, number: int, index: int) -> Piece:
-        """Return a piece of a checkpoint that is here.
+        """Return a piece of a checkpoint; see :meth:`shoal.engines.stock.Stock.piece`."""
+        return self._stock.piece(trial_folder, number, index)
 
-        Raises:
-            OSError: it is not.
-        """
-        return read_piece(self.folder / trial_folder / checkpoint_name(number), index)
+    def keep(self, offer: Offer) -> None:
+        """Make a copy of another host's checkpoint; see :meth:`shoal.engines.stock.Stock.keep`."""
+        self._stock.keep(offer)
 
-    def keep(self, owner: str, trial_folder: str, number: int, digest: str, first: Piece) -> None:
-        """Make a copy of a checkpoint that another host has.
-
-        Raises:
-            StorageError: it cannot be written here.
-            Exception: the other cannot be reached any more.
-        """
-        self._bring(trial_folder, number, digest, owner, first)
+    def close(self) -> None:
+        """End all that is left, without waiting for what is on its way, and delete what was stored on this machine."""
+        self._ending.set()
+        self._engine.wake()
+        if self._thread.ident is not None:
+            self._thread.join()
+        else:
+            self._engine.close(at_once=True)
+        self._fetchers.close()
+        self._copiers.close()
+        self._stock.close()
+        self._files.free()
+        objects.free_all()
 
     # ------------------------------------------------------------------------------------------------------ its thread
 
@@ -236,26 +174,31 @@ class Host:
         try:
             self._start()
         except BaseException as error:
-            self._started.set_exception(error)
             self._engine.close(at_once=True)
+            self._started.set_exception(error)
             return
         self._started.set_result(None)
         try:
-            while not self._over:
-                while self._orders:
+            while not self._over and not self._ending.is_set():
+                while self._orders and not self._over:
                     self._do(self._orders.popleft())
                 if not self._over:
                     for event in self._engine.poll(_POLL_S):
                         self._hear(event)
-            while True:  # checkpoints are still given away
-                self._after_the_end(self._orders.popleft() if self._orders else None)
+            while not self._ending.is_set():  # checkpoints are still given away
+                while self._orders:
+                    self._do_after_the_end(self._orders.popleft())
+                self._ending.wait(_IDLE_S)
         except BaseException:
+            self._over = True
             self._outbox.put(Ended(traceback.format_exc()), urgent=True)
+        finally:
             self._engine.close(at_once=True)
 
     def _start(self) -> None:
         setup = self._setup
         _take_path_over(setup.path)
+        objects.expect()
         self._engine.start(
             EngineSetup(
                 trainable=_never_called,
@@ -293,11 +236,14 @@ class Host:
         elif isinstance(order, Devices):
             self._devices.update(order.devices)
         elif isinstance(order, Kill):
-            self._engine.kill(order.trial_id, order.reason)
+            self._kill(order)
         elif isinstance(order, Peers):
-            self._peers = order.keys
+            self._peers = order
+            for trial_id, trial in list(self._trials.items()):
+                if trial.held and not trial.copying:
+                    self._secure(trial_id, trial)
         elif isinstance(order, Delete):
-            self._local_depot().delete(order.trial_folder, order.number)
+            self._stock.delete(order.trial_folder, order.number)
         elif isinstance(order, Upload):
             self._upload(order)
         elif isinstance(order, End):
@@ -308,12 +254,12 @@ class Host:
     def _end(self, order: End) -> None:
         self._over = True
         self._engine.close(at_once=order.at_once)
+        self._trials.clear()
         self._outbox.put(Ended(), urgent=True)
 
-    def _after_the_end(self, order: Order | Callable[[], None] | None) -> None:
-        if order is None:
-            time.sleep(0.02)
-        elif not isinstance(order, Execute | Kill | End):
+    def _do_after_the_end(self, order: Order | Callable[[], None]) -> None:
+        """Carry out what is not about members. Those whose checkpoint has arrived only now do not begin any more."""
+        if isinstance(order, Delete | Upload):
             self._do(order)
 
     # ------------------------------------------------------------------------------------------------------- executing
@@ -325,13 +271,17 @@ class Host:
             trial = self._trials.setdefault(trial_id, _Trial(command.launch, command.until))
             trial.launch, trial.until = command.launch, command.until
             trial.reached = 0.0 if command.checkpoint is None else command.checkpoint.time
+            self._stock.launched(self._folders[trial_id], command.launch)
             if self._lacks(order):
                 self._fetch(trial, order)
                 return
         elif isinstance(command, Continue) and trial_id in self._trials:
             self._trials[trial_id].until = command.until
         elif isinstance(command, HandOn) and command.to in self._trials:
-            self._trials[command.to].until = command.until
+            successor = self._trials[command.to]
+            if successor.fetching:
+                return  # it is not ready to be told; it hears of it by its Continue
+            successor.until = command.until
         elif isinstance(command, Evict | Stop):
             self._trials.pop(trial_id, None)
         self._pass_on(order)
@@ -342,123 +292,144 @@ class Host:
             if order.config is not None:
                 self._engine.pack(command.trial_id, command.launch, order.config)
             if command.checkpoint is not None:
-                path = str(self.folder / order.trial_folder / checkpoint_name(command.checkpoint.number))
+                path = str(self._stock.path(order.trial_folder, command.checkpoint.number))
         self._engine.execute(command, path)
+
+    def _kill(self, order: Kill) -> None:
+        trial = self._trials.get(order.trial_id)
+        if trial is not None and trial.fetching:
+            self._give_up(order.trial_id, trial, order.reason)
+        else:
+            self._engine.kill(order.trial_id, order.reason)
+
+    # -------------------------------------------------------------------------------------------------------- fetching
 
     def _lacks(self, order: Execute) -> bool:
         """Return whether the checkpoint of a launch has to be brought here first."""
         assert isinstance(order.command, Launch)
         record = order.command.checkpoint
-        if self.shared and self._setup.place is None:
+        if record is None:
             return False
-        return record is not None and not (self.folder / order.trial_folder / checkpoint_name(record.number)).is_dir()
+        if self.shared and self._setup.place is None:
+            return not self._stock.path(order.trial_folder, record.number).is_dir()
+        return not self._stock.has(order.trial_folder, record.number, record.digest)
 
     def _fetch(self, trial: _Trial, order: Execute) -> None:
         """Bring the checkpoint of a launch here. What is to be done with that trial meanwhile waits."""
+        assert isinstance(order.command, Launch)
+        record = order.command.checkpoint
+        assert record is not None
         trial.fetching.append(order)
+        fetch = partial(self._stock.fetch, order.trial_folder, record.number, record.digest, order.holders)
+        self._begin(self._fetchers, fetch, lambda fetched: self._fetched(trial, order, fetched.result()))
 
-        def arrived() -> None:
-            if not trial.fetching or trial.fetching[0] is not order:
-                return  # it is not wanted any more
-            waiting, trial.fetching = trial.fetching, deque()
-            # One that is nowhere any more is launched all the same: the member finds that out, and the core decides.
-            first = waiting.popleft()
-            assert isinstance(first.command, Launch)
-            if first.command.checkpoint is not None and not self._lacks(first):
-                self._outbox.put(
-                    Held(first.trial_folder, first.command.checkpoint.number, (self._setup.key,)), urgent=False
-                )
-            self._pass_on(first)
-            while waiting:
-                self._do(waiting.popleft())
-
-        self._pool.submit(self._bring_for, order).add_done_callback(lambda _: self._later(arrived))
+    def _fetched(self, trial: _Trial, order: Execute, why_not: BaseException | None) -> None:
+        """The checkpoint of a launch is here, or cannot be brought."""
+        if not trial.fetching or trial.fetching[0] is not order:
+            return  # it is not wanted any more
+        waiting, trial.fetching = trial.fetching, deque()
+        if why_not is not None and is_full(why_not):
+            text = one_line(why_not)
+            self._hear(Failed(order.command.trial_id, order.command.launch, text, text, no_room=True))
+            return
+        # One that is nowhere any more is launched all the same: the member finds that out, and the core decides.
+        self._pass_on(waiting.popleft())
+        while waiting:
+            self._do(waiting.popleft())
 
     def _wait_for_fetch(self, trial: _Trial, order: Execute) -> None:
         """Something is to be done with a trial whose checkpoint is on its way."""
         command = order.command
-        if isinstance(command, WindUp | Evict | Stop):
-            # It has not been entered, so there is nothing to wait for.
-            launch = trial.fetching[0].command
+        if isinstance(command, WindUp):
+            self._give_up(command.trial_id, trial, "it had not been started yet")
+        elif isinstance(command, Evict | Stop):
             trial.fetching.clear()
-            if isinstance(command, WindUp) and isinstance(launch, Launch) and launch.fresh:
-                self._trials.pop(command.trial_id, None)
-                self._outbox.put(Lost(command.trial_id, command.launch, "it had not been started yet"), urgent=True)
-            else:
-                self._execute(order)
+            self._execute(order)
         else:
             trial.fetching.append(order)
 
-    def _bring_for(self, order: Execute) -> None:
-        """Bring the checkpoint of a launch here: from another host's memory, or else from storage."""
-        command = order.command
-        assert isinstance(command, Launch)
-        record = command.checkpoint
-        assert record is not None
-        for key in order.holders:
-            with contextlib.suppress(Exception):
-                first = self._neighbours.piece(key, order.trial_folder, record.number, 0)
-                self._bring(order.trial_folder, record.number, record.digest, key, first)
-                return
-        if self._setup.place is not None:
-            from ..storage.place import Place
-            from ..storage.transfer import download_checkpoint
-
-            name = checkpoint_name(record.number)
-            with contextlib.suppress(Exception):
-                place = Place(self._setup.place) / order.trial_folder / name
-                download_checkpoint(place, self.folder / order.trial_folder / name, record.digest)
-
-    def _bring(self, trial_folder: str, number: int, digest: str, key: str, first: Piece) -> None:
-        there = self.folder / trial_folder / checkpoint_name(number)
-        if there.is_dir() and damage(there, digest) is None:
-            return
-        bring(
-            self.folder,
-            trial_folder,
-            number,
-            digest,
-            first,
-            lambda index: self._neighbours.piece(key, trial_folder, number, index),
-        )
+    def _give_up(self, trial_id: str, trial: _Trial, reason: str) -> None:
+        """End a trial here that waits for the checkpoint that it was to be launched from."""
+        launch = trial.fetching[0].command
+        assert isinstance(launch, Launch)
+        trial.fetching.clear()
+        if not launch.fresh:
+            self._engine.execute(Evict(trial_id, launch.launch), None)
+        self._hear(Lost(trial_id, launch.launch, reason))
 
     # --------------------------------------------------------------------------------------------------------- hearing
 
     def _hear(self, event: Event) -> None:
         """Pass on what has happened, now or when it is safe."""
-        trial = self._trials.get(getattr(event, "trial_id", ""))
+        trial_id: str = getattr(event, "trial_id", "")
+        trial = self._trials.get(trial_id)
+        saved = _saved(event)
+        if saved is not None:
+            self._stock.saved(self._folders[trial_id], saved.number, saved.digest)
         if trial is None:
             self._outbox.put(event, urgent=True)
         elif trial.held:
             trial.held.append(event)
-        elif (saved := _saved(event)) is not None and self._peers and not self.shared:
+        elif saved is not None and not self.shared:
             trial.held.append(event)
-            self._secure(trial, event, saved)
+            self._secure(trial_id, trial)
         else:
             self._tell(trial, event)
 
-    def _secure(self, trial: _Trial, event: Event, saved: SavedCheckpoint) -> None:
-        """Have another host make a copy of a checkpoint, and then pass on the report that brought it."""
-        trial_id: str = event.trial_id  # type: ignore[union-attr]
-        name, peers = self._folders[trial_id], self._peers
+    def _secure(self, trial_id: str, trial: _Trial) -> None:
+        """Have a copy made of the checkpoint of a report that is held, or wait until somebody is there who can."""
+        saved = _saved(trial.held[0])
+        assert saved is not None
+        if self._peers.keys:
+            trial.copying = True
+            copy = partial(self._copy, self._folders[trial_id], trial.launch, saved, self._peers.keys)
+            self._begin(self._copiers, copy, lambda copied: self._copied(trial_id, trial, saved, copied))
+        elif not self._peers.awaited:
+            self._tell_held(trial_id, trial)
 
-        def copy() -> tuple[str, ...]:
-            for key in peers:
-                with contextlib.suppress(Exception):
-                    first = self.piece(name, saved.number, 0)
-                    self._neighbours.keep(key, self._setup.key, name, saved.number, saved.digest, first)
-                    return (self._setup.key, key)
-            return (self._setup.key,)  # nobody else is there any more
+    def _copy(self, trial_folder: str, launch: int, saved: SavedCheckpoint, peers: Sequence[str]) -> str:
+        """Have another host make a copy of a checkpoint. Return which has.
 
-        def secured(copied: Future[tuple[str, ...]]) -> None:
-            keys = copied.result()
-            self._outbox.put(Held(name, saved.number, keys), urgent=False)
-            held, trial.held = trial.held, deque()
-            self._tell(trial, held.popleft())
-            while held:
-                self._hear(held.popleft())
+        Raises:
+            Exception: why it could not.
+        """
+        why: Exception = StorageError("no other host is there")
+        for key in sorted(peers, key=lambda key: key == self._unreached):
+            try:
+                first = self._stock.piece(trial_folder, saved.number, 0)
+                offer = Offer(self._setup.key, trial_folder, launch, saved.number, saved.digest, first)
+                self._neighbours.keep(key, offer, patience_for(first.listing.size))
+                return key
+            except Exception as error:
+                why, self._unreached = error, key
+        raise why
 
-        self._pool.submit(copy).add_done_callback(lambda copied: self._later(lambda: secured(copied)))
+    def _copied(self, trial_id: str, trial: _Trial, saved: SavedCheckpoint, copied: Future[str]) -> None:
+        """There is a copy of a checkpoint, or there cannot be any: the report that brought it can be told."""
+        trial.copying = False
+        name, why = self._folders[trial_id], copied.exception()
+        if why is None:
+            self._alone = False
+            self._outbox.put(Held(name, saved.number, saved.digest, copied.result()), urgent=False)
+        elif self._peers.awaited:
+            self._secure(trial_id, trial)  # all who could are gone, and another comes
+            return
+        elif not self._alone:
+            self._alone = True
+            text = f"{name}/{checkpoint_name(saved.number)} is on {socket.gethostname()} only, as others may be"
+            self._outbox.put(Remark(f"{text}: it cannot be copied to another node. {one_line(why)}"), urgent=False)
+        self._tell_held(trial_id, trial)
+
+    def _tell_held(self, trial_id: str, trial: _Trial) -> None:
+        """Tell a report that was held, and what came after it."""
+        held, trial.held = trial.held, deque()
+        if self._trials.get(trial_id) is not trial:
+            for late in held:
+                self._outbox.put(late, urgent=True)
+            return
+        self._tell(trial, held.popleft())
+        while held:
+            self._hear(held.popleft())
 
     def _tell(self, trial: _Trial, event: Event) -> None:
         if isinstance(event, Reported) and not event.waiting:
@@ -469,58 +440,59 @@ class Host:
             nearly_there = trial.until is not None and reached + step >= trial.until
             self._outbox.put(event, urgent=nearly_there)
             return
-        if isinstance(event, Lost):
+        if isinstance(event, Lost) and event.launch >= trial.launch:
             self._trials.pop(event.trial_id, None)
         self._outbox.put(event, urgent=True)
 
-    def _later(self, call: Callable[[], None]) -> None:
-        """Have something done in the host's own thread."""
-        self._orders.append(call)
-        self._engine.wake()
+    def _begin(self, workers: Workers, call: Callable[[], Any], then: Callable[[Future[Any]], None]) -> None:
+        """Have something done that takes long, and then something else in the host's own thread."""
+
+        def later(done: Future[Any]) -> None:
+            self._orders.append(lambda: then(done))
+            self._engine.wake()
+
+        workers.submit(call).add_done_callback(later)
 
     # --------------------------------------------------------------------------------------------------------- storage
 
     def _upload(self, order: Upload) -> None:
-        from ..storage.place import Place
-
         def uploaded(future: Future[None]) -> None:
-            error = future.exception()
-            self._outbox.put(Uploaded(order.number_of_order, _travels(error)), urgent=True)
+            error = StorageError("The host has ended.") if future.cancelled() else future.exception()
+            self._outbox.put(Uploaded(order.number_of_order, _as_told(error)), urgent=True)
 
-        depot = self._local_depot()
-        depot.upload(order.trial_folder, order.number, order.digest, Place(order.place)).add_done_callback(uploaded)
-
-    def _local_depot(self) -> Any:
-        if self._depot is None:
-            from ..checkpoints.depot import LocalDepot
-
-            self._depot = LocalDepot(self.folder)
-        return self._depot
+        try:
+            future = self._stock.upload(order.trial_folder, order.number, order.digest, order.place)
+        except Exception as error:
+            future = Future()
+            future.set_exception(error)
+        future.add_done_callback(uploaded)
 
 
 def _saved(event: Event) -> SavedCheckpoint | None:
     return event.checkpoint if isinstance(event, Reported | Saved) else None
 
 
-def _travels(error: BaseException | None) -> BaseException | None:
+def _as_told(error: BaseException | None) -> StorageError | FileNotFoundError | None:
     """Return an error that the driver can load."""
-    return (
-        error if error is None or isinstance(error, StorageError) else StorageError(f"{type(error).__name__}: {error}")
-    )
+    if error is None or isinstance(error, StorageError | FileNotFoundError):
+        return error
+    return StorageError(one_line(error))
 
 
 def _never_called(config: dict[str, Any]) -> None:
     raise AssertionError("the trainable is there as bytes only")
 
 
-def _folder_here(setup: HostSetup) -> Path:
+def _folder_here(owner: Owner, setup: HostSetup) -> Path:
     """Return a folder of this node, in place of the driver's, which goes when this process ends."""
     from ..location import cache_folder
-    from ..scratch import Owner
 
-    base = cache_folder() / "nodes"
-    base.mkdir(parents=True, exist_ok=True)
-    return Owner("files").folder(base) / Path(setup.folder).name
+    try:
+        base = cache_folder() / "nodes"
+        base.mkdir(parents=True, exist_ok=True)
+        return owner.folder(base) / Path(setup.folder).name
+    except OSError:  # a node on which the user has no home
+        return owner.folder(Path(tempfile.gettempdir())) / Path(setup.folder).name
 
 
 def _take_path_over(path: Sequence[str]) -> None:

@@ -13,12 +13,13 @@ from typing import Any, TypeAlias
 
 from ..applied import CheckApplied
 from ..core.reports import ReportRules
+from ..errors import StorageError
 from ..worker.wire import MemberInfo
 from . import EngineCommand
 
 __all__ = [
     "Add", "Batch", "Delete", "Devices", "End", "Ended", "Execute", "Held", "HostFacts", "HostSetup", "Kill", "Order",
-    "Peers", "Printed", "Said", "Upload", "Uploaded", "packed", "unpacked",
+    "Peers", "Printed", "Remark", "Said", "Upload", "Uploaded", "packed", "unpacked",
 ]  # fmt: skip
 
 
@@ -103,9 +104,11 @@ class Kill:
 
 @dataclass(frozen=True, slots=True)
 class Peers:
-    """The hosts that can keep a copy of this one's checkpoints, those first that should. None: nobody has to."""
+    """The hosts that can keep copies of this one's checkpoints, those first that should."""
 
     keys: tuple[str, ...]
+    awaited: bool = False
+    """Whether there is none now, and one will come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,12 +153,21 @@ class Printed:
 
 
 @dataclass(frozen=True, slots=True)
+class Remark:
+    """Something that the user should know."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Held:
-    """Hosts that have a copy of a checkpoint now."""
+    """A host has a copy of a checkpoint now."""
 
     trial_folder: str
     number: int
-    keys: tuple[str, ...]
+    digest: str
+    key: str
+    """The host's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +175,8 @@ class Uploaded:
     """An order to upload was carried out, or why not."""
 
     number_of_order: int
-    error: BaseException | None
+    error: StorageError | FileNotFoundError | None
+    """FileNotFoundError: the checkpoint is not there."""
 
 
 @dataclass(frozen=True, slots=True)

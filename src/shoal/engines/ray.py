@@ -21,9 +21,9 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import ray
 from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTaskError
@@ -42,18 +42,17 @@ from ..objects import ObjectRef, adopt, stored
 from ..worker.wire import MemberInfo
 from . import EngineCommand, EngineSetup
 from .cluster_depot import ClusterDepot
-from .copies import Piece
+from .copies import Offer, Piece
 from .fleet import Fleet, Post
 from .granted import Change, Granted
 from .host import Host
-from .orders import Batch, HostFacts, HostSetup, Order, packed
+from .line import Line
+from .orders import Batch, HostFacts, HostSetup
 from .pickling import pickle_trainable
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["RayEngine", "connect", "disconnect"]
 
+_Inbox: TypeAlias = "queue.SimpleQueue[tuple[str, Any, Any]]"
 _ray: Any = ray
 """The same, where its types are too narrow or lacking."""
 _THE_DRIVERS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -63,15 +62,16 @@ _END_S = 7.0
 _AWAY_S = 30.0
 """So long a host may be out of reach before it counts as gone."""
 _AGAIN_S = 0.5
-_RESEND_S = 2.0
-_TELL_AFTER_S = 5.0
+_LEAVE_S = 5.0
+"""So long hosts have to delete what they have stored."""
+_TELL_AFTER_S = 3.0
 
 
 # --------------------------------------------------------------------------------------------------------- connecting
 
 
-_connected = False
-"""Whether :func:`connect` has done it, and not the user."""
+_connected: str | None = None
+"""The address that :func:`connect` has connected this process to; None where it has not, or the user has."""
 
 
 def connect(address: str | None, **settings: Any) -> None:
@@ -98,7 +98,7 @@ def connect(address: str | None, **settings: Any) -> None:
     quiet: dict[str, Any] = {"configure_logging": False, **({"include_dashboard": False} if address == "local" else {})}
     try:
         _ray.init(address=address, **{**quiet, **settings})
-        _connected = True
+        _connected = address
     except (RayError, ConnectionError, RuntimeError, ValueError, OSError) as error:
         where = "A Ray of this machine cannot be started" if address == "local" else f"No Ray at {address!r}"
         raise EngineError(f"{where}: {one_line(error)}") from error
@@ -113,8 +113,8 @@ def connect(address: str | None, **settings: Any) -> None:
 def disconnect() -> None:
     """Leave the cluster that :func:`connect` has connected to; a Ray that it has started ends."""
     global _connected
-    if _connected:
-        _connected = False
+    if _connected is not None:
+        _connected = None
         ray.shutdown()
 
 
@@ -164,8 +164,9 @@ def _in_group(name: str) -> Callable[[F], F]:
     return decorate
 
 
-_GROUPS = {"orders": 1, "listen": 1, "data": 4}
-"""Threads of a host's actor by what they do: orders keep their order, and nobody waits for those who listen."""
+_GROUPS = {"orders": 1, "listen": 1, "data": 4, "keep": 4}
+"""Threads of a host's actor by what they do: orders keep their order, and nobody waits for those who listen. Who keeps
+a copy waits for pieces of another host, and so must not take the threads that give such pieces away."""
 
 
 class _HostActor:
@@ -203,10 +204,14 @@ class _HostActor:
         """Return a piece of a checkpoint."""
         return self._host.piece(trial_folder, number, index)
 
-    @_in_group("data")
-    def keep(self, owner: str, trial_folder: str, number: int, digest: str, first: Piece) -> None:
+    @_in_group("keep")
+    def keep(self, offer: Offer) -> None:
         """Copy a checkpoint of another host."""
-        self._host.keep(owner, trial_folder, number, digest, first)
+        self._host.keep(offer)
+
+    def close(self) -> None:
+        """Leave nothing behind on this node."""
+        self._host.close()
 
 
 class _Neighbours:
@@ -215,12 +220,13 @@ class _Neighbours:
     def __init__(self) -> None:
         self.handles: dict[str, Any] = {}
 
-    def piece(self, key: str, trial_folder: str, number: int, index: int) -> Piece:
-        found: Piece = ray.get(self.handles[key].piece.remote(trial_folder, number, index))
+    def piece(self, key: str, trial_folder: str, number: int, index: int, patience_s: float) -> Piece:
+        asked = self.handles[key].piece.remote(trial_folder, number, index)
+        found: Piece = ray.get(asked, timeout=patience_s)
         return found
 
-    def keep(self, key: str, owner: str, trial_folder: str, number: int, digest: str, first: Piece) -> None:
-        ray.get(self.handles[key].keep.remote(owner, trial_folder, number, digest, first))
+    def keep(self, key: str, offer: Offer, patience_s: float) -> None:
+        ray.get(self.handles[key].keep.remote(offer), timeout=patience_s)
 
 
 class _HolderActor:
@@ -234,61 +240,54 @@ _Host: Any = _ray.remote(num_cpus=0, max_restarts=0, max_task_retries=0, concurr
 _Holder: Any = _ray.remote(num_cpus=0, max_restarts=0)(_HolderActor)
 
 
-@dataclass(slots=True)
-class _Line:
-    """The way to a host: counts what is sent, and sends again what has not arrived."""
+class _Line(Line):
+    """The way to a host.
 
-    key: str
-    node: str
-    actor: Any
-    inbox: queue.SimpleQueue[tuple[str, Any, Any]]
-    handles: dict[str, Any]
-    """The actors of all hosts."""
-    sent: int = 0
-    confirmed: int = 0
-    """The newest batch that has arrived."""
-    unconfirmed: dict[int, tuple[bytes, float]] = field(default_factory=dict)
-    introduced: set[str] = field(default_factory=set[str])
-    away_since: float | None = None
-    again_at: float | None = None
-    """When to try again to listen."""
+    Args:
+        key: the host's.
+        node: that it is on.
+        actor: the host.
+        inbox: where answers are put.
+        handles: the actors of all hosts, which it is told of.
+    """
 
-    def send(self, orders: list[Order]) -> None:
-        self.sent += 1
-        data = packed(orders)
-        self.unconfirmed[self.sent] = (data, time.monotonic())
-        self._do(self.sent, data)
+    def __init__(self, key: str, node: str, actor: Any, inbox: _Inbox, handles: dict[str, Any]) -> None:
+        super().__init__(self._do)
+        self.key = key
+        self.node = node
+        self.actor = actor
+        self._inbox = inbox
+        self._handles = handles
+        self._introduced: set[str] = set()
+        """The hosts that it was told of."""
+        self.away_since: float | None = None
+        self.again_at: float | None = None
+        """When to try again to listen."""
 
-    def _do(self, number: int, data: bytes) -> None:
-        new = {key: handle for key, handle in self.handles.items() if key not in self.introduced and key != self.key}
-        self.introduced.update(new)
-        self.actor.do.remote(number, data, new)
+    def _do(self, number: int, orders: bytes) -> None:
+        new = {name: handle for name, handle in self._handles.items() if name not in {*self._introduced, self.key}}
+        self._introduced.update(new)
+        self.actor.do.remote(number, orders, new)
 
-    def resend(self, *, all_of_it: bool) -> None:
-        """Send again what may have been lost."""
-        now = time.monotonic()
-        oldest = min((at for _, at in self.unconfirmed.values()), default=now)
-        if all_of_it or now - oldest > _RESEND_S:
-            self.introduced.clear()
-            for number, (data, _) in list(self.unconfirmed.items()):
-                self.unconfirmed[number] = (data, now)
-                self._do(number, data)
+    def resend(self, *, all_of_it: bool) -> bool:
+        """Send again what may have been lost, and with it who the other hosts are."""
+        before, self._introduced = self._introduced, set[str]()
+        resent = super().resend(all_of_it=all_of_it)
+        if not resent:
+            self._introduced = before
+        return resent
 
     def listen(self) -> None:
         """Ask for what comes next."""
-        _tell(self.actor.listen.remote(self.confirmed, _LISTEN_S), self.inbox, "batch", self.key)
+        _tell(self.actor.listen.remote(self.confirmed, _LISTEN_S), self._inbox, "batch", self.key)
 
     def took(self, batch: Batch) -> bool:
         """A batch has arrived. Return whether it is a new one."""
         self.away_since = None
-        for number in [number for number in self.unconfirmed if number <= batch.done]:
-            del self.unconfirmed[number]
-        new = batch.number == self.confirmed + 1
-        self.confirmed = max(self.confirmed, batch.number)
-        return new
+        return super().took(batch)
 
 
-def _tell(ref: Any, inbox: queue.SimpleQueue[tuple[str, Any, Any]], kind: str, key: Any) -> None:
+def _tell(ref: Any, inbox: _Inbox, kind: str, key: Any) -> None:
     """Have the result of a call, or its error, put into the inbox."""
 
     def done(future: Future[Any]) -> None:
@@ -319,7 +318,7 @@ class RayEngine:
 
     def __init__(self, connect: Callable[[], None]) -> None:
         self._connect = connect
-        self._inbox: queue.SimpleQueue[tuple[str, Any, Any]] = queue.SimpleQueue()
+        self._inbox: _Inbox = queue.SimpleQueue()
         self._setup: EngineSetup | None = None
         self._fleet: Fleet | None = None
         self._granted: Granted | None = None
@@ -342,6 +341,7 @@ class RayEngine:
         self._events: list[Event] = []
         self._probe: Path | None = None
         self._closed = False
+        self._left = False
         self._pump: threading.Thread | None = None
         self._done = threading.Event()
         """Nobody needs the hosts any more."""
@@ -384,8 +384,10 @@ class RayEngine:
             setup.check()
             self._take(0.1, starting=True)
             if tell_at is not None and time.monotonic() > tell_at and not self._starting:
-                setup.note(f"Waiting for the cluster: {self._granted.what_is_there()}")
                 tell_at = None
+                if _connected == "local" and not self._granted.possible:
+                    raise EngineError(f"Nothing can be run: {self._granted.what_is_there()}")
+                setup.note(f"Waiting for the cluster: {self._granted.what_is_there()}")
 
     def _changed(self, change: Change) -> None:
         """Called in another thread."""
@@ -470,7 +472,11 @@ class RayEngine:
                 self._ask_devices(reservation, node)
             else:
                 self._slot_ready(node, "")
-        if self._fleet is not None and self._fleet.needs_home and "home" not in self._starting:
+        self._see_to_home()
+
+    def _see_to_home(self) -> None:
+        """Start a host in the driver's folder where one is needed that keeps copies there."""
+        if self._fleet is not None and self._fleet.needs_home and "home" not in self._starting and not self._closed:
             self._start_host(self._node, [], home=True)
 
     def _ask_devices(self, reservation: str, node: str) -> None:
@@ -539,11 +545,14 @@ class RayEngine:
             found = EngineError(f"Shoal is {found.version} on {found.hostname}, and {__version__} here. Install one.")
         if isinstance(found, BaseException):
             cause = found.cause if isinstance(found, RayTaskError) else found
-            if isinstance(found, RayActorError):
+            if isinstance(found, RayActorError) and not found.actor_init_failed:
                 return  # its node has died meanwhile
             if starting and not self._starting:
                 raise cause if isinstance(cause, EngineError) else EngineError(_cannot(cause)) from found
-            self._refused.add(begun.line.node)
+            if begun.home:
+                self._fleet.no_home()
+            else:
+                self._refused.add(begun.line.node)
             self._setup.note(f"A node of the cluster cannot run members, and is left out: {_cannot(cause)}")
             return
         line = begun.line
@@ -552,6 +561,7 @@ class RayEngine:
         post = Post(line.key, line, found, line.node)
         self._events += self._fleet.join(post, begun.devices, home=begun.home)
         line.listen()
+        self._see_to_home()
 
     def _took(self, key: str, found: Batch | BaseException) -> None:
         """A host has said something, or cannot be heard any more."""
@@ -563,9 +573,11 @@ class RayEngine:
             again = line.away_since is not None
             if line.took(found):
                 self._events += self._fleet.heard(key, found.said)
-            line.resend(all_of_it=again)
-            if key in self._lines:
+            if self._fleet.has(key):
+                line.resend(all_of_it=again)
                 line.listen()
+            else:
+                self._lost_host(line, "it cannot go on")
         elif isinstance(found, ActorUnavailableError) and not self._gave_up(line):
             now = time.monotonic()
             line.away_since, line.again_at = line.away_since or now, now + _AGAIN_S
@@ -586,9 +598,11 @@ class RayEngine:
         self._handles.pop(line.key, None)
         with contextlib.suppress(RayError):
             ray.kill(line.actor)
+        with_slots = not self._fleet.is_home(line.key)
         self._events += self._fleet.leave(line.key, reason)
-        if self._granted is not None and not self._closed:
+        if self._granted is not None and not self._closed and with_slots:
             self._granted.forget(line.node)
+        self._see_to_home()
 
     # --------------------------------------------------------------------------------------------------------- closing
 
@@ -607,7 +621,7 @@ class RayEngine:
                 while not all(post.ended for post in fleet.posts.values()) and time.monotonic() < end:
                     self.poll(0.05)
         finally:
-            if self._setup is None or self._setup.place is None or at_once:
+            if self._setup is None or self._setup.place is None or at_once or fleet is None or not fleet.posts:
                 self._leave()
             else:
                 # Checkpoints are still on their way to storage, from the hosts that have them.
@@ -629,6 +643,16 @@ class RayEngine:
     def later(self, call: Callable[[], None]) -> None:
         """Have something done in the thread that polls."""
         self._inbox.put(("call", call, None))
+        if self._left:
+            self._answer_calls()
+
+    def _answer_calls(self) -> None:
+        """Nobody polls any more."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                kind, call, _ = self._inbox.get_nowait()
+                if kind == "call":
+                    call()
 
     @property
     def fleet(self) -> Fleet:
@@ -638,7 +662,14 @@ class RayEngine:
 
     def _leave(self) -> None:
         """Let go of all that the cluster has given."""
+        if self._fleet is not None:
+            self._fleet.close()
+        self._left = True
+        self._answer_calls()
         lines = [*self._lines.values(), *(each.line for each in self._starting.values())]
+        with contextlib.suppress(RayError):
+            closing = [line.actor.close.remote() for line in self._lines.values()]
+            ray.wait(closing, num_returns=len(closing), timeout=_LEAVE_S)
         for actor in [*(line.actor for line in lines), *self._holders.values()]:
             with contextlib.suppress(RayError):
                 ray.kill(actor)
