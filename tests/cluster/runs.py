@@ -38,14 +38,13 @@ class Strikes(tune.Callback):
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
         self._heard += 1
-        strike = self._strikes.pop(self._heard, None)
-        if strike is not None:
-            strike()
+        if self._heard in self._strikes:
+            self._strikes[self._heard]()
+            del self._strikes[self._heard]
 
-    @property
-    def left(self) -> int:
-        """How many have not come."""
-        return len(self._strikes)
+    def check(self) -> None:
+        """Make sure that all have come, and that none has raised."""
+        assert not self._strikes
 
 
 def run(
