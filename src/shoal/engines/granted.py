@@ -6,11 +6,12 @@ the cluster by a few calls, see :class:`Cluster`.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from ..errors import one_line
 from ..resources import Request
@@ -26,6 +27,13 @@ _AWAY_S = 60.0
 _AHEAD = 4
 """So many reservations, at least, are asked for beyond those that are granted: room may come."""
 _ALL = 1 << 20
+_JOIN_S = 10.0
+"""So long an answer of the cluster is waited for when all is given back."""
+_LEAST_CPU = 0.001
+"""What is asked for where a trial takes nothing: a cluster does not reserve nothing."""
+
+
+Nodes: TypeAlias = Mapping[str, "Mapping[str, float] | None"]
 
 
 class Cluster(Protocol):
@@ -43,7 +51,7 @@ class Cluster(Protocol):
         """Return the node of each reservation, None where it is not granted, or not any more."""
         ...
 
-    def nodes(self) -> Mapping[str, Mapping[str, float] | None]:
+    def nodes(self) -> Nodes:
         """Return what each node has in all; None: it has died."""
         ...
 
@@ -63,7 +71,7 @@ class Change:
 def bundle_of(request: Request) -> dict[str, float]:
     """Return what one trial takes, by Ray's names."""
     amounts = {"CPU": request.cpus, "GPU": request.gpus, "memory": float(request.memory), **request.custom}
-    return {name: amount for name, amount in amounts.items() if amount}
+    return {name: amount for name, amount in amounts.items() if amount} or {"CPU": _LEAST_CPU}
 
 
 @dataclass(slots=True)
@@ -74,7 +82,7 @@ class Granted:
         cluster: whom to ask.
         request: what one trial takes.
         wanted: at most so many slots are of use; None: there is no limit.
-        tell: called with each change, in a thread of its own.
+        tell: called with each change, in a thread of its own. It must not raise.
     """
 
     cluster: Cluster
@@ -109,12 +117,13 @@ class Granted:
         self._stop.set()
 
     def release(self) -> None:
-        """Give all back."""
+        """Give all back. What cannot be given back goes with the connection to the cluster."""
         self.stop()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(_JOIN_S)
         for reservation in [*self._placed, *self._pending]:
-            self.cluster.withdraw(reservation)
+            with contextlib.suppress(Exception):
+                self.cluster.withdraw(reservation)
         self._placed.clear()
         self._pending.clear()
 
@@ -122,25 +131,34 @@ class Granted:
         often = _OFTEN_FOR
         failing_since: float | None = None
         while not self._stop.is_set():
-            change: Change | None = None
+            often -= 1
             try:
-                change = self.look()
+                if self.look():
+                    often = _OFTEN_FOR
                 failing_since = None
             except Exception as error:
-                failing_since = failing_since or time.monotonic()
-                if time.monotonic() - failing_since > _AWAY_S:
-                    change = Change(failed=one_line(error))
-                    self.stop()
-            if change is not None:
-                self.tell(change)
-                often = _OFTEN_FOR
-            often -= 1
+                now = time.monotonic()
+                failing_since = now if failing_since is None else failing_since
+                if now - failing_since > _AWAY_S:
+                    self.tell(Change(failed=one_line(error)))
+                    return
             self._stop.wait(_OFTEN_S if often > 0 else _SELDOM_S)
 
-    def look(self) -> Change | None:
-        """Ask once, and ask for what is lacking. Return what has changed, or None."""
+    def look(self) -> bool:
+        """Ask once; tell what has changed, and ask for what is lacking. Return whether something has changed.
+
+        Raises:
+            Exception: the cluster does not answer. What had changed until then has been told.
+        """
         nodes = self.cluster.nodes()
-        where = self.cluster.where()
+        change = self._compare(nodes, self.cluster.where())
+        if change is not None:
+            self.tell(change)
+        self._ask(nodes)
+        return change is not None
+
+    def _compare(self, nodes: Nodes, where: Mapping[str, str | None]) -> Change | None:
+        """Return what has changed, or None."""
         with self._lock:
             lost, self._lost = self._lost, set()
         dead = {node for node in self._placed.values() if nodes.get(node) is None}
@@ -156,25 +174,29 @@ class Granted:
                 self._pending.discard(reservation)
                 self._placed[reservation] = found
                 placed.append((reservation, found))
-        self._ask(nodes)
         return Change(tuple(placed), tuple(sorted(dead))) if placed or dead else None
 
-    def _ask(self, nodes: Mapping[str, Mapping[str, float] | None]) -> None:
+    def _ask(self, nodes: Nodes) -> None:
         """Ask for as many as there may be room for, and a few more; take back what is of no use."""
         wanted = _ALL if self.wanted is None else self.wanted
         room = sum(_fits(self.request, has) for has in nodes.values() if has is not None)
         have = len(self._placed)
         target = min(wanted, max(room, have + max(_AHEAD, have // 4)))
         for _ in range(target - have - len(self._pending)):
-            self._pending.add(self.cluster.ask(bundle_of(self.request)))
+            if not self._stop.is_set():
+                self._pending.add(self.cluster.ask(bundle_of(self.request)))
         for reservation in sorted(self._pending)[max(0, wanted - have) :]:
-            self._pending.discard(reservation)
             self.cluster.withdraw(reservation)
+            self._pending.discard(reservation)
 
     def what_is_there(self) -> str:
         """Say what one trial takes and what the nodes have, for who waits."""
         asks = ", ".join(f"{name} {amount:g}" for name, amount in bundle_of(self.request).items())
-        alive = [has for has in self.cluster.nodes().values() if has is not None]
+        try:
+            nodes = self.cluster.nodes()
+        except Exception as error:
+            return f"it does not answer: {one_line(error)}."
+        alive = [has for has in nodes.values() if has is not None]
         has = "; ".join(_text(each) for each in alive[:5]) or "no node"
         return f"one trial takes {asks}, and nothing of that is free. The nodes have in all: {has}."
 
