@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Collection, Generator
 from pathlib import Path
 from typing import Any
@@ -19,36 +18,10 @@ from shoal.core.events import SavedCheckpoint
 from shoal.history import History
 from shoal.journal.sqlite import SQLiteJournal
 from shoal.reading import Experiment
+from shoal.testing.trainables import climb as climb
+from shoal.testing.trainables import load_state as load_state
+from shoal.testing.trainables import report_state as report_state
 from shoal.tune.schedulers import PopulationBasedTraining
-
-
-def climb(config: dict[str, Any]) -> None:
-    """A deterministic trainable: the score grows by ``lr`` with each step; a checkpoint every ``every`` steps (5)."""
-    step, score = load_state() or (0, 0.0)
-    while True:
-        step += 1
-        score += config["lr"]
-        report_state(step, score, {"score": score, "step": step}, save=step % config.get("every", 5) == 0)
-
-
-def load_state() -> tuple[int, float] | None:
-    """Return what :func:`report_state` saved in the member's checkpoint, or None."""
-    checkpoint = tune.get_checkpoint()
-    if checkpoint is None:
-        return None
-    with checkpoint.as_directory() as folder:
-        step, score = json.loads(Path(folder, "state.json").read_text())
-    return step, score
-
-
-def report_state(step: int, score: float, metrics: dict[str, Any], *, save: bool) -> None:
-    """Report the metrics, with the state in a checkpoint or without."""
-    if not save:
-        tune.report(metrics)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "state.json").write_text(json.dumps([step, score]))
-        tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(folder))
 
 
 def pbt(**settings: Any) -> PopulationBasedTraining:

@@ -27,6 +27,7 @@ from .errors import one_line as error_line
 from .history import TrialHistory
 from .reading import Experiment, State
 from .report_page import Figure, can_be_interactive, figures_of, page
+from .resources import Request
 from .results import Result, ResultGrid
 
 __all__ = ["report_html", "write_report"]
@@ -209,7 +210,7 @@ def _settings(experiment: Experiment) -> list[tuple[str, object]]:
     info = experiment.info
     stop = ", ".join(f"{key} ≥ {format_value(value)}" for key, value in info.stop.items())
     budget = "" if info.time_budget_s is None else format_duration(info.time_budget_s)
-    gpus = f", {_amount(info.gpus, 'GPU')}" if info.gpus else ""
+    takes = Request(info.cpus, info.gpus, info.memory, info.custom).describe()
     known: list[tuple[str, object]] = [
         ("Trainable", info.trainable),
         ("Scheduler", info.scheduler),
@@ -220,7 +221,7 @@ def _settings(experiment: Experiment) -> list[tuple[str, object]]:
         ("Stop", stop),
         ("Time budget", budget),
         ("Seed", str(info.seed)),
-        ("Slots", f"{info.slots}, each with {_amount(info.cpus, 'CPU')}{gpus}"),
+        ("Slots", f"{info.slots}, each with {takes}"),
         ("Devices", ", ".join(device for device in info.devices if device)),
         ("Engine", info.engine),
         ("Kept out of exploits", ", ".join(map(str, info.control))),
@@ -229,10 +230,6 @@ def _settings(experiment: Experiment) -> list[tuple[str, object]]:
         ("Folder", element("code", experiment.place)),
     ]
     return [(name, value) for name, value in known if value]
-
-
-def _amount(count: float, noun: str) -> str:
-    return f"{count:g} {noun}{'' if count == 1 else 's'}"
 
 
 def _date(seconds: float) -> str:

@@ -253,7 +253,7 @@ class Alone:
         for index, name in enumerate("ab"):
             self.engine.add(MemberInfo(name, index, name, str(folder / name)))
         self.engine.execute(self.launch("a", own), None)
-        self.poll_until(lambda: self.iteration_of("a") == 1)
+        self.poll_until(lambda: self.iteration_of("a") >= 1)
         self.engine.execute(self.launch("b", own, waits=True), None)
         if hands_on:
             self.engine.execute(HandOn("a", 1, 0, "b", 1, 0, 2.0), None)

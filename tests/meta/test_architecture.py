@@ -77,6 +77,14 @@ def test_readers_never_import_what_decides_or_runs(name: str) -> None:
     assert not {found for found in imports(name) if inside(found, forbidden)}
 
 
+def test_only_the_contract_of_engines_needs_pytest() -> None:
+    users = {name for name in MODULES for found in imports(name) if found.split(".")[0] == "pytest"}
+    assert users
+    assert all(inside(name, ("shoal.testing.contracts",)) for name in users)
+    others = [name for name in MODULES if not inside(name, ("shoal.testing.contracts",))]
+    assert not {name for name in others for found in imports(name) if inside(found, ("shoal.testing.contracts",))}
+
+
 def test_only_the_ray_engine_may_import_ray() -> None:
     offenders = {name for name in MODULES for found in imports(name) if found.split(".")[0] == "ray"}
     assert offenders <= {"shoal.engines.ray"}
