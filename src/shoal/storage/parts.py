@@ -74,8 +74,9 @@ def upload_in_parts(files: Any, path: str, source: Path, size: int) -> None:
     bucket, key, _ = files.split_path(path)
     where = {"Bucket": bucket, "Key": key}
 
-    def asked(method: str, seconds: float = _ANSWER_S, **settings: Any) -> Any:
-        return tried(lambda limit: files.call_s3(method, timeout=limit, **where, **settings), seconds)
+    def asked(method: str, seconds: float | None = None, **settings: Any) -> Any:
+        limit = seconds_for(0) if seconds is None else seconds
+        return tried(lambda limit: files.call_s3(method, timeout=limit, **where, **settings), limit)
 
     step = max(PART, -(-size // _PARTS_AT_MOST))
     upload = asked("create_multipart_upload")["UploadId"]

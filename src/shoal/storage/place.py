@@ -267,6 +267,7 @@ class Place:
         Raises:
             PlaceError: they cannot.
         """
+        self.list_names()  # some servers would make a bucket that is not there
         probe = self / f".shoal_{uuid.uuid4().hex[:8]}"
         probe.write_bytes(b"shoal")
         try:
@@ -294,12 +295,12 @@ class Place:
         except Exception as error:
             raise describe(error, self.url) from error
 
-    def _ask(self, files: Any, method: str, *arguments: Any, seconds: float = seconds_for(0), **settings: Any) -> Any:
+    def _ask(self, files: Any, method: str, *arguments: Any, seconds: float | None = None, **settings: Any) -> Any:
         """Call a method of a file system, and wait for its answer no longer than so many seconds."""
         from fsspec.asyn import AsyncFileSystem
 
         if isinstance(files, AsyncFileSystem):
-            settings["timeout"] = seconds
+            settings["timeout"] = seconds_for(0) if seconds is None else seconds
         return getattr(files, method)(*arguments, **settings)
 
     def _put(self, files: Any, path: str, data: bytes) -> None:

@@ -1,0 +1,345 @@
+"""The mirror beside a run: it ends with all in storage, or says what is not; storage that is away ends no run."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from tests.unit.stored import Telling, check_copy, existing, interrupted, undisturbed
+
+from shoal.checkpoints.depot import LocalDepot
+from shoal.errors import JournalError
+from shoal.storage import mirror as module
+from shoal.storage.logs import fetch_logs, log_files
+from shoal.storage.mirror import Mirror
+from shoal.storage.place import Place
+from shoal.storage.shipping import Shipper, fetch, look, relation
+from shoal.storage.transfer import list_checkpoints
+from shoal.storage.trying import PlaceError
+
+LOGS = ["pbt_global.txt", "t/events.out.tfevents.17.shoal", "t/output.log", "t/params.json", "t/result.json"]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody has to wait for long."""
+    monkeypatch.setattr(module, "_MOST_S", 0.02)
+    monkeypatch.setattr(module, "_SAY_AFTER_S", 0.0)
+    monkeypatch.setattr(module, "_AT_ONCE_S", 0.3)
+    monkeypatch.setattr(module, "_GRACE_S", 0.1)
+    monkeypatch.setattr("shoal.storage.transfer._PATIENCE_S", 0.0)
+
+
+class Run:
+    """A driver with a mirror."""
+
+    def __init__(self, place: Place, folder: Path, patience_s: float = 60.0) -> None:
+        self.place = place
+        self.depot = LocalDepot(folder)
+        self.driver = Telling(folder, depot=self.depot, members=2)
+        self.mirror = Mirror(place, self.depot, every_s=0.0, patience_s=patience_s)
+
+    def start(self) -> None:
+        """Begin."""
+        with undisturbed():
+            self.mirror.begin(self.driver.folder)
+        self.mirror.start(self.driver.info, self.driver.folder, self.driver.history)
+        self.driver.listeners.append((self.mirror.take, self.mirror.flush))
+
+    def go_on(self, steps: int = 10_000) -> None:
+        """Let things happen."""
+        while steps and not self.driver.ended:
+            self.driver.step()
+            steps -= 1
+
+    def end(self) -> None:
+        """End without the mirror."""
+        self.depot.close()
+        self.driver.journal.close()
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Iterator[Callable[..., Run]]:
+    """Make runs, all of which are ended."""
+    made: list[Run] = []
+
+    def make(place: Place, name: str = "exp", **settings: float) -> Run:
+        made.append(Run(place, tmp_path / name, **settings))
+        return made[-1]
+
+    yield make
+    for run in made:
+        run.mirror.close(at_once=True)
+        run.end()
+
+
+def until(is_so: Callable[[], object]) -> None:
+    """Wait until another thread has made something so."""
+    waited = threading.Event()
+    for _ in range(6000):
+        if is_so():
+            return
+        waited.wait(0.005)
+    raise AssertionError("it never was so")
+
+
+def write_logs(folder: Path) -> None:
+    """Write log files, and beside them what is none."""
+    for name in (*LOGS, "t/notes.txt", ".hidden/result.json", "t/checkpoint_000000/result.json"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+
+
+def test_at_the_end_of_a_run_all_of_it_is_in_storage(runs: Callable[..., Run], tmp_path: Path) -> None:
+    with interrupted() as place:
+        run = runs(place)
+        run.start()
+        run.go_on()
+        write_logs(run.driver.folder)
+        run.mirror.close()
+        run.mirror.close()
+        assert run.mirror.trouble is None
+        assert run.mirror.told() == []
+        assert check_copy(place, run.driver.journal, tmp_path / "copy") == run.driver.journal.last
+        folders = {trial.folder for trial in run.driver.history.trials.values()}
+        there = {(folder, number) for folder in folders for number in list_checkpoints(place / folder)}
+        assert there == set(existing(run.driver.history))
+        found = look(place)
+        assert found is not None
+        assert found.alive is not None
+        assert found.alive.ended
+        names = {name for name in place.list_sizes() if not name.startswith("journal/") and "checkpoint_" not in name}
+        assert names == set(LOGS)
+        fetch_logs(place, tmp_path / "copy")
+        assert set(log_files(tmp_path / "copy")) == set(LOGS)
+
+
+def test_storage_follows_while_the_run_goes_on(runs: Callable[..., Run]) -> None:
+    with interrupted() as place:
+        run = runs(place)
+        run.start()
+        for _ in range(4):
+            run.go_on(8)
+            last = run.driver.journal.last
+            until(lambda last=last: _seq(place) == last)  # type: ignore[misc]
+
+
+def _seq(place: Place) -> int:
+    found = look(place)
+    return -1 if found is None else found.seq
+
+
+def test_a_run_that_goes_on_elsewhere_sends_what_is_new(runs: Callable[..., Run], tmp_path: Path) -> None:
+    with interrupted() as place:
+        first = runs(place)
+        first.start()
+        first.go_on(25)
+        first.mirror.close()
+        fetch(place, tmp_path / "fresh")
+        second = runs(place, "fresh")
+        second.start()
+        second.go_on()
+        second.mirror.close()
+        assert second.mirror.trouble is None
+        assert check_copy(place, second.driver.journal, tmp_path / "copy") == second.driver.journal.last
+
+
+def test_storage_that_is_away_for_a_while_is_spoken_of_and_caught_up_with(
+    runs: Callable[..., Run], tmp_path: Path
+) -> None:
+    away = threading.Event()
+
+    def sometimes(what: str, path: str) -> None:
+        if away.is_set():
+            raise ConnectionRefusedError("nobody is there")
+
+    with interrupted(sometimes) as place:
+        run = runs(place)
+        run.start()
+        run.go_on(10)
+        until(lambda: _quietly(place) == run.driver.journal.last)
+        away.set()
+        run.go_on(10)
+        told: list[str] = []
+        until(lambda: told.extend(run.mirror.told()) or told)
+        run.go_on(10)
+        away.clear()
+        until(lambda: _quietly(place) == run.driver.journal.last)
+        until(lambda: told.extend(run.mirror.told()) or len(told) == 2)
+        run.mirror.close()
+        assert run.mirror.trouble is None
+        assert "cannot be reached now" in told[0]
+        assert "The run goes on" in told[0]
+        assert "can be used again" in told[1]
+        assert check_copy(place, run.driver.journal, tmp_path / "copy") == run.driver.journal.last
+
+
+def _quietly(place: Place) -> int:
+    with undisturbed():
+        return _seq(place)
+
+
+def test_storage_that_stays_away_ends_the_run_with_what_to_do(runs: Callable[..., Run]) -> None:
+    def away(what: str, path: str) -> None:
+        raise TimeoutError
+
+    with interrupted(away) as place:
+        run = runs(place, patience_s=0.05)
+        run.start()
+        run.go_on(10)
+        until(lambda: run.mirror.trouble)
+        run.mirror.close()
+        assert run.mirror.trouble is not None
+        assert "there was no answer in time" in run.mirror.trouble
+        assert "SHOAL_STORAGE_PATIENCE_S" in run.mirror.trouble
+        assert f"What is not in storage is in {run.driver.folder}." in run.mirror.trouble
+
+
+def test_who_finds_another_driver_in_its_place_ends(runs: Callable[..., Run], tmp_path: Path) -> None:
+    with interrupted() as place:
+        run = runs(place)
+        run.start()
+        run.go_on(10)
+        until(lambda: _seq(place) == run.driver.journal.last)
+        fetch(place, tmp_path / "copy")
+        Shipper(place, tmp_path / "copy", 1.0).begin()
+        run.go_on(10)
+        until(lambda: run.mirror.trouble)
+        assert "taken over by process" in (run.mirror.trouble or "")
+        assert relation(place, tmp_path / "copy") == "same"
+
+
+def test_a_last_round_that_is_not_done_in_time_is_told(runs: Callable[..., Run]) -> None:
+    opened = threading.Event()
+
+    def hangs(what: str, path: str) -> None:
+        opened.wait(30)
+
+    with interrupted(hangs) as place:
+        run = runs(place)
+        run.start()
+        run.go_on(10)
+        run.mirror.close(at_once=True)
+        assert run.mirror.trouble is not None
+        assert "does not answer" in run.mirror.trouble
+        opened.set()
+
+
+def test_a_last_round_that_fails_to_the_end_is_told(runs: Callable[..., Run]) -> None:
+    def refuses(what: str, path: str) -> None:
+        raise PermissionError("not you")
+
+    with interrupted(refuses) as place:
+        run = runs(place)
+        run.start()
+        run.go_on(10)
+        run.mirror.close(patience_s=0.1)
+        assert run.mirror.trouble is not None
+        assert "is denied" in run.mirror.trouble
+
+
+def test_a_mirror_that_has_a_bug_says_so(runs: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(self: object, target: object) -> None:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr("shoal.storage.rounds.Rounds._upload", wrong)
+    with interrupted() as place:
+        run = runs(place)
+        run.start()
+        run.go_on(1)
+        until(lambda: run.mirror.trouble)
+        assert "KeyError: 'a bug'" in (run.mirror.trouble or "")
+
+
+def test_storage_that_cannot_be_used_is_told_before_anything_runs(runs: Callable[..., Run]) -> None:
+    def refuses(what: str, path: str) -> None:
+        raise PermissionError("not you")
+
+    with interrupted(refuses) as place:
+        run = runs(place)
+        with pytest.raises(PlaceError, match=r"Access to interrupted://runs/exp.*is denied"):
+            run.mirror.begin(run.driver.folder)
+
+
+def test_who_began_and_did_not_run_keeps_nobody_waiting(runs: Callable[..., Run]) -> None:
+    with interrupted() as place:
+        run = runs(place)
+        run.mirror.begin(run.driver.folder)
+        run.mirror.close()
+        found = look(place)
+        assert found is not None
+        assert found.alive is not None
+        assert found.alive.ended
+
+
+def test_an_experiment_of_that_name_with_other_records_is_not_written_over(runs: Callable[..., Run]) -> None:
+    with interrupted() as place:
+        first = runs(place)
+        first.start()
+        first.go_on()
+        first.mirror.close()
+        second = runs(place, "other")
+        with pytest.raises(JournalError, match="holds records that the journal in"):
+            second.mirror.begin(second.driver.folder)
+
+
+def test_log_files_are_sent_again_only_where_they_have_changed(tmp_path: Path) -> None:
+    from shoal.storage.logs import LogCopies
+
+    sent: list[str] = []
+    with interrupted(lambda what, path: sent.append(path) if what == "wrote" else None) as place:
+        write_logs(tmp_path)
+        copies = LogCopies(place, tmp_path)
+        copies.send().result(30)
+        assert len([path for path in sent if not path.endswith(".partial")]) == len(LOGS)
+        sent.clear()
+        (tmp_path / LOGS[-1]).write_text("more of it")
+        copies.send().result(30)
+        assert {path.removeprefix("/runs/exp/") for path in sent if not path.endswith(".partial")} == {LOGS[-1]}
+        assert (place / LOGS[-1]).read_bytes() == b"more of it"
+        copies.close()
+
+
+def test_log_files_that_could_not_be_sent_are_sent_the_next_time(tmp_path: Path) -> None:
+    from shoal.storage.logs import LogCopies
+
+    failing = True
+
+    def sometimes(what: str, path: str) -> None:
+        if failing and "output.log" in path:
+            raise PermissionError("not now")
+
+    with interrupted(sometimes) as place:
+        write_logs(tmp_path)
+        copies = LogCopies(place, tmp_path)
+        with pytest.raises(PlaceError):
+            copies.send().result(30)
+        assert set(place.list_sizes()) == set(LOGS) - {"t/output.log"}
+        failing = False
+        copies.send().result(30)
+        assert set(place.list_sizes()) == set(LOGS)
+        copies.close()
+
+
+def test_log_files_of_this_machine_are_not_replaced(tmp_path: Path) -> None:
+    with interrupted() as place:
+        (place / "t" / "output.log").write_bytes(b"old")
+        (place / "t" / "error.txt").write_bytes(b"old")
+        (place / "t" / "checkpoint_000001" / "result.json").write_bytes(b"no log")
+        (tmp_path / "t").mkdir()
+        (tmp_path / "t" / "output.log").write_text("newer")
+        fetch_logs(place, tmp_path)
+    found = {path.relative_to(tmp_path).as_posix(): path.read_text() for path in tmp_path.rglob("*") if path.is_file()}
+    assert found == {"t/output.log": "newer", "t/error.txt": "old"}
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("7.5", 7.5), ("0", 0.0), ("soon", 600.0), ("-1", 600.0), ("", 600.0)])
+def test_the_environment_says_how_long_storage_may_be_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, seconds: float
+) -> None:
+    monkeypatch.setenv("SHOAL_STORAGE_PATIENCE_S", text)
+    with interrupted() as place, contextlib.closing(LocalDepot(tmp_path)) as depot:
+        assert Mirror(place, depot)._patience_s == seconds
