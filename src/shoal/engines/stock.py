@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
@@ -155,7 +155,7 @@ class Stock:
         """
 
         @contextlib.contextmanager
-        def current() -> Iterator[None]:
+        def current() -> Generator[None, None, None]:
             with self._changed:
                 if offer.launch < self._launches.get(offer.trial_folder, 0):
                     raise StorageError(f"Launch {offer.launch} of {offer.trial_folder} is over, and what it has saved.")
@@ -255,7 +255,7 @@ class Stock:
             self.saved(trial_folder, number, digest)
 
     @contextlib.contextmanager
-    def _alone(self, key: _Key) -> Iterator[None]:
+    def _alone(self, key: _Key) -> Generator[None, None, None]:
         """Let one at a time write a checkpoint: several trials may go on from the same at once."""
         with self._changed:
             while key in self._busy:
