@@ -38,6 +38,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[s3.Bucket]:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have a line that hangs noticed soon."""
     monkeypatch.setattr(parts, "_ANSWER_S", 2.0)
+    monkeypatch.setattr(place, "_LIST_S", 2.0)
     monkeypatch.setattr("shoal.storage.transfer._PATIENCE_S", 0.5)
     monkeypatch.setattr(mirror_module, "_SAY_AFTER_S", 0.0)
     monkeypatch.setattr(mirror_module, "_MOST_S", 0.2)
@@ -136,9 +137,12 @@ def test_a_part_that_is_lost_on_the_way_is_sent_again_alone(bucket: s3.Bucket, t
 def test_a_line_that_stays_dead_leaves_an_upload_that_is_aborted_later(bucket: s3.Bucket, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(bytes(3 * parts.PART))
     bucket.line.rate = 4.0 * MB
-    thread = threading.Thread(
-        target=lambda: (until(lambda: bucket.line.count("PUT", "partNumber=")), bucket.line.go("refuse"))
-    )
+
+    def cut() -> None:
+        until(lambda: bucket.line.count("PUT", "partNumber="))
+        bucket.line.go("refuse")
+
+    thread = threading.Thread(target=cut)
     thread.start()
     where = Place(bucket.url) / "runs" / "file"
     with pytest.raises(PlaceError):

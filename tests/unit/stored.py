@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from functools import lru_cache
 from pathlib import Path
@@ -26,7 +26,17 @@ from shoal.storage.place import Place
 from shoal.storage.shipping import fetch
 from shoal.storage.transfer import download_checkpoint
 
-__all__ = ["AtOnce", "Crash", "Telling", "check_copy", "interrupted", "story", "write_checkpoint"]
+__all__ = [
+    "AtOnce",
+    "Crash",
+    "Telling",
+    "check_copy",
+    "existing",
+    "interrupted",
+    "story",
+    "undisturbed",
+    "write_checkpoint",
+]
 
 _T = TypeVar("_T")
 _Hook = Callable[[str, str], object]
@@ -52,10 +62,10 @@ class Interrupted(MemoryFileSystem):  # type: ignore[misc]
         if Interrupted.hook is not None:
             Interrupted.hook(what, path)
 
-    def pipe_file(self, path: str, value: bytes, **settings: Any) -> None:
+    def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **settings: Any) -> None:
         """Write an object."""
         self._say("write", path)
-        super().pipe_file(path, value, **settings)
+        super().pipe_file(path, value, mode, **settings)
         self._say("wrote", path)
 
     def cp_file(self, path1: str, path2: str, **settings: Any) -> None:
@@ -94,7 +104,7 @@ fsspec.register_implementation("interrupted", Interrupted, clobber=True)
 
 
 @contextlib.contextmanager
-def interrupted(hook: _Hook | None = None) -> Iterator[Place]:
+def interrupted(hook: _Hook | None = None) -> Generator[Place]:
     """Give an empty place at which ``hook(what, path)`` is called; it may raise."""
     Interrupted.store.clear()
     Interrupted.pseudo_dirs[:] = [""]
@@ -106,7 +116,7 @@ def interrupted(hook: _Hook | None = None) -> Iterator[Place]:
 
 
 @contextlib.contextmanager
-def undisturbed() -> Iterator[None]:
+def undisturbed() -> Generator[None]:
     """Call nothing meanwhile."""
     hook, Interrupted.hook = Interrupted.hook, None
     try:

@@ -13,7 +13,7 @@ from tests.unit.stored import Telling, check_copy, existing, interrupted, undist
 from shoal.checkpoints.depot import LocalDepot
 from shoal.errors import JournalError
 from shoal.storage import mirror as module
-from shoal.storage.logs import fetch_logs, log_files
+from shoal.storage.logs import LogCopies, log_files
 from shoal.storage.mirror import Mirror
 from shoal.storage.place import Place
 from shoal.storage.shipping import Shipper, fetch, look, relation
@@ -113,8 +113,7 @@ def test_at_the_end_of_a_run_all_of_it_is_in_storage(runs: Callable[..., Run], t
         assert found.alive.ended
         names = {name for name in place.list_sizes() if not name.startswith("journal/") and "checkpoint_" not in name}
         assert names == set(LOGS)
-        fetch_logs(place, tmp_path / "copy")
-        assert set(log_files(tmp_path / "copy")) == set(LOGS)
+        assert set(log_files(run.driver.folder)) == set(LOGS)
 
 
 def test_storage_follows_while_the_run_goes_on(runs: Callable[..., Run]) -> None:
@@ -164,11 +163,16 @@ def test_storage_that_is_away_for_a_while_is_spoken_of_and_caught_up_with(
         away.set()
         run.go_on(10)
         told: list[str] = []
-        until(lambda: told.extend(run.mirror.told()) or told)
+
+        def told_so_far() -> int:
+            told.extend(run.mirror.told())
+            return len(told)
+
+        until(told_so_far)
         run.go_on(10)
         away.clear()
         until(lambda: _quietly(place) == run.driver.journal.last)
-        until(lambda: told.extend(run.mirror.told()) or len(told) == 2)
+        until(lambda: told_so_far() == 2)
         run.mirror.close()
         assert run.mirror.trouble is None
         assert "cannot be reached now" in told[0]
@@ -287,8 +291,6 @@ def test_an_experiment_of_that_name_with_other_records_is_not_written_over(runs:
 
 
 def test_log_files_are_sent_again_only_where_they_have_changed(tmp_path: Path) -> None:
-    from shoal.storage.logs import LogCopies
-
     sent: list[str] = []
     with interrupted(lambda what, path: sent.append(path) if what == "wrote" else None) as place:
         write_logs(tmp_path)
@@ -304,8 +306,6 @@ def test_log_files_are_sent_again_only_where_they_have_changed(tmp_path: Path) -
 
 
 def test_log_files_that_could_not_be_sent_are_sent_the_next_time(tmp_path: Path) -> None:
-    from shoal.storage.logs import LogCopies
-
     failing = True
 
     def sometimes(what: str, path: str) -> None:
@@ -322,18 +322,6 @@ def test_log_files_that_could_not_be_sent_are_sent_the_next_time(tmp_path: Path)
         copies.send().result(30)
         assert set(place.list_sizes()) == set(LOGS)
         copies.close()
-
-
-def test_log_files_of_this_machine_are_not_replaced(tmp_path: Path) -> None:
-    with interrupted() as place:
-        (place / "t" / "output.log").write_bytes(b"old")
-        (place / "t" / "error.txt").write_bytes(b"old")
-        (place / "t" / "checkpoint_000001" / "result.json").write_bytes(b"no log")
-        (tmp_path / "t").mkdir()
-        (tmp_path / "t" / "output.log").write_text("newer")
-        fetch_logs(place, tmp_path)
-    found = {path.relative_to(tmp_path).as_posix(): path.read_text() for path in tmp_path.rglob("*") if path.is_file()}
-    assert found == {"t/output.log": "newer", "t/error.txt": "old"}
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("7.5", 7.5), ("0", 0.0), ("soon", 600.0), ("-1", 600.0), ("", 600.0)])

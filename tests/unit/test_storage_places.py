@@ -149,12 +149,12 @@ def test_what_is_being_written_is_not_seen(tmp_path: Path) -> None:
 
     def look(what: str, path: str) -> None:
         with undisturbed():
-            seen.append((place.list_names(), place.list_sizes(), (place / "file").read_bytes()))
+            seen.append((root.list_names(), root.list_sizes(), (root / "file").read_bytes()))
 
-    with interrupted(look) as place:
+    with interrupted(look) as root:
         with undisturbed():
-            (place / "file").write_bytes(b"old")
-        (place / "file").write_bytes(b"newer")
+            (root / "file").write_bytes(b"old")
+        (root / "file").write_bytes(b"newer")
     names = [entry[0] for entry in seen]
     assert names == [["file"]] * len(seen)
     assert {(sizes["file"], data) for _, sizes, data in seen} == {(3, b"old"), (5, b"newer")}

@@ -7,7 +7,7 @@ import os
 import random
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from unittest.mock import patch
@@ -25,7 +25,7 @@ from shoal.storage.transfer import list_checkpoints
 
 
 @contextmanager
-def one_after_the_other() -> Iterator[None]:
+def one_after_the_other() -> Generator[None]:
     """Have what goes on at the same time go on in order."""
     with patch.object(module, "each", lambda calls: [call() for call in calls]):
         yield

@@ -175,7 +175,7 @@ def test_segments_that_are_merged_while_they_are_read_do_no_harm(tmp_path: Path,
         sender = shipper(place, journal.folder)
         for _ in range(17):
             sender.publish(left.pop(0))
-        Interrupted.hook = staticmethod(meanwhile)  # type: ignore[assignment]
+        Interrupted.hook = staticmethod(meanwhile)
         published = fetch(place, tmp_path / "copy")
         assert raw(tmp_path / "copy")[0] == raw(journal.folder)[0][: published.seq]
 
@@ -340,7 +340,7 @@ def test_of_two_that_take_over_at_the_same_time_one_has_it(tmp_path: Path, journ
     left: list[Shipper] = []
 
     def take_over(folder: Path) -> None:
-        sender = Shipper(place, folder, 2.0)
+        sender = Shipper(root, folder, 2.0)
         with contextlib.suppress(TakenOver):
             sender.begin()
             left.append(sender)
@@ -351,14 +351,18 @@ def test_of_two_that_take_over_at_the_same_time_one_has_it(tmp_path: Path, journ
             with undisturbed():
                 take_over(tmp_path / "copy")
 
-    with interrupted(meanwhile) as place:
+    with interrupted(meanwhile) as root:
         with undisturbed():
-            shipper(place, journal.folder).publish(journal.last)
-            fetch(place, tmp_path / "copy")
+            shipper(root, journal.folder).publish(journal.last)
+            fetch(root, tmp_path / "copy")
         take_over(journal.folder)
         assert len(calls) > moment
         with undisturbed():
             assert len([each for each in left if _has_it(each)]) == 1
+
+
+def _never(seconds: float) -> None:
+    pytest.fail(f"somebody waits for {seconds} s")
 
 
 def _has_it(each: Shipper) -> bool:
@@ -370,10 +374,10 @@ def _has_it(each: Shipper) -> bool:
 
 
 def test_an_experiment_that_nobody_runs_is_free(place: Place, journal: SQLiteJournal) -> None:
-    check_free(place, sleep=pytest.fail)
+    check_free(place, sleep=_never)
     sender = shipper(place, journal.folder)
     sender.beat(ended=True)
-    check_free(place, sleep=pytest.fail)
+    check_free(place, sleep=_never)
 
 
 def _elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -414,7 +418,7 @@ def test_a_driver_of_this_machine_that_is_dead_is_not_waited_for(place: Place, j
     alive = (place / "journal" / (place / "journal").list_names()[0]) / "alive.json"
     alive.write_bytes(text.encode())
     assert Alive(**json.loads(text)).surely_dead
-    check_free(place, sleep=pytest.fail)
+    check_free(place, sleep=_never)
     sender.beat()
     found = look(place)
     assert found is not None

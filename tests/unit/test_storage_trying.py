@@ -145,7 +145,7 @@ def test_what_does_not_pass_is_not_tried_again() -> None:
         raise PermissionError("no")
 
     with pytest.raises(PermissionError):
-        retrying(call, patience_s=60, sleep=pytest.fail)
+        retrying(call, patience_s=60, sleep=_never)
     assert calls == [1]
 
 
@@ -162,6 +162,10 @@ def test_waits_become_longer_and_differ_up_to_a_limit() -> None:
     assert [high.next() for _ in range(6)] == [1.0, 2.0, 4.0, 8.0, 10.0, 10.0]
     low.reset()
     assert low.next() == 0.5
+
+
+def _never(seconds: float) -> None:
+    pytest.fail(f"somebody waits for {seconds} s")
 
 
 def _raise(error: Exception) -> None:

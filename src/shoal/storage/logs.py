@@ -10,16 +10,14 @@ from pathlib import Path
 from typing import TypeAlias
 
 from .place import Place
-from .trying import retrying
-from .workers import Workers, each
+from .workers import Workers
 
-__all__ = ["LogCopies", "fetch_logs", "log_files"]
+__all__ = ["LogCopies", "log_files"]
 
 _NAME = re.compile(
     r"result\.json|progress\.csv|params\.(json|pkl)|output\.log|error\.(txt|pkl)|pbt_global\.txt|pbt_policy_.*\.txt"
     r"|events\.out\.tfevents\..*"
 )
-_PATIENCE_S = 20.0
 _AT_ONCE = 4
 Stamp: TypeAlias = tuple[int, int]
 
@@ -100,35 +98,3 @@ class LogCopies:
         except FileNotFoundError:
             return  # it is gone from this machine
         self._sent[name] = stamp
-
-
-def fetch_logs(place: Place, folder: Path) -> None:
-    """Get the log files of an experiment that are not on this machine: some of them nobody could write again.
-
-    Args:
-        place: the experiment's, in storage.
-        folder: the experiment's, on this machine.
-
-    Raises:
-        PlaceError: storage cannot be reached, or refuses.
-        OSError: they cannot be written.
-    """
-    names = retrying(place.list_sizes, patience_s=_PATIENCE_S)
-    wanted = [
-        name
-        for name in names
-        if name.count("/") <= 1 and _NAME.fullmatch(name.rpartition("/")[2]) and not (folder / name).exists()
-    ]
-    each(partial(_fetch_one, place / name, folder / name) for name in wanted)
-
-
-def _fetch_one(place: Place, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staging = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        retrying(partial(place.download_file, staging), patience_s=_PATIENCE_S)
-        staging.replace(path)
-    except FileNotFoundError:
-        return  # it is no log file any more
-    finally:
-        staging.unlink(missing_ok=True)
