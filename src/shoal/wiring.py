@@ -179,12 +179,12 @@ def _leave_nothing(location: Location) -> None:
     """Delete what there is of an experiment that has not begun."""
     shutil.rmtree(location.folder, ignore_errors=True)
     if location.url is not None:
-        from .storage.place import Place
+        from .working import forget
 
         with contextlib.suppress(OSError):
             location.folder.parent.rmdir()
         with contextlib.suppress(Exception):  # why it has not begun says more
-            Place(location.url).delete(recursive=True)
+            forget(location.url)
 
 
 def open_journal(location: Location) -> SQLiteJournal:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shutil
+import socket
 import time
 from functools import partial
 from pathlib import Path
@@ -12,7 +14,7 @@ from pathlib import Path
 from .errors import ExperimentExists, JournalError
 from .location import Location, cache_folder
 
-__all__ = ["bring", "check_new", "discard", "sweep_cache"]
+__all__ = ["bring", "check_new", "discard", "forget", "sweep_cache"]
 
 UNUSED_DAYS = 30
 """So long a working folder is kept that nobody uses."""
@@ -86,6 +88,22 @@ def bring(location: Location) -> None:
     # Without the lock: a journal is replaced only where nobody has it.
     shipping.fetch(place, folder)
     _fetch_logs(location)
+
+
+def forget(url: str) -> None:
+    """Delete what this process has put into storage of an experiment that has not begun, and nothing of anybody else.
+
+    Raises:
+        StorageError: that cannot be done.
+    """
+    from .storage import shipping
+    from .storage.place import Place
+
+    place = Place(url)
+    found = shipping.look(place)
+    alive = None if found is None or found.seq else found.alive
+    if alive is not None and (alive.process, alive.host) == (os.getpid(), socket.gethostname()):
+        place.delete(recursive=True)
 
 
 def discard(folder: Path) -> None:

@@ -25,6 +25,7 @@ from shoal.location import cache_folder, location_of
 from shoal.reading import Experiment, State
 from shoal.storage.place import Place
 from shoal.viewing import find_urls
+from shoal.working import forget
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +55,8 @@ def working_folders() -> list[Path]:
 
 
 def run(root: str, trainable: Callable[[dict[str, Any]], Any] = climb, **settings: Any) -> tune.ResultGrid:
-    return fit(trainable, root, scheduler=settings.pop("scheduler", None) or pbt(), **settings)
+    """Run a small experiment, in this process unless told otherwise."""
+    return fit(trainable, root, **{"scheduler": pbt(), "engine": "inline", **settings})
 
 
 def fail_once(config: dict[str, Any]) -> None:
@@ -73,7 +75,7 @@ def interrupted(root: str, flag: Path) -> None:
     """Run an experiment that is interrupted by the user."""
     space = {"lr": tune.uniform(0, 1), "flag": str(flag), "driver": os.getpid()}
     with pytest.raises(KeyboardInterrupt, match=rf"Tuner\.restore\('{root}/a', fail_once\)"):
-        run(root, fail_once, space=space, run={"name": "a"})
+        run(root, fail_once, space=space, run={"name": "a"}, engine="processes")
 
 
 # ------------------------------------------------------------------------------------------------------------ the run
@@ -213,10 +215,17 @@ def test_a_run_that_cannot_start_leaves_nothing(root: str) -> None:
         return train
 
     with pytest.raises(ConfigError):
-        run(root, unloadable(), run={"name": "a"})
+        run(root, unloadable(), run={"name": "a"}, engine="processes")
     assert names(f"{root}/a") == set()
     assert working_folders() == []
     assert len(run(root, run={"name": "a"})) == 4
+
+
+def test_what_somebody_else_has_begun_meanwhile_is_not_deleted(root: str) -> None:
+    run(root, run={"name": "a"})
+    before = names(f"{root}/a")
+    forget(f"{root}/a")
+    assert names(f"{root}/a") == before
 
 
 def test_a_working_folder_of_which_storage_knows_nothing_is_not_overwritten(root: str, tmp_path: Path) -> None:
@@ -302,7 +311,7 @@ def test_what_members_printed_before_is_still_there_afterwards(
             print(f"step {step}")
             report_state(step, score, {"score": score}, save=True)
 
-    run(root, talks, run={"name": "a"}, num_samples=1, stop={"training_iteration": 3})
+    run(root, talks, run={"name": "a"}, num_samples=1, stop={"training_iteration": 3}, engine="processes")
     monkeypatch.setenv("SHOAL_CACHE", str(tmp_path / "another machine"))
     grid = tune.Tuner.restore(f"{root}/a", talks, run_config=tune.RunConfig(stop={"training_iteration": 5})).fit()
     printed: Any = grid[0].filesystem.cat_file(f"{grid[0].path}/output.log")
