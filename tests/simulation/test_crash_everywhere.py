@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
@@ -11,11 +10,9 @@ import pytest
 
 from shoal.core.commands import Status
 from shoal.core.events import Config, Metrics
-from shoal.history import History
-from shoal.journal.codec import Record, decode, encode
-from shoal.testing import SimulationResult
 
 from .scenarios import Scenario, State, drawn_scenario, run_through
+from .told import check_results, told
 
 MANY = 30 if os.environ.get("SHOAL_TEST_ALL") else 20
 """Experiments of a block."""
@@ -26,20 +23,6 @@ def small(seed: int, **fixed: Any) -> Scenario:
     drawn = drawn_scenario(seed, 5)
     short = {"members": min(drawn.members, 4), "length": min(drawn.length, 6), "interval": min(drawn.interval, 3.0)}
     return replace(drawn, **{"slots": min(drawn.slots, 3), "devices": None, "burn_in": 0.0, **short, **fixed})
-
-
-def history_of(result: SimulationResult) -> History:
-    """Return what is read from the journal of an experiment, written and read back."""
-    return History.of(Record(place, 0.0, decode(*encode(item))) for place, item in enumerate(result.journal, start=1))
-
-
-def check_results(result: SimulationResult) -> None:
-    """No result counts twice, and each trial has one for each of its steps."""
-    for trial in history_of(result).in_order():
-        counts = Counter((row.generation, row.report.iteration) for row in trial.rows)
-        assert max(counts.values(), default=1) == 1
-        if trial.last is not None:
-            assert [row.report.iteration for row in trial.last.steps()] == list(range(1, trial.iteration + 1))
 
 
 @pytest.mark.parametrize("block", range(8))
@@ -99,23 +82,6 @@ def test_the_same_where_members_fail_for_good_and_copy_others(block: int) -> Non
         for count in range(scenario.members, len(whole.events) + 1):
             assert told(run_through((scenario, count), (scenario, None))) == expected
     assert failed
-
-
-def told(result: SimulationResult) -> list[Any]:
-    """Return lineage, and each trial's schedule and results, as users read them."""
-    history = history_of(result)
-    rows = [
-        [
-            (row.generation, row.report.iteration, repr(row.report.metrics), sorted(row.config.items()))
-            for row in trial.last.steps()
-        ]
-        for trial in history.in_order()
-        if trial.last is not None
-    ]
-    ends = [(trial.trial_id, trial.status, trial.iteration) for trial in history.in_order()]
-    # Where members are asked to save before they leave, their checkpoints have other numbers.
-    lineage = [(*entry[:4], *entry[5:]) for entry in result.lineage]
-    return [lineage, rows, ends]
 
 
 @pytest.mark.parametrize("synch", [False, True])

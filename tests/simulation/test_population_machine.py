@@ -1,7 +1,7 @@
 """Whatever happens in whatever order, shrunk to the shortest story where it goes wrong (Hypothesis, stateful).
 
 The simulated engine only tells stories that follow from its members. Here any member may do anything at any moment, and
-drivers are killed and succeed one another.
+drivers are killed and succeed one another, and nodes come and go.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from shoal import space
-from shoal.core.commands import Command, Continue, DeleteCheckpoint, Exploit, Launch, Status, Stop
+from shoal.core.commands import Command, Continue, DeleteCheckpoint, Evict, Exploit, HandOn, Launch, Status, Stop
 from shoal.core.events import (
     Config,
     Event,
@@ -24,6 +24,8 @@ from shoal.core.events import (
     Opened,
     Reported,
     SavedCheckpoint,
+    SlotsJoined,
+    SlotsLeft,
     Started,
     StopAsked,
     TrialAdded,
@@ -38,7 +40,7 @@ from shoal.schedulers import PopulationBasedTraining
 
 LIMITS = st.builds(
     Limits,
-    st.sampled_from([("",), ("", ""), ("",) * 4, ("0", "1"), ("0", "0", "1")]),
+    st.sampled_from([("",), ("", ""), ("",) * 4, ("0", "1"), ("0", "0", "1"), ()]),
     residents=st.sampled_from([None, None, 1, 3]),
     max_failures=st.sampled_from([0, 1, -1]),
     fail_fast=st.booleans(),
@@ -61,6 +63,8 @@ class PopulationMachine(RuleBasedStateMachine):
         self.journal: list[Event | Command] = []
         self.broken: str | None = None
         """Where the user's function raises."""
+        self.dying: dict[str, int] = {}
+        """Trials whose process has died with its node, of which the core has not heard, and their launch."""
         self.population: Population
 
     @initialize(members=st.integers(1, 6), limits=LIMITS, synch=st.booleans(), keep=KEPT, kinds=st.integers(0, 2))
@@ -134,7 +138,15 @@ class PopulationMachine(RuleBasedStateMachine):
 
     def note(self, event: Event, commands: list[Command]) -> list[Command]:
         self.journal += [event, *commands]
+        if isinstance(event, Opened):
+            self.dying.clear()
         for command in commands:
+            if isinstance(command, Launch | Continue | HandOn):
+                assert command.slot not in self.population._gone
+            if isinstance(command, Evict | Stop) or (isinstance(command, Launch) and command.fresh):
+                self.dying.pop(command.trial_id, None)
+            elif isinstance(command, Launch) and command.trial_id in self.dying:
+                self.dying[command.trial_id] = command.launch
             if isinstance(command, Launch | Continue):
                 self.until[command.trial_id] = command.until
             if isinstance(command, Launch) and command.checkpoint is not None:
@@ -212,6 +224,38 @@ class PopulationMachine(RuleBasedStateMachine):
         if trial := self.one_of(self.parked, who):
             self.tell(Lost(trial.trial_id, trial.launch, "killed"))
 
+    @rule(devices=st.sampled_from([("2",), ("0", "0"), ("1", "2", "2")]), residents=st.sampled_from([0, 1, 3]))
+    def a_node_joins(self, devices: tuple[str, ...], residents: int) -> None:
+        if len(self.population.devices) < 12:
+            alike = self.population.devices[:1] == [""]
+            self.tell(SlotsJoined(("",) * len(devices) if alike else devices, residents))
+
+    @rule(who=WHO, whole=st.booleans(), at_once=st.booleans(), residents=st.sampled_from([0, 1]))
+    def a_node_dies(self, who: int, whole: bool, at_once: bool, residents: int) -> None:
+        devices = self.population.devices
+        there = [slot for slot in range(len(devices)) if slot not in self.population._gone]
+        if not there:
+            return
+        first = there[who % len(there)]
+        left = {slot for slot in there if devices[slot] == devices[first]} if whole and devices[first] else {first}
+        staying = {devices[slot] for slot in there if slot not in left}
+        trials = self.population.trials.values()
+        lost = [
+            trial
+            for trial in trials
+            if trial.slot in left or trial.promised in left or (trial.device and trial.device not in staying)
+        ]
+        self.dying.update({trial.trial_id: trial.launch for trial in lost})
+        self.tell(SlotsLeft(tuple(left), residents))
+        if at_once:
+            self.it_is_heard_who_died_with_a_node()
+
+    @rule()
+    def it_is_heard_who_died_with_a_node(self) -> None:
+        while self.dying:
+            trial_id = next(iter(self.dying))
+            self.tell(Lost(trial_id, self.dying.pop(trial_id), "the node died", innocent=True))
+
     @rule()
     def the_parent_of_all_processes_dies(self) -> None:
         lost = [(trial.trial_id, trial.launch) for trial in self.population.trials.values() if trial.resident]
@@ -273,7 +317,10 @@ class PopulationMachine(RuleBasedStateMachine):
         """From here on all goes well: then everybody comes to an end."""
         if not hasattr(self, "population"):
             return
+        self.it_is_heard_who_died_with_a_node()
         for turn in range(100 * LAST):
+            if len(self.population._gone) == len(self.population.devices):
+                self.tell(SlotsJoined(("",) if self.population.devices[:1] == [""] else ("3",)))
             running = self.population.running
             if not running:
                 break

@@ -8,6 +8,7 @@ from __future__ import annotations
 from .clock import VirtualClock
 from .engine import BrokenContract, HandsOn, SimulatedEngine, Train
 from .faults import Fault, Faults, random_faults
+from .nodes import Node, random_nodes
 from .simulation import Simulation, SimulationResult, Watch
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Fault",
     "Faults",
     "HandsOn",
+    "Node",
     "SimulatedEngine",
     "Simulation",
     "SimulationResult",
@@ -22,4 +24,5 @@ __all__ = [
     "VirtualClock",
     "Watch",
     "random_faults",
+    "random_nodes",
 ]

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import singledispatchmethod
+from functools import partial, singledispatchmethod
 from typing import Any, TypeAlias
 
 from ..core.commands import (
@@ -48,6 +48,7 @@ from ..core.reports import ReportRules, at_boundary, check_report, progress, sto
 from ..core.rng import uniform_key
 from .clock import VirtualClock
 from .faults import Fault, Faults
+from .nodes import Machine, Node
 from .process import Before, Process, Stored
 
 __all__ = ["BrokenContract", "HandsOn", "SimulatedEngine", "Train"]
@@ -73,7 +74,8 @@ class SimulatedEngine:
     Args:
         train: one step of a member.
         rules: what every report must hold.
-        devices: one entry a slot, as in ``Limits``.
+        devices: one entry a slot, as in ``Limits``. Those of nodes that are there from the beginning come last.
+        nodes: which nodes come and go.
         duration: virtual seconds of a step; a number, or ``(index, iteration, config) -> seconds``.
         start_time: virtual seconds that a new process needs before its function is entered.
         checkpoint_every: save a checkpoint with every n-th report, 0 for never; or ``(index, iteration) -> bool``.
@@ -92,6 +94,7 @@ class SimulatedEngine:
         rules: ReportRules,
         *,
         devices: Sequence[str] = ("",),
+        nodes: Sequence[Node] = (),
         duration: float | Callable[[int, int, Config], float] = 1.0,
         start_time: float = 0.0,
         checkpoint_every: int | Callable[[int, int], bool] = 1,
@@ -111,7 +114,8 @@ class SimulatedEngine:
         self.peak_processes = 0
         self._train = train
         self._rules = rules
-        self._devices = list(devices)
+        self._machine = Machine(devices)
+        self._nodes = nodes
         self._duration = duration
         self._start_time = start_time
         self._checkpoint_every = checkpoint_every
@@ -122,7 +126,6 @@ class SimulatedEngine:
         self._hands_on = hands_on
         self._indices: dict[str, int] = {}
         self._processes: dict[str, Process] = {}
-        self._slots: list[str | None] = [None] * len(self._devices)
         self._stored: dict[str, Stored] = {}
         self._deleted: set[str] = set()
         self._damaged: set[str] = set()
@@ -141,12 +144,39 @@ class SimulatedEngine:
         """Make a trial known."""
         self._indices[trial_id] = index
 
+    def begin(self) -> None:
+        """The driver begins: from now on nodes come and go."""
+        self._machine.begin(self._nodes)
+        for place, node in enumerate(self._nodes):
+            if node.joins_at is not None:
+                self.clock.after(node.joins_at, partial(self._machine.join, place, node))
+            if node.dies_at is not None:
+                self.clock.after(node.dies_at, partial(self._die, place, node))
+
+    def _die(self, place: int, node: Node) -> Event:
+        """A node dies, and all processes that ran there last. That is told of each, some of them at once."""
+        left = self._machine.leave(place, node)
+        for process in self._processes.values():
+            if process.home not in left.slots or not process.alive:
+                continue
+            process.alive = False
+            if process.early is not None:
+                # Nobody will ever hear what it did in a slot that the core did not give it.
+                process.iteration, process.state = process.early.iteration, process.early.state
+                process.phase, process.early, process.mute = "waiting", None, True
+                process.held.clear()
+            lag = max(0.0, self._lag(process) - 1.0)
+            self.clock.after(lag, partial(self._tell_of_death, process, innocent=True))
+        return left
+
     def wait(self) -> Event | None:
         """Return what happens next; None if nothing ever will."""
         while (event := self.clock.next_event()) is not None:
             process = self._processes.get(getattr(event, "trial_id", ""))
             if process is None or process.launch != getattr(event, "launch", None):
                 return event
+            if process.mute and not isinstance(event, Lost):
+                continue
             if process.early is not None and not isinstance(event, Damaged):
                 process.held.append(self._later(process, event))
                 continue
@@ -210,7 +240,7 @@ class SimulatedEngine:
         process = self._processes.get(command.trial_id)
         _check(command.trial_id not in self.stopped, command, "the trial has been stopped")
         _check(command.fresh == (process is None), command, f"but its process is {process}")
-        device = self._devices[command.slot]
+        device = self._device(command)
         if process is None:
             process = Process(command.trial_id, self._indices[command.trial_id], device)
         _check(process.phase != "training", command, "the member is training")
@@ -223,7 +253,9 @@ class SimulatedEngine:
             self._take_slot(process, command.slot, command)
         self._went_at.pop(command.trial_id, None)
         self._processes[command.trial_id] = process
-        self.peak_processes = max(self.peak_processes, len(self._processes))
+        there = sum(other.alive for other in self._processes.values()) if self._nodes else len(self._processes)
+        self.peak_processes = max(self.peak_processes, there)
+        process.home = command.slot
         process.launch = command.launch
         process.phase = "waiting" if command.waits else "training"
         process.door, process.arrived = True, False
@@ -246,7 +278,11 @@ class SimulatedEngine:
         process = self._resident(command)
         early, process.early = process.early, None
         _check(process.phase == "waiting" or early is not None, command, f"but it is {process.phase}")
-        _check(process.device == self._devices[command.slot], command, f"its process is bound to {process.device!r}")
+        _check(
+            process.device == self._machine.devices[command.slot],
+            command,
+            f"its process is bound to {process.device!r}",
+        )
         if process.slot != command.slot:
             _check(process.slot is None, command, f"it holds slot {process.slot}")
             self._take_slot(process, command.slot, command)
@@ -286,7 +322,9 @@ class SimulatedEngine:
         assert other is not None
         _check(other.launch == command.to_launch, command, f"its launch is {other.launch}")
         _check(other.iteration == command.to_iteration, command, f"it waits at {other.iteration}")
-        _check(other.device == self._devices[command.slot], command, f"its process is bound to {other.device!r}")
+        _check(
+            other.device == self._machine.devices[command.slot], command, f"its process is bound to {other.device!r}"
+        )
         if process.phase == "training":  # else it has come to its boundary meanwhile
             process.successor = command
 
@@ -298,6 +336,7 @@ class SimulatedEngine:
             return
         if (other.launch, other.iteration) == (told.to_launch, told.to_iteration) and other.slot is None:
             other.early = Before(other.iteration, other.state)
+            other.home = told.slot
             self._set_off(other, told.until)
 
     @execute.register
@@ -592,16 +631,18 @@ class SimulatedEngine:
         _check(process.launch == command.launch, command, f"its launch is {process.launch}")
         return process
 
+    def _device(self, command: Launch | Continue | HandOn) -> str:
+        return self._machine.devices[command.slot]
+
     def _take_slot(self, process: Process, slot: int, command: Command) -> None:
-        holder = self._slots[slot]
-        _check(holder is None or holder == process.trial_id, command, f"slot {slot} is taken by {holder}")
         _check(process.slot is None or process.slot == slot, command, f"it holds slot {process.slot}")
-        self._slots[slot] = process.trial_id
-        process.slot = slot
+        against = self._machine.take(slot, process.trial_id)
+        _check(against is None, command, str(against))
+        process.slot = process.home = slot
 
     def _free_slot(self, process: Process) -> None:
         if process.slot is not None:
-            self._slots[process.slot] = None
+            self._machine.free(process.slot)
             process.slot = None
 
     def _save_now(self, process: Process, turn: int) -> Event | None:

@@ -33,6 +33,10 @@ class Process:
     phase: Phase = "idle"
     """``waiting``: inside ``tune.report``; ``idle``: outside of the user's function."""
     slot: int | None = None
+    home: int | None = None
+    """The slot in which it ran last, or for which it was launched: where that is, the process is."""
+    mute: bool = False
+    """Nothing is heard of it but that it is gone."""
     launch: int = 0
     turn: int = 0
     """Grows with each launch and each continuation; what was planned for an earlier turn does not happen."""

@@ -36,6 +36,7 @@ from ..schedulers.base import TrialScheduler
 from ..schedulers.fifo import FIFOScheduler
 from .engine import BrokenContract, HandsOn, SimulatedEngine, Train
 from .faults import Faults
+from .nodes import Node
 
 __all__ = ["Simulation", "SimulationResult", "Watch"]
 
@@ -120,6 +121,8 @@ class Simulation:
         control: numbers of the members that are kept out of exploits.
         seed: of the scheduler's decisions.
         slots: how many members train at the same time. Or give ``devices``, one entry a slot.
+        nodes: nodes of a cluster that come and go, beside these slots; there are none where only ``nodes`` are given.
+            Each driver begins with all of them.
         residents, max_failures, fail_fast, replace_failed: as in ``Limits``.
         stop: a trial ends with the first report in which one of these keys is at least the given value.
         num_to_keep, score_attribute, score_order: as in ``CheckpointConfig``.
@@ -144,8 +147,9 @@ class Simulation:
         mode: str = "max",
         seed: int = 0,
         control: Iterable[int] = (),
-        slots: int = 1,
+        slots: int | None = None,
         devices: Sequence[str] | None = None,
+        nodes: Sequence[Node] = (),
         residents: int | None = None,
         max_failures: int = 0,
         fail_fast: bool = False,
@@ -173,9 +177,15 @@ class Simulation:
         self.mode = self.scheduler.mode or mode
         self.seed = seed
         self.control = frozenset(control)
+        if slots is None:
+            slots = 0 if nodes else 1
+        first = [node for node in nodes if node.joins_at is None]
         self.limits = Limits(
-            tuple(devices or [""] * slots),
-            residents,
+            (
+                *([""] * slots if devices is None else devices),
+                *(node.device for node in first for _ in range(node.slots)),
+            ),
+            None if residents is None else residents + sum(node.residents for node in first),
             max_failures,
             fail_fast,
             checkpoint_at_end,
@@ -203,6 +213,7 @@ class Simulation:
             train,
             self.rules,
             devices=self.limits.devices,
+            nodes=nodes,
             duration=duration,
             start_time=start_time,
             checkpoint_every=checkpoint_every,
@@ -334,6 +345,7 @@ class _Run:
     def go(self, begin: Iterable[Event], kill_after: int | None) -> SimulationResult:
         """Run to the end, or until the driver is killed."""
         settings, clock = self.simulation, self.engine.clock
+        self.engine.begin()
         if any(self._take(event, kill_after) for event in begin):
             return self._result(clock.now)
         if settings.stop_asked_at is not None:
