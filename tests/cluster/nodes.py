@@ -85,14 +85,14 @@ class ForeignNode:
             f"exec {Path(sys.executable).with_name('ray')} start --address={address} --num-cpus={cpus} --block "
             f"--object-store-memory={_STORE} --disable-usage-stats"
         )
-        before = len(_alive())
+        before = _alive()
         self._process = subprocess.Popen(
             ["unshare", "--mount", "--propagation", "private", "bash", "-c", mounts + start],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             stdin=subprocess.DEVNULL,
         )
-        wait_for(lambda: len(_alive()) > before)
+        wait_for(lambda: _alive() - before)
 
     def kill(self) -> None:
         """End it, and all that is on it."""
@@ -100,9 +100,9 @@ class ForeignNode:
         self._process.wait()
 
 
-def _alive() -> list[Any]:
+def _alive() -> set[str]:
     nodes: Any = ray.nodes
-    return [node for node in nodes() if node["Alive"]]
+    return {node["NodeID"] for node in nodes() if node["Alive"]}
 
 
 def can_be_foreign() -> bool:

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.cluster.nodes import Nodes, connected, hosts
-from tests.cluster.runs import Strikes, decided, run
-from tests.helpers import items, pbt
-from tests.s3 import Bucket
 
 from shoal.core.commands import Launch
 from shoal.core.events import Lost, SlotsJoined, SlotsLeft
 from shoal.reading import Experiment
+from tests.cluster.nodes import Nodes, connected, hosts
+from tests.cluster.runs import Strikes, decided, run
+from tests.helpers import items, pbt
+from tests.s3 import Bucket
 
 
 @pytest.fixture(scope="module")
