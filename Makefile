@@ -23,12 +23,13 @@ INSTALL := -m pip install --quiet --quiet --disable-pip-version-check
 PIP := $(BIN)/python $(INSTALL)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test faults lint pictures bench bench-vs-ray bench-vs-syne-tune clean
+.PHONY: help demo test test-cluster faults lint pictures bench bench-vs-ray bench-vs-syne-tune clean
 .NOTPARALLEL:
 
 help:
 	@echo "make demo                train a population of ConvNets on MNIST, in a minute or two"
-	@echo "make test                run the tests"
+	@echo "make test                run the tests, but for those of the cluster"
+	@echo "make test-cluster        run those on a real Ray cluster and a real S3 server, both on this machine"
 	@echo "make faults              kill drivers and members more than a hundred times, and count what was lost"
 	@echo "make lint                run the linter, the formatter's check and the type checkers"
 	@echo "make pictures            run the code of the pages in docs, and make their pictures and what it prints"
@@ -41,7 +42,10 @@ demo: $(VENV)/.installed-examples
 	@$(BIN)/python -m shoal.examples.pbt_mnist $(ARGS)
 
 test: $(VENV)/.installed-dev
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not cluster" $(ARGS)
+
+test-cluster: $(VENV)/.installed-dev
+	@$(BIN)/python -m pytest -n 0 -m cluster tests/cluster tests/contracts $(ARGS)
 
 faults: $(VENV)/.installed-dev
 	@$(BIN)/python -m tests.faults.storm $(ARGS)
