@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from .trying import Backoff, missing_upload, passes
 from .workers import Workers
 
-__all__ = ["PART", "abort_uploads", "download_in_parts", "seconds_for", "tried", "upload_in_parts"]
+__all__ = ["PART", "a_few_at_once", "abort_uploads", "download_in_parts", "seconds_for", "tried", "upload_in_parts"]
 
 _T = TypeVar("_T")
 PART = 8 << 20
@@ -89,7 +89,7 @@ def upload_in_parts(files: Any, path: str, source: Path, size: int) -> None:
                 answer = asked("upload_part", seconds, UploadId=upload, PartNumber=number + 1, Body=body)
                 return {"PartNumber": number + 1, "ETag": answer["ETag"]}
 
-            parts = _a_few_at_once([partial(send, number) for number in range(-(-size // step))])
+            parts = a_few_at_once([partial(send, number) for number in range(-(-size // step))])
         _complete(files, path, size, partial(asked, UploadId=upload, MultipartUpload={"Parts": parts}))
     except BaseException:
         with contextlib.suppress(Exception):
@@ -145,17 +145,26 @@ def download_in_parts(read: Callable[[int, int], bytes], target: Path, size: int
                 written = os.pwrite(file.fileno(), data, start)
                 data, start = data[written:], start + written
 
-        _a_few_at_once([partial(get, start) for start in range(0, size, PART)])
+        a_few_at_once([partial(get, start) for start in range(0, size, PART)])
 
 
-def _a_few_at_once(calls: Iterable[Callable[[], _T]]) -> list[_T]:
-    """Return what the calls return, in order; when this ends none of them is at work."""
+def a_few_at_once(calls: Iterable[Callable[[], _T]]) -> list[_T]:
+    """Return what the calls return, in order; when this ends none of them is at work.
+
+    They are about single requests: one of them must not use this itself.
+
+    Raises:
+        Exception: of the first that failed.
+    """
+    todo = list(calls)
+    if len(todo) == 1:
+        return [todo[0]()]
     with _making:
         workers = _of_parts.setdefault(os.getpid(), Workers(_AT_ONCE_OF_ALL, "shoal-part"))
     running: deque[Future[_T]] = deque()
     found: list[_T] = []
     try:
-        for call in calls:
+        for call in todo:
             if len(running) == _AT_ONCE:
                 found.append(running.popleft().result())
             running.append(workers.submit(call))

@@ -11,12 +11,13 @@ import threading
 import uuid
 from collections.abc import Generator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from ..errors import ConfigError, StorageError, did_you_mean
-from .parts import PART, abort_uploads, download_in_parts, seconds_for, tried, upload_in_parts
+from .parts import PART, a_few_at_once, abort_uploads, download_in_parts, seconds_for, tried, upload_in_parts
 from .trying import describe, missing_bucket
 
 __all__ = ["Place", "forget", "is_url", "local_path"]
@@ -35,7 +36,8 @@ _PACKAGES = {
 }
 _COMMON = ("s3", "gs", "az", "abfs", "memory", "file", "hdfs", "sftp")
 _CONNECT_S, _READ_S = 5, 15
-_LIST_S = 60.0
+_LIST_S = 900.0
+"""A long list comes in many answers, for each of which the file system waits less."""
 _opened: dict[tuple[int, str], Any] = {}
 """File systems by process and scheme.
 
@@ -235,8 +237,7 @@ class Place:
         """
         with self._told() as (files, path):
             if not recursive:
-                with contextlib.suppress(FileNotFoundError):
-                    self._ask(files, "rm_file", path)
+                self._remove(files, path)
                 return
             files.invalidate_cache()
             # Not by ``rm``, which takes brackets and stars in a name for a pattern.
@@ -247,9 +248,7 @@ class Place:
             except FileNotFoundError:
                 return
             folders = [name for name, entry in found.items() if entry["type"] == "directory"]
-            for name in found.keys() - folders:
-                with contextlib.suppress(FileNotFoundError):
-                    self._ask(files, "rm_file", name)
+            a_few_at_once([partial(self._remove, files, name) for name in found.keys() - folders])
             if self.scheme not in _WHOLE:
                 for name in sorted({*folders, path}, key=len, reverse=True):
                     with contextlib.suppress(OSError):
@@ -302,6 +301,10 @@ class Place:
         if isinstance(files, AsyncFileSystem):
             settings["timeout"] = seconds_for(0) if seconds is None else seconds
         return getattr(files, method)(*arguments, **settings)
+
+    def _remove(self, files: Any, path: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self._ask(files, "rm_file", path)
 
     def _put(self, files: Any, path: str, data: bytes) -> None:
         """Write an object that is in memory."""
