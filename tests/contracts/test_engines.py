@@ -39,7 +39,6 @@ class TestProcesses(EngineContract):
 class TestRay(EngineContract):
     engine = "ray"
     brings_slots = True
-    carries_environment = False  # it may be on another machine, and Ray has a runtime_env for that
 
 
 def test_the_inline_engine_runs_in_this_very_process(tmp_path: Path) -> None:

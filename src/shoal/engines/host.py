@@ -9,6 +9,7 @@ no other host can make a copy, the report is told all the same, and so is the us
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import sys
@@ -31,6 +32,7 @@ from ..core.reports import reader
 from ..errors import StorageError, one_line
 from ..scratch import Owner
 from ..storage.workers import Workers
+from ..worker.environment import THREAD_VARIABLES
 from . import EngineSetup
 from .copies import Offer, Piece
 from .line import Outbox
@@ -59,6 +61,10 @@ __all__ = ["Host"]
 
 _POLL_S = 0.5
 _IDLE_S = 0.05
+_NOT_TAKEN = ("RAY_", "CUDA_VISIBLE_DEVICES", *THREAD_VARIABLES)
+"""How environment variables begin that are others in each process of Ray."""
+_OF_RAY = "runtime_resources"
+"""In the path of a working directory that Ray has made for a ``runtime_env``."""
 _TRANSFERS = 4
 """So many checkpoints are fetched at the same time, and so many are copied to others."""
 
@@ -197,7 +203,7 @@ class Host:
 
     def _start(self) -> None:
         setup = self._setup
-        _take_path_over(setup.path)
+        _take_over(setup)
         objects.expect()
         self._engine.start(
             EngineSetup(
@@ -495,12 +501,23 @@ def _folder_here(owner: Owner, setup: HostSetup) -> Path:
         return owner.folder(Path(tempfile.gettempdir())) / Path(setup.folder).name
 
 
-def _take_path_over(path: Sequence[str]) -> None:
-    """Let this process, and so its members, import what the driver can: where it is here, too."""
+def _take_over(setup: HostSetup) -> None:
+    """Make this process, and so its members, find what the script finds: modules, files, environment variables."""
+    if setup.with_driver:
+        taken = {name: value for name, value in setup.environment.items() if not name.startswith(_NOT_TAKEN)}
+    else:
+        # Another machine has paths, users and credentials of its own.
+        ours = {name: value for name, value in setup.environment.items() if name.startswith("SHOAL_")}
+        taken = {name: value for name, value in ours.items() if name not in ("SHOAL_CACHE", "SHOAL_DIR", *os.environ)}
+    os.environ.update(taken)
+    if setup.cwd and _OF_RAY not in os.getcwd():
+        with contextlib.suppress(OSError):  # it is not here, too
+            os.chdir(setup.cwd)
     here = os.path.dirname(os.path.abspath(sys.modules["__main__"].__file__ or "")) if _has_main() else None
     # Ray's own script lies in a folder of modules that nobody else means.
     own = [entry for entry in sys.path if entry != here]
-    sys.path[:] = [*own, *(entry for entry in path if entry not in own and (not entry or os.path.isdir(entry)))]
+    path = [entry for entry in setup.path if entry not in own and (not entry or os.path.isdir(entry))]
+    sys.path[:] = [*own, *path]
 
 
 def _has_main() -> bool:

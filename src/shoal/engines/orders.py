@@ -8,6 +8,7 @@ is sent again, and what has arrived already is left out.
 from __future__ import annotations
 
 import pickle
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -47,6 +48,10 @@ class HostSetup:
     """Whether the host is on the driver's node."""
     path: tuple[str, ...]
     """The driver's ``sys.path``."""
+    cwd: str = ""
+    """The driver's working directory, which is also the members' where it is there."""
+    environment: Mapping[str, str] = field(default_factory=dict[str, str])
+    """The driver's environment variables."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -375,6 +375,8 @@ class RayEngine:
             "probe": str(self._probe),
             "place": setup.place,
             "path": tuple(sys.path),
+            "cwd": os.getcwd(),
+            "environment": _environment(),
         }
         self._cluster = _RayCluster(setup.experiment)
         self._granted = Granted(self._cluster, setup.request, setup.limit, self._changed)
@@ -688,6 +690,12 @@ def _share(actor: Any, refs: list[ObjectRef[Any]]) -> None:
     for ref in refs:
         with open(ref.path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             actor.adopt.remote(ref, ray.put(pickle.PickleBuffer(data)))
+
+
+def _environment() -> dict[str, str]:
+    """Return this process's environment variables, but for those of which the user has told Ray another value."""
+    told: Mapping[str, str] = ray.get_runtime_context().runtime_env.get("env_vars") or {}
+    return {name: value for name, value in os.environ.items() if name not in told}
 
 
 def _cannot(error: BaseException) -> str:
