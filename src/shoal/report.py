@@ -20,11 +20,20 @@ from .core.commands import Exploit, Status
 from .core.reports import flatten
 from .display.html import Html, cut, element, joined, pairs, table
 from .display.reprs import lineage_columns, schedule_columns, size_text
-from .display.table import count_text, error_of, error_path, status_counts, stopped_because, trial_columns
+from .display.table import (
+    count_text,
+    error_of,
+    error_path,
+    span_text,
+    status_counts,
+    stopped_because,
+    trial_columns,
+)
 from .display.text import Column, format_duration, format_value, one_line
 from .errors import ConfigError, JournalError, ShoalError, StorageError
 from .errors import one_line as error_line
 from .history import TrialHistory
+from .location import is_url
 from .reading import Experiment, State
 from .report_page import Figure, can_be_interactive, figures_of, page
 from .resources import Request
@@ -210,6 +219,8 @@ def _settings(experiment: Experiment) -> list[tuple[str, object]]:
     info = experiment.info
     stop = ", ".join(f"{key} ≥ {format_value(value)}" for key, value in info.stop.items())
     budget = "" if info.time_budget_s is None else format_duration(info.time_budget_s)
+    # Of a cluster a device is the name of a host.
+    gpus = info.gpus > 0 and info.engine == "processes"
     takes = Request(info.cpus, info.gpus, info.memory, info.custom).describe()
     known: list[tuple[str, object]] = [
         ("Trainable", info.trainable),
@@ -221,8 +232,8 @@ def _settings(experiment: Experiment) -> list[tuple[str, object]]:
         ("Stop", stop),
         ("Time budget", budget),
         ("Seed", str(info.seed)),
-        ("Slots", f"{info.slots}, each with {takes}"),
-        ("Devices", ", ".join(device for device in info.devices if device)),
+        ("Slots", f"{span_text(*experiment.timeline.slots_between)}, each with {takes}"),
+        ("Devices", ", ".join(device for device in info.devices if device) if gpus else ""),
         ("Engine", info.engine),
         ("Kept out of exploits", ", ".join(map(str, info.control))),
         ("Versions", ", ".join(f"{name} {version}" for name, version in info.versions.items())),
@@ -309,6 +320,8 @@ def _checkpoint(result: Result) -> list[tuple[str, object]]:
         return [("checkpoint", "its folder is gone")]
     if found is None:
         return [("checkpoint", "none")]
+    if is_url(found.path):
+        return [("checkpoint", element("code", found.path))]
     size = 0
     for where, _, names in os.walk(found.path):
         for name in names:

@@ -20,6 +20,7 @@ __all__ = ["Followed", "NothingThere", "View", "find_urls"]
 _SILENT_S = 60.0
 """A driver whose heartbeat has not changed for so long is taken to be dead, or cut off from storage."""
 _COPIES_AT_ONCE = 8
+_NAMED = 8
 _LISTED_S = 5.0
 """So long a list of checkpoints is new enough."""
 
@@ -75,7 +76,7 @@ class View:
         if not shipping.is_there(view._place):
             if furthest and is_experiment(here):
                 return view
-            raise NothingThere(f"There is no experiment {location}.")
+            raise NothingThere(f"There is no experiment {location}.{_inside(location.url)}")
         if furthest and is_experiment(here) and shipping.relation(view._place, here) in ("same", "further"):
             return view
         view._fetch()
@@ -253,6 +254,17 @@ class Followed:
         while not self._ended.wait(self._every_s):
             with contextlib.suppress(Exception):  # storage is away: what is there is shown
                 self.refresh()
+
+
+def _inside(url: str | None) -> str:
+    """Return which experiments are in a folder that is none itself, for a message."""
+    found: list[str] = []
+    with contextlib.suppress(Exception):
+        found = [name_of(each) for each in find_urls(str(url))]
+    if not found:
+        return ""
+    more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+    return f" It is a folder with some: {', '.join(found[:_NAMED])}{more}. Give the URL of one of them."
 
 
 def find_urls(root: str) -> list[str]:

@@ -198,6 +198,25 @@ def test_a_job_that_is_told_to_end_has_everything_in_storage(bucket: s3.Bucket, 
     assert fate_of(tune.ResultGrid.read(url)) == undisturbed()
 
 
+def test_a_job_that_is_told_to_end_while_storage_hangs_ends_in_time(bucket: s3.Bucket, tmp_path: Path) -> None:
+    url, gates = f"{bucket.url}/runs/a", tmp_path / "gates"
+    with script("begin", url, gates, SHOAL_GRACE_S="1") as driver:  # and not only after the ten minutes of patience
+        wait_until(lambda: reached(url, GATES[0] - 1), driver)
+        bucket.line.go("hang")
+        open_gates(gates, GATES[0])
+        wait_until(lambda: _reached_here(location_of(url).folder, GATES[0]), driver)
+        driver.send_signal(signal.SIGTERM)
+        open_gates(gates, *GATES)
+        printed = finish(driver, code=75)
+    assert f"{url} does not have everything: " in printed
+    assert f"To go on: tune.Tuner.restore('{url}', train).fit()" in printed
+    bucket.line.go("open")
+    with script("restore", url, gates) as driver:
+        finish(driver)
+    assert fate_of(tune.ResultGrid.read(url)) == undisturbed()
+    check_storage(url)
+
+
 def test_an_experiment_that_is_run_elsewhere_is_left_alone(bucket: s3.Bucket, tmp_path: Path) -> None:
     url, gates = f"{bucket.url}/runs/a", tmp_path / "gates"
     with script("begin", url, gates, SHOAL_CACHE=str(tmp_path / "another machine")) as driver:

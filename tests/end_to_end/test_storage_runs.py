@@ -56,7 +56,8 @@ def working_folders() -> list[Path]:
 
 def run(root: str, trainable: Callable[[dict[str, Any]], Any] = climb, **settings: Any) -> tune.ResultGrid:
     """Run a small experiment, in this process unless told otherwise."""
-    return fit(trainable, root, **{"scheduler": pbt(), "engine": "inline", **settings})
+    given: dict[str, Any] = {"scheduler": pbt(), "engine": "inline", **settings}
+    return fit(trainable, root, **given)
 
 
 def fail_once(config: dict[str, Any]) -> None:
@@ -120,6 +121,7 @@ def test_results_have_urls_that_fsspec_and_shoal_can_open(root: str) -> None:
         assert best.best_checkpoints
         assert grid.report_card().statements
         assert f"in {root}/a" in repr(grid)
+        assert all(root in (shown._repr_html_() or "") for shown in (grid, best))
         assert grid.get_dataframe()["logdir"].str.startswith(root).all()
 
 
@@ -143,6 +145,14 @@ def test_tune_run_and_its_analysis_work_on_urls(root: str, tmp_path: Path) -> No
     with pytest.raises(ConfigError, match="no experiment to resume"):
         tune.run(climb, resume=True, **settings)
     assert tune.run(climb, stop={"training_iteration": 1}, resume="AUTO", **settings).trials
+
+
+def test_scripts_for_ray_tune_may_give_urls_too(root: str) -> None:
+    from shoal.as_ray.settings import RunConfig
+
+    assert RunConfig(storage_path=root).storage_path == RunConfig(local_dir=root).storage_path == root
+    with pytest.raises(ConfigError, match=r"no storage_filesystem .*fsspec finds the file system by the URL"):
+        RunConfig(storage_path=root, storage_filesystem=fsspec.filesystem("memory"))
 
 
 def test_the_variable_may_hold_a_url(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -603,6 +613,7 @@ def test_the_command_line_reads_urls(shoal: Shoal, root: str, tmp_path: Path, mo
     assert url in (tmp_path / "first-report.html").read_text()
     assert "is in object storage" in shoal("gc", url, code=2)
     assert "is not running" in shoal("stop", url, code=1)
+    assert "It is a folder with some: second, first" in shoal("status", root, code=1)
 
 
 def test_names_are_found_where_the_variable_says(shoal: Shoal, root: str, monkeypatch: pytest.MonkeyPatch) -> None:
