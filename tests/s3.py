@@ -19,7 +19,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Coroutine, Generator, Mapping
+from collections.abc import Coroutine, Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -31,6 +31,7 @@ __all__ = ["Bucket", "Line", "Server", "Way", "bucket", "environment", "has_serv
 Way = Literal["open", "refuse", "hang", "reset"]
 _KEY, _SECRET = "shoal", "shoal-secret"
 _START_S = 60.0
+_PREFIX = "shoal_s3_"
 
 
 def _program() -> str | None:
@@ -93,6 +94,7 @@ class Server:
         port = self.port or port
         self.ports = (master, volume, filer, port)
         (self.folder / "data").mkdir(parents=True, exist_ok=True)
+        (self.folder / "ports").write_text(" ".join(map(str, self.ports)))
         command = [
             program, "server", f"-dir={self.folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
             f"-master.port={master}", "-master.telemetry=false", "-master.volumeSizeLimitMB=64",
@@ -142,11 +144,7 @@ class Server:
             self.process.kill()
             self.process.wait()
             self.process = None
-        for port in self.ports:
-            for path in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
-                path.unlink(missing_ok=True)
-            for path in Path("/tmp").glob(f"seaweedfs-*-grpc-{port + 10_000}.sock"):
-                path.unlink(missing_ok=True)
+        _delete_sockets(self.ports)
 
     def freeze(self) -> None:
         """Have it answer nothing, though connections can be made."""
@@ -193,11 +191,30 @@ def server() -> Server:
     """Return the server of this process, started on the first call; it ends with the process."""
     found = _servers.get(os.getpid())
     if found is None or found.process is None or found.process.poll() is not None:
-        folder = Path(tempfile.mkdtemp(prefix="shoal_s3_"))
+        _sweep()
+        folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}_"))
         found = _servers[os.getpid()] = Server(folder)
         atexit.register(_end, os.getpid(), found)
         found.start()
     return found
+
+
+def _delete_sockets(ports: Iterable[int]) -> None:
+    """Delete what SeaweedFS leaves in /tmp when it is killed."""
+    for port in ports:
+        for name in (f"seaweedfs-*-{port}.sock", f"seaweedfs-*-grpc-{port + 10_000}.sock"):
+            for path in Path("/tmp").glob(name):
+                path.unlink(missing_ok=True)
+
+
+def _sweep() -> None:
+    """Delete what processes have left that were killed while they ran tests; the kernel has ended their servers."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        owner = folder.name.removeprefix(_PREFIX).partition("_")[0]
+        if owner.isdigit() and not Path("/proc", owner).exists():
+            with contextlib.suppress(OSError):
+                _delete_sockets(map(int, (folder / "ports").read_text().split()))
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _end(owner: int, started: Server) -> None:
