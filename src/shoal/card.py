@@ -385,7 +385,7 @@ def _time(experiment: Experiment) -> Statement | None:
     rest = max(0.0, 1.0 - share - saving - loading)
     overlap = f" ({_percent(beside)} while another trained in the slot)" if beside > 0.005 else ""
     because = (
-        f"{format_duration(spent.duration)} on {_count(experiment.info.slots, 'slot')}; saving {_percent(saving)}"
+        f"{format_duration(spent.duration)} on {_slots(experiment)}; saving {_percent(saving)}"
         f"{overlap}, loading {_percent(loading)}, starting, deciding and empty slots {_percent(rest)} of the slots' "
         f"time"
     )
@@ -400,6 +400,15 @@ def _time(experiment: Experiment) -> Statement | None:
     largest = max(zip((saving, loading, rest), causes, strict=True))[1]
     verdict = Verdict.WARN if share < 0.75 else Verdict.INFO
     return Statement("time", verdict, f"{text} Most of what is left went into {largest}. {causes[largest]}", because)
+
+
+def _slots(experiment: Experiment) -> str:
+    """How many slots there were."""
+    fewest, most = experiment.timeline.slots_between
+    if fewest == most:
+        return _count(most, "slot")
+    average = experiment.timeline.slot_seconds / experiment.timeline.duration
+    return f"{fewest} to {_count(most, 'slot')}, {average:.1f} on average"
 
 
 def _failures(experiment: Experiment) -> Statement | None:

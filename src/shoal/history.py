@@ -237,10 +237,8 @@ class History:
         """Why the whole experiment was stopped, or None."""
         self.met: str | None = None
         """The user's condition that it was stopped by, ``stop`` or ``time_budget_s``; None where it was cut off."""
-        self.slots = 0
-        """How many slots there are now, or were when the newest driver ended."""
-        self.most_slots = 0
-        """The most that there have been at a time."""
+        self.slots: int | None = None
+        """How many slots there are now, or were when the newest driver ended; None before the first has begun."""
         self.started_at: float | None = None
         self.updated_at: float | None = None
 
@@ -312,9 +310,9 @@ class History:
         elif isinstance(item, Freed):
             self.trials[item.trial_id].freed.add(item.number)
         elif isinstance(item, SlotsJoined):
-            self._count_slots(self.slots + len(item.devices))
+            self.slots = (self.slots or 0) + len(item.devices)
         elif isinstance(item, SlotsLeft):
-            self._count_slots(self.slots - len(item.slots))
+            self.slots = (self.slots or 0) - len(item.slots)
         elif isinstance(item, Undecided | Drifted):
             pass  # what follows from them is told by commands
         elif isinstance(item, Notice):
@@ -345,13 +343,9 @@ class History:
         trial.checkpoints[saved.number] = CheckpointEntry(saved, row)
         trial.restore = None
 
-    def _count_slots(self, count: int) -> None:
-        self.slots = count
-        self.most_slots = max(self.most_slots, count)
-
     def _opened(self, opened: Opened) -> None:
         self.stopped = self.met = None
-        self._count_slots(len(opened.limits.devices))
+        self.slots = len(opened.limits.devices)
         for trial in self.trials.values():
             if opened.config:
                 trial.trained_with = trial.config if trial.trained_with is None else trial.trained_with

@@ -121,6 +121,14 @@ class Timeline:
         ends = [*(began for began, _ in self.slots[1:]), self.duration]
         return sum((end - began) * count for (began, count), end in zip(self.slots, ends, strict=False))
 
+    @property
+    def slots_between(self) -> tuple[int, int]:
+        """The fewest and the most slots that there were, moments aside that took no time."""
+        ends = [*(began for began, _ in self.slots[1:]), self.duration]
+        counts = [count for (began, count), end in zip(self.slots, ends, strict=False) if end > began]
+        counts = counts or [count for _, count in self.slots[-1:]] or [0]
+        return min(counts), max(counts)
+
     def active(self, at: float) -> float:
         """Return how many active seconds had passed at a time, given in seconds since the epoch.
 

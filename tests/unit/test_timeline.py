@@ -7,11 +7,27 @@ from typing import Any
 
 import pytest
 
+from shoal.card import report_card
 from shoal.core.commands import Continue, Exploit, Launch, Status, Stop
-from shoal.core.events import Failed, Finished, Lost, Opened, Reported, SavedCheckpoint, Started, TrialAdded
+from shoal.core.events import (
+    Failed,
+    Finished,
+    Lost,
+    Opened,
+    Reported,
+    SavedCheckpoint,
+    SlotsJoined,
+    SlotsLeft,
+    Started,
+    TrialAdded,
+)
 from shoal.core.limits import Limits, RetentionRules
+from shoal.display.table import begin_line, overview
 from shoal.journal.codec import Record
+from shoal.plots.population import times
 from shoal.reading import Experiment
+from shoal.report import report_html
+from shoal.testing import Node
 from shoal.timeline import Timeline
 
 from ..helpers import climb, fit
@@ -125,3 +141,42 @@ def test_real_members_say_how_long_they_saved_and_loaded(tmp_path: Path, engine:
     timeline = Experiment.open(grid.experiment_path).timeline
     assert all(spent.saving > 0 for spent in timeline.members.values())
     assert any(spent.loading > 0 for spent in timeline.members.values())
+
+
+def test_slots_that_join_and_leave_count_as_long_as_they_are_there() -> None:
+    timeline = told(
+        (100.0, opened(0)), (100.0, SlotsJoined(("a", "a"))), (110.0, SlotsJoined(("b",) * 3)),
+        (114.0, SlotsLeft((0, 1))), (120.0, added(0)),
+    )  # fmt: skip
+    assert timeline.slots == [(0.0, 0), (0.0, 2), (10.0, 5), (14.0, 3)]
+    assert timeline.slot_seconds == 10 * 2 + 4 * 5 + 6 * 3
+    assert timeline.slots_between == (2, 5)
+
+
+def test_each_driver_begins_with_its_own_slots() -> None:
+    timeline = told((0.0, opened(1)), (5.0, SlotsJoined(("",))), (10.0, added(0)), (90.0, opened(1)), (94.0, added(1)))
+    assert timeline.slot_seconds == 5 * 1 + 5 * 2 + 4 * 1
+    assert told((0.0, opened(0)), (9.0, added(0))).slots_between == (0, 0)
+
+
+def test_an_experiment_that_never_had_a_slot_is_read_without_a_division_by_zero(tmp_path: Path) -> None:
+    node = Node("late", 1, joins_at=50.0, dies_at=50.5)
+    folder = write_experiment(tmp_path / "run", slots=0, nodes=(node,), stop_asked_at=60.0, facts={"engine": "ray"})
+    experiment = Experiment.open(folder)
+    assert experiment.timeline.slot_seconds == 0.0
+    assert experiment.history.slots == 0
+    assert times(experiment).training_share is None
+    assert len(report_card(experiment)) == 0
+    assert "0 slots" not in begin_line(experiment.info, folder, experiment.history)
+
+
+def test_a_report_and_its_card_tell_how_many_slots_there_were_and_take_no_host_for_a_gpu(tmp_path: Path) -> None:
+    nodes = (Node("host-a", 2, dies_at=30.0), Node("host-b", 3, joins_at=10.0))
+    facts = {"engine": "ray", "gpus": 1.0}
+    experiment = Experiment.open(write_experiment(tmp_path / "run", slots=0, nodes=nodes, facts=facts))
+    page = report_html(experiment, interactive=False)
+    assert "2 to 5, each with" in page
+    assert "host-a" not in page
+    time = next(statement for statement in report_card(experiment).statements if statement.key == "time")
+    assert "on 2 to 5 slots, " in time.because
+    assert overview(experiment.info, experiment.history, folder="f", running_for=1.0).facts[1] == ("slots", "0/3")

@@ -415,13 +415,13 @@ def _disk(patient: Patient) -> Iterator[Finding]:
     """See whether there is room to go on."""
     free = shutil.disk_usage(patient.folder).free
     largest = max((entry.saved.size for _, _, entry, _ in patient.files.checkpoints()), default=0)
-    wanted = largest * max(1, patient.info.slots)
+    slots = max(1, patient.files.history.slots or 0)
+    wanted = largest * slots
     if not patient.ended and free < wanted:
         yield Finding(
             PROBLEM,
             "disk",
-            f"{size_text(free)} are free, and one checkpoint of each of {patient.info.slots} slots takes "
-            f"{size_text(wanted)}.",
+            f"{size_text(free)} are free, and one checkpoint of each of {slots} slots takes {size_text(wanted)}.",
             "The run ends as soon as a checkpoint does not fit; what was reported is kept.",
             "Make room, for example with shoal gc, or keep fewer checkpoints: CheckpointConfig(num_to_keep=1).",
         )

@@ -114,7 +114,7 @@ def _experiment_values(experiment: Experiment) -> dict[str, Any]:
         "results": history.results,
         "exploits": history.perturbations,
         "checkpoints": history.checkpoints,
-        "slots": info.slots,
+        "slots": info.slots if history.slots is None else history.slots,
         "started": when(info.started_at or history.started_at),
         "duration_s": ran,
     }
@@ -253,6 +253,7 @@ def _facts(experiment: Experiment, state: State, view: Overview, width: int | No
     """Return the state and the facts, in as many lines as they need."""
     from rich.text import Text
 
+    from ..display.table import span_text
     from .drivers import who_runs
 
     lines = [Text.assemble((state.value, status_style(state.value)))]
@@ -261,7 +262,7 @@ def _facts(experiment: Experiment, state: State, view: Overview, width: int | No
         lines[-1].append(f" by {by}", style="dim")
     for name, value in view.facts:
         if name == "slots" and state.value != "running":
-            value = value.rpartition("/")[2]
+            value = span_text(*experiment.timeline.slots_between)
         name = "ran for" if name == "running for" and state.value != "running" else name
         fact = Text.assemble((f"{name} ", "dim"), value)
         if width is not None and lines[-1].cell_len + 3 + fact.cell_len > width:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..core.reports import flatten
+from ..display.table import span_text
 from ..display.text import crop, format_duration, format_value
 from ..errors import ShoalError
 from ..plots.info import Line, ancestry, finite, metric_of, reader_of, x_label
@@ -66,7 +67,7 @@ def _facts(experiment: Experiment) -> Iterator[tuple[str, str]]:
     yield "members", str(info.num_trials)
     yield "results", f"{history.results:,}"
     yield "exploits", f"{history.perturbations:,}"
-    yield "slots", str(info.slots)
+    yield "slots", span_text(*timeline.slots_between)
     yield "time", format_duration(timeline.duration)
     yield "time in training, all members", seconds(sum(spent.training for spent in timeline.members.values()))
     yield "seed", str(info.seed)

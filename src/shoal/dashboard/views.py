@@ -11,7 +11,7 @@ from typing import Any
 from ..core.commands import Exploit, Reconfigure, Status
 from ..core.events import Config
 from ..core.reports import flatten, lookup, number
-from ..display.table import Pace, count_text, error_of, stopped_because
+from ..display.table import Pace, count_text, error_of, slots_now, stopped_because
 from ..display.text import format_duration, format_value, one_line
 from ..experiment import ExperimentInfo
 from ..history import TrialHistory
@@ -308,7 +308,7 @@ def _facts(experiment: Experiment, best: TrialHistory | None, state: State | Non
         f"since {moment(info.started_at)}",
     )
     in_use = sum(trial.slot is not None for trial in history.trials.values()) if runs else 0
-    yield Fact("slots", f"{in_use}/{info.slots}", "in use")
+    yield Fact("slots", f"{in_use}/{slots_now(history, info)}", "in use")
 
 
 def _counts(count: Counter[Status], state: State | None) -> str:

@@ -31,6 +31,8 @@ __all__ = [
     "failure_line",
     "overview",
     "result_line",
+    "slots_now",
+    "span_text",
     "status_counts",
     "stopped_because",
     "trial_columns",
@@ -92,7 +94,7 @@ def overview(
     in_use = sum(trial.slot is not None for trial in trials)
     facts = [
         ("running for", format_duration(running_for)),
-        ("slots", f"{in_use}/{info.slots}"),
+        ("slots", f"{in_use}/{slots_now(history, info)}"),
         ("memory", memory),
         ("checkpoints", str(history.checkpoints)),
         ("replay:", _replayed(history)) if info.replay else ("perturbations", str(history.perturbations)),
@@ -259,10 +261,11 @@ def begin_line(info: ExperimentInfo, folder: Path | str, history: History) -> st
     """Return what is said first."""
     goal = "" if info.metric is None else f", {info.metric} ({info.mode})"
     goal += f", {len(info.control)} kept out of exploits" if info.control else ""
+    # Of a cluster's slots none is there yet.
+    slots = f" on {count_text(info.slots, 'slot')}" if info.slots else ""
     again = f" goes on after {count_text(history.results, 'result')}" if history.results else ""
     return (
-        f"{info.name}{again}: {count_text(info.num_trials, 'trial')} on {count_text(info.slots, 'slot')}, "
-        f"{info.scheduler}{goal}. Results: {folder}"
+        f"{info.name}{again}: {count_text(info.num_trials, 'trial')}{slots}, {info.scheduler}{goal}. Results: {folder}"
     )
 
 
@@ -318,6 +321,16 @@ def result_line(trial: TrialHistory, row: Row, info: ExperimentInfo) -> str:
 def count_text(count: int, noun: str) -> str:
     """Return ``1 trial`` or ``4 trials``."""
     return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def slots_now(history: History, info: ExperimentInfo) -> int:
+    """Return how many slots there are."""
+    return info.slots if history.slots is None else history.slots
+
+
+def span_text(fewest: int, most: int) -> str:
+    """Return ``4``, or ``2 to 8`` where a number was not always the same."""
+    return str(most) if fewest == most else f"{fewest} to {most}"
 
 
 # ----------------------------------------------------------------------------------------------------------- progress
