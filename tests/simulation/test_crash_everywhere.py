@@ -42,7 +42,7 @@ def test_a_seeded_synchronous_run_is_the_same_to_the_last_bit_after_every_event(
         scenario = small(
             seed, members=4, pbt=True, synch=True, interval=float(every * 2), checkpoint_every=every, length=7,
             time_attr="training_iteration", faults=(), target=None, stopper=False, stop_asked_at=None, fail_fast=False,
-            returns=False, of_class=seed % 3 == 0,
+            returns=False, of_class=seed % 3 == 0, nodes=(),
         )  # fmt: skip
         whole = scenario.run()
         expected = told(whole)
@@ -72,7 +72,7 @@ def test_the_same_where_members_fail_for_good_and_copy_others(block: int) -> Non
         base = small(
             seed, members=3 + seed % 3, pbt=True, synch=True, interval=float(every * (1 + seed // 2 % 2)),
             checkpoint_every=every, length=7, time_attr="training_iteration", faults=(), target=None, stopper=False,
-            stop_asked_at=None, fail_fast=False, returns=False, of_class=seed % 3 == 0, replace_failed=True,
+            stop_asked_at=None, fail_fast=False, returns=False, of_class=seed % 3 == 0, nodes=(), replace_failed=True,
             architectures=(0, 0, 2)[seed % 3], max_failures=0,
         )  # fmt: skip
         scenario = Poisoned(**{field.name: getattr(base, field.name) for field in fields(base)}, poisoned=0.15)
