@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .arguments import check_arguments
 from .core.events import Config
 from .errors import ConfigError, ResultError
+from .location import is_url
 from .schedulers.replay import ReplayScheduler
 from .space import same
 
@@ -34,7 +35,7 @@ class PopulationBasedTrainingReplay(ReplayScheduler):
     objects that no file can hold, such as references from ``shoal.put``.
 
     Args:
-        policy_file: path of a ``pbt_policy_<trial id>.txt`` that Shoal or Ray Tune wrote.
+        policy_file: path or URL of a ``pbt_policy_<trial id>.txt`` that Shoal or Ray Tune wrote.
 
     Raises:
         ConfigError: the file is missing, empty or damaged; the message names the line.
@@ -122,12 +123,14 @@ def _is_left_over(before: _Line, line: _Line) -> bool:
     return copied_itself and not same(before.new_config, line.donor_config)
 
 
-def _checked_path(policy_file: object) -> Path:
+def _checked_path(policy_file: object) -> Path | str:
     if not isinstance(policy_file, (str, os.PathLike)):
         raise ConfigError(
             f"PopulationBasedTrainingReplay: policy_file must be the path of a pbt_policy_<trial id>.txt, but is "
             f"{policy_file!r}. For a Result, use PopulationBasedTrainingReplay.from_result(result)."
         )
+    if is_url(policy_file):
+        return policy_file
     path = Path(policy_file).expanduser()
     folder = path if path.is_dir() else path.parent
     if path.is_file() and path.name != "pbt_global.txt":
@@ -144,10 +147,10 @@ def _checked_path(policy_file: object) -> Path:
     raise ConfigError(f"PopulationBasedTrainingReplay: {path} {what}.{hint}")
 
 
-def _lines(path: Path) -> list[tuple[int, str]]:
-    """Return (number from 1, text) of all lines that are not blank."""
+def _lines(path: Path | str) -> list[tuple[int, str]]:
+    """Return (number from 1, text) of all lines that are not blank; the file may be in object storage."""
     try:
-        raw = path.read_bytes()
+        raw = _downloaded(path) if isinstance(path, str) else path.read_bytes()
     except OSError as error:
         raise ConfigError(f"PopulationBasedTrainingReplay: {path} cannot be read: {error}.") from error
     found: list[tuple[int, str]] = []
@@ -161,6 +164,15 @@ def _lines(path: Path) -> list[tuple[int, str]]:
             ) from error
         if text:
             found.append((number, text))
+    return found
+
+
+def _downloaded(url: str) -> bytes:
+    from .storage.fetching import read_file
+
+    found = read_file(url)
+    if found is None:
+        raise ConfigError(f"PopulationBasedTrainingReplay: {url} does not exist.")
     return found
 
 

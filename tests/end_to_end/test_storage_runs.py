@@ -155,6 +155,15 @@ def test_scripts_for_ray_tune_may_give_urls_too(root: str) -> None:
         RunConfig(storage_path=root, storage_filesystem=fsspec.filesystem("memory"))
 
 
+def test_a_policy_in_storage_can_be_replayed(root: str) -> None:
+    run(root, run={"name": "a"}, scheduler=pbt(synch=True))
+    policy = next(name for name in sorted(names(f"{root}/a")) if name.startswith("pbt_policy_"))
+    replay = tune.schedulers.PopulationBasedTrainingReplay(f"{root}/a/{policy}")
+    assert len(run(root, run={"name": "b"}, scheduler=replay, num_samples=1)) == 1
+    with pytest.raises(ConfigError, match="does not exist"):
+        tune.schedulers.PopulationBasedTrainingReplay(f"{root}/a/nothing.txt")
+
+
 def test_the_variable_may_hold_a_url(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHOAL_DIR", root)
     grid = tune.Tuner(

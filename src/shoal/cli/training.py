@@ -409,8 +409,8 @@ def _begun_at(root: str, since: float) -> str | None:
     """As :func:`_begun`, of an experiment in object storage: its working folder tells."""
     from ..location import cache_folder, location_of
 
-    for outer in cache_folder().iterdir():
-        for folder in newest_first(outer) if outer.is_dir() else ():
+    for outer in cache_folder().glob("*/"):
+        for folder in newest_first(outer):
             location = location_of(join(root, folder.name))
             if location.folder == folder and _is_mine(folder, since):
                 return location.url

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from shoal import tune
 from shoal.errors import ShoalError
+from shoal.location import is_url
 from shoal.tune.schedulers import PopulationBasedTraining
 
 _EXTRAS = "pip install 'shoal[examples]'"
@@ -211,7 +212,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     best = results.get_best_result(metric=METRIC, mode="max")
     tables = [(result.path == best.path, result.metrics_dataframe) for result in results]
     curves = [(is_best, table) for is_best, table in tables if table is not None and not table.empty]
-    picture = Path(best.path).parent / "learning_curve.png"
+    # Of an experiment in object storage the picture is drawn here.
+    picture = Path("" if is_url(best.path) else best.path).parent / "learning_curve.png"
     plot_learning_curves(
         [table for _, table in curves], [is_best for is_best, _ in curves].index(True), options.target, picture
     )

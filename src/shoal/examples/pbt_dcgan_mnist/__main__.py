@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from shoal import tune
 from shoal.errors import ShoalError
+from shoal.location import is_url
 from shoal.objects import put
 from shoal.tune.schedulers import PopulationBasedTraining
 
@@ -206,9 +207,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     best = results.get_best_result(metric=METRIC, mode="max")
     metrics, config = best.metrics or {}, best.config or {}
-    pictures = draw(
-        results, best, Path(results.experiment_path) if options.out is None else Path(options.out).expanduser()
-    )
+    # Of an experiment in object storage the pictures are drawn here.
+    beside = Path("." if is_url(results.experiment_path) else results.experiment_path)
+    pictures = draw(results, best, beside if options.out is None else Path(options.out).expanduser())
     print()
     rounds = metrics["training_iteration"]
     print(f"Best inception score: {metrics[METRIC]:.2f} after {rounds} iteration{'' if rounds == 1 else 's'}")
