@@ -290,8 +290,10 @@ class FleetMachine(RuleBasedStateMachine):
 
     @rule(who=WHO, which=WHO, steps=st.integers(1, 3), score=st.floats(0, 1), save=st.booleans())
     def a_member_trains(self, who: int, which: int, steps: int, score: float, save: bool) -> None:
-        host = self.one_of(list(self.hosts.values()), who)
-        for _ in range(steps if host is not None else 0):
+        host: ModelHost | None = self.one_of(list(self.hosts.values()), who)
+        if host is None:
+            return
+        for _ in range(steps):
             training = [trial_id for trial_id, member in host.members.items() if member.trains]
             if (trial_id := self.one_of(training, which)) is not None:
                 saved = host.report(trial_id, score, save)
@@ -303,17 +305,18 @@ class FleetMachine(RuleBasedStateMachine):
     @rule(who=WHO, which=WHO, how=st.sampled_from([Finished, Failed, Lost]))
     def a_member_ends(self, who: int, which: int, how: Any) -> None:
         """Its function ends where it trains; its process dies anywhere."""
-        host = self.one_of(list(self.hosts.values()), who)
-        members = {} if host is None else host.members
-        if (trial_id := self.one_of(list(members), which)) is None:
+        host: ModelHost | None = self.one_of(list(self.hosts.values()), who)
+        if host is None or (trial_id := self.one_of(list(host.members), which)) is None:
             return
+        members = host.members
         member = members[trial_id]
         if how is Lost:
             del members[trial_id]
             host.says.append(Lost(trial_id, member.launch.launch, "killed"))
-        elif member.trains and how is Failed:
+        elif member.trains:
             member.trains = False
-            host.says.append(Failed(trial_id, member.launch.launch, "an error", ""))
+            about = (trial_id, member.launch.launch)
+            host.says.append(Finished(*about) if how is Finished else Failed(*about, "an error", ""))
 
     @rule(who=WHO)
     def a_member_is_killed(self, who: int) -> None:

@@ -34,7 +34,7 @@ class Line:
         clock: seconds of one clock.
     """
 
-    def __init__(self, call: Callable[[int, bytes], None], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, call: Callable[[int, bytes], object], clock: Callable[[], float] = time.monotonic) -> None:
         self._call = call
         self._clock = clock
         self._sent = 0
