@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from shoal.core.commands import Evict, Launch, Retry, Status
-from shoal.core.events import Lost, SlotsJoined, SlotsLeft
-from shoal.core.population import DISPLACED_AT_MOST
+from shoal.core.commands import Command, Evict, Launch, Retry, Status
+from shoal.core.events import Event, Lost, SlotsJoined, SlotsLeft
+from shoal.core.population import DISPLACED_AT_MOST, Population
 from shoal.testing import Fault, Node, SimulationResult, random_nodes
 
 from .scenarios import Scenario, drawn_nodes, drawn_scenario, run_through
@@ -109,6 +109,25 @@ def test_members_spread_to_a_node_that_joins_where_that_loses_nothing() -> None:
     assert result.of_kind(Evict)
     assert not result.of_kind(Retry)
     assert {launch.slot for launch in result.of_kind(Launch)} == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("hands_on", [False, True])
+def test_members_on_a_node_that_joins_do_not_run_away_from_all_others(hands_on: bool) -> None:
+    nodes = (Node("a", 4), Node("b", 4, joins_at=30.5))
+    scenario = Scenario(seed=1, members=40, interval=2.0, length=40, uneven=False, nodes=nodes, hands_on=hands_on)
+    apart = 0.0
+
+    def watch(population: Population, event: Event, commands: list[Command]) -> None:
+        nonlocal apart
+        if not any(trial.status.ended for trial in population.trials.values()):
+            times = [trial.time for trial in population.trials.values()]
+            apart = max(apart, max(times) - min(times))
+
+    simulation = scenario.simulation(validate=False)
+    simulation.watch = watch
+    result = simulation.run()
+    assert apart <= 10.0
+    assert len(result.of_kind(Evict)) <= 40
 
 
 def test_a_member_that_brings_down_each_node_fails_in_the_end() -> None:

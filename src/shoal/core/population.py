@@ -516,15 +516,20 @@ class Population(Slots):
         """At a boundary, pass the slot to whom it was promised, or to a waiting trial that has trained less."""
         assert trial.slot is not None
         slot = trial.slot
-        yields = slot in self._promised or slot in self._gone
-        if not yields:
+        if slot in self._promised or slot in self._gone:
+            other, yields = None, True
+        else:
             other = self._least_trained(self.devices[slot], move=False)
             yields = other is not None and other.place < trial.place
-        if yields:
+            other = None if yields or not self._joined else self._left_behind(trial)
+        if yields or other is not None:
             self._park(trial)
             self._wait(trial)
         else:
             self._run(trial, slot)
+        if other is not None:
+            self._free.take(slot, self.devices[slot])
+            self._run(other, slot)
 
     def _failed(self, trial: Trial, error: str, *, innocent: bool = False, displaced: bool = False) -> None:
         if trial.leaving:

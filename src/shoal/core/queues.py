@@ -94,6 +94,11 @@ class SlotQueue:
         """Return whether there is a trial that can run on each device."""
         return self._head("") is not None or self._mover() is not None
 
+    def mover(self) -> Trial | None:
+        """Return the trial that has trained least of those that can move: the first of a device, where that can."""
+        least = self._mover()
+        return None if least is None else least[3]
+
     def _head(self, device: str) -> _Entry | None:
         """Return the first of a device's entries that counts."""
         line = self._lines.get(device)

@@ -87,6 +87,8 @@ class Slots:
         self.limits = limits
         self.devices: list[str] = list(limits.devices)
         """The device of each slot that there has been, those that have left included."""
+        self._joined = False
+        """Whether some slots have joined since, so that devices may have more members for a slot than others."""
         self._gone: set[int] = set()
         """The slots that have left."""
         self._slots_on = Counter(self.devices)
@@ -105,6 +107,7 @@ class Slots:
         self._noticed.clear()
 
     def _slots_joined(self, event: SlotsJoined) -> None:
+        self._joined = True
         known = self.devices[-1:]
         if len({device == "" for device in (*known, *event.devices)}) > 1:
             raise InvalidTransition(f"{event!r}: some slots are alike and others are not, after {known}")
@@ -266,6 +269,16 @@ class Slots:
         if other is not None and (least is None or other.place <= least.place):
             return other
         return self._queue.least_trained(device) if least is None and move else least
+
+    def _left_behind(self, trial: Trial) -> Trial | None:
+        """Return who waits for another device, has trained less than a trial by more than one turn, and may move.
+
+        A node that joins takes the members that have trained least. They would never wait there, and be far ahead of
+        all others. So it takes more of them, until all devices have as many for each slot.
+        """
+        until = self.policy.until(trial.trial_id)
+        other = self._queue.mover()
+        return other if other is not None and until is not None and 2 * trial.time - other.time > until else None
 
     def _run(self, trial: Trial, slot: int) -> None:
         """Let the trial run in the slot: continue it where it waits, or launch it."""
