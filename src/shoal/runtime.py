@@ -149,6 +149,11 @@ def _engine() -> Any:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] != "ray":
             raise
+        if "shoal.as_ray" in sys.modules:
+            raise ConfigError(
+                "Members are to run on a Ray cluster, but shoal.as_ray hides Ray from the script. Change its import "
+                "lines instead: 'import shoal as ray', 'from shoal import tune'."
+            ) from error
         raise ConfigError(
             "Members are to run on a Ray cluster, but Ray is not installed: pip install 'shoal[ray]'."
         ) from error

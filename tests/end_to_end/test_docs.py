@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import os
 import re
 import runpy
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from matplotlib.image import imread
@@ -25,6 +25,7 @@ DOCS = ROOT / "docs"
 GUIDE = DOCS / "guide.md"
 MOVING = DOCS / "coming-from-ray-tune.md"
 LOOKING = DOCS / "looking.md"
+CLUSTER = DOCS / "cluster.md"
 PAGES = [*sorted(DOCS.rglob("*.md")), *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"))]
 PICTURES = runpy.run_path(str(DOCS / "make_pictures.py"))
 
@@ -35,6 +36,7 @@ CHAPTERS = {  # and the pictures that each makes
     (MOVING, "How to move a script"): set[str](),
     (MOVING, "Try it"): set[str](),
     (LOOKING, "Plots"): {"lineage.png"},
+    (CLUSTER, "One script"): set[str](),
 }
 
 
@@ -186,7 +188,7 @@ def test_the_commands_that_a_page_names_exist(page: Path) -> None:
     rules = re.findall(r"^([\w.-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
     extras = re.findall(r"^(\w+) = \[", (ROOT / "pyproject.toml").read_text(), flags=re.MULTILINE)
     for command in commands(page):
-        program, *rest = command.split()
+        program, *rest = itertools.dropwhile(lambda word: re.match(r"\w+=", word), command.split())
         if program == "make":
             assert next(word for word in rest if "=" not in word) in rules, command
         elif program == "pip":
@@ -197,6 +199,8 @@ def test_the_commands_that_a_page_names_exist(page: Path) -> None:
             modules = re.findall(r"-m ([\w.]+)", command)
             assert modules or rest[0] in EXAMPLES, command
             assert all(module in EXAMPLES or importlib.util.find_spec(module) for module in modules), command
+        elif program == "ray":
+            assert rest[:2] == ["job", "submit"], command
         else:
             assert (ROOT / program).is_file(), command
 
@@ -324,19 +328,15 @@ def test_the_error_about_a_name_that_is_not_there_is_the_one_that_the_page_shows
     assert absent("ray.tune.schedulers.PB2").startswith(shown[0].replace("\n", " "))
 
 
-def refusals() -> dict[str, Callable[[], Any]]:
-    """What the page says to be refused, and is no name."""
+def test_what_is_said_to_be_refused_is_refused(tmp_path: Path) -> None:
     import shoal
-    from shoal import tune
+    from shoal.errors import EngineError
 
-    return {
-        'ray.init(address="auto")': lambda: shoal.init(address="auto"),
-        'storage_path="s3://..."': lambda: tune.RunConfig(storage_path="s3://..."),
-    }
-
-
-@pytest.mark.parametrize("call", refusals())
-def test_what_is_said_to_be_refused_is_refused(call: str) -> None:
-    assert f"`{call}`" in MOVING.read_text(encoding="utf-8")
-    with pytest.raises(ValueError, match=r"no cluster|folder of this machine"):
-        refusals()[call]()
+    text = MOVING.read_text(encoding="utf-8")
+    assert '`ray.init("ray://...")`' in text
+    with pytest.raises(EngineError, match="that it is no part of"):
+        shoal.init("ray://...")
+    assert "a cluster with `python -m shoal.as_ray`" in text
+    (tmp_path / "script.py").write_text('import ray\nray.init(address="auto")\n')
+    done = start(["-m", "shoal.as_ray", "script.py"], tmp_path)
+    assert "shoal.as_ray hides Ray" in done.stderr
