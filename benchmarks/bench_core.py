@@ -2,6 +2,7 @@
 
     python benchmarks/bench_core.py            # a minute
     python benchmarks/bench_core.py 100 300    # other sizes
+    python benchmarks/bench_core.py cluster    # 10,000 members on 1,000 slots of 250 nodes: minutes
 
 An experiment is simulated first, without its checks; then its events are given once more to a fresh population, and
 only that is timed. Every report waits at a boundary each ``INTERVAL`` steps, saves a checkpoint there, and only one is
@@ -28,6 +29,8 @@ from shoal.testing import Simulation
 INTERVAL = 2
 STEPS = 20
 SLOTS = 32
+CLUSTER = tuple(f"node-{slot // 4}" for slot in range(1_000))
+"""The devices of 1,000 slots on 250 nodes."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,9 @@ def train(config: Config, state: float | None) -> tuple[dict[str, Any], float]:
     return {"score": level}, level
 
 
-def simulated(members: int, synch: bool, steps: int = STEPS) -> tuple[Simulation, list[Event]]:
+def simulated(
+    members: int, synch: bool, steps: int = STEPS, devices: tuple[str, ...] = ("",) * SLOTS
+) -> tuple[Simulation, list[Event]]:
     """Simulate an experiment; return it, and its events."""
     simulation = Simulation(
         train,
@@ -64,7 +69,7 @@ def simulated(members: int, synch: bool, steps: int = STEPS) -> tuple[Simulation
             hyperparam_mutations={"lr": space.uniform(0.0, 1.0)},
             synch=synch,
         ),
-        slots=SLOTS,
+        devices=devices,
         stop={"training_iteration": steps},
         num_to_keep=1,
         checkpoint_every=INTERVAL,
@@ -76,9 +81,9 @@ def simulated(members: int, synch: bool, steps: int = STEPS) -> tuple[Simulation
     return simulation, list(simulation.run().events)
 
 
-def measure(members: int, synch: bool) -> Row:
+def measure(members: int, synch: bool, steps: int = STEPS, devices: tuple[str, ...] = ("",) * SLOTS) -> Row:
     """Simulate an experiment and time the core on its events."""
-    simulation, events = simulated(members, synch)
+    simulation, events = simulated(members, synch, steps, devices)
     population = simulation.population()
     gc.collect()
     gc.disable()
@@ -147,18 +152,36 @@ def at_boundary(event: Event) -> bool:
 def main(sizes: list[int]) -> None:
     """Measure and print a table."""
     print(f"{SLOTS} slots, {STEPS} steps, a decision every {INTERVAL}, one checkpoint kept")
-    print("members   mode    events decisions exploits  us/event  us/decision  decisions/s  slowest ms")
+    print(_TITLES)
     for members in sizes:
         for synch in (False, True):
-            row = measure(members, synch)
-            print(
-                f"{row.members:7,}  {'sync ' if row.synch else 'async'}  {row.events:8,}  {row.decisions:8,} "
-                f"{row.exploits:8,}"
-                f"  {1e6 * row.total_s / row.events:8.1f}  {1e6 * row.decisions_s / row.decisions:11.1f}"
-                f"  {row.decisions / row.decisions_s:11,.0f}  {1e3 * row.slowest_s:10.2f}",
-                flush=True,
-            )
+            _show(measure(members, synch))
+
+
+def main_cluster() -> None:
+    """Measure as many slots as a large cluster has, and print a table."""
+    print(f"{len(CLUSTER):,} slots on {len(set(CLUSTER))} nodes, a decision every {INTERVAL}, one checkpoint kept")
+    print(_TITLES)
+    for members, steps in ((300, 40), (1_000, 20), (10_000, 6)):
+        for synch in (False, True):
+            _show(measure(members, synch, steps, CLUSTER))
+
+
+_TITLES = "members   mode    events decisions exploits  us/event  us/decision  decisions/s  slowest ms"
+
+
+def _show(row: Row) -> None:
+    print(
+        f"{row.members:7,}  {'sync ' if row.synch else 'async'}  {row.events:8,}  {row.decisions:8,} "
+        f"{row.exploits:8,}"
+        f"  {1e6 * row.total_s / row.events:8.1f}  {1e6 * row.decisions_s / row.decisions:11.1f}"
+        f"  {row.decisions / row.decisions_s:11,.0f}  {1e3 * row.slowest_s:10.2f}",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":
-    main([int(size.replace(",", "")) for size in sys.argv[1:]] or [100, 1_000, 10_000])
+    if sys.argv[1:] == ["cluster"]:
+        main_cluster()
+    else:
+        main([int(size.replace(",", "")) for size in sys.argv[1:]] or [100, 1_000, 10_000])
