@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -34,6 +35,8 @@ def train(config: dict[str, Any]) -> None:
     step, score = load_state() or (0, 0.0)
     while True:
         step += 1
+        while step == config.get("waits_in") and not os.path.exists(config["waits_for"]):
+            time.sleep(0.001)
         for line in config.get("prints", ()):
             print(line, flush=True)
         saves = config.get("saves", ())

@@ -222,15 +222,25 @@ def fetching(world: World, gate: Gate, name: str, **launch: object) -> None:
 
 
 def nothing_more_comes(world: World, gate: Gate, name: str) -> None:
-    """Let the checkpoint arrive, and see that its trial does not begin, by another that does so after it."""
-    there = folder_of(world.net, "h2") / f"{name}_donor/checkpoint_000000"
-    gate.opened.set()
-    world.wait_until(there.is_dir)
-    for turn in range(2):
-        world.launch(f"{name}_{turn}", world.slot("h2", 1), until=1.0)
-        world.next(Reported, f"{name}_{turn}")
-        world.fleet.execute(Evict(f"{name}_{turn}", 1), None)
+    """Let the checkpoint arrive, and see that its trial does not begin."""
+    arrives(world, gate, name)
     assert world.about(name) == []
+
+
+def arrives(world: World, gate: Gate, name: str) -> None:
+    """Let the checkpoint arrive, and the host do what follows from that."""
+    gate.opened.set()
+    world.wait_until((folder_of(world.net, "h2") / f"{name}_donor/checkpoint_000000").is_dir)
+    comes_and_goes(world, name)
+
+
+def comes_and_goes(world: World, name: str) -> None:
+    """Let two other trials begin on the second host, one after the other, and leave."""
+    for _ in range(2):
+        other = f"{name}_{len(world.trials)}"
+        world.launch(other, world.slot("h2", 1), until=1.0)
+        world.next(Reported, other)
+        world.fleet.execute(Evict(other, 1), None)
 
 
 def test_one_that_is_killed_while_its_checkpoint_is_on_its_way_is_lost_at_once(world: World, gate: Gate) -> None:
@@ -283,18 +293,24 @@ def test_a_parked_member_that_dies_while_its_next_checkpoint_is_on_its_way_is_lo
 
 
 def test_one_that_was_promised_a_slot_while_its_checkpoint_is_on_its_way_hears_of_it_by_its_continue(
-    world: World, gate: Gate
+    world: World, gate: Gate, tmp_path: Path
 ) -> None:
     world.launch("n1", world.slot("h2"), until=1.0)
     pid = world.next(Started, "n1").pid
     world.next(Reported, "n1")
-    world.launch("n0", world.slot("h2", 1), until=1.0)
+    world.launch("n0", world.slot("h2", 1), until=2.0, waits_in=2, waits_for=str(tmp_path / "mark"))
     world.next(Reported, "n0")
     fetching(world, gate, "n1", fresh=False, waits=True)
+    os.kill(pid, signal.SIGSTOP)  # so that all that it is sent is there at once when it looks
     world.fleet.execute(HandOn("n0", 1, world.slot("h2", 1), "n1", 2, 1, 2.0), None)
-    world.fleet.execute(Continue("n0", 1, world.slot("h2", 1), 2.0), None)
+    comes_and_goes(world, "n1")
+    (tmp_path / "mark").touch()
     world.next(Reported, "n0")  # at its boundary, where it would hand the slot on
-    gate.opened.set()
+    world.fleet.execute(Evict("n0", 1), None)
+    arrives(world, gate, "n1")
+    os.kill(pid, signal.SIGCONT)
+    comes_and_goes(world, "n1")
+    assert world.about("n1") == []
     world.fleet.execute(Continue("n1", 2, world.slot("h2", 1), 2.0), None)
     assert world.next(Started, "n1").pid == pid
     assert world.next(Reported, "n1").iteration == 2
@@ -377,9 +393,9 @@ def test_a_host_in_the_drivers_folder_makes_no_copies_and_writes_its_logs_itself
 
 
 def test_nothing_begins_after_the_end_whatever_arrives_then_and_checkpoints_are_still_given_away(
-    own_world: World, gate: Gate
+    own_world: World, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    net = own_world.net
+    net, begun = own_world.net, list[object]()
     own_world.host("h1")
     own_world.host("h2")
     own_world.host("h0", shared=True, home=True)
@@ -392,6 +408,7 @@ def test_nothing_begins_after_the_end_whatever_arrives_then_and_checkpoints_are_
     own_world.wait_until(gate.reached.is_set)
     own_world.fleet.end(at_once=False)
     own_world.wait_until(lambda: all(post.ended for post in own_world.fleet.posts.values()))
+    monkeypatch.setattr(net.hosts["h2"]._engine, "execute", lambda command, checkpoint: begun.append(command))
     gate.opened.set()
     own_world.wait_until((folder_of(net, "h2") / "a/checkpoint_000000").is_dir)
     future = own_world.fleet.upload("a", 0, record.digest, Place("memory://hosts/after the end/checkpoint_000000"))
@@ -401,7 +418,7 @@ def test_nothing_begins_after_the_end_whatever_arrives_then_and_checkpoints_are_
     own_world.wait_until(
         lambda: not any((folder_of(net, key) / "a/checkpoint_000000").exists() for key in ("h1", "h2"))
     )
-    assert own_world.about("c") == []
+    assert begun == []
 
 
 def test_a_host_that_is_closed_leaves_nothing_on_its_machine(own_world: World) -> None:
