@@ -61,6 +61,15 @@ CLAIMS = {
         "unit/test_failures.py::test_a_member_that_fails_for_good_copies_another_and_the_population_keeps_its_size",
         "faults/test_hanging.py::test_one_that_hangs_at_its_first_report_again_and_again_is_replaced_where_pbt_is_on",
     ],
+    "a node that dies": [
+        "cluster/test_nodes.py::test_nodes_that_die_and_join_change_nothing_of_what_a_synchronous_run_decides",
+        "simulation/test_nodes.py::"
+        "test_a_seeded_synchronous_run_is_the_same_to_the_last_bit_whatever_nodes_come_and_go",
+    ],
+    "results in a bucket": [
+        "unit/test_storage_rounds.py::test_every_moment_shows_a_state_with_all_its_checkpoints",
+        "end_to_end/test_storage_restore.py::test_a_driver_that_is_killed_at_any_moment_goes_on_on_a_fresh_machine",
+    ],
     "a checkpoint whose files have changed": [
         "unit/test_failures.py::test_a_member_goes_on_from_the_checkpoint_before_a_damaged_one",
     ],
