@@ -164,7 +164,9 @@ def test_where_it_is_given_again_the_rest_is_kept(
     what: str, where: str, tune_config: TuneConfig, run_config: RunConfig
 ) -> None:
     run_config = replace(run_config, verbose=3)
-    again, there = stored_settings(kept(tune_config, run_config), Location(Path("/place/name")), run_config, tune_config)
+    again, there = stored_settings(
+        kept(tune_config, run_config), Location(Path("/place/name")), run_config, tune_config
+    )
     assert again.scheduler is tune_config.scheduler
     assert (again.metric, again.mode) == ("score", "max")
     assert (there.callbacks, there.stop) == (run_config.callbacks, run_config.stop)
