@@ -125,5 +125,10 @@ def _digits(url: str) -> str:
 
 
 def _without_scheme(text: str) -> str:
-    found = _URL.match(text)
-    return text if found is None else text[found.end() :]
+    """Return a path on this machine without ``file://``."""
+    if _URL.match(text) is None:
+        return text
+    from urllib.parse import unquote, urlsplit
+
+    parts = urlsplit(text)
+    return unquote(parts.path) if parts.netloc in ("", "localhost") else f"{parts.netloc}{unquote(parts.path)}"

@@ -165,14 +165,14 @@ def _execute(
 
 def _with_storage(engine: Engine, depot: Depot, location: Location, url: str) -> tuple[Engine, Mirror]:
     """Return the engine, which downloads what is not on this machine, and what copies the experiment to storage."""
-    from .storage.fetching import FetchingEngine, patience_s
+    from .storage.fetching import FetchingEngine
     from .storage.mirror import Mirror
     from .storage.place import Place
 
     place = Place(url)
     if not hasattr(engine, "depot"):  # else its members fetch by themselves, where they are
         engine = FetchingEngine(engine, location.folder, place)
-    return engine, Mirror(place, depot, patience_s=patience_s())
+    return engine, Mirror(place, depot)
 
 
 def _leave_nothing(location: Location) -> None:
@@ -244,12 +244,11 @@ def complete_files(plan: Plan, location: Location, run: RunConfig) -> None:
 
 def _complete_copy(plan: Plan, location: Location, url: str) -> None:
     """Copy to storage what it lacks of an experiment of which nothing goes on."""
-    from .storage.fetching import patience_s
     from .storage.mirror import Mirror
     from .storage.place import Place
 
     depot = LocalDepot(location.folder)
-    mirror = Mirror(Place(url), depot, patience_s=patience_s())
+    mirror = Mirror(Place(url), depot)
     try:
         mirror.begin(location.folder)
         mirror.start(plan.info, location.folder, plan.history)

@@ -24,7 +24,7 @@ PURE = ("shoal.core", "shoal.schedulers", "shoal.space", "shoal.errors", "shoal.
 READERS = (
     "shoal.results", "shoal.sinks", "shoal.display", "shoal.plots", "shoal.history", "shoal.callbacks", "shoal.lineage",
     "shoal.loggers", "shoal.analysis", "shoal.stoppers", "shoal.reading", "shoal.timeline", "shoal.card",
-    "shoal.inference", "shoal.report", "shoal.report_page", "shoal.dashboard",
+    "shoal.inference", "shoal.report", "shoal.report_page", "shoal.dashboard", "shoal.viewing",
 )  # fmt: skip
 
 

@@ -117,3 +117,9 @@ def test_a_working_folder_that_somebody_uses_is_not_discarded() -> None:
         unlock(handle)
     discard(folder)
     assert not folder.parent.exists()
+
+
+def test_a_file_url_is_a_path_of_this_machine() -> None:
+    assert str(location_of("file:///tmp/a%20b")) == "/tmp/a b"
+    assert str(location_of("file://localhost/tmp/x")) == "/tmp/x"
+    assert str(location_of("/tmp/a%20b")) == "/tmp/a%20b"

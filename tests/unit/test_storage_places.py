@@ -12,7 +12,7 @@ from tests.unit.stored import Crash, Interrupted, interrupted, undisturbed
 
 from shoal.errors import ConfigError
 from shoal.storage.parts import PART, download_in_parts, tried
-from shoal.storage.place import Place, forget, is_url, local_path
+from shoal.storage.place import Place, forget
 from shoal.storage.trying import PlaceError
 
 ODD = "a [b]*? {c} #1 %41,lr=0.1"
@@ -26,22 +26,6 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
         Interrupted.store.clear()
         return Place(f"interrupted://{tmp_path.name}/runs")
     return Place(f"memory://{tmp_path.name}/runs")
-
-
-@pytest.mark.parametrize("text", ["s3://bucket/runs", "gs://b", "memory://x", "S3://b/x", "abfs://c@a/x"])
-def test_these_are_urls(text: str) -> None:
-    assert is_url(text)
-
-
-@pytest.mark.parametrize("text", ["/tmp/x", "runs", "~/x", "file:///tmp/x", "local:///tmp", "s3:/bucket", "C:/x", ""])
-def test_these_are_paths_of_this_machine(text: str) -> None:
-    assert not is_url(text)
-
-
-def test_a_file_url_is_a_path() -> None:
-    assert local_path("file:///tmp/a%20b") == "/tmp/a b"
-    assert local_path("file://localhost/tmp/x") == "/tmp/x"
-    assert local_path("/tmp/a%20b") == "/tmp/a%20b"
 
 
 def test_an_unknown_scheme_is_an_error_that_names_a_known_one() -> None:

@@ -6,7 +6,6 @@ process, for debugging. A third-party engine implements the same methods.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -15,12 +14,11 @@ from ..applied import CheckApplied
 from ..core.commands import Continue, Evict, HandOn, Launch, Save, Stop, WindUp
 from ..core.events import Event
 from ..core.reports import ReportRules
+from ..patience import grace_s
 from ..resources import Request
 from ..worker.wire import MemberInfo
 
 __all__ = ["Engine", "EngineCommand", "EngineSetup", "grace_s"]
-
-_DEFAULT_GRACE_S = 20.0
 
 EngineCommand = Launch | Continue | HandOn | Save | WindUp | Evict | Stop
 """The commands that an engine carries out; the others are bookkeeping."""
@@ -58,18 +56,6 @@ class EngineSetup:
     """How many members may keep a process, where the user says so."""
     note: Callable[[str], None] = lambda text: None
     """Shows the user a remark about the run."""
-
-
-def grace_s() -> float:
-    """Return how many seconds a member has to come to its next report, where the run is interrupted.
-
-    From the environment variable ``SHOAL_GRACE_S``; 20 where it is not set, or no number.
-    """
-    try:
-        given = float(os.environ.get("SHOAL_GRACE_S", ""))
-    except ValueError:
-        return _DEFAULT_GRACE_S
-    return given if given >= 0 else _DEFAULT_GRACE_S
 
 
 class Engine(Protocol):

@@ -21,6 +21,7 @@ from ..checkpoints.depot import LocalDepot
 from ..checkpoints.store import damage, is_full
 from ..core.commands import checkpoint_name
 from ..errors import StorageError
+from ..patience import storage_patience_s
 from .copies import PIECE, Offer, Piece, bring, read_piece
 
 __all__ = ["Neighbours", "Stock", "patience_for"]
@@ -237,7 +238,6 @@ class Stock:
             self.saved(trial_folder, number, digest)
 
     def _download(self, trial_folder: str, number: int, digest: str) -> None:
-        from ..storage.fetching import patience_s
         from ..storage.place import Place
         from ..storage.transfer import download_checkpoint
         from ..storage.trying import retrying
@@ -251,7 +251,9 @@ class Stock:
         with self._alone((trial_folder, number)):
             if not self._is_here(trial_folder, number, digest):
                 folder = self.path(trial_folder, number)
-                retrying(lambda: download_checkpoint(place, folder, digest), patience_s=patience_s(), sleep=sleep)
+                retrying(
+                    lambda: download_checkpoint(place, folder, digest), patience_s=storage_patience_s(), sleep=sleep
+                )
             self.saved(trial_folder, number, digest)
 
     @contextlib.contextmanager

@@ -8,7 +8,6 @@ their own is there.
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING
 from ..core.commands import Continue, HandOn, Launch, Save, WindUp
 from ..core.events import Event, Lost
 from ..errors import ConfigError, StorageError
+from ..patience import storage_patience_s
 from .place import Place
 from .transfer import DamagedCopy, download_checkpoint, read_manifest
 from .trying import retrying
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ..engines import Engine, EngineCommand, EngineSetup
     from ..worker.wire import MemberInfo
 
-__all__ = ["FetchingEngine", "download", "patience_s", "read_file"]
+__all__ = ["FetchingEngine", "download", "read_file"]
 
 _AT_A_TIME = 4
 """Downloads; each of them uses several connections where it has several files."""
@@ -38,21 +38,8 @@ _LOOK_EVERY_S = 0.05
 """How often to look whether a download is done, where the engine cannot be woken."""
 
 
-_DEFAULT_PATIENCE_S = 600.0
 _LOOKING_S = 20.0
 """So long somebody who looks at something is made to wait for storage that does not answer."""
-
-
-def patience_s() -> float:
-    """Return for how many seconds storage may be away before a run ends.
-
-    From the environment variable ``SHOAL_STORAGE_PATIENCE_S``; 600 where it is not set, or no number.
-    """
-    try:
-        given = float(os.environ.get("SHOAL_STORAGE_PATIENCE_S", ""))
-    except ValueError:
-        return _DEFAULT_PATIENCE_S
-    return given if given >= 0 else _DEFAULT_PATIENCE_S
 
 
 @dataclass(slots=True)
@@ -174,7 +161,7 @@ class FetchingEngine:
     def _download(self, place: Place, folder: Path, digest: str) -> None:
         """Download a checkpoint, in a thread; try again as long as storage may come back."""
         with contextlib.suppress(FileNotFoundError, DamagedCopy):  # the member finds that it is not there
-            retrying(partial(self._fetch, place, folder, digest), patience_s=patience_s(), sleep=self._wait)
+            retrying(partial(self._fetch, place, folder, digest), patience_s=storage_patience_s(), sleep=self._wait)
 
     def _wait(self, seconds: float) -> None:
         if self._closed.wait(seconds):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 import time
 from collections import deque
@@ -16,6 +15,7 @@ from ..checkpoints.depot import Depot
 from ..errors import JournalError, StorageError, one_line
 from ..journal.codec import Record
 from ..journal.sqlite import SQLiteJournal
+from ..patience import seconds_set, storage_patience_s
 from .logs import LogCopies
 from .place import Place
 from .rounds import Ledger, Rounds
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Mirror"]
 
-_EVERY_S, _PATIENCE_S = 1.0, 600.0
+_EVERY_S = 1.0
 _BEAT_S = 2.0
 _LOGS_S = 30.0
 _LOGS_SHARE = 10.0
@@ -68,9 +68,8 @@ class Mirror:
         """Why it has given up, in a sentence or two: the run is to end."""
         self._place = place
         self._depot = depot
-        self._every_s = _from_environment("SHOAL_STORAGE_EVERY_S", _EVERY_S) if every_s is None else every_s
-        given = _from_environment("SHOAL_STORAGE_PATIENCE_S", _PATIENCE_S) if patience_s is None else patience_s
-        self._patience_s = given
+        self._every_s = seconds_set("SHOAL_STORAGE_EVERY_S", _EVERY_S) if every_s is None else every_s
+        self._patience_s = storage_patience_s() if patience_s is None else patience_s
         self._clock = clock
         self._beat_s = max(self._every_s, _BEAT_S)
         self._folder = Path()
@@ -331,12 +330,3 @@ class _Copier:
         if self._clock() >= self._next_beat:
             self._next_beat = self._clock() + self._beat_s
             self._shipper.beat()
-
-
-def _from_environment(name: str, default: float) -> float:
-    """Return the seconds that an environment variable gives; the default where it is not set, or no such number."""
-    try:
-        given = float(os.environ.get(name, ""))
-    except ValueError:
-        return default
-    return given if given >= 0 else default

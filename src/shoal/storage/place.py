@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from ..errors import ConfigError, StorageError, did_you_mean
 from .parts import PART, a_few_at_once, abort_uploads, download_in_parts, seconds_for, tried, upload_in_parts
 from .trying import describe, missing_bucket
 
-__all__ = ["Place", "forget", "is_url", "local_path"]
+__all__ = ["Place", "forget"]
 
 _URL = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
 _LOCAL = ("file", "local")
@@ -44,21 +43,6 @@ _opened: dict[tuple[int, str], Any] = {}
 A fork must not use those of its parent, whose threads it does not have; nor may it close them, so they stay here."""
 _opening = threading.Lock()
 os.register_at_fork(after_in_child=lambda: globals().update(_opening=threading.Lock()))
-
-
-def is_url(text: str) -> bool:
-    """Return whether a storage path is a URL of some storage; a path on this machine and ``file://`` are none."""
-    found = _URL.match(text)
-    return found is not None and found[1].lower() not in _LOCAL
-
-
-def local_path(text: str) -> str:
-    """Return a storage path on this machine without ``file://``."""
-    found = _URL.match(text)
-    if found is None or found[1].lower() not in _LOCAL:
-        return text
-    parts = urlsplit(text)
-    return unquote(parts.path) if parts.netloc in ("", "localhost") else f"{parts.netloc}{unquote(parts.path)}"
 
 
 @dataclass(frozen=True)
