@@ -75,6 +75,8 @@ class Post:
     known: set[str] = field(default_factory=set[str])
     """Trials that it has been told of."""
     outgoing: list[Order] = field(default_factory=list[Order])
+    peers: Peers | None = None
+    """What it was told last."""
     ended: bool = False
     """Its members have ended."""
     frames: FrameReader = field(default_factory=FrameReader)
@@ -178,17 +180,22 @@ class Fleet:
         self._tell_peers()
 
     def _tell_peers(self) -> None:
-        """Tell each host who keeps copies of its checkpoints: the next one, so that all have as much to keep."""
+        """Tell each host who keeps copies of its checkpoints: the next one, so that all have as much to keep.
+
+        Only where that has changed, because each host that joins or leaves changes it for the few before it.
+        """
         posts = [post for post in self.posts.values() if not post.facts.shared]
         shared = [post for post in self.posts.values() if post.facts.shared]
+        others = [*shared, *([self.home] if self.home is not None else [])][:_PEERS_AT_MOST]
+        ring = [*posts, *posts[:_PEERS_AT_MOST]]
         for index, post in enumerate(posts):
-            if self._setup.place is None:
-                # Only what is in the driver's folder is kept; any host that works in it will do.
-                peers = [*shared, *([self.home] if self.home is not None else [])]
-            else:
-                peers = [*posts[index + 1 :], *posts[:index], *shared, *([self.home] if self.home is not None else [])]
-            keys = tuple(peer.key for peer in peers[:_PEERS_AT_MOST])
-            post.outgoing.append(Peers(keys, awaited=not keys and not self._homeless))
+            # Without storage only what is in the driver's folder is kept; any host that works in it will do.
+            following = [] if self._setup.place is None else ring[index + 1 : index + len(posts)][:_PEERS_AT_MOST]
+            keys = tuple(peer.key for peer in [*following, *others][:_PEERS_AT_MOST])
+            peers = Peers(keys, awaited=not keys and not self._homeless)
+            if peers != post.peers:
+                post.peers = peers
+                post.outgoing.append(peers)
 
     @property
     def needs_home(self) -> bool:
@@ -285,7 +292,7 @@ class Fleet:
 
     def heard(self, key: str, said: bytes) -> list[Event]:
         """Take in what a host has said. Return what the core is told."""
-        post = next((post for post in self._all() if post.key == key), None)
+        post = self.home if self.is_home(key) else self.posts.get(key)
         if post is None:
             return []
         events: list[Event] = []
