@@ -26,7 +26,7 @@ from typing import Any, Literal
 
 import pytest
 
-__all__ = ["Bucket", "Line", "Server", "Way", "bucket", "environment", "has_server", "server"]
+__all__ = ["Bucket", "Line", "Server", "Way", "bucket", "die_with_parent", "environment", "has_server", "server"]
 
 Way = Literal["open", "refuse", "hang", "reset"]
 _KEY, _SECRET = "shoal", "shoal-secret"
@@ -109,7 +109,7 @@ class Server:
                 stderr=log,
                 env={**os.environ, **environment(f"http://127.0.0.1:{port}")},
                 start_new_session=True,  # a Ctrl-C at the tests is not for it
-                preexec_fn=_die_with_parent,
+                preexec_fn=die_with_parent,
             )
         deadline = time.monotonic() + _START_S
         while not self._answers(f"http://127.0.0.1:{port}"):
@@ -157,7 +157,7 @@ class Server:
             os.kill(self.process.pid, signal.SIGCONT)
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Have the kernel end this process when the one ends that tests, however that does."""
     if sys.platform == "linux":
         import ctypes

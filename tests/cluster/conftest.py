@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 pytest.importorskip("ray")
 
-from tests.cluster.nodes import Nodes
+from tests.cluster.nodes import Nodes, left_running, wait_for
+from tests.cluster.runs import decided, run
 from tests.s3 import Bucket
 from tests.s3 import bucket as made_bucket
 
@@ -34,11 +36,18 @@ def cluster() -> Iterator[Nodes]:
 
 @pytest.fixture
 def nodes(cluster: Nodes) -> Iterator[Nodes]:
-    """The cluster; nodes that a test adds end with it."""
+    """The cluster; nodes that a test adds end with it, after nothing of Shoal runs there any more."""
     try:
         yield cluster
+        wait_for(lambda: not left_running(), 20.0)
     finally:
         cluster.kill_added()
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, ...]:
+    """What :func:`run` decides on this machine, where nothing happens to it."""
+    return decided(run(str(tmp_path_factory.mktemp("undisturbed")), "run", engine="processes"))
 
 
 @pytest.fixture

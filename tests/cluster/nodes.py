@@ -18,10 +18,13 @@ import ray
 from ray.cluster_utils import Cluster
 
 import shoal
+from tests.s3 import die_with_parent
 
-__all__ = ["ForeignNode", "Nodes", "can_be_foreign", "connected", "hosts", "wait_for"]
+__all__ = ["ForeignNode", "Nodes", "can_be_foreign", "connected", "hosts", "left_running", "members", "wait_for"]
 
 _STORE = 80 << 20
+_SPARE = {"include_dashboard": False, "include_log_monitor": False, "no_monitor": True}
+"""What nobody needs here, and costs a second each."""
 _QUICK = {
     # A dead node is noticed in two seconds instead of fifteen.
     "health_check_initial_delay_ms": 500,
@@ -39,7 +42,7 @@ class Nodes:
     """
 
     def __init__(self, **head: Any) -> None:
-        arguments = {"num_cpus": 0, "object_store_memory": _STORE, "include_dashboard": False, **head}
+        arguments = {"num_cpus": 0, "object_store_memory": _STORE, **_SPARE, **head}
         self._added: list[Any] = []
         self._cluster: Any = Cluster(initialize_head=True, head_node_args={**arguments, "_system_config": _QUICK})
 
@@ -54,19 +57,20 @@ class Nodes:
         self._added.append(node)
         return node
 
-    def kill(self, node: Any) -> None:
-        """End a node as a machine ends that loses its power: nothing on it does anything any more."""
-        _kill_all_below(node.all_processes["raylet"][0].process.pid)
-        self._cluster.remove_node(node, allow_graceful=False)
-        self._added.remove(node)
+    def kill(self, *nodes: Any) -> None:
+        """End nodes as machines end that lose their power, all at once: nothing on them does anything any more."""
+        for node in nodes:
+            _kill_all_below(node.all_processes["raylet"][0].process.pid)
+        for node in nodes:
+            self._cluster.remove_node(node, allow_graceful=False)
+            self._added.remove(node)
 
     def kill_added(self) -> None:
         """End all nodes that were added."""
-        for node in list(self._added):
-            self.kill(node)
+        self.kill(*self._added)
 
     def close(self) -> None:
-        """End all nodes."""
+        """End all nodes; their folder goes with this process."""
         self._cluster.shutdown()
 
 
@@ -77,9 +81,10 @@ class ForeignNode:
         address: the cluster's.
         hidden: folders that are empty there.
         cpus: how many it has.
+        **environment: variables that are others there.
     """
 
-    def __init__(self, address: str, hidden: Iterable[Path], cpus: int = 1) -> None:
+    def __init__(self, address: str, hidden: Iterable[Path], cpus: int = 1, **environment: str) -> None:
         mounts = "".join(f"mount -t tmpfs tmpfs {folder}; " for folder in [*hidden, Path("/dev/shm")])
         start = (
             f"exec {Path(sys.executable).with_name('ray')} start --address={address} --num-cpus={cpus} --block "
@@ -88,6 +93,8 @@ class ForeignNode:
         before = _alive()
         self._process = subprocess.Popen(
             ["unshare", "--mount", "--propagation", "private", "bash", "-c", mounts + start],
+            env={**os.environ, **environment},
+            preexec_fn=die_with_parent,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             stdin=subprocess.DEVNULL,
@@ -138,15 +145,44 @@ def connected(nodes: Nodes, **environment: str) -> Iterator[None]:
 
 
 def hosts() -> list[psutil.Process]:
-    """Return the processes on this machine of the hosts that run members."""
-    found = [each for each in psutil.process_iter() if "".join(_command(each)).startswith("ray::_HostActor")]
-    return [each for each in found if each.children()]
+    """Return the processes of the hosts that run members, on all nodes of this process's clusters."""
+    found = [each for each in psutil.process_iter() if _is_host(each)]
+    return sorted(found, key=lambda each: each.pid)
 
 
-def _command(process: psutil.Process) -> list[str]:
+def _is_host(process: psutil.Process) -> bool:
     with contextlib.suppress(psutil.Error):
-        return process.cmdline()
-    return []
+        if "".join(process.cmdline()).startswith("ray::_HostActor") and process.children():
+            # Its title is where its environment was, but it keeps its log files open.
+            return any(_is_ours(file.path) for file in process.open_files())
+    return False
+
+
+def _is_ours(path: str) -> bool:
+    return path.startswith(os.environ["RAY_TMPDIR"])
+
+
+def members(host: psutil.Process) -> list[int]:
+    """Return the processes of the members of a host: each leads a session of its own."""
+    found: list[int] = []
+    for process in host.children(recursive=True):
+        with contextlib.suppress(psutil.Error, OSError):
+            if os.getsid(process.pid) == process.pid and process.ppid() != host.pid:
+                found.append(process.pid)
+    return found
+
+
+def left_running() -> list[str]:
+    """Return what runs of Shoal on nodes of this process's clusters: hosts, and all that is below them."""
+    found = [f"host {host.pid}" for host in hosts()]
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            line = " ".join(process.cmdline())
+            if "shoal.worker" in line and _is_ours(process.environ().get("RAY_TMPDIR", "")):
+                parents = {parent.pid for parent in process.parents()}
+                if any("ray" in parent.name() for parent in process.parents()) or os.getpid() not in parents:
+                    found.append(f"{process.pid}: {line[:80]}")
+    return found
 
 
 def wait_for(what: Callable[[], object], seconds: float = 60.0) -> None:

@@ -35,9 +35,12 @@ class Strikes(tune.Callback):
     def __init__(self, strikes: dict[int, Callable[[], object]]) -> None:
         self._strikes = dict(strikes)
         self._heard = 0
+        self.result: dict[str, Any] = {}
+        """The one that was heard of last."""
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
         self._heard += 1
+        self.result = result
         if self._heard in self._strikes:
             self._strikes[self._heard]()
             del self._strikes[self._heard]
@@ -50,17 +53,32 @@ class Strikes(tune.Callback):
 def run(
     storage: str, name: str, *, steps: int = 40, strikes: Strikes | None = None, engine: str | None = None, **more: Any
 ) -> tune.ResultGrid:
-    """Run eight seeded members to a step, by synchronous PBT unless told otherwise."""
+    """Run eight seeded members to a step, by synchronous PBT unless told otherwise.
+
+    Args:
+        storage: where to.
+        name: of the experiment.
+        steps: after how many a member ends.
+        strikes: what happens meanwhile.
+        engine: None: as said by ``shoal.init``.
+        **more: ``trainable``, ``space``, ``verbose``, ``failure`` and ``keep`` (settings of the failure and checkpoint
+            config), and settings of ``TuneConfig``.
+    """
     settings: dict[str, Any] = {"num_samples": 8, "scheduler": pbt(synch=True), "seed": 1, **more}
+    failure, keep = settings.pop("failure", {}), settings.pop("keep", {})
+    trainable, space = settings.pop("trainable", slow), settings.pop("space", {})
+    verbose = settings.pop("verbose", 0)
     return tune.Tuner(
-        settings.pop("trainable", slow),
-        param_space={"lr": tune.uniform(0.0, 1.0), **settings.pop("space", {})},
+        trainable,
+        param_space={"lr": tune.uniform(0.0, 1.0), **space},
         tune_config=tune.TuneConfig(metric="score", mode="max", engine=engine, **settings),
         run_config=tune.RunConfig(
             name=name,
             storage_path=storage,
             stop={"training_iteration": steps},
-            verbose=0,
+            verbose=verbose,
+            failure_config=tune.FailureConfig(**failure),
+            checkpoint_config=tune.CheckpointConfig(**keep),
             callbacks=[] if strikes is None else [strikes],
         ),
     ).fit()

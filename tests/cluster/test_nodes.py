@@ -7,32 +7,12 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from shoal.core.commands import Launch
-from shoal.core.events import Lost, SlotsJoined, SlotsLeft
-from shoal.reading import Experiment
+from shoal.core.events import Damaged, Lost, SlotsJoined, SlotsLeft
 from tests.cluster.nodes import Nodes, connected, hosts
 from tests.cluster.runs import Strikes, decided, run
 from tests.helpers import items, pbt
 from tests.s3 import Bucket
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, ...]:
-    """What a run on this machine decides, to which nothing happens."""
-    return decided(run(str(tmp_path_factory.mktemp("undisturbed")), "run", engine="processes"))
-
-
-def journal_of(grid: Any, *kinds: type[Any]) -> list[Any]:
-    """Return events and commands of some kinds, from the journal's copy in storage."""
-    from shoal.journal.sqlite import SQLiteJournal
-
-    journal = SQLiteJournal.open_for_reading(Experiment.open(grid.experiment_path).folder)
-    try:
-        return [record.item for record in journal.read() if isinstance(record.item, kinds)]
-    finally:
-        journal.close()
 
 
 def test_nodes_that_die_and_join_change_nothing_of_what_a_synchronous_run_decides(
@@ -44,10 +24,12 @@ def test_nodes_that_die_and_join_change_nothing_of_what_a_synchronous_run_decide
         grid = run(f"{bucket.url}/runs", "run", strikes=strikes)
         strikes.check()
         assert decided(grid) == undisturbed
-        assert len(journal_of(grid, SlotsLeft)) == 2
-        assert len(journal_of(grid, SlotsJoined)) >= 3
-        assert {lost.innocent for lost in journal_of(grid, Lost)} == {True}
-        with grid.get_best_result().checkpoint.as_directory() as folder:
+        assert len(items(grid, SlotsLeft)) == 2
+        assert len(items(grid, SlotsJoined)) >= 3
+        assert {lost.innocent for lost in items(grid, Lost)} == {True}
+        best = grid.get_best_result().checkpoint
+        assert best is not None
+        with best.as_directory() as folder:
             assert Path(folder, "state.json").is_file()
 
 
@@ -65,8 +47,8 @@ def test_a_host_that_is_killed_is_replaced_on_its_node_and_nothing_decided_chang
         grid = run(f"{bucket.url}/runs", "run", strikes=strikes)
         strikes.check()
         assert decided(grid) == undisturbed
-        assert [len(left.slots) for left in journal_of(grid, SlotsLeft)] == [2]
-        assert sum(len(joined.devices) for joined in journal_of(grid, SlotsJoined)) == 4
+        assert [len(left.slots) for left in items(grid, SlotsLeft)] == [2]
+        assert sum(len(joined.devices) for joined in items(grid, SlotsJoined)) == 4
 
 
 def test_a_node_that_joins_is_used_and_one_slot_can_be_all_that_there_is(nodes: Nodes, tmp_path: Path) -> None:
@@ -80,3 +62,41 @@ def test_a_node_that_joins_is_used_and_one_slot_can_be_all_that_there_is(nodes: 
     assert sum(len(each.devices) for each in joined) == 3
     assert {launch.slot for launch in items(grid, Launch)} == {0, 1, 2}
     assert grid.num_terminated == 8
+
+
+def test_two_nodes_that_die_at_once_cost_what_storage_did_not_have_yet_and_never_the_run(
+    nodes: Nodes, bucket: Bucket, tmp_path: Path, undisturbed: tuple[Any, ...]
+) -> None:
+    first, second = nodes.add(), nodes.add()
+
+    def strike() -> None:
+        nodes.kill(first, second)
+        nodes.add(num_cpus=2)
+
+    strikes = Strikes({150: strike})
+    with connected(nodes, **bucket.environment, SHOAL_CACHE=str(tmp_path)):
+        grid = run(f"{bucket.url}/runs", "run", strikes=strikes)
+        strikes.check()
+        assert len(items(grid, SlotsLeft)) == 2
+        assert [result.metrics["training_iteration"] for result in grid] == [40] * 8
+        # Where a checkpoint was on these two nodes alone, its member goes on from the one before, and says so.
+        assert decided(grid) == undisturbed or items(grid, Damaged)
+
+
+def test_a_node_that_dies_while_storage_is_away_takes_nothing_with_it_that_was_decided_upon(
+    nodes: Nodes, bucket: Bucket, tmp_path: Path, undisturbed: tuple[Any, ...]
+) -> None:
+    first, _ = nodes.add(), nodes.add()
+    strikes = Strikes(
+        {
+            20: lambda: bucket.line.go("refuse"),
+            150: lambda: nodes.kill(first),
+            170: nodes.add,
+            260: lambda: bucket.line.go("open"),
+        }
+    )
+    with connected(nodes, **bucket.environment, SHOAL_CACHE=str(tmp_path)):
+        grid = run(f"{bucket.url}/runs", "run", strikes=strikes)
+        strikes.check()
+        assert decided(grid) == undisturbed
+        assert len(items(grid, SlotsLeft)) == 1

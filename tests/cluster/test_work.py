@@ -1,4 +1,4 @@
-"""What members have on a cluster: their resources, large objects, a way to print, and folders that others do not see."""
+"""What members have on a cluster: resources, large objects, a way to print, folders that others do not see."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
+from ray import available_resources, cluster_resources
 
 import shoal
 from shoal import objects, tune
@@ -18,6 +18,9 @@ from shoal.errors import EngineError
 from tests.cluster.nodes import ForeignNode, Nodes, can_be_foreign, connected
 from tests.cluster.runs import Strikes, decided, run, slow
 from tests.helpers import fit, items
+
+free: Any = available_resources
+there: Any = cluster_resources
 
 
 def test_fractions_of_gpus_memory_and_custom_resources_are_reserved_and_given_back(
@@ -28,16 +31,15 @@ def test_fractions_of_gpus_memory_and_custom_resources_are_reserved_and_given_ba
 
     def train(config: dict[str, Any]) -> None:
         for _ in range(3):
-            free = 0.0
             tune.report(
-                {"score": free, "gpu": os.environ["CUDA_VISIBLE_DEVICES"], "threads": os.environ["OMP_NUM_THREADS"]}
+                {"score": 0.0, "gpu": os.environ["CUDA_VISIBLE_DEVICES"], "threads": os.environ["OMP_NUM_THREADS"]}
             )
 
     wanted = {"cpu": 1, "gpu": 0.5, "memory": 256 << 20, "license": 1}
     seen: list[dict[str, float]] = []
     with connected(nodes):
-        total = ray.cluster_resources()
-        strikes = Strikes({2: lambda: seen.append(ray.available_resources())})
+        total = there()
+        strikes = Strikes({2: lambda: seen.append(free())})
         grid = run(str(tmp_path), "run", trainable=tune.with_resources(train, wanted), strikes=strikes, scheduler=None)
         # Three licenses, four halves of a GPU.
         assert sum(len(each.devices) for each in items(grid, SlotsJoined)) == 3
@@ -45,9 +47,9 @@ def test_fractions_of_gpus_memory_and_custom_resources_are_reserved_and_given_ba
         assert total["GPU"] - seen[0].get("GPU", 0.0) == 1.5
         assert total["memory"] - seen[0]["memory"] == 3 * (256 << 20)
         deadline = time.monotonic() + 20
-        while ray.available_resources().get("license") != 3 and time.monotonic() < deadline:
+        while free().get("license") != 3 and time.monotonic() < deadline:
             time.sleep(0.1)
-        assert ray.available_resources()["license"] == 3
+        assert free()["license"] == 3
     assert {result.metrics["gpu"] for result in grid} <= {"0", "1"}
     assert len({result.metrics["gpu"] for result in grid}) == 2
 
