@@ -4,10 +4,12 @@
 #   make test ARGS="-k pbt -x"         arguments for pytest
 #   make demo ARGS="--seed 1"          arguments for the example
 #   make faults ARGS="--kills 300"     more of it; --seed 7 for the same again, --minutes 30 for long
+#   make faults CLUSTER_ARGS="--strikes 60"   the same on a cluster; --strikes 0 for none
 #   make bench-vs-ray ARGS="--runs 3"  medians of three; --only synch for a part, --scale 0.2 for a glance
 
 PYTHON ?= python3
 ARGS ?=
+CLUSTER_ARGS ?=
 # pyproject.toml asks for a range of torch only. This release is a CPU build on Linux; the newest brings CUDA, several GB.
 TORCH ?= torch==2.13.0
 # What Shoal is compared with, each in an environment of its own. Figures belong to a release.
@@ -30,7 +32,7 @@ help:
 	@echo "make demo                train a population of ConvNets on MNIST, in a minute or two"
 	@echo "make test                run the tests, but for those of the cluster"
 	@echo "make test-cluster        run those on a real Ray cluster and a real S3 server, both on this machine"
-	@echo "make faults              kill drivers and members more than a hundred times, and count what was lost"
+	@echo "make faults              kill drivers, members and nodes of a cluster, more than a hundred times, and count what was lost"
 	@echo "make lint                run the linter, the formatter's check and the type checkers"
 	@echo "make pictures            run the code of the pages in docs, and make their pictures and what it prints"
 	@echo "make bench               measure all that is promised about speed, with targets; ten minutes"
@@ -45,10 +47,14 @@ test: $(VENV)/.installed-dev
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not cluster" $(ARGS)
 
 test-cluster: $(VENV)/.installed-dev
-	@$(BIN)/python -m pytest -n 0 -m cluster tests/cluster tests/contracts $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist worksteal -m cluster tests/cluster tests/contracts $(ARGS)
 
 faults: $(VENV)/.installed-dev
-	@$(BIN)/python -m tests.faults.storm $(ARGS)
+	@failed=; \
+	$(BIN)/python -m tests.faults.storm $(ARGS) || failed=yes; \
+	echo; \
+	$(BIN)/python -m tests.faults.storm_cluster $(CLUSTER_ARGS) || failed=yes; \
+	test -z "$$failed"
 
 lint: $(VENV)/.installed-dev
 	@failed=; \
@@ -88,10 +94,10 @@ $(VENV)/.installed-dev: pyproject.toml $(VENV)/.installed-examples
 	@$(PIP) --editable ".[dashboard,dev,examples]"
 	@touch $@
 
-# The Makefile names the releases.
+# The Makefile names the releases. Shoal is there, too, for the rows in which both run on one Ray.
 $(VENV)-ray/.installed: Makefile | $(VENV)-ray/.created
 	@echo "installing $(RAY) (some 600 MB) ..."
-	@$(@D)/bin/python $(INSTALL) "$(RAY)"
+	@$(@D)/bin/python $(INSTALL) "$(RAY)" --editable .
 	@touch $@
 
 $(VENV)-syne-tune/.installed: Makefile | $(VENV)-syne-tune/.created

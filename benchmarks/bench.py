@@ -2,7 +2,7 @@
 
     python benchmarks/bench.py                       # ten minutes
     python benchmarks/bench.py --runs 1              # a glance
-    python benchmarks/bench.py --only core           # efficiency, mnist, latency, flow or core
+    python benchmarks/bench.py --only core           # core, flow, latency, mnist, efficiency or cluster
     python benchmarks/bench.py --write               # into RESULTS.md too
 
 The exit code is 0 if every median reaches its target. Each part runs with the settings that users get, and can be run
@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
+import bench_cluster
 import bench_core
 import bench_efficiency
 import bench_flow
@@ -31,6 +32,7 @@ PARTS: dict[str, Callable[[int], Iterator[Figure]]] = {
     "latency": bench_latency.figures,
     "mnist": bench_mnist.figures,
     "efficiency": bench_efficiency.figures,
+    "cluster": bench_cluster.figures_in_its_environment,
 }
 
 

@@ -13,10 +13,12 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+from bench_flow import first_report
 from figures import Figure, print_table
-from workload import CASES, Case, train_with
+from workload import CASES, Case, Ran, train_with
 
 TOGETHER = (
     ("interval 5, 1 MB", "100 ms steps, 10 MB"),
@@ -35,6 +37,17 @@ def train(config: dict[str, Any]) -> None:
 
 def efficiency(case: Case, trainable: Any = train) -> float:
     """Run a case once and return its efficiency, with the settings that users get."""
+    return run(case, trainable).efficiency
+
+
+def run(case: Case, trainable: Any = train, engine: str | None = None) -> Ran:
+    """Run a case once, with the settings that users get.
+
+    Args:
+        case: what is run.
+        trainable: one member.
+        engine: which runs them; None: the default one.
+    """
     import shoal
     from shoal import tune
     from shoal.tune.schedulers import PopulationBasedTraining
@@ -58,6 +71,7 @@ def efficiency(case: Case, trainable: Any = train) -> float:
                 scheduler=scheduler,
                 seed=1,
                 max_residents=case.residents,
+                engine=engine,
             ),
             run_config=tune.RunConfig(
                 storage_path=storage,
@@ -66,13 +80,14 @@ def efficiency(case: Case, trainable: Any = train) -> float:
                 checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
             ),
         )
-        began = time.perf_counter()
+        began, cpu = time.time(), time.process_time()
         grid = tuner.fit()
-        wall = time.perf_counter() - began
-        frames = [result.metrics_dataframe for result in grid]
+        wall, cpu = time.time() - began, time.process_time() - cpu
+        frames = [frame for result in grid if (frame := result.metrics_dataframe) is not None]
         assert grid.num_errors == 0
-        own = sum(float(frame["own_s"].sum()) for frame in frames if frame is not None)
-    return own / (case.slots * wall)
+        own = sum(float(frame["own_s"].sum()) for frame in frames)
+        first = first_report(Path(grid.experiment_path)) - case.step_s
+    return Ran(case, own, wall, first - began, sum(map(len, frames)), cpu)
 
 
 def figures(runs: int, *, only: str = "", alone: bool = False) -> Iterator[Figure]:

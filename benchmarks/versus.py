@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from threading import Timer
-from typing import IO, Any
+from typing import IO, Any, TypeAlias
 
 import results
 from figures import as_installed
@@ -38,11 +38,14 @@ class Row:
 
     name: str
     kind: str
-    """``efficiency``, ``rate`` (results a second) or ``start`` (seconds to the first result)."""
+    """``efficiency``, ``rate`` (results a second), ``start`` (seconds to the first result), or ``pair``: the efficiency
+    of both in one run, see :func:`compare`."""
     wanted: float
     """The least ratio that is wanted."""
     case: Case | None = None
     """What is trained, for the efficiency."""
+    least: float | None = None
+    """The least value of Shoal that is wanted, or None."""
 
     def scaled(self, scale: float) -> Row:
         """Return the row with as many times the steps; a member crosses two boundaries at least."""
@@ -68,6 +71,10 @@ class Library:
         return self.script.removeprefix("versus_").removesuffix(".py").replace("_", "-")
 
 
+Pair: TypeAlias = "Callable[[Library, Row, int], tuple[tuple[float, str], tuple[float, str]]]"
+"""Takes the rival, the row, and which run it is; returns the value and the version of Shoal, and those of the rival."""
+
+
 @dataclass
 class Measured:
     """What the runs of a row gave."""
@@ -87,8 +94,9 @@ class Measured:
 
     @property
     def ok(self) -> bool:
-        """Whether the ratio is what is wanted."""
-        return not self.failures and self.ratio is not None and self.ratio >= self.row.wanted
+        """Whether the ratio is what is wanted, and Shoal's own value."""
+        enough = self.row.least is None or (bool(self.shoal) and statistics.median(self.shoal) >= self.row.least)
+        return enough and not self.failures and self.ratio is not None and self.ratio >= self.row.wanted
 
 
 def run_alone(measures: dict[str, Callable[..., float]], version: str) -> None:
@@ -165,7 +173,7 @@ def _ended_after(process: subprocess.Popen[str], seconds: float) -> Iterator[Non
         timer.cancel()
 
 
-def compare(rival: Library, rows: Sequence[Row], notes: str, description: str) -> int:
+def compare(rival: Library, rows: Sequence[Row], notes: str, description: str, pair: Pair | None = None) -> int:
     """Measure all rows as the command line says, and print the table.
 
     Args:
@@ -173,6 +181,7 @@ def compare(rival: Library, rows: Sequence[Row], notes: str, description: str) -
         rows: of the table.
         notes: what a reader has to know, printed below the table.
         description: of the command.
+        pair: measures both for a row of the kind ``pair``.
 
     Returns:
         The exit code: 0 if all ratios are what is wanted.
@@ -190,8 +199,20 @@ def compare(rival: Library, rows: Sequence[Row], notes: str, description: str) -
     for row in chosen:
         found = Measured(row)
         measured.append(found)
-        for _ in range(given.runs):
-            for library, values in ((shoal, found.shoal), (rival, found.rival)):
+        for run in range(given.runs):
+            sides = ((shoal, found.shoal), (rival, found.rival))
+            if row.kind == "pair":
+                assert pair is not None
+                try:
+                    both = pair(rival, row, run)
+                except RuntimeError as error:
+                    found.failures.append(str(error))
+                    continue
+                for (library, values), (value, version) in zip(sides, both, strict=True):
+                    values.append(value)
+                    versions[library.name] = version
+                continue
+            for library, values in sides:
                 try:
                     value, versions[library.name] = measure(library, row)
                 except RuntimeError as error:
@@ -234,7 +255,7 @@ def _median(values: list[float], row: Row) -> str:
     if not values:
         return "-"
     middle = statistics.median(values)
-    return {"efficiency": f"{middle:.3f}", "rate": f"{middle:,.0f}", "start": f"{middle:.2f} s"}[row.kind]
+    return {"rate": f"{middle:,.0f}", "start": f"{middle:.2f} s"}.get(row.kind, f"{middle:.3f}")
 
 
 def _foot(measured: Sequence[Measured], versions: dict[str, str], given: argparse.Namespace, notes: str) -> str:

@@ -6,21 +6,27 @@ Ray Tune runs with the settings that are its best: its class API, whose objects 
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import asdict
+from functools import lru_cache
 from typing import Any
 
 from versus import FIRST, HERE, Library, Row, compare, is_alone, run_alone
-from workload import CASES, Case, load, report_with, results_a_second, save
+from workload import CASES, Case, Ran, load, report_with, results_a_second, save
 
 RAY = Library("Ray Tune", str(HERE.parent / ".venv-ray" / "bin" / "python"), "versus_ray.py")
 TWICE = {"interval 1, 1 MB", "100 ms steps, 100 MB", "2 members on 2 slots", "synch"}
 """The cases in which Shoal wants to be twice as good."""
 TARGETS = (
     *(Row(case.name, "efficiency", 2.0 if case.name in TWICE else 1.0, case) for case in CASES),
+    Row("warm Ray, engine ray", "pair", 2.0, CASES[0], least=0.93),
+    Row("warm Ray, engine processes", "pair", 2.0, CASES[0]),
     Row("results a second", "rate", 100.0),
     Row("seconds to the first result", "start", 1.0),
 )
@@ -28,6 +34,7 @@ REPORTS = 2_000
 """Of each of two members, for the results a second."""
 NOTES = """\
 Efficiency: seconds in the members' own functions / (slots x wall time of fit()). Ray Tune is started before that clock.
+Warm Ray: the first case on one Ray that runs already. Shoal's engine ray is to reach 0.93 there.
 Ratio: how many times better Shoal is. benchmarks/README.md says what is compared."""
 
 
@@ -36,7 +43,7 @@ def start_ray(slots: int) -> None:
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AIR_NEW_OUTPUT": "0"}
     import ray
 
-    ray.init(num_cpus=slots, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=slots, include_dashboard=False, log_to_driver=False)
 
 
 def member_class() -> Any:
@@ -85,9 +92,14 @@ def watcher(own_s: dict[int, float]) -> Any:
     from ray import tune
 
     class Watcher(tune.Callback):
+        results = 0
+        first_at = 0.0
+
         def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
             if not own_s:
+                self.first_at = time.time()
                 print(FIRST, flush=True)
+            self.results += 1
             own_s[result.get("worker", 0)] = result.get("own_s", 0.0)
 
     return Watcher()
@@ -96,6 +108,11 @@ def watcher(own_s: dict[int, float]) -> Any:
 def efficiency(case: Case) -> float:
     """Run a case once and return its efficiency."""
     start_ray(case.slots)
+    return train(case).efficiency
+
+
+def train(case: Case) -> Ran:
+    """Run a case once, on the Ray that this process is connected to."""
     from ray import tune
     from ray.tune.schedulers import PopulationBasedTraining
 
@@ -106,6 +123,7 @@ def efficiency(case: Case) -> float:
         hyperparam_mutations={"lr": tune.uniform(0, 1)},
         synch=case.synch,
     )
+    watching = watcher(own_s)
     with tempfile.TemporaryDirectory() as storage:
         tuner = tune.Tuner(
             member_class(),
@@ -115,15 +133,16 @@ def efficiency(case: Case) -> float:
             ),
             # No num_to_keep: it deletes checkpoints that are about to be copied, and with 1 trials die of that.
             run_config=tune.RunConfig(
-                storage_path=storage, stop={"training_iteration": case.steps}, verbose=0, callbacks=[watcher(own_s)]
+                storage_path=storage, stop={"training_iteration": case.steps}, verbose=0, callbacks=[watching]
             ),
         )
-        began = time.perf_counter()
+        began, cpu = time.time(), time.process_time()
         grid = tuner.fit()
-        wall = time.perf_counter() - began
+        wall, cpu = time.time() - began, time.process_time() - cpu
         if grid.num_errors:
             raise RuntimeError(f"{grid.num_errors} trials failed: {grid.errors[0]}")
-    return sum(own_s.values()) / (case.slots * wall)
+    first = watching.first_at - case.step_s
+    return Ran(case, sum(own_s.values()), wall, first - began, watching.results, cpu)
 
 
 def run(reports: int, *, watched: bool) -> float:
@@ -147,10 +166,30 @@ def run(reports: int, *, watched: bool) -> float:
     return found
 
 
+@lru_cache
+def on_one_ray(python: str, case: Case, run: int) -> dict[str, Any]:
+    """Train a case on one Ray with each, in the environment that has both; see ``bench_cluster.py``."""
+    command = [python, str(HERE / "bench_cluster.py"), "--json", json.dumps(asdict(case))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"bench_cluster.py: exit code {done.returncode}\n" + done.stderr[-2000:])
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def pair(rival: Library, row: Row, run: int) -> tuple[tuple[float, str], tuple[float, str]]:
+    """Measure Shoal's engine that the row names, and Ray Tune, on one Ray."""
+    assert row.case is not None
+    found = on_one_ray(rival.python, row.case, run)
+    values, versions = found["value"], found["versions"]
+    ours = values[row.name.partition(", ")[2]]
+    return (ours, versions["shoal"]), (values["Ray Tune"], versions["ray"])
+
+
 def main() -> int:
     """Measure one row once, or compare."""
     if not is_alone():
-        return compare(RAY, TARGETS, NOTES, (__doc__ or "").partition(":")[0])
+        return compare(RAY, TARGETS, NOTES, (__doc__ or "").partition(":")[0], pair)
     measures: dict[str, Callable[..., float]] = {
         "efficiency": efficiency,
         "rate": lambda: run(REPORTS, watched=False),

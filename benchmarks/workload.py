@@ -51,6 +51,37 @@ CASES = (
 )
 
 
+@dataclass(frozen=True)
+class Ran:
+    """What one ``fit()`` took."""
+
+    case: Case
+    own_s: float
+    """In the members' own functions."""
+    wall_s: float
+    """From the call of ``fit()`` until it returned."""
+    first_s: float
+    """From the call of ``fit()`` until the first step began."""
+    results: int
+    cpu_s: float
+    """CPU time of the driver's process meanwhile, of all its threads."""
+
+    @property
+    def efficiency(self) -> float:
+        """Of the whole of ``fit()``."""
+        return self.own_s / (self.case.slots * self.wall_s)
+
+    @property
+    def efficiency_training(self) -> float:
+        """From the first step on."""
+        return self.own_s / (self.case.slots * (self.wall_s - self.first_s))
+
+    @property
+    def cpu_ms(self) -> float:
+        """CPU time of the driver for a result, its start and end included, in milliseconds."""
+        return 1e3 * self.cpu_s / self.results
+
+
 def block(megabytes: int) -> bytes:
     """Return bytes to save, made once in a process."""
     if megabytes not in _blocks:
