@@ -661,3 +661,10 @@ def test_where_no_end_is_known_there_is_no_progress(stop: dict[str, float]) -> N
 def test_no_text_turns_around_what_stands_behind_it(show: Callable[[str], str]) -> None:
     assert show("gnp.\u202egpj\u2066.exe\u2069") == "gnp.gpj.exe"
     assert show("\N{HEBREW LETTER ALEF}\N{ARABIC LETTER BEH}") == "\N{HEBREW LETTER ALEF}\N{ARABIC LETTER BEH}"
+
+
+def test_a_note_is_there_at_once_before_the_experiment_begins_because_it_may_have_to_wait(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with log.open("w") as stream:
+        PlainStatus(0, stream).note("Waiting for the cluster")
+        assert log.read_text() == "Note: Waiting for the cluster\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TextIO
 
@@ -50,6 +51,10 @@ class PlainStatus(StatusBase):
         """Print lines."""
         prefix = {"note": "Note: ", "error": "Error: "}.get(kind, "")
         self._print(prefix + "\n".join(map(printable, text.split("\n"))))
+        if self.info is None:
+            # Nobody calls tick before the experiment begins, and it may have to wait for that.
+            with contextlib.suppress(OSError):
+                self.flush()
 
     def output(self, name: str, text: str) -> None:
         """Print a member's line, unless ``verbose`` is 0."""
