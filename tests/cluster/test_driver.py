@@ -68,14 +68,14 @@ def test_a_driver_that_is_killed_leaves_nothing_running_and_another_machine_goes
         assert decided(grid) == undisturbed
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, -signal.SIGINT)])
+@pytest.mark.parametrize(("number", "codes"), [(signal.SIGTERM, {75}), (signal.SIGINT, {-signal.SIGINT, 1})])
 def test_an_interrupted_run_says_how_to_go_on_and_has_all_of_it_in_storage(
-    number: int, code: int, nodes: Nodes, bucket: Bucket, tmp_path: Path, undisturbed: tuple[Any, ...]
+    number: int, codes: set[int], nodes: Nodes, bucket: Bucket, tmp_path: Path, undisturbed: tuple[Any, ...]
 ) -> None:
     nodes.add(num_cpus=2)
     ended = start(nodes, f"{bucket.url}/runs", tmp_path / "one", 150, number)
-    assert ended.returncode == code, ended.stderr
-    assert f"tune.Tuner.restore('{bucket.url}/runs/run', slow).fit()" in ended.stderr
+    assert ended.returncode in codes, ended.stderr
+    assert f"tune.Tuner.restore('{bucket.url}/runs/run', slow).fit()" in ended.stdout
     wait_for(lambda: not left_running())
     with connected(nodes, **bucket.environment, SHOAL_CACHE=str(tmp_path / "other")):
         url = f"{bucket.url}/runs/run"

@@ -22,6 +22,8 @@ from tests.cluster.nodes import ForeignNode, Nodes, can_be_foreign, connected, l
 from tests.cluster.runs import Strikes, run
 from tests.helpers import fit, items
 
+INTERRUPTED = {-signal.SIGINT, 1}
+"""Exit codes after Ctrl-C. What Ray does at the end of a process may keep Python from ending by the signal."""
 ROOT = Path(__file__).parents[2]
 _SCRIPT = """
 from shoal import tune
@@ -100,7 +102,7 @@ def test_a_cluster_without_room_is_waited_for_and_the_run_begins_when_there_is_s
 def test_ctrl_c_while_there_is_no_room_leaves_nothing_behind(nodes: Nodes, tmp_path: Path) -> None:
     script = Script(tmp_path, _SCRIPT, engine="ray", RAY_ADDRESS=nodes.address)
     script.says("Waiting for the cluster")
-    assert script.end(signal.SIGINT) == -signal.SIGINT, script.printed
+    assert script.end(signal.SIGINT) in INTERRUPTED, script.printed
     assert "Nothing had begun, and nothing is left of it" in script.printed
     assert not (tmp_path / "runs" / "run").exists()
     with connected(nodes):
@@ -117,7 +119,7 @@ def test_ctrl_c_twice_ends_members_on_all_nodes_at_once(nodes: Nodes, tmp_path: 
     script.process.send_signal(signal.SIGINT)
     script.says("Ctrl-C ends them at once")
     begun = time.monotonic()
-    assert script.end(signal.SIGINT) == -signal.SIGINT, script.printed
+    assert script.end(signal.SIGINT) in INTERRUPTED, script.printed
     assert time.monotonic() - begun < 15  # they would have 20 s, and sleep for longer
     wait_for(lambda: not left_running())
 

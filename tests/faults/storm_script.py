@@ -1,6 +1,7 @@
 """A user's script that is started again and again until its experiment has ended; ``storm.py`` kills it meanwhile.
 
     python -m tests.faults.storm_script EXPERIMENT FOLDER
+    python -m tests.faults.storm_script EXPERIMENT URL        # on the cluster that the environment names
 
 Each member keeps a chain of digests in its state: every step folds in its number, its config and the state before. So
 what a member reports tells from which checkpoint and with which config each of its steps was trained, and the judge
@@ -179,8 +180,11 @@ EXPERIMENTS = {
 }  # fmt: skip
 
 
-def tuner(experiment: Experiment, folder: Path, **settings: Any) -> tune.Tuner:
-    """Return what runs the experiment, or goes on with it: the same lines whether or not there is anything yet."""
+def tuner(experiment: Experiment, folder: Path | str, **settings: Any) -> tune.Tuner:
+    """Return what runs the experiment, or goes on with it: the same lines whether or not there is anything yet.
+
+    ``folder`` may be a URL; ``settings``: more of those of ``TuneConfig``, where it begins.
+    """
     data = {"data": shoal.put(SHARED)} if experiment.puts else {}
     if tune.Tuner.can_restore(folder):
         return tune.Tuner.restore(folder, experiment.trainable, param_space=data)
@@ -192,14 +196,15 @@ def tuner(experiment: Experiment, folder: Path, **settings: Any) -> tune.Tuner:
             hyperparam_mutations={"lr": tune.uniform(0.0, 1.0)},
             synch=experiment.synch,
         )
+    storage, _, name = str(folder).rpartition("/")
     given: dict[str, Any] = {"num_samples": 4, "max_concurrent_trials": 2, **experiment.tune, **settings}
     return tune.Tuner(
         experiment.trainable,
         param_space={"lr": tune.uniform(0.0, 1.0), "mark": tune.randint(0, 10**9), **data},
         tune_config=tune.TuneConfig(metric="score", mode="max", seed=11, scheduler=scheduler, **given),
         run_config=tune.RunConfig(
-            name=folder.name,
-            storage_path=folder.parent,
+            name=name,
+            storage_path=storage,
             verbose=0,
             stop={"training_iteration": experiment.last},
             checkpoint_config=tune.CheckpointConfig(**experiment.keep),
@@ -209,4 +214,5 @@ def tuner(experiment: Experiment, folder: Path, **settings: Any) -> tune.Tuner:
 
 
 if __name__ == "__main__":
-    tuner(EXPERIMENTS[sys.argv[1]], Path(sys.argv[2])).fit()
+    on_cluster: dict[str, Any] = {"engine": "ray", "max_concurrent_trials": 3} if "://" in sys.argv[2] else {}
+    tuner(EXPERIMENTS[sys.argv[1]], sys.argv[2], **on_cluster).fit()
