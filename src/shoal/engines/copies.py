@@ -17,8 +17,9 @@ from ..errors import StorageError
 
 __all__ = ["PIECE", "Listing", "Offer", "Piece", "bring", "pieces_of", "read_piece"]
 
-PIECE = 1 << 26
-"""Bytes of a piece: large enough that asking for it costs nothing beside it, and small enough for any memory."""
+PIECE = 1 << 24
+"""Bytes of a piece: large enough that asking for it costs little beside it, and so small that the memory of a host can
+hold those of a dozen transfers, some of them several times."""
 
 
 @dataclass(frozen=True, slots=True)
