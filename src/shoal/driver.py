@@ -309,6 +309,10 @@ class Driver:
         """Show a line that a member printed. Given to the engine."""
         self._guarded(self.status, partial(self.status.output, name, text))
 
+    def note(self, text: str) -> None:
+        """Show a remark of the engine. Given to the engine."""
+        self._guarded(self.status, partial(self.status.note, text))
+
     def _give_up(self, reason: str) -> None:
         """Commit that and why the experiment ends here, where something in the driver raised."""
         if self._ahead:

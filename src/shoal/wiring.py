@@ -133,7 +133,7 @@ def _execute(
         if any(name in sys.modules for name in _SLOW_TO_LOAD):
             with contextlib.suppress(OSError):  # a terminal that is gone ends no run
                 status.opening(f"{plan.info.name}: loading {plan.info.trainable} and what it imports ...")
-        engine.start(_engine_setup(plan, folder, run, tune, driver.output, interruption.check))
+        engine.start(_engine_setup(plan, folder, run, tune, driver, interruption.check))
         interruption.check()
         if not new:
             # Only now, because settings with which nothing could be started are not those of the experiment.
@@ -276,7 +276,7 @@ def _engine_setup(
     folder: Path,
     run: RunConfig,
     tune: TuneConfig,
-    output: Callable[[str, str], None],
+    driver: Driver,
     check: Callable[[], None],
 ) -> EngineSetup:
     from .applied import CheckApplied
@@ -293,7 +293,8 @@ def _engine_setup(
         cpus=plan.info.cpus,
         gpus=plan.info.gpus,
         devices=plan.info.devices,
-        output=output,
+        output=driver.output,
+        note=driver.note,
         log_to_file=run.log_to_file,
         applied=applied if isinstance(applied, CheckApplied) else CheckApplied() if applied else None,
         check=check,

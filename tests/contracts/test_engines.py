@@ -17,7 +17,7 @@ import shoal
 from shoal import tune
 from shoal.core.commands import Continue, Evict, HandOn
 from shoal.core.events import Event, Lost, Reported
-from shoal.engines import EngineCommand
+from shoal.engines import EngineCommand, EngineSetup
 from shoal.engines.inline import InlineEngine
 from shoal.engines.processes import ProcessEngine
 from shoal.errors import ConfigError
@@ -89,6 +89,19 @@ def test_an_engine_of_ones_own_is_given_by_its_class_and_used_again_when_the_exp
     journal = SQLiteJournal.open_for_reading(Path(grid.experiment_path))
     assert journal.meta()["engine"] == f"{__name__}.Own"
     journal.close()
+
+
+class Remarks(InlineEngine):
+    """An engine that has something to tell the user."""
+
+    def start(self, setup: EngineSetup) -> None:
+        setup.note("Waiting for room")
+        super().start(setup)
+
+
+def test_what_an_engine_remarks_is_shown(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    fit(lambda config: {"score": 1.0}, tmp_path, engine=Remarks, num_samples=1)
+    assert "Note: Waiting for room\n" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize("given", [InlineEngine(), 5, "inlin"], ids=["object", "number", "name"])
