@@ -310,8 +310,12 @@ class Driver:
         self._guarded(self.status, partial(self.status.output, name, text))
 
     def note(self, text: str) -> None:
-        """Show a remark of the engine. Given to the engine."""
-        self._guarded(self.status, partial(self.status.note, text))
+        """Show a remark of the engine, also while it starts. Given to the engine."""
+        if self._readers:
+            self._guarded(self.status, partial(self.status.note, text))
+        else:
+            with contextlib.suppress(OSError):  # a terminal that is gone ends no run
+                self.status.note(text)
 
     def _give_up(self, reason: str) -> None:
         """Commit that and why the experiment ends here, where something in the driver raised."""
