@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from shoal.engines import grace_s
+from shoal.patience import grace_s, storage_patience_s
 from shoal.reading import Experiment
 from shoal.storage.mirror import Mirror
 
@@ -152,7 +153,21 @@ def test_the_variables_are_those_that_the_code_reads_with_these_defaults(monkeyp
     mirror: Any = Mirror(object(), object())  # type: ignore[arg-type]
     found = {
         "SHOAL_STORAGE_EVERY_S": mirror._every_s,
-        "SHOAL_STORAGE_PATIENCE_S": mirror._patience_s,
+        "SHOAL_STORAGE_PATIENCE_S": storage_patience_s(),
         "SHOAL_GRACE_S": grace_s(),
     }
     assert {name: float(value) for name, value in table.items()} == found
+
+
+# -------------------------------------------------------------------------------------------------------------- figures
+
+
+def test_what_one_driver_carries_is_what_the_model_says() -> None:
+    capacity = runpy.run_path(str(ROOT / "benchmarks" / "capacity.py"))
+    costs = capacity["COSTS"]
+    assert f"\n{capacity['table'](costs)}\n```\n" in TEXT, "the table: python benchmarks/capacity.py"
+    per_boundary, per_answer = costs.boundary_s + costs.mirror_s, costs.answer_s + costs.call_s
+    prices = [f"x {1000 * price:.2f} ms" for price in (costs.result_s, per_boundary, per_answer)]
+    (formula,) = (line for line in TEXT.splitlines() if line.startswith("results x "))
+    assert [prices[0] in formula, prices[1] in formula, prices[2] in formula] == [True] * 3, prices
+    assert f"g = 1 + log10(members / 100) / {1 / costs.growth:.0f}" in formula
