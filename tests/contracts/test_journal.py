@@ -440,3 +440,10 @@ def test_a_folder_that_cannot_be_written_can_be_read(tmp_path: Path) -> None:
         reader.close()
     finally:
         tmp_path.chmod(0o755)
+
+
+@pytest.mark.parametrize("folder", ["", ".", "..", "/abs", "../../x", "a/b", "a\0b"])
+def test_a_trial_whose_folder_is_elsewhere_cannot_be_read(folder: str) -> None:
+    kind, body = encode(TrialAdded("a", 0, "n", "t", folder, {}))
+    with pytest.raises(ValueError, match="folder"):
+        decode(kind, body)

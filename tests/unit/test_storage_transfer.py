@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import threading
 from concurrent.futures import Future
 from pathlib import Path
+from types import GeneratorType
 
 import pytest
-from tests.unit.stored import interrupted, write_checkpoint
+from tests.unit.stored import AtOnce, interrupted, write_checkpoint
 
+from shoal.checkpoints import Checkpoint
 from shoal.checkpoints.depot import LocalDepot
 from shoal.checkpoints.leftovers import is_unfinished
 from shoal.checkpoints.store import damage, measure
+from shoal.errors import StorageError
 from shoal.storage.place import Place
 from shoal.storage.transfer import (
     DamagedCopy,
+    Manifest,
     delete_checkpoint,
     download_checkpoint,
     list_checkpoints,
+    name_of_key,
     read_manifest,
+    safe_name,
     upload_checkpoint,
 )
 from shoal.storage.workers import Workers, each
@@ -62,7 +70,8 @@ def test_a_checkpoint_comes_back_as_it_went(tmp_path: Path, place: Place) -> Non
         assert damage(back, digest) is None
     manifest = read_manifest(place)
     assert manifest is not None
-    assert (manifest.digest, manifest.size) == (digest, measure(folder)[1])
+    notes = (folder / ".metadata.json").stat().st_size
+    assert (manifest.digest, manifest.size) == (digest, measure(folder)[1] - notes)
 
 
 def test_names_that_are_no_utf8_come_back_as_they_went(tmp_path: Path, place: Place) -> None:
@@ -74,6 +83,105 @@ def test_names_that_are_no_utf8_come_back_as_they_went(tmp_path: Path, place: Pl
     upload_checkpoint(folder, place, digest)
     download_checkpoint(place, tmp_path / "back", digest)
     assert everything(tmp_path / "back") == {name: b"1"}
+
+
+@pytest.mark.parametrize("notes", [True, False], ids=["with_notes", "without"])
+def test_notes_that_are_written_afterwards_are_there_and_harm_nothing(
+    tmp_path: Path, place: Place, notes: bool
+) -> None:
+    folder, digest = made(tmp_path)
+    if not notes:
+        (folder / ".metadata.json").unlink()
+    upload_checkpoint(folder, place, digest)
+    checkpoint = Checkpoint(str(place))
+    assert checkpoint.get_metadata() == ({"note": 1} if notes else {})
+    for text in ("a text that makes it longer than it was", ""):
+        checkpoint.update_metadata({"note": text})
+        back = Checkpoint(checkpoint.to_directory(tmp_path / f"back_{len(text)}"))
+        assert back.get_metadata() == {"note": text}
+        assert damage(Path(back.path), digest) is None
+        with checkpoint.as_directory() as inside:
+            assert Checkpoint(inside).get_metadata() == {"note": text}
+
+
+def test_notes_are_written_again_where_storage_was_away(tmp_path: Path) -> None:
+    failures = [TimeoutError(), TimeoutError()]
+
+    def away(what: str, path: str) -> None:
+        if what == "write" and failures:
+            raise failures.pop()
+
+    with interrupted(away) as root:
+        checkpoint = Checkpoint(str(root / NAME))
+        checkpoint.set_metadata({"note": 1})
+        assert checkpoint.get_metadata() == {"note": 1}
+
+
+def test_a_download_takes_the_place_of_an_empty_folder_and_no_room_twice(
+    tmp_path: Path, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, digest = made(tmp_path)
+    upload_checkpoint(folder, place, digest)
+    monkeypatch.setattr("shutil.copytree", None)
+    (tmp_path / "empty").mkdir()
+    assert everything(Path(Checkpoint(str(place)).to_directory(tmp_path / "empty"))) == everything(folder)
+    made_here = Checkpoint(str(place)).to_directory()
+    assert everything(Path(made_here)) == everything(folder)
+    shutil.rmtree(made_here)
+
+
+def test_a_download_is_added_to_what_is_in_a_folder(tmp_path: Path, place: Place) -> None:
+    folder, digest = made(tmp_path)
+    upload_checkpoint(folder, place, digest)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "own.txt").write_text("own")
+    found = everything(Path(Checkpoint(str(place)).to_directory(tmp_path / "mine")))
+    assert found == {**everything(folder), "own.txt": b"own"}
+
+
+def test_a_fork_that_leaves_the_block_deletes_nothing_of_its_parent(tmp_path: Path, place: Place) -> None:
+    (place / "file").write_bytes(b"x")
+    with Checkpoint(str(place)).as_directory() as inside:
+        child = os.fork()
+        if child == 0:
+            # The generator ends in the child, too, as it does where an exception leaves the block there.
+            os._exit(_leave_all())
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert os.listdir(inside) == ["file"]
+
+
+NAMES = ["opt::state.bin", "x?versionId=1", "a%3Fb", "a?b", "a#b", "back\\slash", "a b", "é", "{x}", "a%"]
+
+
+def test_files_may_have_any_name(tmp_path: Path, place: Place) -> None:
+    folder = tmp_path / "exp" / "trial" / NAME
+    folder.mkdir(parents=True)
+    for name in NAMES:
+        (folder / name).write_text(name)
+    digest = measure(folder)[0]
+    upload_checkpoint(folder, place, digest)
+    keys = place.list_sizes()
+    assert sorted(map(name_of_key, keys)) == sorted(NAMES)
+    assert not [key for key in keys if {*key} & {*"?#"} or "::" in key]
+    download_checkpoint(place, tmp_path / "back", digest)
+    assert everything(tmp_path / "back") == everything(folder)
+
+
+@pytest.mark.parametrize("name", ["", "/etc/x", "a//etc/x", "..", "a/../../x", "a/./b", "a/", "a\0b"])
+def test_a_name_that_leads_elsewhere_is_refused(tmp_path: Path, name: str) -> None:
+    assert not safe_name(name)
+    text = json.dumps({"format": 1, "digest": "x", "size": 1, "files": [[name, 1]], "folders": []})
+    with pytest.raises(DamagedCopy, match="outside"):
+        Manifest.from_bytes(text.encode(), Place("memory://x/checkpoint_000001.json"))
+
+
+def test_a_folder_in_storage_without_a_manifest_writes_nowhere_else(
+    tmp_path: Path, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Place, "list_sizes", lambda self: {"a": 1, f"/{tmp_path}/victim": 1})
+    with pytest.raises(StorageError, match="victim"):
+        Checkpoint(str(place)).to_directory(tmp_path / "back")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_deleting_leaves_nothing_and_can_be_done_twice(tmp_path: Path, place: Place) -> None:
@@ -281,6 +389,20 @@ def test_an_upload_that_failed_goes_on_where_it_was(tmp_path: Path) -> None:
     assert sorted(sent) == sorted(set(sent))
 
 
+def test_a_depot_remembers_nothing_of_what_was_deleted(tmp_path: Path) -> None:
+    def denied(what: str, path: str) -> None:
+        if what == "write":
+            raise PermissionError("denied")
+
+    with interrupted(denied) as root:
+        _, digest = made(tmp_path)
+        depot = LocalDepot(tmp_path / "exp", AtOnce())  # type: ignore[arg-type]
+        with pytest.raises(PermissionError):
+            _raised(depot.upload("trial", 4, digest, root / "trial" / NAME))
+        depot.delete("trial", 4)
+        assert not depot._sent
+
+
 def test_a_depot_that_is_closed_begins_nothing(tmp_path: Path, place: Place) -> None:
     gate = Gate()
     with interrupted(gate) as root:
@@ -311,6 +433,16 @@ def test_calls_are_done_at_the_same_time_and_the_first_error_is_raised_after_all
     with pytest.raises(ValueError, match="1"):
         each([lambda number=number: call(number) for number in range(4)])  # type: ignore[misc]
     assert sorted(ended) == [0, 1, 2, 3]
+
+
+def _leave_all() -> int:
+    """End all blocks around, in a child; return 0 where that was possible."""
+    import gc
+
+    for each_one in gc.get_objects():
+        if isinstance(each_one, GeneratorType) and each_one.gi_code.co_name == "as_directory":
+            each_one.close()
+    return 0
 
 
 def _raised(future: Future[None]) -> None:

@@ -15,12 +15,12 @@ from ..location import check_slashes, is_url
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
-__all__ = ["DICT_FILE", "Checkpoint", "filesystem_of", "read_dict", "replacing", "write_dict"]
+__all__ = ["DICT_FILE", "NOTES", "Checkpoint", "filesystem_of", "read_dict", "replacing", "write_dict"]
 
 DICT_FILE = ".shoal_dict.pkl"
 """The file of a checkpoint that is a dict: of :meth:`Checkpoint.from_dict`, or what a class returned to be saved."""
-_METADATA = ".metadata.json"
-"""Where Ray's checkpoints have it, too."""
+NOTES = ".metadata.json"
+"""The file of the notes about a checkpoint, where Ray's checkpoints have it, too."""
 
 
 class Checkpoint:
@@ -151,13 +151,13 @@ class Checkpoint:
             return
         from ..scratch import make_temporary
 
-        outer = make_temporary("checkpoint_")
+        outer, owner = make_temporary("checkpoint_"), os.getpid()
         try:
             folder = Path(outer, self.path.rpartition("/")[2])
             self._download(folder)
             yield str(folder)
         finally:
-            _remove(outer, os.getpid())
+            _remove(outer, owner)
 
     def to_directory(self, path: str | os.PathLike[str] | None = None) -> str:
         """Copy the checkpoint's files to a folder and return its path.
@@ -174,13 +174,13 @@ class Checkpoint:
 
         if is_url(self.path):
             target = tempfile.mkdtemp(prefix="checkpoint_") if path is None else os.fspath(path)
-            try:
-                with self.as_directory() as folder:
-                    shutil.copytree(folder, target, dirs_exist_ok=True)
-            except BaseException:
-                if path is None:
-                    shutil.rmtree(target, ignore_errors=True)
-                raise
+            with contextlib.suppress(OSError):
+                os.rmdir(target)  # an empty one: what is downloaded takes its place
+            if not os.path.lexists(target):
+                self._download(Path(target))
+                return target
+            with self.as_directory() as folder:
+                shutil.copytree(folder, target, dirs_exist_ok=True)
             return target
         target = tempfile.mkdtemp(prefix="checkpoint_") if path is None else os.fspath(path)
         if Path(target).resolve().is_relative_to(Path(self.path).resolve()):
@@ -192,7 +192,7 @@ class Checkpoint:
         """Return the notes that :meth:`set_metadata` left beside the files; empty where there are none."""
         import json
 
-        path = f"{self.path}/{_METADATA}"
+        path = f"{self.path}/{NOTES}"
         data = self._notes()
         if data is None:
             return {}
@@ -222,11 +222,11 @@ class Checkpoint:
         except (TypeError, ValueError) as error:
             raise ConfigError(f"Checkpoint.set_metadata: metadata must be JSON values: {error}.") from error
         if is_url(self.path):
-            from ..storage.place import Place
+            from ..storage.fetching import write_file
 
-            (Place(self.path) / _METADATA).write_bytes(f"{text}\n".encode())
+            write_file(f"{self.path}/{NOTES}", f"{text}\n".encode())
             return
-        with replacing(Path(self.path, _METADATA)) as file:
+        with replacing(Path(self.path, NOTES)) as file:
             file.write(f"{text}\n".encode())
 
     def update_metadata(self, metadata: Mapping[str, Any]) -> None:
@@ -246,7 +246,7 @@ class Checkpoint:
     def _repr_html_(self) -> str | None:
         from ..display.reprs import checkpoint_html
 
-        return checkpoint_html(self.path, _METADATA)
+        return checkpoint_html(self.path, NOTES)
 
     def _download(self, folder: Path) -> None:
         """Download it from object storage.
@@ -264,8 +264,8 @@ class Checkpoint:
         if is_url(self.path):
             from ..storage.fetching import read_file
 
-            return read_file(f"{self.path}/{_METADATA}")
-        path = Path(self.path, _METADATA)
+            return read_file(f"{self.path}/{NOTES}")
+        path = Path(self.path, NOTES)
         return path.read_bytes() if path.is_file() else None
 
     def __eq__(self, other: object) -> bool:

@@ -80,6 +80,7 @@ class LocalDepot:
             if (trial_folder, number) in self._uploading:
                 self._doomed.add((trial_folder, number))
                 return
+            self._forget((trial_folder, number))
         store.delete(self._folder / trial_folder, number)
 
     def upload(self, trial_folder: str, number: int, digest: str, place: Place) -> Future[None]:
@@ -128,7 +129,12 @@ class LocalDepot:
             doomed = key in self._doomed
             self._doomed.discard(key)
             if doomed:
-                self._sent = {known: names for known, names in self._sent.items() if known[:2] != key}
+                self._forget(key)
         if doomed:
             with contextlib.suppress(OSError):  # the sweep at the end of the run tries again
                 store.delete(self._folder / key[0], key[1])
+
+    def _forget(self, key: tuple[str, int]) -> None:
+        """Forget what was sent of a checkpoint that is deleted."""
+        if any(known[:2] == key for known in self._sent):
+            self._sent = {known: names for known, names in self._sent.items() if known[:2] != key}

@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 import xxhash
 
-__all__ = ["Digest", "buffer"]
+__all__ = ["Digest", "buffer", "is_notes"]
 
 _Buffer = bytes | memoryview | mmap.mmap
 _CHUNK = 1 << 20
@@ -53,7 +53,7 @@ class Digest:
     def begin(self, name: str, size: int) -> Callable[[_Buffer], object]:
         """Begin the next file, and return what takes its bytes: they are no part of the digest where it is notes."""
         self.size += size
-        if _is_notes(name):
+        if is_notes(name):
             return _ignore
         self._hash.update(f"{name}\0{size}\0".encode("utf-8", "surrogateescape"))
         update: Callable[[_Buffer], object] = self._hash.update
@@ -64,7 +64,7 @@ class Digest:
         return self._hash.hexdigest()
 
 
-def _is_notes(name: str) -> bool:
+def is_notes(name: str) -> bool:
     """Whether a file is the notes about the checkpoint, which are no part of what the digest is of."""
     return name.startswith(".metadata") and _NOTES.fullmatch(name) is not None
 

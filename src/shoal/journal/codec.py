@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import json
+import os
 import pickle
 import types
 from collections.abc import Sequence
@@ -160,9 +161,18 @@ def decode(kind: str, body: str, *, unpickle: bool = True) -> Item:
             if place < len(values):
                 values[place] = _from_json(kind, name, values[place], unpickle)
         item: Item = made(cls, values)
+        if kind == "TrialAdded":
+            _check_folder(item)
     except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
         raise ValueError(f"a record of kind {kind} cannot be read: {error}") from error
     return item
+
+
+def _check_folder(item: Any) -> None:
+    """Refuse a trial's folder that is not one inside of the experiment's: the journal may be of anybody."""
+    folder = item.folder
+    if folder in ("", ".", "..") or not {"/", "\0", os.sep}.isdisjoint(folder):
+        raise ValueError(f"its trial's folder is {folder!r:.100}, which is none inside of the experiment's")
 
 
 def is_known(kind: str) -> bool:

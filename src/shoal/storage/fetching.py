@@ -22,7 +22,7 @@ from ..core.events import Event, Lost
 from ..errors import ConfigError, StorageError
 from ..patience import storage_patience_s
 from .place import Place
-from .transfer import DamagedCopy, download_checkpoint, read_manifest
+from .transfer import DamagedCopy, download_checkpoint, read_manifest, safe_name
 from .trying import retrying
 from .workers import Workers, each
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ..engines import Engine, EngineCommand, EngineSetup
     from ..worker.wire import MemberInfo
 
-__all__ = ["FetchingEngine", "download", "read_file"]
+__all__ = ["FetchingEngine", "download", "read_file", "write_file"]
 
 _AT_A_TIME = 4
 """Downloads; each of them uses several connections where it has several files."""
@@ -205,10 +205,11 @@ def download(url: str, folder: Path, digest: str | None = None) -> None:
     names = retrying(place.list_sizes, patience_s=_LOOKING_S)
     if not names:
         raise ConfigError(f"Checkpoint: {url} does not exist. A checkpoint is a folder that holds its files.")
+    for name in names:
+        if not safe_name(name):
+            raise StorageError(f"{url} holds a file with the name {name!r}, which cannot be one of a checkpoint.")
     folder.mkdir(parents=True)
     for name in names:
-        if ".." in name.split("/"):
-            raise StorageError(f"{url} holds a file with the name {name!r}, which cannot be one of a checkpoint.")
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
     each(
         partial(retrying, partial((place / name).download_file, folder / name), patience_s=_LOOKING_S) for name in names
@@ -225,3 +226,12 @@ def read_file(url: str) -> bytes | None:
         return retrying(Place(url).read_bytes, patience_s=_LOOKING_S)
     except FileNotFoundError:
         return None
+
+
+def write_file(url: str, data: bytes) -> None:
+    """Write a small file in storage, in place of one that is there.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    retrying(partial(Place(url).write_bytes, data), patience_s=_LOOKING_S)

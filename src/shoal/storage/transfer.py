@@ -1,11 +1,13 @@
 """Checkpoints to storage and back. A checkpoint's manifest is written last and deleted first: without it there is none.
 
 In storage a checkpoint is its files, ``<trial>/checkpoint_000004/...``, and ``<trial>/checkpoint_000004.json``, which
-says what they are.
+says what they are. Notes about it, of ``Checkpoint.set_metadata``, lie beside its files and may change at any time: the
+manifest does not speak of them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -15,8 +17,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote_to_bytes
 
+from ..checkpoints import NOTES
+from ..checkpoints.digest import is_notes
 from ..checkpoints.leftovers import committed_number
 from ..checkpoints.store import damage, measure
 from ..errors import StorageError
@@ -26,7 +30,7 @@ from .workers import each
 
 __all__ = [
     "MANIFEST_SUFFIX", "DamagedCopy", "FileEntry", "Manifest", "delete_checkpoint", "download_checkpoint",
-    "list_checkpoints", "manifest_place", "read_manifest", "upload_checkpoint",
+    "key_of", "list_checkpoints", "manifest_place", "name_of_key", "read_manifest", "safe_name", "upload_checkpoint",
 ]  # fmt: skip
 
 _FORMAT = 1
@@ -34,6 +38,32 @@ _PATIENCE_S = 20.0
 """For a single file; whoever asked for the checkpoint has more patience, or less."""
 MANIFEST_SUFFIX = ".json"
 _downloads = itertools.count(1)
+
+
+def key_of(name: str) -> str:
+    """Return the name of a file's object: its own, or quoted where file systems would read something else into it.
+
+    Of two names the keys differ, and :func:`name_of_key` gives the name back.
+    """
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return quote(os.fsencode(name))
+    return quote(name) if any(part in name for part in _SPEAKING) else name
+
+
+_SPEAKING = ("?", "#", "%", "::", "\\")
+"""``?versionId=``, for example, is no part of a name for s3fs. Quoted names have a percent sign."""
+
+
+def name_of_key(key: str) -> str:
+    """Return the name of which :func:`key_of` made a key."""
+    return os.fsdecode(unquote_to_bytes(key)) if "%" in key else key
+
+
+def safe_name(name: str) -> bool:
+    """Return whether a name that was read somewhere, with ``/`` in it, is of something inside of the folder."""
+    return "\0" not in name and not {"", ".", ".."}.intersection(name.split("/"))
 
 
 class DamagedCopy(StorageError):
@@ -51,12 +81,8 @@ class FileEntry:
 
     @property
     def key(self) -> str:
-        """The name of its object. Only a name that is no UTF-8 cannot be one."""
-        try:
-            self.name.encode()
-        except UnicodeEncodeError:
-            return quote(os.fsencode(self.name))
-        return self.name
+        """The name of its object."""
+        return key_of(self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +112,8 @@ class Manifest:
             inner = os.path.relpath(parent, root)
             for name in names:
                 path = os.path.join(parent, name)
+                if inner == "." and is_notes(name):
+                    continue
                 files.append(FileEntry(name if inner == "." else f"{inner}/{name}", os.stat(path).st_size))
             if not below and not names and inner != ".":
                 folders.append(inner)
@@ -119,7 +147,7 @@ class Manifest:
         except (ValueError, TypeError, LookupError, RecursionError) as error:
             raise DamagedCopy(f"{where} is no manifest of a checkpoint: {error}.") from error
         for name in (*(entry.name for entry in files), *folders):
-            if name.startswith("/") or ".." in name.split("/"):
+            if not safe_name(name):
                 raise DamagedCopy(f"{where} names a file outside of its checkpoint: {name!r}.")
         return made
 
@@ -166,7 +194,12 @@ def upload_checkpoint(folder: Path, place: Place, digest: str, *, sent: set[str]
         _try(partial((place / entry.key).upload_file, folder / entry.name))
         done.add(entry.name)
 
-    each(partial(send, entry) for entry in manifest.files if entry.name not in done)
+    def send_notes() -> None:
+        with contextlib.suppress(FileNotFoundError):
+            _try(partial((place / NOTES).upload_file, folder / NOTES))
+
+    calls = [partial(send, entry) for entry in manifest.files if entry.name not in done]
+    each([*calls, *([send_notes] if (folder / NOTES).is_file() else [])])
     _try(partial(manifest_place(place).write_bytes, manifest.to_bytes()))
 
 
@@ -199,14 +232,16 @@ def download_checkpoint(place: Place, folder: Path, digest: str | None = None) -
         for name in {os.path.dirname(entry.name) for entry in manifest.files}:
             (staging / name).mkdir(parents=True, exist_ok=True)
         try:
-            each(
+            calls = [
                 partial(_try, partial((place / entry.key).download_file, staging / entry.name, entry.size))
                 for entry in manifest.files
-            )
+            ]
+            each([*calls, partial(_download_notes, place, staging)])
         except FileNotFoundError as error:
             raise DamagedCopy(f"{place} lacks a file: {error}.") from error
         except PlaceError as error:
-            if error.passes or _try(place.list_sizes) == {entry.key: entry.size for entry in manifest.files}:
+            there = {key: size for key, size in _try(place.list_sizes).items() if not is_notes(key)}
+            if error.passes or there == {entry.key: entry.size for entry in manifest.files}:
                 raise
             raise DamagedCopy(f"{place} has files of other sizes than it had: {error}") from error
         found = measure(staging)[0]
@@ -219,6 +254,12 @@ def download_checkpoint(place: Place, folder: Path, digest: str | None = None) -
         raise StorageError(f"{place} cannot be written to {folder}: {error}. Free some space, or check it.") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _download_notes(place: Place, folder: Path) -> None:
+    """Get the notes about a checkpoint, as they are now, where there are some."""
+    with contextlib.suppress(FileNotFoundError):
+        (folder / NOTES).write_bytes(_try((place / NOTES).read_bytes))
 
 
 def _put_in_place(staging: Path, folder: Path, digest: str) -> None:
