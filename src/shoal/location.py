@@ -22,7 +22,8 @@ from typing import TypeGuard
 from .errors import ConfigError
 
 __all__ = [
-    "Location", "cache_folder", "check_slashes", "is_url", "join", "location_of", "name_of", "parent_of",
+    "Location", "cache_folder", "check_no_password", "check_slashes", "is_url", "join", "location_of", "name_of",
+    "parent_of",
 ]  # fmt: skip
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -65,10 +66,11 @@ def location_of(path: str | os.PathLike[str]) -> Location:
     """Return where an experiment is, by its path or its URL.
 
     Raises:
-        ConfigError: it is a URL that has lost a slash, or names no experiment.
+        ConfigError: it is a URL that has lost a slash, has a password in it, or names no experiment.
     """
     text = os.fspath(path)
     check_slashes("The path of an experiment", path)
+    check_no_password("The path of an experiment", text)
     if not is_url(text):
         # Without '..', because the last part is the experiment's name.
         return Location(Path(os.path.abspath(Path(_without_scheme(text)).expanduser())))
@@ -109,6 +111,23 @@ def check_slashes(where: str, path: object) -> None:
         return
     why = " pathlib.Path makes one slash of two: give the URL as a text." if isinstance(path, os.PathLike) else ""
     raise ConfigError(f"{where} is {str(path)!r}, a URL that lacks a slash: '{found[1]}://{found[2]}'.{why}")
+
+
+def check_no_password(where: str, url: str) -> None:
+    """Refuse a URL with a password: it would be in the journal, in messages and on pages that others read.
+
+    Raises:
+        ConfigError: it has one.
+    """
+    found = _URL.match(url)
+    user = url[found.end() :].partition("/")[0].rpartition("@")[0] if found is not None and is_url(url) else ""
+    if found is not None and ":" in user:
+        scheme = found[0][:-3].lower()
+        hidden = url.replace(user, f"{user.partition(':')[0]}:...", 1)
+        raise ConfigError(
+            f"{where} is {hidden!r}, with a password in it, which would be written down with the experiment. Leave it "
+            f"out, and give it as fsspec takes it from the environment: FSSPEC_{scheme.upper()}_PASSWORD."
+        )
 
 
 def cache_folder() -> Path:

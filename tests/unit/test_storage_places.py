@@ -6,11 +6,16 @@ import os
 import pickle
 import sys
 from pathlib import Path
+from typing import Any
 
+import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.utils import infer_storage_options
 from tests.unit.stored import Crash, Interrupted, interrupted, undisturbed
 
 from shoal.errors import ConfigError
+from shoal.location import location_of
 from shoal.storage.parts import PART, download_in_parts, tried
 from shoal.storage.place import Place, forget
 from shoal.storage.trying import PlaceError
@@ -45,6 +50,51 @@ def test_a_url_without_a_bucket_is_an_error(url: str) -> None:
 def test_what_is_no_url_of_one_storage_is_an_error(url: str) -> None:
     with pytest.raises(ConfigError, match="must look like s3://bucket/runs"):
         Place(url)
+
+
+def test_a_url_with_a_password_is_an_error_that_does_not_show_it() -> None:
+    for refused in (Place, location_of):
+        with pytest.raises(ConfigError, match="FSSPEC_SFTP_PASSWORD") as raised:
+            refused("sftp://me:s3cr3t@host/runs")
+        assert "s3cr3t" not in str(raised.value)
+    assert Place("memory://a:b/runs@c").url == "memory://a:b/runs@c"
+
+
+class Hosted(MemoryFileSystem):  # type: ignore[misc]
+    """Files in memory, of one machine of several."""
+
+    protocol = "hosted"
+    stores: dict[str, dict[str, Any]] = {}  # noqa: RUF012
+
+    def __init__(self, host: str, username: str | None = None, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.store = self.stores.setdefault(f"{username}@{host}", {})
+        self.pseudo_dirs = [""]
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return str(infer_storage_options(path)["path"]).rstrip("/")
+
+    @staticmethod
+    def _get_kwargs_from_urls(path: str) -> dict[str, Any]:
+        found = infer_storage_options(path)
+        return {name: found[name] for name in ("host", "username") if name in found}
+
+
+def test_a_host_that_a_url_names_is_the_one_that_is_used() -> None:
+    fsspec.register_implementation("hosted", Hosted, clobber=True)
+    first, second = Place("hosted://me@one/runs"), Place("hosted://me@two/runs")
+    (first / "a").write_bytes(b"1")
+    assert first.list_names() == ["a"]
+    assert second.list_names() == []
+    assert set(Hosted.stores) == {"me@one", "me@two"}
+
+
+def test_only_folders_are_listed_where_only_those_are_wanted(place: Place) -> None:
+    assert place.list_folders() == []
+    for name in ("b/x", "a/y/z", "file"):
+        (place / name).write_bytes(b"")
+    assert place.list_folders() == ["a", "b"]
 
 
 def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

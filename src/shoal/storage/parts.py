@@ -29,7 +29,7 @@ _PARTS_AT_MOST = 10_000
 _AT_ONCE = 4
 """Parts of one file."""
 _AT_ONCE_OF_ALL = 12
-_TRIES = 4
+_TRIES = 3
 _ANSWER_S = 20.0
 _RATE = 256 << 10
 """Bytes in a second, of all that is sent at the same time: a slower line has to try twice, with twice the time."""
@@ -74,9 +74,9 @@ def upload_in_parts(files: Any, path: str, source: Path, size: int) -> None:
     bucket, key, _ = files.split_path(path)
     where = {"Bucket": bucket, "Key": key}
 
-    def asked(method: str, seconds: float | None = None, **settings: Any) -> Any:
+    def asked(method: str, seconds: float | None = None, tries: int = _TRIES, **settings: Any) -> Any:
         limit = seconds_for(0) if seconds is None else seconds
-        return tried(lambda limit: files.call_s3(method, timeout=limit, **where, **settings), limit)
+        return tried(lambda limit: files.call_s3(method, timeout=limit, **where, **settings), limit, tries)
 
     step = max(PART, -(-size // _PARTS_AT_MOST))
     upload = asked("create_multipart_upload")["UploadId"]
@@ -100,7 +100,7 @@ def upload_in_parts(files: Any, path: str, source: Path, size: int) -> None:
 def _complete(files: Any, path: str, size: int, asked: Callable[..., Any]) -> None:
     try:
         # S3 puts large objects together for minutes.
-        asked(method="complete_multipart_upload", seconds=_ANSWER_S * 15)
+        asked(method="complete_multipart_upload", seconds=_ANSWER_S * 15, tries=2)
     except Exception as error:
         # It was completed, and only its answer was lost.
         if not missing_upload(error) or files.info(path, timeout=_ANSWER_S)["size"] != size:
@@ -115,14 +115,19 @@ def abort_uploads(files: Any, path: str) -> int:
     """
     bucket, key, _ = files.split_path(path)
     count = 0
-    answer = files.call_s3("list_multipart_uploads", timeout=_ANSWER_S, Bucket=bucket, Prefix=f"{key}/")
-    for upload in answer.get("Uploads") or ():
-        # Some servers do not look at the prefix.
-        if str(upload["Key"]).startswith(f"{key}/"):
-            where = {"Bucket": bucket, "Key": upload["Key"], "UploadId": upload["UploadId"]}
-            files.call_s3("abort_multipart_upload", timeout=_ANSWER_S, **where)
-            count += 1
-    return count
+    after: dict[str, Any] = {}
+    while True:
+        answer = files.call_s3("list_multipart_uploads", timeout=_ANSWER_S, Bucket=bucket, Prefix=f"{key}/", **after)
+        for upload in answer.get("Uploads") or ():
+            # Some servers do not look at the prefix.
+            if str(upload["Key"]).startswith(f"{key}/"):
+                where = {"Bucket": bucket, "Key": upload["Key"], "UploadId": upload["UploadId"]}
+                files.call_s3("abort_multipart_upload", timeout=_ANSWER_S, **where)
+                count += 1
+        before = after
+        after = {"KeyMarker": answer.get("NextKeyMarker"), "UploadIdMarker": answer.get("NextUploadIdMarker")}
+        if not answer.get("IsTruncated") or not all(after.values()) or after == before:
+            return count
 
 
 def download_in_parts(read: Callable[[int, int], bytes], target: Path, size: int) -> None:

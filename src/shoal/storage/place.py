@@ -9,13 +9,14 @@ import posixpath
 import re
 import threading
 import uuid
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, StorageError, did_you_mean
+from ..location import check_no_password
 from .parts import PART, a_few_at_once, abort_uploads, download_in_parts, seconds_for, tried, upload_in_parts
 from .trying import describe, missing_bucket
 
@@ -24,6 +25,8 @@ __all__ = ["Place", "forget"]
 _URL = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
 _LOCAL = ("file", "local")
 _S3 = ("s3", "s3a")
+_ALIKE = frozenset({"file", "gcs", "gs", "local", "memory", "s3", "s3a"})
+"""Here one file system is for all URLs: the bucket is part of the path."""
 _WHOLE = frozenset({"abfs", "abfss", "adl", "az", "gcs", "gs", "oci", "ocilake", "oss", "s3", "s3a"})
 """Where an object is seen only when all of it has arrived. Elsewhere it is written beside its place, and renamed."""
 _ASIDE = re.compile(r"\..+\.[0-9a-f]{8}\.partial")
@@ -37,8 +40,8 @@ _COMMON = ("s3", "gs", "az", "abfs", "memory", "file", "hdfs", "sftp")
 _CONNECT_S, _READ_S = 5, 15
 _LIST_S = 900.0
 """A long list comes in many answers, for each of which the file system waits less."""
-_opened: dict[tuple[int, str], Any] = {}
-"""File systems by process and scheme.
+_opened: dict[tuple[int, str, str], Any] = {}
+"""File systems by process, scheme, and what else of the URL they are made with, such as a host.
 
 A fork must not use those of its parent, whose threads it does not have; nor may it close them, so they stay here."""
 _opening = threading.Lock()
@@ -53,7 +56,7 @@ class Place:
         url: such as ``s3://bucket/runs``; ``file://`` and other schemes of fsspec work, too.
 
     Raises:
-        ConfigError: the scheme is unknown, or its package is not installed.
+        ConfigError: the scheme is unknown, its package is not installed, or the URL has a password in it.
     """
 
     url: str
@@ -64,7 +67,7 @@ class Place:
 
     def __truediv__(self, name: str) -> Place:
         """Return a place inside of this one; ``name`` may have slashes in it."""
-        return Place(f"{self.url}{'' if self.url.endswith('/') else '/'}{name.strip('/')}")
+        return _unchecked(f"{self.url}{'' if self.url.endswith('/') else '/'}{name.strip('/')}")
 
     def __str__(self) -> str:
         return self.url
@@ -77,7 +80,8 @@ class Place:
     @property
     def parent(self) -> Place:
         """The place that this one is in."""
-        return Place(posixpath.dirname(self.url))
+        outer = posixpath.dirname(self.url)
+        return _unchecked(outer) if "://" in outer else Place(outer)
 
     @property
     def scheme(self) -> str:
@@ -124,6 +128,21 @@ class Place:
             return []
         names = {_path_of(entry["name"]) for entry in found} - {_path_of(path)}
         return sorted(name for name in map(posixpath.basename, names) if name and not _ASIDE.fullmatch(name))
+
+    def list_folders(self) -> list[str]:
+        """Return the names of the folders in this folder, sorted; none where there is no such folder.
+
+        Raises:
+            PlaceError: it cannot be listed.
+        """
+        try:
+            with self._told() as (files, path):
+                files.invalidate_cache()
+                found: list[Any] = self._ask(files, "ls", path, detail=True, seconds=_LIST_S)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        names = {_path_of(entry["name"]) for entry in found if entry["type"] == "directory"} - {_path_of(path)}
+        return sorted(name for name in map(posixpath.basename, names) if name)
 
     def list_sizes(self) -> dict[str, int]:
         """Return all objects below this folder, at any depth: their names from here on, and their sizes in bytes.
@@ -202,10 +221,10 @@ class Place:
                 elif size < 2 * PART or self.scheme == "memory":
                     self._put(files, where, path.read_bytes())
                 elif self.scheme in _WHOLE:
-                    files.put_file(str(path), where)
+                    self._ask(files, "put_file", str(path), where, seconds=seconds_for(size))
                 else:
                     with self._aside(files, where) as aside:
-                        files.put_file(str(path), aside)
+                        self._ask(files, "put_file", str(path), aside, seconds=seconds_for(size))
         except FileNotFoundError as error:
             path.stat()  # is it the file that is gone, or the place?
             raise describe(error, self.url) from error
@@ -266,7 +285,7 @@ class Place:
     @contextlib.contextmanager
     def _told(self) -> Generator[tuple[Any, str]]:
         """Give the file system and the path in it, and say in Shoal's words what goes wrong."""
-        files = _file_system(self.scheme)
+        files = _file_system(self.url)
         try:
             yield files, files._strip_protocol(self.url)
         except (StorageError, ConfigError):
@@ -316,6 +335,7 @@ class Place:
 
 def _split(url: str) -> tuple[str, str]:
     """Return the scheme and the rest of a URL without slashes at its end, checked."""
+    check_no_password("storage_path", url)
     found = _URL.match(url)
     if found is None or "::" in url:
         raise ConfigError(f"storage_path {url!r} is no URL that Shoal can use. It must look like s3://bucket/runs.")
@@ -331,6 +351,15 @@ def _split(url: str) -> tuple[str, str]:
     if not rest and scheme not in _LOCAL and scheme != "memory":
         raise ConfigError(f"storage_path {url!r} names no bucket. It must look like {scheme}://bucket/runs.")
     return scheme, rest
+
+
+def _unchecked(url: str) -> Place:
+    """Return a place inside of one whose URL was checked, whatever its name is."""
+    place = object.__new__(Place)
+    # As it was checked, without slashes at its end.
+    start = url.index("://") + 3
+    object.__setattr__(place, "url", url[:start] + url[start:].rstrip("/"))
+    return place
 
 
 def _rename(files: Any, source: str, target: str, *, local: bool) -> None:
@@ -350,12 +379,15 @@ def _path_of(path: str) -> str:
     return path.strip("/")
 
 
-def _file_system(scheme: str) -> Any:
-    """Return the file system of this process for a scheme."""
-    key = (os.getpid(), scheme)
+def _file_system(url: str) -> Any:
+    """Return the file system of this process for a URL: its scheme, and the host, for example, that it names."""
+    scheme = url.partition("://")[0]
+    kind = _kind(scheme)
+    settings: dict[str, Any] = {} if scheme in _ALIKE else kind._get_kwargs_from_urls(url)
+    key = (os.getpid(), scheme, repr(sorted(settings.items())))
     with _opening:
         if key not in _opened:
-            _opened[key] = _open(scheme)
+            _opened[key] = _open(scheme, kind, settings)
         return _opened[key]
 
 
@@ -365,17 +397,21 @@ def forget() -> None:
         _opened.clear()
 
 
-def _open(scheme: str) -> Any:
+def _kind(scheme: str) -> Any:
+    """Return the class of file systems of a scheme."""
     import fsspec
 
     try:
-        kind: Any = fsspec.get_filesystem_class(scheme)
+        return fsspec.get_filesystem_class(scheme)
     except ImportError as error:
         package, install = _PACKAGES.get(scheme, (None, None))
         what = f"needs the package {package}: pip install '{install}'" if package else f"needs a package: {error}"
         raise ConfigError(f"storage_path {scheme}://... {what}.") from error
+
+
+def _open(scheme: str, kind: Any, told: Mapping[str, Any]) -> Any:
     # Own ones, which nobody else changes, and which list what is there now.
-    settings: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
+    settings: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False, **told}
     if scheme in _S3:
         settings |= _s3_settings()
     try:
