@@ -149,6 +149,25 @@ def test_large_segments_are_not_written_again(
     assert max(levels) <= 1
 
 
+def test_segments_of_many_bytes_are_neither_written_nor_merged(
+    place: Place, journal: SQLiteJournal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shipping, "_ABOUT_BYTES", 200)
+    monkeypatch.setattr(shipping, "_LARGE_BYTES", 2000)
+    sender = shipper(place, journal.folder)
+    sender.publish(journal.last)
+    found = [Segment.of(name.rpartition("/")[2]) for name in segments_of(place)]
+    assert {segment.last for segment in found if segment} <= set(ends(journal.folder))
+    assert {segment.level for segment in found if segment} == {0}
+    assert len(found) > shipping._FANOUT
+    batch = max(len(record[3]) for record in journal.raw(0, journal.last)) * 20
+    for segment in filter(None, found):
+        texts = journal.raw(segment.first - 1, segment.last)
+        assert sum(len(record[3]) for record in texts) < 200 + batch
+    fetch(place, tmp_path / "copy")
+    assert raw(tmp_path / "copy") == raw(journal.folder)
+
+
 def test_a_long_journal_goes_in_segments_that_end_where_batches_do(
     place: Place, journal: SQLiteJournal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

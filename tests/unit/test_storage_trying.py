@@ -104,6 +104,16 @@ def test_an_error_that_follows_from_one_that_passes_passes() -> None:
     assert passes(error)
 
 
+def test_an_error_that_was_raised_while_one_that_passes_was_handled_does_not_pass() -> None:
+    error = KeyError("a bug in cleaning up")
+    error.__context__ = ConnectionResetError()
+    assert not passes(error)
+
+
+def test_what_python_3_10_calls_a_timeout_passes() -> None:
+    assert passes(type("TimeoutError", (Exception,), {})())
+
+
 def test_who_has_no_credentials_is_told_which() -> None:
     told = describe(of_botocore("NoCredentialsError"), "s3://bucket/runs")
     assert not told.passes

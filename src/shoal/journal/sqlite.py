@@ -15,6 +15,7 @@ import json
 import os
 import shutil
 import sqlite3
+import sys
 import tempfile
 import threading
 import zlib
@@ -195,24 +196,29 @@ class SQLiteJournal:
 
     # ---------------------------------------------------------------------------------------------------------- copies
 
-    def raw(self, after: int, upto: int, about: int | None = None) -> list[RawRecord]:
+    def raw(self, after: int, upto: int, about: int | None = None, about_bytes: int | None = None) -> list[RawRecord]:
         """Return the records after a number, and not after another, as they are written.
 
         Args:
             after, upto: numbers of records; with the second one a batch ends that was committed together.
             about: return so many, and those that were committed together with the last of them; None: all.
+            about_bytes: likewise, for the bytes of their texts.
 
         Raises:
             JournalError: one of them is not what was written, or is missing.
         """
         found: list[RawRecord] = []
+        most, most_bytes = about or sys.maxsize, about_bytes or sys.maxsize
+        size = 0
         with contextlib.closing(self._rows(after)) as rows:
             for record in rows if upto > after else ():
                 found.append(record)
-                if record[0] >= upto or (about is not None and len(found) >= about and record[4] < 0):
+                size += len(record[3])
+                if record[0] >= upto or (record[4] < 0 and (len(found) >= most or size >= most_bytes)):
                     break
         end = found[-1] if found else (after, 0.0, "", "", -1)
-        if end[4] >= 0 or (end[0] < upto and about is None) or (not found and upto > after):
+        limited = about is not None or about_bytes is not None
+        if end[4] >= 0 or (end[0] < upto and not limited) or (not found and upto > after):
             raise self._damaged(f"records {end[0]} to {upto} are not there as they were committed")
         return found
 

@@ -37,8 +37,12 @@ _PATIENCE_S = 20.0
 _AT_ONCE = 8
 _ABOUT = 8192
 """So many records are in a segment at most, or a few more: those that were committed together stay together."""
+_ABOUT_BYTES = 8 << 20
+"""Likewise for the bytes of their texts: they are in memory, several segments at a time, of whoever reads them."""
 _LARGE = 65536
 """Segments with so many records together are not merged any more."""
+_LARGE_BYTES = 2 << 20
+"""Nor are those of so many bytes, as they lie in storage."""
 _FANOUT = 16
 """So many segments of a level become one of the next."""
 _RACES = 8
@@ -494,6 +498,8 @@ class Shipper:
         """Those that are published."""
         self._segments: list[Segment] = []
         """Those of this epoch that are published and may be merged, in order: they follow each other without gaps."""
+        self._sizes: dict[Segment, int] = {}
+        """Bytes of them."""
         self._merged: list[Segment] = []
         """Those that are to be deleted."""
         self.seq = 0
@@ -559,9 +565,9 @@ class Shipper:
             self._publish_facts(journal)
             version = journal.format
             while self.seq < upto:
-                records = journal.raw(self.seq, upto, about=_ABOUT)
+                records = journal.raw(self.seq, upto, about=_ABOUT, about_bytes=_ABOUT_BYTES)
                 segment = Segment(records[0][0], records[-1][0], 0)
-                (self._inside() / segment.name).write_bytes(pack(version, records))
+                self._write(segment, pack(version, records))
                 self._segments.append(segment)
                 self.seq = segment.last
             self._merge(journal, version)
@@ -604,6 +610,10 @@ class Shipper:
             (self._inside() / FACTS).write_bytes(facts.to_bytes())
             self._facts = facts
 
+    def _write(self, segment: Segment, data: bytes) -> None:
+        (self._inside() / segment.name).write_bytes(data)
+        self._sizes[segment] = len(data)
+
     def _merge(self, journal: SQLiteJournal, version: int) -> None:
         """Make one of many small segments, so that there are few to read; and larger ones of those."""
         level = 0
@@ -611,11 +621,13 @@ class Shipper:
             same = [segment for segment in self._segments if segment.level == level]
             if len(same) >= _FANOUT:
                 first, last = same[0].first, same[-1].last
-                if last - first >= _LARGE:  # it is large enough as it is, and so is all that is before
+                if (
+                    last - first >= _LARGE or sum(self._sizes[each] for each in same) >= _LARGE_BYTES
+                ):  # it is large enough as it is, and so is all that is before
                     del self._segments[: self._segments.index(same[-1]) + 1]
                 else:
                     merged = Segment(first, last, level + 1)
-                    (self._inside() / merged.name).write_bytes(pack(version, journal.raw(first - 1, last)))
+                    self._write(merged, pack(version, journal.raw(first - 1, last)))
                     start = self._segments.index(same[0])
                     self._segments[start : start + len(same)] = [merged]
                     self._merged += same

@@ -28,7 +28,7 @@ _PASSING_NAMES = frozenset({
     "ConnectionClosedError", "ConnectionError", "EndpointConnectionError", "FSTimeoutError", "HTTPClientError",
     "IncompleteRead", "IncompleteReadError", "ProxyConnectionError", "ReadTimeoutError", "ResponseParserError",
     "ResponseStreamingError", "ServerDisconnectedError", "ServerTimeoutError", "ServiceRequestError",
-    "ServiceResponseError", "TransportError",
+    "ServiceResponseError", "TimeoutError", "TransportError",
 })  # fmt: skip
 """Of errors that libraries raise when a connection cannot be made, is lost, or says nothing."""
 _PASSING_CODES = frozenset({
@@ -65,7 +65,10 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
     while cause is not None and id(cause) not in seen:
         seen.add(id(cause))
         yield cause
-        cause = cause.__cause__ or cause.__context__
+        # What was only being handled when it was raised is no reason for it; libraries that translate an error of the
+        # system leave it at that.
+        around = cause.__context__ if isinstance(cause, OSError) else None
+        cause = cause.__cause__ or around
 
 
 def _codes(error: BaseException) -> set[str]:
