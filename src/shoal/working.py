@@ -10,9 +10,13 @@ import socket
 import time
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .errors import ExperimentExists, JournalError
 from .location import Location, cache_folder
+
+if TYPE_CHECKING:
+    from .storage.place import Place
 
 __all__ = ["bring", "check_new", "discard", "forget", "sweep_cache"]
 
@@ -56,8 +60,8 @@ def check_new(location: Location) -> None:
 def bring(location: Location) -> None:
     """Make the working folder hold an experiment from storage, so that a driver can go on with it.
 
-    What is there already counts where it is the same experiment and as far as storage, or further: then it has
-    checkpoints, too. Otherwise it is replaced by the journal from storage, and the checkpoints come when they are
+    What is there already counts where it is the same experiment and as far as storage, or further, and has the
+    checkpoints that storage lacks: on a cluster they may have been on nodes that have ended with the driver. Otherwise it is replaced by the journal from storage, and the checkpoints come when they are
     needed.
 
     Raises:
@@ -79,15 +83,30 @@ def bring(location: Location) -> None:
                 raise JournalError(f"There is no experiment {location}.")
             return  # its driver was killed before storage had anything
         shipping.check_free(place)
-        if shipping.relation(place, folder) not in ("same", "further"):
-            _clear(folder)
-        else:
+        known = shipping.relation(place, folder)
+        if known == "same" or (known == "further" and _has_what_storage_lacks(place, folder)):
             return
+        _clear(folder)
     finally:
         unlock(handle)
     # Without the lock: a journal is replaced only where nobody has it.
     shipping.fetch(place, folder)
     _fetch_logs(location)
+
+
+def _has_what_storage_lacks(place: Place, folder: Path) -> bool:
+    """Return whether the checkpoints are in a working folder that exist there, and not yet in the state in storage."""
+    from .core.commands import checkpoint_name
+    from .reading import Experiment
+    from .storage import shipping
+    from .storage.rounds import Ledger
+
+    published = shipping.look(place)
+    with contextlib.closing(Experiment.open(folder)) as experiment:
+        ledger = Ledger(experiment.history, experiment.seq)
+        before = ledger.existed_at(0 if published is None else published.seq, folder)
+    new = ledger.snapshot().wanted.keys() - before
+    return all((folder / trial / checkpoint_name(number)).is_dir() for trial, number in new)
 
 
 def forget(url: str) -> None:

@@ -7,6 +7,7 @@ import functools
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -174,6 +175,34 @@ def test_a_driver_that_is_killed_goes_on_on_its_own_machine_and_loses_nothing(
         assert len([*experiment.history.in_order()]) == 4
         # Nothing that was in the folder only was trained again: steps up to there are there once.
         assert all(len(trial.rows) == LAST for trial in experiment.history.in_order() if not trial.exploits)
+    assert fate_of(tune.ResultGrid.read(url)) == undisturbed()
+    check_storage(url)
+
+
+def test_a_working_folder_whose_newest_checkpoints_have_gone_with_their_nodes_gives_way_to_what_storage_has(
+    bucket: s3.Bucket, tmp_path: Path
+) -> None:
+    url, gates = f"{bucket.url}/runs/a", tmp_path / "gates"
+    with script("begin", url, gates) as driver:
+        wait_until(lambda: reached(url, GATES[0] - 1), driver)
+        bucket.line.go("refuse")
+        open_gates(gates, GATES[0])
+        folder = location_of(url).folder
+        wait_until(lambda: _reached_here(folder, GATES[1] - 1), driver)
+        driver.kill()
+        driver.wait()
+    bucket.line.go("open")
+    assert published(url) < Experiment.open(folder).seq
+    gone = 0
+    for trial in Experiment.open(folder).history.in_order():
+        stored = list_checkpoints(Place(url) / trial.folder)
+        for number in set(trial.checkpoints) - set(stored):
+            shutil.rmtree(folder / trial.folder / f"checkpoint_{number:06d}")
+            gone += 1
+    assert gone
+    open_gates(gates, *GATES)
+    with script("restore", url, gates) as driver:
+        assert "is damaged" not in finish(driver)
     assert fate_of(tune.ResultGrid.read(url)) == undisturbed()
     check_storage(url)
 
