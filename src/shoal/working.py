@@ -61,8 +61,8 @@ def bring(location: Location) -> None:
     """Make the working folder hold an experiment from storage, so that a driver can go on with it.
 
     What is there already counts where it is the same experiment and as far as storage, or further, and has the
-    checkpoints that storage lacks: on a cluster they may have been on nodes that have ended with the driver. Otherwise it is replaced by the journal from storage, and the checkpoints come when they are
-    needed.
+    checkpoints that storage lacks: on a cluster they may have been on nodes that have ended with the driver. Otherwise
+    it is replaced by the journal from storage, and the checkpoints come when they are needed.
 
     Raises:
         JournalError: there is no such experiment, it is damaged, or somebody runs it.
