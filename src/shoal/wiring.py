@@ -95,7 +95,13 @@ def _execute(
     started = False
     folder = location.folder
     status: Status = make_status(run.verbose, inline=plan.info.engine == "inline")
-    engine = make_engine(tune.engine if callable(tune.engine) else plan.info.engine, parent)
+    try:
+        engine = make_engine(tune.engine if callable(tune.engine) else plan.info.engine, parent)
+    except BaseException:
+        if journal is None:
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # which was just made
+        raise
     depot: Depot = getattr(engine, "depot", None) or LocalDepot(folder)
     mirror = None
     if location.url is not None:
@@ -299,7 +305,7 @@ def _engine_setup(
         applied=applied if isinstance(applied, CheckApplied) else CheckApplied() if applied else None,
         check=check,
         request=Request(info.cpus, info.gpus, info.memory, info.custom),
-        limit=tune.max_concurrent_trials,
+        limit=min(info.num_trials, tune.max_concurrent_trials or info.num_trials),
         max_residents=tune.max_residents,
         folder=str(folder),
         place=info.place,

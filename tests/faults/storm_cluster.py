@@ -62,6 +62,8 @@ WEIGHTS = {NODE: 24, JOIN: 8, HOST: 12, MEMBER: 12, DRIVER: 20, TERM: 6, REFUSED
 """What is struck, and how often."""
 ENDS = {DRIVER, TERM}
 """After these, the script is started again on another machine."""
+BACK = {NODE, HOST, MEMBER, *ENDS}
+"""After these, some trial has to be started again."""
 
 
 @dataclass
@@ -201,6 +203,7 @@ class Siege:
         self.url = f"{storm.kept.url}/runs{number}/run"
         self.snapshots: list[Snapshot] = []
         self.strikes: list[Strike] = []
+        self.began = time.monotonic()
         self.machines = 0
         self.there: list[Any] = []
         """Nodes with CPUs."""
@@ -285,7 +288,9 @@ class Siege:
             return False
         self.strikes.append(strike)
         self.storm.outcome.strikes.append(strike)
-        self.storm.show(f"{number:5}  {self.name:24}  {what:20}  {strike.records:7}  {strike.away}")
+        self.storm.show(
+            f"{number:5}  {self.name:24}  {what:20}  {strike.records:7}  {strike.away:4}  {self._since():4.0f} s"
+        )
         if what in ENDS:
             self._bring_storage_back(at_once=True)
             self._look(driver)
@@ -468,7 +473,7 @@ def table(outcome: Outcome) -> Iterator[str]:
     for what in WEIGHTS:
         struck = [strike for strike in outcome.strikes if strike.what is what]
         back = sorted(strike.back_s for strike in struck if strike.back_s is not None)
-        times = f"{back[len(back) // 2]:6.1f} s {back[-1]:6.1f} s" if back and what not in (REFUSED, HANGING) else ""
+        times = f"{back[len(back) // 2]:6.1f} s {back[-1]:6.1f} s" if back and what in BACK else ""
         yield f"  {what:22}  {len(struck):5}   {times}"
     yield f"  {'in all':22}  {len(outcome.strikes):5}"
     yield ""
@@ -503,7 +508,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     began = time.monotonic()
     wanted = f"{given.strikes} strikes" if given.minutes is None else f"{given.minutes:g} minutes of strikes"
     print(f"A storm of {wanted} on a cluster, seed {seed}, in {place}\n", flush=True)
-    print(f"{'':5}  {'experiment':24}  {'struck':20}  records", flush=True)
+    print(f"{'':5}  {'experiment':24}  {'struck':20}  records  storage, and after how long", flush=True)
     let_ray_leave_nothing_behind()
     with ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
