@@ -1,17 +1,22 @@
-"""What a driver's time goes into, part by part, for 100, 1,000 and 10,000 members on a cluster: the constants of the model.
+"""What a driver's time goes into, for 100, 1,000 and 10,000 members on a cluster: the constants of the model.
 
-    python benchmarks/bench_driver.py                # two minutes; needs Ray for the cost of its calls
+    python benchmarks/bench_driver.py                # three minutes; Ray's part needs Ray
+    python benchmarks/bench_driver.py --parts        # in which part of the driver it is spent
     python benchmarks/bench_driver.py 100 1000       # other sizes
 
-Driver, core, journal, readers and fleet are the real ones. The hosts are models on a virtual clock
-(:mod:`simulated_cluster`), and what they take is not counted. There are ten members for each slot, and four slots for
-each node. :mod:`capacity` says what follows from that.
+Driver, core, journal, readers, engine and fleet are the real ones. The hosts are models on a virtual clock
+(:mod:`simulated_cluster`), and what they take is not counted. There are ten members for each slot. Each cost is found
+by experiments that differ in it: many results and hardly anything else; with boundaries; with a host for each slot,
+so that each result is an answer; with a copy kept in storage (in memory). :mod:`capacity` says what follows.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -19,43 +24,45 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import results
+from capacity import COSTS, Costs, table
 from simulated_cluster import Size, World, first_events, make_engine
 
 SIZES = (100, 1_000, 10_000)
-RESULTS = 40_000
-"""Of each run, at least four of each member."""
+RESULTS = 20_000
+"""Of each run, at least two of each member."""
 NEVER = 10**9
 """An interval at which nothing is ever decided."""
+CALLS = 2_000
+_PARTS = ("core", "journal", "history", "files", "orders", "told", "checkpoints")
 
 
 @dataclass
-class Parts:
-    """Seconds of the driver, by part."""
+class Spent:
+    """What a run took of the driver."""
 
-    size: Size
-    results: int = 0
-    answers: int = 0
-    calls: int = 0
-    """To hosts, of both kinds."""
-    boundaries: int = 0
-    records: int = 0
-    journal_bytes: int = 0
-    start_s: float = 0.0
-    total_s: float = 0.0
-    """Of the run, without what the models took."""
+    results: int
+    boundaries: int
+    answers: int
+    cpu_s: float
+    """CPU time of the process, without what the models took: what other threads do is in it."""
+    start_s: float
+    """Until all hosts work."""
+    journal_bytes: int
+    memory: int
+    """Bytes that the process has at the end."""
     by_part: dict[str, float] = field(default_factory=dict[str, float])
-
-    def us(self, part: str | None = None) -> float:
-        """Microseconds for a result, of a part or of all."""
-        return 1e6 * (self.total_s if part is None else self.by_part.get(part, 0.0)) / self.results
+    """Seconds, by part."""
 
 
-def run(size: Size, *, files: bool) -> Parts:
+def run(size: Size, *, turn_s: float = 0.0, stored: bool = False, parts: bool = False) -> Spent:
     """Run an experiment in a simulated cluster and time the driver.
 
     Args:
         size: of it.
-        files: whether log files are written, as they are for users.
+        turn_s: virtual seconds of a turn of the driver: what arrives meanwhile is taken in at once.
+        stored: whether it is kept in storage.
+        parts: whether to time the parts, too, which takes time itself.
     """
     from shoal.config import RunConfig
     from shoal.display import make_status
@@ -63,53 +70,54 @@ def run(size: Size, *, files: bool) -> Parts:
     from shoal.experiment import ExperimentInfo
     from shoal.history import History
     from shoal.journal.sqlite import SQLiteJournal
+    from shoal.storage.mirror import Mirror
+    from shoal.storage.place import Place
     from shoal.wiring import _files
 
-    found = Parts(size)
-    world = World(size)
-    with tempfile.TemporaryDirectory() as path:
-        folder = Path(path)
+    world = World(size, turn_s=turn_s)
+    by_part: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as path, contextlib.ExitStack() as stack:
         population, opened, trials = first_events(size)
         info = ExperimentInfo(
             name="simulated", trainable="simulated", run_id="00000", metric="score", mode="max",
-            time_attr="training_iteration", scheduler="pbt", logs_policies=files, num_trials=size.members,
+            time_attr="training_iteration", scheduler="pbt", logs_policies=True, num_trials=size.members,
             slots=size.slots, cpus=1.0, gpus=0.0, engine="ray", seed=0, parameters=["lr", "momentum"],
         )  # fmt: skip
-        began = time.perf_counter()
+        began = time.process_time()
         engine = make_engine(world, path)
-        found.start_s = time.perf_counter() - began - world.simulating_s
-        journal = SQLiteJournal.create(folder)
-        readers = _files(RunConfig()) if files else []
-        history = History(keep_rows=False)
+        start_s = time.process_time() - began - world.simulating_s
+        journal = SQLiteJournal.create(Path(path))
+        journal.set_meta(**info.to_meta())
+        mirror = Mirror(Place(f"memory://bench-{time.time_ns()}"), engine.depot) if stored else None
+        if mirror is not None:
+            mirror.begin(Path(path))
+        readers = _files(RunConfig())
         driver = Driver(
-            info, folder, population, journal, engine, make_status(0), readers, history=history, depot=engine.depot
-        )
-        before, virtual = time.perf_counter(), world.simulating_s
-        with contextlib.ExitStack() as stack:
-            for part, owner, name in (
-                ("core", Population_type(population), "apply"),
-                ("journal", SQLiteJournal, "append"),
-                ("history", History, "add"),
-                ("orders", type(engine), "execute"),
-                ("orders", type(engine.fleet), "flush"),
-                ("checkpoints", type(engine.depot), "delete"),
-                ("told", type(engine.fleet), "heard"),
-                *(("files", type(reader), name) for reader in readers for name in ("take", "flush")),
-            ):
-                stack.enter_context(_timed(found.by_part, part, owner, name))
-            driver.run([opened, *trials], trials)
-        found.total_s = time.perf_counter() - before - (world.simulating_s - virtual)
-        engine.depot.close()
-        found.journal_bytes = sum(each.stat().st_size for each in folder.glob("journal.sqlite*"))
+            info, Path(path), population, journal, engine, make_status(0), readers,
+            history=History(keep_rows=False), depot=engine.depot, mirror=mirror,
+        )  # fmt: skip
+        timed: list[tuple[str, Any, str]] = [
+            ("core", type(population), "apply"),
+            ("journal", SQLiteJournal, "append"),
+            ("history", History, "add"),
+            ("orders", type(engine), "execute"),
+            ("orders", type(engine.fleet), "flush"),
+            ("checkpoints", type(engine.depot), "delete"),
+            ("told", type(engine.fleet), "heard"),
+            *(("files", type(reader), name) for reader in readers for name in ("take", "flush")),
+        ]
+        for part, owner, name in timed if parts else ():
+            stack.enter_context(_timed(by_part, part, owner, name))
+        began, models = time.process_time(), world.simulating_s
+        driver.run([opened, *trials], trials)
+        if mirror is not None:
+            engine.depot.close()
+        cpu_s = time.process_time() - began - (world.simulating_s - models)
+        journal_bytes = sum(each.stat().st_size for each in Path(path).glob("journal.sqlite*"))
         journal.close()
     counts = world.counts
-    found.results, found.answers = counts.results, counts.answers
-    found.calls, found.boundaries = counts.calls + counts.questions, counts.boundaries
-    return found
-
-
-def Population_type(population: Any) -> type[Any]:
-    return type(population)
+    memory = int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+    return Spent(counts.results, counts.boundaries, counts.answers, cpu_s, start_s, journal_bytes, memory, by_part)
 
 
 @contextlib.contextmanager
@@ -119,11 +127,11 @@ def _timed(into: dict[str, float], part: str, owner: type[Any], name: str) -> It
     into.setdefault(part, 0.0)
 
     def timed(*args: Any, **more: Any) -> Any:
-        began = time.perf_counter()
+        began = time.thread_time()
         try:
             return original(*args, **more)
         finally:
-            into[part] += time.perf_counter() - began
+            into[part] += time.thread_time() - began
 
     setattr(owner, name, timed)
     try:
@@ -132,31 +140,160 @@ def _timed(into: dict[str, float], part: str, owner: type[Any], name: str) -> It
         setattr(owner, name, original)
 
 
-def size_of(members: int, interval: int) -> Size:
-    """Return an experiment of at least ``RESULTS`` results."""
-    steps = max(2 * interval if interval < NEVER else 4, RESULTS // members, 4)
-    return Size(members, max(2, members // 10), max(1, members // 40), steps=steps, interval=interval)
+@dataclass(frozen=True)
+class Found:
+    """What was found with so many members, in seconds."""
+
+    members: int
+    result_s: float
+    boundary_s: float
+    answer_s: float
+    mirror_s: float
+    start_s: float
+    journal_bytes: float
+    """For a result, of an experiment with a boundary each fifth."""
+    member_bytes: float
+    """Of the driver's memory, for a member."""
+
+
+def find(members: int) -> Found:
+    """Return what a result, a boundary, an answer and a copy cost with so many members."""
+    slots = max(2, members // 10)
+    steps = max(2, RESULTS // members)
+    nobody = run(Size(10, 2, 1, steps=2, interval=NEVER)).memory
+    # One host says all that there is once in a virtual second: hardly any answers.
+    plain = run(Size(members, slots, 1, steps=steps, interval=NEVER), turn_s=1.0)
+    result_s = plain.cpu_s / plain.results
+    steps = max(10, steps // 5 * 5)
+    five = Size(members, slots, 1, steps=steps, interval=5)
+    decided = run(five, turn_s=1.0)
+    boundary_s = (decided.cpu_s - decided.results * result_s) / decided.boundaries
+    # Each result is an answer of its own.
+    alone = Size(members, slots, slots, steps=max(2, RESULTS // members), interval=NEVER, step_s=100.0)
+    spread = run(alone)
+    answer_s = (spread.cpu_s - spread.results * result_s) / spread.answers
+    stored = run(five, turn_s=1.0, stored=True)
+    mirror_s = max(0.0, stored.cpu_s - decided.cpu_s) / stored.boundaries
+    bytes_each = (decided.memory - nobody) / members
+    return Found(
+        members, result_s, boundary_s, answer_s, mirror_s, spread.start_s, decided.journal_bytes / decided.results,
+        bytes_each,
+    )  # fmt: skip
+
+
+def call_s(calls: int = CALLS) -> float | None:
+    """Return CPU seconds of this process for a call to an actor, of all threads; None where Ray is not there.
+
+    With a kilobyte each way, and the answer taken from a queue: as a host is asked what there is to tell.
+    """
+    import queue
+
+    try:
+        import ray
+    except ImportError:
+        return None
+    ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
+
+    class Host:
+        def listen(self, orders: bytes) -> bytes:
+            return orders
+
+    actor: Any = ray.remote(num_cpus=0)(Host).remote()
+    inbox: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    data = bytes(1_000)
+
+    def ask(count: int) -> None:
+        for _ in range(count):
+            actor.listen.remote(data).future().add_done_callback(lambda answer: inbox.put(answer.result()))
+            inbox.get()
+
+    ask(100)
+    began = time.process_time()
+    ask(calls)
+    spent = (time.process_time() - began) / calls
+    ray.shutdown()
+    return spent
+
+
+def costs_of(found: list[Found], call: float | None) -> Costs:
+    """Return the model's constants: those of the fewest members, and how they grow."""
+    few, many = found[0], found[-1]
+    tenfolds = len(found) - 1
+    price = [each.result_s + each.boundary_s / 5 for each in (few, many)]
+    return Costs(
+        few.result_s, few.boundary_s, statistics.median(each.answer_s for each in found),
+        COSTS.call_s if call is None else call, statistics.median(each.mirror_s for each in found),
+        max(0.0, (price[1] / price[0] - 1) / tenfolds) if tenfolds else 0.0,
+    )  # fmt: skip
+
+
+def lines_of(found: list[Found], call: float | None) -> list[str]:
+    """Return the table."""
+    lines = [
+        f"{'members':>8} {'result':>8} {'boundary':>9} {'answer':>8} {'copy':>8} {'all hosts work':>15} {'journal':>9} "
+        f"{'memory':>10}",
+        f"{'':>8} {'us':>8} {'us more':>9} {'us':>8} {'us':>8} {'s':>15} {'B/result':>9} {'kB/member':>10}",
+    ]
+    lines += [
+        f"{each.members:8,} {1e6 * each.result_s:8.1f} {1e6 * each.boundary_s:9.1f} {1e6 * each.answer_s:8.1f} "
+        f"{1e6 * each.mirror_s:8.1f} {each.start_s:15.2f} {each.journal_bytes:9.0f} {each.member_bytes / 1e3:10.1f}"
+        for each in found
+    ]
+    lines.append("")
+    lines.append(
+        "one call of Ray: " + ("no Ray here" if call is None else f"{1e6 * call:.0f} us of CPU, of all threads")
+    )
+    return lines
+
+
+def parts_of(members: int, interval: int) -> str:
+    """Return what parts take for a result, in microseconds."""
+    size = Size(members, max(2, members // 10), max(1, members // 40), steps=10, interval=interval)
+    spent = run(size, parts=True)
+    each = {name: 1e6 * spent.by_part[name] / spent.results for name in _PARTS}
+    rest = 1e6 * spent.cpu_s / spent.results - sum(each.values())
+    numbers = "".join(f"{value:12.1f}" for value in (*each.values(), rest))
+    return f"{members:8,} {'-' if interval == NEVER else interval:>9}{numbers}"
 
 
 def main() -> None:
-    """Print a table."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition(":")[0])
     parser.add_argument("members", type=int, nargs="*", default=SIZES)
-    parser.add_argument("--write", action="store_true", help="write the table into RESULTS.md as well")
+    parser.add_argument("--runs", type=int, default=1, help="runs of each size, for the medians (1)")
+    parser.add_argument("--parts", action="store_true", help="in which part of the driver the time is spent")
+    parser.add_argument("--write", action="store_true", help="write the tables into RESULTS.md as well")
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    names = ["core", "journal", "history", "files", "orders", "told", "checkpoints"]
-    print(
-        f"{'members':>8} {'interval':>8} {'all':>7}" + "".join(f"{name:>12}" for name in names) + "   answers   calls"
-    )
-    for members in given.members:
-        for interval in (NEVER, 5):
-            found = run(size_of(members, interval), files=True)
-            print(
-                f"{members:8,} {'-' if interval == NEVER else interval:>8} {found.us():7.1f}"
-                + "".join(f"{found.us(name):12.1f}" for name in names)
-                + f"  {found.answers / found.results:8.2f} {found.calls / found.results:8.2f} start {found.start_s:.2f} bytes {found.journal_bytes / found.results:.0f}",
-                flush=True,
-            )
+    if given.parts:
+        print(f"{'members':>8} {'interval':>9}" + "".join(f"{name:>12}" for name in (*_PARTS, "the rest")))
+        for members in given.members:
+            for interval in (NEVER, 5):
+                print(parts_of(members, interval), flush=True)
+        return
+    if given.one:
+        print(repr(find(given.members[0])))
+        return
+    found = [_median([_alone(members) for _ in range(given.runs)]) for members in given.members]
+    call = call_s()
+    costs = costs_of(found, call)
+    lines = [*lines_of(found, call), "", repr(costs), "", "With half of a CPU for the driver:", "", table(costs)]
+    print("\n".join(lines), flush=True)
+    if given.write:
+        results.write_section("python benchmarks/bench_driver.py", "\n".join(lines))
+
+
+def _alone(members: int) -> Found:
+    """Find it in a process of its own, whose memory is of it alone."""
+    command = [sys.executable, __file__, "--one", str(members)]
+    said = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    found: Found = eval(said.splitlines()[-1], {"Found": Found})
+    return found
+
+
+def _median(found: list[Found]) -> Found:
+    names = list(Found.__dataclass_fields__)
+    return Found(**{name: statistics.median(getattr(each, name) for each in found) for name in names})
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from shoal.engines import EngineSetup
 from shoal.engines.cluster import ClusterEngine, HostLine
 from shoal.engines.granted import Cluster, Granted
 from shoal.engines.line import Outbox
-from shoal.engines.orders import End, Ended, Execute, Held, HostFacts, HostSetup, Order, Peers
+from shoal.engines.orders import End, Ended, Execute, Held, HostFacts, HostSetup, Order, Peers, Upload, Uploaded
 from shoal.objects import ObjectRef
 from shoal.resources import Request
 from shoal.schedulers import PopulationBasedTraining
@@ -38,6 +38,7 @@ __all__ = ["Counts", "Size", "World", "first_events", "make_engine", "run"]
 _PATIENCE_S = 0.1
 """As in :mod:`shoal.engines.line`: so long what nobody waits for is collected."""
 _CHECKPOINT = 1 << 20
+_IDLE_S = 0.001
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class World:
         self.counts = Counts()
         self.now = 0.0
         self.simulating_s = 0.0
-        """Real seconds that the models took; the rest is the driver's."""
+        """CPU time that the models took; the rest is the driver's."""
         self._turn_s = turn_s
         self._due: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
@@ -105,7 +106,7 @@ class World:
 
     def get(self, timeout: float) -> tuple[str, Any, Any]:
         """Let time pass until something has arrived."""
-        began = time.perf_counter()
+        began = time.thread_time()
         self.now += self._turn_s
         end = self.now + timeout
         # What has become due meanwhile has happened before the driver looks.
@@ -113,9 +114,11 @@ class World:
             at, _, action = heapq.heappop(self._due)
             self.now = max(self.now, at)
             action()
-        self.simulating_s += time.perf_counter() - began
         if not self._items:
             self.now = end
+            if not self._due:
+                time.sleep(_IDLE_S)  # another thread is at work
+        self.simulating_s += time.thread_time() - began
         return self.get_nowait()
 
     def get_nowait(self) -> tuple[str, Any, Any]:
@@ -247,6 +250,8 @@ class _Host(HostLine):
             self._execute(order.command)
         elif isinstance(order, Peers):
             self._peers = order.keys
+        elif isinstance(order, Upload):
+            self._say(Uploaded(order.number_of_order, None), urgent=True)
         elif isinstance(order, End):
             self._members.clear()
             self._say(Ended(), urgent=True)
