@@ -146,6 +146,20 @@ def test_what_nobody_waits_for_is_told_a_moment_later_all_the_same() -> None:
     assert messages(outbox.take(0, 1e9)) == [Finished("a", 1)]
 
 
+def test_orders_that_overtake_others_wait_for_them() -> None:
+    outbox = Outbox()
+    sent: list[tuple[int, bytes]] = []
+    line = Line(lambda number, orders: sent.append((number, orders)))
+    for name in "abcd":
+        line.send([Kill(name, "")])
+    assert outbox.receive(*sent[2]) == []
+    assert outbox.receive(*sent[1]) == []
+    assert outbox.done == 0
+    assert outbox.receive(*sent[0]) == [Kill(name, "") for name in "abc"]
+    assert outbox.receive(*sent[2]) == []
+    assert outbox.receive(*sent[3]) == [Kill("d", "")]
+
+
 def test_a_host_with_nothing_to_tell_says_so_and_confirms_what_has_arrived() -> None:
     outbox = Outbox()
     sent: list[tuple[int, bytes]] = []

@@ -79,6 +79,8 @@ class HostLine(Line):
         self.away_since: float | None = None
         self.again_at: float | None = None
         """When to try again to listen."""
+        self.listening = False
+        """Whether it was asked what there is to tell, and has not answered."""
 
     def took(self, batch: Batch) -> bool:
         """A batch has arrived. Return whether it is a new one."""
@@ -98,7 +100,7 @@ class HostLine(Line):
         raise NotImplementedError
 
     def listen(self) -> None:
-        """Ask for what there is to tell. Answer: a ``Batch``, as ``batch``."""
+        """Ask for what there is to tell, and send with it what was to be sent. Answer: a ``Batch``, as ``batch``."""
         raise NotImplementedError
 
 
@@ -172,6 +174,8 @@ class ClusterEngine:
         self._granted: Granted | None = None
         self._host_setup: dict[str, Any] = {}
         self._lines: dict[str, HostLine] = {}
+        self._silent: dict[str, HostLine] = {}
+        """Those of them that are to be asked what there is to tell."""
         self._beginning: dict[str, _Beginning] = {}
         """By node; that of the host that only keeps copies is called ``home``."""
         self._begun: Counter[str] = Counter()
@@ -270,6 +274,7 @@ class ClusterEngine:
         """Return what has happened; wait at most ``timeout`` seconds for the first event."""
         fleet = self.fleet
         fleet.flush()
+        self._listen()
         self._events += fleet.take_ready()
         self._take(0.0 if self._events else timeout)
         fleet.flush()
@@ -282,10 +287,17 @@ class ClusterEngine:
             self._handle(*self._inbox.get(timeout=timeout), starting=starting)
             while True:
                 self._handle(*self._inbox.get_nowait(), starting=starting)
+
+    def _listen(self) -> None:
+        """Ask all hosts what there is to tell that have answered that.
+
+        Not as soon as they have answered: then the driver has not decided yet, and what it decides can go along.
+        """
         now = time.monotonic()
-        for line in self._lines.values():
-            if line.again_at is not None and line.again_at <= now:
-                line.again_at = None
+        for key, line in list(self._silent.items()):
+            if line.again_at is None or line.again_at <= now:
+                del self._silent[key]
+                line.listening, line.again_at = True, None
                 line.listen()
 
     def _handle(self, kind: str, key: Any, found: Any, *, starting: bool) -> None:
@@ -401,10 +413,9 @@ class ClusterEngine:
     def _host_works(self, begun: _Beginning, facts: HostFacts) -> None:
         line = begun.line
         del self._begun[line.node]
-        self._lines[line.key] = line
+        self._lines[line.key] = self._silent[line.key] = line
         self._backend.introduce(line)
         self._events += self.fleet.join(Post(line.key, line, facts, line.node), begun.devices, home=begun.home)
-        line.listen()
         self._see_to_home()
 
     def _took(self, key: str, found: Batch | Away | Gone | BaseException) -> None:
@@ -412,13 +423,13 @@ class ClusterEngine:
         line = self._lines.get(key)
         if line is None:
             return
+        line.listening, self._silent[key] = False, line
         if isinstance(found, Batch):
             again = line.away_since is not None
             if line.took(found):
                 self._events += self.fleet.heard(key, found.said)
             if self.fleet.has(key):
                 line.resend(all_of_it=again)
-                line.listen()
             else:
                 self._lost_host(line, "it cannot go on")
         elif isinstance(found, Away) and not _gave_up(line):
@@ -431,6 +442,7 @@ class ClusterEngine:
 
     def _lost_host(self, line: HostLine, reason: str) -> None:
         self._lines.pop(line.key, None)
+        self._silent.pop(line.key, None)
         self._backend.end_host(line)
         with_slots = not self.fleet.is_home(line.key)
         self._events += self.fleet.leave(line.key, reason)
@@ -499,6 +511,7 @@ class ClusterEngine:
             self._backend.end_host(line)
         self._backend.leave([*self._lines.values()], _LEAVE_S)
         self._lines.clear()
+        self._silent.clear()
         self._beginning.clear()
         if self._granted is not None:
             self._granted.release()

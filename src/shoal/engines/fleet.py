@@ -108,6 +108,8 @@ class Fleet:
         """By the number of the order."""
         self._logs = _Logs(setup.output)
         self._numbers = itertools.count(1)
+        self._told: dict[str, Post] = {}
+        """Hosts that have to be told something."""
         self._closed = False
         self._ready: list[Event] = []
         """What follows from commands that could not be carried out."""
@@ -129,7 +131,7 @@ class Fleet:
         self._next_slot += len(devices)
         post.slots.update(numbers)
         self._slots.update(dict.fromkeys(numbers, post))
-        post.outgoing.append(Devices(dict(zip(numbers, devices, strict=True))))
+        self._order(post, Devices(dict(zip(numbers, devices, strict=True))))
         before, post.residents = post.residents, self._room(post)
         names = tuple(f"{post.key}/{device}" if device else post.key for device in devices)
         grown = 0 if self._setup.max_residents is not None else post.residents - before
@@ -195,7 +197,7 @@ class Fleet:
             peers = Peers(keys, awaited=not keys and not self._homeless)
             if peers != post.peers:
                 post.peers = peers
-                post.outgoing.append(peers)
+                self._order(post, peers)
 
     @property
     def needs_home(self) -> bool:
@@ -234,7 +236,7 @@ class Fleet:
             del self._where[command.trial_id], post.trials[command.trial_id]
         if isinstance(command, HandOn) and self._where.get(command.to) is not post:
             return  # it hears of it by its Continue
-        post.outgoing.append(Execute(command))
+        self._order(post, Execute(command))
 
     def _launch(self, launch: Launch, checkpoint: str | None) -> None:
         post = self._slots.get(launch.slot)
@@ -255,7 +257,7 @@ class Fleet:
         if launch.trial_id not in post.known:
             post.known.add(launch.trial_id)
             info = self._infos[launch.trial_id]
-            post.outgoing.append(Add(info))
+            self._order(post, Add(info))
             if self._setup.log_to_file and not post.facts.shared:
                 self._logs.begin(info)
         post.trials[launch.trial_id] = launch.launch
@@ -266,24 +268,30 @@ class Fleet:
             folder = Path(checkpoint).parent.name
             holders = self._holders_of(folder, launch.checkpoint, but=post)
             self._has(post, folder, launch.checkpoint.number, launch.checkpoint.digest)
-        post.outgoing.append(Execute(replace(launch, config={}), config, folder, holders))
+        self._order(post, Execute(replace(launch, config={}), config, folder, holders))
 
     def kill(self, trial_id: str, reason: str) -> None:
         """End the process of a trial at once."""
         if (post := self._where.get(trial_id)) is not None:
-            post.outgoing.append(Kill(trial_id, reason))
+            self._order(post, Kill(trial_id, reason))
 
     def end(self, *, at_once: bool) -> None:
         """Have all members end."""
         for post in self.posts.values():
-            post.outgoing.append(End(at_once))
+            self._order(post, End(at_once))
 
     def flush(self) -> None:
         """Send what the hosts have to be told."""
-        for post in self._all():
-            if post.outgoing:
+        told, self._told = self._told, {}
+        for key, post in told.items():
+            if self.has(key):
                 orders, post.outgoing = post.outgoing, []
                 post.link.send(orders)
+
+    def _order(self, post: Post, order: Order) -> None:
+        """Have a host told something with the next :meth:`flush`."""
+        post.outgoing.append(order)
+        self._told[post.key] = post
 
     def _all(self) -> Iterable[Post]:
         return [*self.posts.values(), *([self.home] if self.home is not None else [])]
@@ -351,7 +359,7 @@ class Fleet:
         """Delete the copies of a checkpoint that are elsewhere than in the driver's folder."""
         for key in self._holders.pop((trial_folder, number), ()):
             if key in self.posts:
-                self.posts[key].outgoing.append(Delete(trial_folder, number))
+                self._order(self.posts[key], Delete(trial_folder, number))
 
     def upload(self, trial_folder: str, number: int, digest: str, place: Place) -> Future[None]:
         """Have a host upload a checkpoint. The order goes with the next :meth:`flush`.
@@ -374,7 +382,7 @@ class Fleet:
                 number = next(self._numbers)
                 self._uploads[number] = asked
                 order = Upload(number, asked.trial_folder, asked.number, digest, asked.url)
-                self.posts[key].outgoing.append(order)
+                self._order(self.posts[key], order)
                 return
         asked.future.set_exception(why)
 

@@ -114,6 +114,8 @@ class Host:
         self._alone = False
         """Whether it was said that no other host can make copies."""
         self._orders: deque[Order | Callable[[], None]] = deque()
+        self._taking = threading.Lock()
+        """Held while orders are put there that have come, so that they keep their order."""
         self._outbox = Outbox()
         self._fetchers = Workers(_TRANSFERS, "shoal-fetch")
         self._copiers = Workers(_TRANSFERS, "shoal-copy")
@@ -144,7 +146,8 @@ class Host:
 
     def do(self, number: int, orders: bytes) -> int:
         """Take a packet of orders, unless it has come before. Return the number of the newest that has come."""
-        self._orders.extend(self._outbox.receive(number, orders))
+        with self._taking:
+            self._orders.extend(self._outbox.receive(number, orders))
         self._engine.wake()
         return self._outbox.done
 

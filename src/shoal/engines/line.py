@@ -98,6 +98,8 @@ class Outbox:
         self._number = 0
         self._newest: Batch | None = None
         """Kept until the driver has confirmed it."""
+        self._early: dict[int, bytes] = {}
+        """Packets that have overtaken another, which is on its way."""
         self._printed = 0
         """Bytes of the printed lines among it."""
         self._left_out = 0
@@ -128,12 +130,18 @@ class Outbox:
             self._ready.notify()
 
     def receive(self, number: int, orders: bytes) -> list[Order]:
-        """Return the orders of a packet; none where it has come before, or another has to come first."""
+        """Return the orders of a packet, and of those after it that came before it.
+
+        Returns none where it has come before, or another has to come first.
+        """
         with self._ready:
-            if number != self._done + 1:
-                return []
-            received = unpacked(orders)
-            self._done = number
+            if number > self._done:
+                self._early[number] = orders
+            received: list[Order] = []
+            while (data := self._early.get(self._done + 1)) is not None:
+                received += unpacked(data)
+                self._done += 1
+                del self._early[self._done]
             return received
 
     @property

@@ -173,8 +173,13 @@ class _HostActor:
         return self._host.do(number, orders)
 
     @_in_group("listen")
-    def listen(self, confirmed: int, patience_s: float) -> Batch:
-        """Return what is to be told."""
+    def listen(self, confirmed: int, patience_s: float, *sent: Any) -> Batch:
+        """Return what is to be told; ``sent``: packets of orders, and who else there is, as for :meth:`do`."""
+        if sent:
+            packets, neighbours = sent
+            self._neighbours.handles.update(neighbours)
+            for number, orders in packets:
+                self._host.do(number, orders)
         return self._host.listen(confirmed, patience_s)
 
     @_in_group("data")
@@ -236,11 +241,20 @@ class _Line(HostLine):
         self._actors = actors
         self._introduced: set[str] = set()
         """The hosts that it was told of."""
+        self._waiting: list[tuple[int, bytes]] = []
+        """Packets that go with the next question: a call costs each side about half a millisecond."""
 
     def _do(self, number: int, orders: bytes) -> None:
+        if self.listening or self.again_at is not None:
+            self.actor.do.remote(number, orders, self._new())
+        else:
+            self._waiting.append((number, orders))
+
+    def _new(self) -> dict[str, Any]:
+        """Return the hosts that it has not been told of."""
         new = {name: actor for name, actor in self._actors.items() if name not in {*self._introduced, self.key}}
         self._introduced.update(new)
-        self.actor.do.remote(number, orders, new)
+        return new
 
     def resend(self, *, all_of_it: bool) -> bool:
         """Send again what may have been lost, and with it who the other hosts are."""
@@ -266,7 +280,9 @@ class _Line(HostLine):
 
     def listen(self) -> None:
         """See :class:`HostLine`."""
-        _answer(self.actor.listen.remote(self.confirmed, _LISTEN_S), self._inbox, "batch", self.key)
+        waiting, self._waiting = self._waiting, []
+        sent = (waiting, self._new()) if waiting else ()
+        _answer(self.actor.listen.remote(self.confirmed, _LISTEN_S, *sent), self._inbox, "batch", self.key)
 
 
 def _answer(ref: Any, inbox: Inbox, kind: str, key: str) -> None:
