@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +129,7 @@ def _kill_all_below(pid: int) -> None:
 
 
 @contextlib.contextmanager
-def connected(nodes: Nodes, **environment: str) -> Iterator[None]:
+def connected(nodes: Nodes, **environment: str) -> Generator[None]:
     """Let Shoal use a cluster, on which processes get these environment variables, as this one does."""
     before = dict(os.environ)
     os.environ.update(environment)

@@ -288,9 +288,9 @@ class Siege:
             return False
         self.strikes.append(strike)
         self.storm.outcome.strikes.append(strike)
-        self.storm.show(
-            f"{number:5}  {self.name:24}  {what:20}  {strike.records:7}  {strike.away:4}  {self._since():4.0f} s"
-        )
+        since = time.monotonic() - self.began
+        line = f"{number:5}  {self.name:24}  {what:20}  {strike.records:7}  {strike.away:4}  {since:4.0f} s"
+        self.storm.show(line)
         if what in ENDS:
             self._bring_storage_back(at_once=True)
             self._look(driver)
