@@ -5,22 +5,32 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
-from tests.unit.stored import Telling, check_copy, existing, interrupted, undisturbed
+from tests.unit.stored import Interrupted, Telling, check_copy, existing, interrupted, undisturbed
 
 from shoal.checkpoints.depot import LocalDepot
 from shoal.errors import JournalError
+from shoal.patience import uploads_at_once
 from shoal.storage import mirror as module
-from shoal.storage.logs import LogCopies, log_files
+from shoal.storage.logs import LogCopies, lacking, log_files
 from shoal.storage.mirror import Mirror
 from shoal.storage.place import Place
 from shoal.storage.shipping import Shipper, fetch, look, relation
-from shoal.storage.transfer import list_checkpoints
+from shoal.storage.transfer import list_checkpoints, name_of_key
 from shoal.storage.trying import PlaceError
+from shoal.storage.workers import Workers
 
-LOGS = ["pbt_global.txt", "t/events.out.tfevents.17.shoal", "t/output.log", "t/params.json", "t/result.json"]
+LOGS = [
+    "pbt_global.txt", "plots/curve.png", "t/.hidden", "t/deep/er/checkpoint_000001/a", "t/events.out.tfevents.17.shoal",
+    "t/notes.txt", "t/output.log", "t/params.json", "t/result.json", "t/x?versionId=1",
+]  # fmt: skip
+OTHERS = [
+    ".hidden/result.json", "t/checkpoint_000000/result.json", "t/checkpoint_000001.json", "t/.checkpoint_000002.17/x",
+    "t/.deleted_checkpoint_000002/x", "t/.result.json.new", "journal/x", "journal.lock",
+]  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -87,8 +97,8 @@ def until(is_so: Callable[[], object]) -> None:
 
 
 def write_logs(folder: Path) -> None:
-    """Write log files, and beside them what is none."""
-    for name in (*LOGS, "t/notes.txt", ".hidden/result.json", "t/checkpoint_000000/result.json"):
+    """Write log files and files of a user, and beside them what goes otherwise, or not."""
+    for name in (*LOGS, *OTHERS):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(name)
 
@@ -111,9 +121,12 @@ def test_at_the_end_of_a_run_all_of_it_is_in_storage(runs: Callable[..., Run], t
         assert found is not None
         assert found.alive is not None
         assert found.alive.ended
-        names = {name for name in place.list_sizes() if not name.startswith("journal/") and "checkpoint_" not in name}
-        assert names == set(LOGS)
+        assert {name for name in map(name_of_key, place.list_sizes()) if _is_other(name)} == set(LOGS)
         assert set(log_files(run.driver.folder)) == set(LOGS)
+
+
+def _is_other(name: str) -> bool:
+    return not name.startswith(("journal/", "trial_0"))
 
 
 def test_storage_follows_while_the_run_goes_on(runs: Callable[..., Run]) -> None:
@@ -298,10 +311,10 @@ def test_log_files_are_sent_again_only_where_they_have_changed(tmp_path: Path) -
         copies.send().result(30)
         assert len([path for path in sent if not path.endswith(".partial")]) == len(LOGS)
         sent.clear()
-        (tmp_path / LOGS[-1]).write_text("more of it")
+        (tmp_path / LOGS[-2]).write_text("more of it")
         copies.send().result(30)
-        assert {path.removeprefix("/runs/exp/") for path in sent if not path.endswith(".partial")} == {LOGS[-1]}
-        assert (place / LOGS[-1]).read_bytes() == b"more of it"
+        assert {path.removeprefix("/runs/exp/") for path in sent if not path.endswith(".partial")} == {LOGS[-2]}
+        assert (place / LOGS[-2]).read_bytes() == b"more of it"
         copies.close()
 
 
@@ -317,11 +330,141 @@ def test_log_files_that_could_not_be_sent_are_sent_the_next_time(tmp_path: Path)
         copies = LogCopies(place, tmp_path)
         with pytest.raises(PlaceError):
             copies.send().result(30)
-        assert set(place.list_sizes()) == set(LOGS) - {"t/output.log"}
+        assert set(map(name_of_key, place.list_sizes())) == set(LOGS) - {"t/output.log"}
         failing = False
         copies.send().result(30)
-        assert set(place.list_sizes()) == set(LOGS)
+        assert set(map(name_of_key, place.list_sizes())) == set(LOGS)
         copies.close()
+
+
+def test_what_storage_lacks_is_found(tmp_path: Path) -> None:
+    with interrupted() as place:
+        write_logs(tmp_path)
+        copies = LogCopies(place, tmp_path)
+        copies.send().result(30)
+        copies.close()
+        mine = "t/checkpoint_000001.json"
+        assert lacking(place, tmp_path, {("t", 0)}) == [mine]
+        assert sorted(lacking(place, tmp_path, ())) == ["t/checkpoint_000000", mine]
+        (tmp_path / "t" / "deep" / "late.png").write_text("late")
+        assert sorted(lacking(place, tmp_path, {("t", 0)})) == [mine, "t/deep/late.png"]
+
+
+def test_a_last_round_takes_as_long_as_something_arrives(runs: Callable[..., Run], tmp_path: Path) -> None:
+    """A request takes a tenth of the patience; together they take more than all of it."""
+    slow: list[float] = []
+
+    def slowly(what: str, path: str) -> None:
+        if what == "wrote" and "checkpoint_" in path:
+            slow.append(0.1)
+            threading.Event().wait(0.1)
+
+    with interrupted(slowly) as place:
+        run = runs(place, patience_s=1.0)
+        run.depot._workers = Workers(1, "test")
+        run.start()
+        run.go_on(30)
+        run.mirror.close()
+        assert run.mirror.trouble is None
+        assert sum(slow) > 1.0
+        Interrupted.hook = None
+        assert check_copy(place, run.driver.journal, tmp_path / "copy") == run.driver.journal.last
+
+
+def test_an_upload_that_never_returns_is_told_and_ends_the_run(
+    runs: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_SILENT_S", 0.05)
+    monkeypatch.setattr("shoal.storage.rounds._LOOK_S", 0.02)
+    with interrupted() as place:
+        run = runs(place, patience_s=0.3)
+        real = run.depot.upload
+        monkeypatch.setattr(run.depot, "upload", lambda *a: Future() if a[0] == "trial_00000" else real(*a))
+        run.start()
+        run.go_on(15)
+        until(lambda: run.mirror.trouble)
+        assert "Nothing arrives in interrupted://runs/exp" in (run.mirror.trouble or "")
+        assert any("Nothing has arrived in" in text for text in run.mirror.told())
+
+
+def test_what_does_not_pass_is_not_tried_for_long_and_its_reason_is_told(
+    runs: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_LASTING_S", 0.1)
+
+    def expired(what: str, path: str) -> None:
+        if what == "write":
+            raise PermissionError("ExpiredToken")
+
+    with interrupted(expired) as place:
+        run = runs(place, patience_s=600.0)
+        run.start()
+        run.go_on()
+        run.mirror.close()
+        assert "ExpiredToken" in (run.mirror.trouble or "")
+
+
+def test_a_round_that_ends_for_want_of_time_tells_what_went_wrong(runs: Callable[..., Run]) -> None:
+    def expired(what: str, path: str) -> None:
+        if what == "write":
+            raise TimeoutError
+
+    with interrupted(expired) as place:
+        run = runs(place, patience_s=600.0)
+        run.start()
+        run.go_on()
+        run.mirror.close(patience_s=0.2)
+        assert "There was no time to copy everything" in (run.mirror.trouble or "")
+        assert "no answer in time" in (run.mirror.trouble or "")
+
+
+def test_rounds_that_are_seldom_end_no_run(runs: Callable[..., Run]) -> None:
+    with interrupted() as place:
+        run = runs(place, patience_s=0.05)
+        run.mirror._every_s = 3600.0
+        run.start()
+        for _ in range(10):
+            run.go_on(1)
+            threading.Event().wait(0.03)
+        assert run.mirror.trouble is None
+        run.go_on()
+        run.mirror.close()
+        assert run.mirror.trouble is None
+        assert _seq(place) == run.driver.journal.last
+
+
+def test_the_heart_beats_whatever_the_rounds_do(runs: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_BEAT_S", 0.02)
+    opened = threading.Event()
+
+    def hangs(what: str, path: str) -> None:
+        if "checkpoint_" in path:
+            opened.wait(30)
+
+    def beats() -> int:
+        with undisturbed():
+            found = look(place)
+        assert found is not None
+        assert found.alive is not None
+        return found.alive.counter
+
+    with interrupted(hangs) as place:
+        run = runs(place)
+        run.start()
+        run.go_on(10)
+        first = beats()
+        until(lambda: beats() > first + 5)
+        opened.set()
+        run.mirror.close()
+        assert look(place).alive.ended  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("text", "count"), [("3", 3), ("0", 16), ("many", 16), ("-1", 16), ("", 16)])
+def test_the_environment_says_how_many_uploads_there_are(
+    monkeypatch: pytest.MonkeyPatch, text: str, count: int
+) -> None:
+    monkeypatch.setenv("SHOAL_STORAGE_UPLOADS", text)
+    assert uploads_at_once() == count
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("7.5", 7.5), ("0", 0.0), ("soon", 600.0), ("-1", 600.0), ("", 600.0)])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import random
 import shutil
 import tempfile
+import threading
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,11 +19,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.unit.stored import Crash, Telling, check_copy, existing, interrupted, undisturbed, write_checkpoint
 
+from shoal.checkpoints.depot import LocalDepot
 from shoal.storage import rounds as module
 from shoal.storage.place import Place
 from shoal.storage.rounds import Ledger, Rounds
-from shoal.storage.shipping import Shipper, fetch
+from shoal.storage.shipping import Shipper, TakenOver, fetch
 from shoal.storage.transfer import list_checkpoints
+from shoal.storage.workers import Workers
 
 
 @contextmanager
@@ -86,6 +90,57 @@ def test_what_exists_and_is_not_on_this_machine_does_not_keep_the_rest_from_stor
         assert not rounds.behind
         assert stored(place, driver) == set(existing(driver.history)) - {(folder, number)}
         assert fetch(place, tmp_path / "copy").seq == driver.journal.last
+        driver.journal.close()
+
+
+def test_a_driver_that_was_taken_over_writes_nothing_more(tmp_path: Path) -> None:
+    with interrupted() as place, one_after_the_other():
+        driver = Telling(tmp_path / "exp")
+        rounds = mirrored(place, driver)
+        for _ in range(8):
+            driver.step()
+        rounds.run()
+        fetch(place, tmp_path / "other")
+        Shipper(place, tmp_path / "other", 2.0).begin()
+        before = place.list_sizes()
+        for _ in range(8):
+            driver.step()
+        with pytest.raises(TakenOver):
+            rounds.run()
+        assert place.list_sizes() == before
+        driver.journal.close()
+
+
+def test_a_driver_that_is_taken_over_while_it_uploads_begins_no_more_of_them(tmp_path: Path) -> None:
+    """One upload takes long; the others wait for it, and the experiment goes to somebody else."""
+    gate, arrived = threading.Event(), threading.Event()
+
+    def hangs(what: str, path: str) -> None:
+        if what == "write" and "checkpoint_" in path:
+            arrived.set()
+            gate.wait(30)
+
+    clock = itertools.count(0, 3)
+    with interrupted(hangs) as place, contextlib.closing(LocalDepot(tmp_path / "exp", Workers(1, "test"))) as depot:
+        driver = Telling(tmp_path / "exp", depot=depot)
+        rounds = mirrored(place, driver)
+        rounds._clock = lambda: float(next(clock))
+
+        def take_over() -> None:
+            if arrived.is_set():
+                with undisturbed():
+                    fetch(place, tmp_path / "other")
+                    Shipper(place, tmp_path / "other", 2.0).begin()
+
+        rounds.meanwhile(take_over)
+        while len(existing(driver.history)) < 3:
+            driver.step()
+        with pytest.raises(TakenOver):
+            rounds.run()
+        gate.set()
+        began = [future for future in rounds._uploads.values() if not future.cancelled()]
+        assert len(began) == 1
+        began[0].exception(30)
         driver.journal.close()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import socket
 import subprocess
@@ -422,9 +423,32 @@ def test_an_experiment_whose_driver_is_silent_is_free_after_some_heartbeats(
     _elsewhere(monkeypatch)
     shipper(place, journal.folder)
     monkeypatch.undo()
+    clock, told = Clock(), list[str]()
+    check_free(place, clock=clock, sleep=clock.sleep, tell=told.append)
+    assert 6.0 <= clock.now <= 8.0
+    assert len(told) == 1
+    assert f"waiting for 7 s, to see whether process {os.getpid()} on" in told[0]
+
+
+@pytest.mark.parametrize("every_s", [600.0, 1e300, math.nan, -5.0, "x"])
+def test_what_a_heartbeat_says_of_its_pace_makes_nobody_wait_for_long(
+    place: Place, journal: SQLiteJournal, monkeypatch: pytest.MonkeyPatch, every_s: object
+) -> None:
+    _elsewhere(monkeypatch)
+    sender = shipper(place, journal.folder)
+    sender._every_s = every_s  # type: ignore[assignment]
+    sender.beat()
+    monkeypatch.undo()
     clock = Clock()
     check_free(place, clock=clock, sleep=clock.sleep)
-    assert 6.0 <= clock.now <= 8.0
+    assert clock.now < 40.0
+
+
+def test_who_has_ended_is_not_alive_afterwards(place: Place, journal: SQLiteJournal) -> None:
+    sender = shipper(place, journal.folder)
+    sender.beat(ended=True)
+    sender.beat()
+    assert look(place).alive.ended  # type: ignore[union-attr]
 
 
 def test_a_driver_of_this_machine_that_is_dead_is_not_waited_for(place: Place, journal: SQLiteJournal) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from concurrent.futures import Future
 from functools import partial
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from ..core.commands import checkpoint_name
+from ..patience import uploads_at_once
 from . import store
 
 if TYPE_CHECKING:
@@ -18,11 +20,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Depot", "LocalDepot"]
 
-_AT_ONCE = 4
+_LARGE = 16 << 20
+"""Of a file with so many bytes several parts are sent at the same time."""
+_LARGE_AT_ONCE = 4
 
 
 class Depot(Protocol):
-    """Has the committed checkpoints of an experiment, on this machine or on others."""
+    """Has the committed checkpoints of an experiment, on this machine or on others.
+
+    It may have an attribute ``moved``: a number that grows whenever something has arrived in storage, also of what is
+    only being uploaded.
+    """
 
     def delete(self, trial_folder: str, number: int) -> None:
         """Delete a checkpoint; one that is not there is no error. This never waits long.
@@ -73,6 +81,9 @@ class LocalDepot:
         """Those that are to be deleted when they are uploaded."""
         self._sent: dict[tuple[str, int, str], set[str]] = {}
         """Files that are in storage already, of checkpoints whose upload has failed half-way."""
+        self._large = threading.BoundedSemaphore(_LARGE_AT_ONCE)
+        self.moved = 0
+        """Grows whenever something has arrived in storage."""
 
     def delete(self, trial_folder: str, number: int) -> None:
         """See :class:`Depot`."""
@@ -90,7 +101,7 @@ class LocalDepot:
             if self._workers is None:
                 from ..storage.workers import Workers
 
-                self._workers = Workers(_AT_ONCE, "shoal-upload")
+                self._workers = Workers(uploads_at_once(), "shoal-upload")
             # The name is gone at once when it is deleted, so whoever finds it here has it to the end.
             self._uploading[key] = self._uploading.get(key, 0) + 1
         try:
@@ -114,9 +125,14 @@ class LocalDepot:
         folder = self._folder / key[0] / checkpoint_name(key[1])
         with self._lock:
             sent = self._sent.setdefault((*key, digest), set())
-        upload_checkpoint(folder, place, digest, sent=sent)
+        with self._large if _is_large(folder) else contextlib.nullcontext():
+            upload_checkpoint(folder, place, digest, sent=sent, moved=self._has_moved)
         with self._lock:
             self._sent.pop((*key, digest), None)
+
+    def _has_moved(self) -> None:
+        with self._lock:
+            self.moved += 1
 
     def _uploaded(self, key: tuple[str, int]) -> None:
         """An upload has ended, however it did."""
@@ -138,3 +154,13 @@ class LocalDepot:
         """Forget what was sent of a checkpoint that is deleted."""
         if any(known[:2] == key for known in self._sent):
             self._sent = {known: names for known, names in self._sent.items() if known[:2] != key}
+
+
+def _is_large(folder: Path) -> bool:
+    """Return whether a checkpoint has a large file."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                if os.stat(os.path.join(parent, name)).st_size >= _LARGE:
+                    return True
+    return False

@@ -1,68 +1,113 @@
-"""The log files of an experiment in storage: copied now and then, as far as they have changed."""
+"""The other files of an experiment in storage: log files, and what users write beside them; copied now and then.
+
+That is all in the experiment's folder but the journal, the checkpoints, which go by themselves, and what is hidden or
+being written at its top. Files that have not changed are not copied again.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+from collections.abc import Collection
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
+from ..checkpoints.leftovers import committed_number, is_unfinished
 from .place import Place
+from .transfer import MANIFEST_SUFFIX, key_of
 from .workers import Workers
 
-__all__ = ["LogCopies", "log_files"]
+__all__ = ["LogCopies", "Stamp", "is_made_from_the_journal", "lacking", "log_files"]
 
-_NAME = re.compile(
-    r"result\.json|progress\.csv|params\.(json|pkl)|output\.log|error\.(txt|pkl)|pbt_global\.txt|pbt_policy_.*\.txt"
+_MADE = re.compile(
+    r"result\.json|progress\.csv|params\.(json|pkl)|error\.pkl|pbt_global\.txt|pbt_policy_.*\.txt"
     r"|events\.out\.tfevents\..*"
 )
+_OF_SHOAL = re.compile(r"\..*|journal|journal\..*")
+"""Names in the experiment's folder: of the journal, in storage too, its lock, and what is there for a moment."""
+_FOR_A_MOMENT = re.compile(r"\..*\.new")
+"""Names in a trial's folder of log files that are being written anew."""
 _AT_ONCE = 4
 Stamp: TypeAlias = tuple[int, int]
 
 
+def is_made_from_the_journal(name: str) -> bool:
+    """Return whether a file is one that a driver writes anew where it is not there.
+
+    Args:
+        name: from the experiment's folder on.
+    """
+    return name.count("/") <= 1 and _MADE.fullmatch(name.rpartition("/")[2]) is not None
+
+
 def log_files(folder: Path) -> dict[str, Stamp]:
-    """Return the log files of an experiment: their names from its folder on, and what tells whether they have changed.
+    """Return the other files of an experiment, by their names from its folder on, and what tells that one has changed.
 
     Args:
         folder: the experiment's, on this machine.
     """
     found: dict[str, Stamp] = {}
-    try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError:
-        return found
-    for entry in entries:
-        if entry.is_dir(follow_symlinks=False):
-            if not entry.name.startswith("."):
-                _add(found, entry.path, f"{entry.name}/")
-        elif _NAME.fullmatch(entry.name):
-            _add_one(found, entry, "")
+    _add(found, os.fspath(folder), "", 0)
     return found
 
 
-def _add(found: dict[str, Stamp], folder: str, prefix: str) -> None:
+def _add(found: dict[str, Stamp], folder: str, prefix: str, depth: int) -> None:
     try:
         with os.scandir(folder) as entries:
-            for entry in entries:
-                if _NAME.fullmatch(entry.name):
-                    _add_one(found, entry, prefix)
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                if not _is_other(entry.name, depth):
+                    continue
+                with contextlib.suppress(OSError):  # it is gone
+                    if entry.is_dir(follow_symlinks=False):
+                        _add(found, entry.path, f"{prefix}{entry.name}/", depth + 1)
+                    elif entry.is_file():
+                        state = entry.stat()
+                        found[prefix + entry.name] = (state.st_size, state.st_mtime_ns)
     except OSError:
         return
 
 
-def _add_one(found: dict[str, Stamp], entry: os.DirEntry[str], prefix: str) -> None:
-    try:
-        if entry.is_file():
-            state = entry.stat()
-            found[prefix + entry.name] = (state.st_size, state.st_mtime_ns)
-    except OSError:
-        return
+def _is_other(name: str, depth: int) -> bool:
+    """Return whether a file or a folder is neither the journal's nor a checkpoint's.
+
+    Args:
+        name: its own.
+        depth: 0 in the experiment's folder, 1 in that of a trial.
+    """
+    if depth == 0:
+        return _OF_SHOAL.fullmatch(name) is None
+    if depth > 1:
+        return True
+    a_checkpoint = is_unfinished(name) or committed_number(name.removesuffix(MANIFEST_SUFFIX)) is not None
+    return not a_checkpoint and _FOR_A_MOMENT.fullmatch(name) is None
+
+
+def lacking(place: Place, folder: Path, checkpoints: Collection[tuple[str, int]]) -> list[str]:
+    """Return the files on this machine that storage does not have, of an experiment that has been copied.
+
+    Args:
+        place: the experiment's, in storage.
+        folder: the experiment's, on this machine.
+        checkpoints: those that are Shoal's, by the trial's folder and the number. What only has such a name is a
+            user's, and is never copied.
+
+    Raises:
+        PlaceError: storage cannot be read.
+    """
+    there = place.list_sizes()
+    found = [name for name, (size, _) in log_files(folder).items() if there.get(key_of(name)) != size]
+    for path in folder.glob("*/checkpoint_*"):
+        number = committed_number(path.name.removesuffix(MANIFEST_SUFFIX))
+        if number is not None and not (path.is_dir() and (path.parent.name, number) in checkpoints):
+            found.append(f"{path.parent.name}/{path.name}")
+    return found
 
 
 class LogCopies:
-    """Copies the log files of a running experiment, beside everything else.
+    """Copies the other files of a running experiment, beside everything else.
 
     Args:
         place: the experiment's, in storage.
@@ -75,6 +120,8 @@ class LogCopies:
         self._sent: dict[str, Stamp] = {}
         self._whole = Workers(1, "shoal-logs")
         self._single = Workers(_AT_ONCE, "shoal-log")
+        self.moved = 0
+        """Grows with what arrives in storage."""
 
     def send(self) -> Future[None]:
         """Copy what has changed since the last time. The future's error says what could not be copied."""
@@ -94,7 +141,10 @@ class LogCopies:
 
     def _send_one(self, name: str, stamp: Stamp) -> None:
         try:
-            (self._place / name).upload_file(self._folder / name)
+            (self._place / key_of(name)).upload_file(self._folder / name, self._has_moved)
         except FileNotFoundError:
             return  # it is gone from this machine
         self._sent[name] = stamp
+
+    def _has_moved(self) -> None:
+        self.moved += 1

@@ -20,7 +20,7 @@ from .logs import LogCopies
 from .place import Place
 from .rounds import Ledger, Rounds
 from .shipping import Shipper
-from .trying import Backoff, PlaceError
+from .trying import Backoff, passes
 
 if TYPE_CHECKING:
     from ..experiment import ExperimentInfo
@@ -41,7 +41,16 @@ _MOST_S = 5.0
 _GRACE_S = 2.0
 _LOOK_S = 0.05
 _ASK_S = 0.5
-"""So often, while uploads are waited for, it is looked whether there is still time."""
+_LASTING_S = 60.0
+"""So long it is tried again what does not pass by itself: somebody may be about to mend it."""
+_SILENT_S = 60.0
+"""After so long in which nothing has arrived in storage, without an error, the user is told."""
+_RATE = 1 << 20
+"""Bytes in a second. Of a checkpoint on another machine is known only when all of it has arrived."""
+
+
+class _Late(Exception):
+    """There is no more time."""
 
 
 class Mirror:
@@ -51,7 +60,8 @@ class Mirror:
         place: the experiment's, in storage.
         depot: has the experiment's checkpoints.
         every_s: seconds between the beginnings of two rounds, at least. Default: ``SHOAL_STORAGE_EVERY_S``, or 1.
-        patience_s: for how many seconds storage may be away. Default: ``SHOAL_STORAGE_PATIENCE_S``, or 600.
+        patience_s: for how many seconds nothing may move, because storage is away or for any other reason. Default:
+            ``SHOAL_STORAGE_PATIENCE_S``, or 600.
         clock: seconds.
     """
 
@@ -71,7 +81,14 @@ class Mirror:
         self._every_s = seconds_set("SHOAL_STORAGE_EVERY_S", _EVERY_S) if every_s is None else every_s
         self._patience_s = storage_patience_s() if patience_s is None else patience_s
         self._clock = clock
-        self._beat_s = max(self._every_s, _BEAT_S)
+        self._progressed_at = clock()
+        """When something has arrived in storage, or there was nothing to do."""
+        self._moved = 0
+        self._rounds: Rounds | None = None
+        self._logs: LogCopies | None = None
+        self._said = False
+        self._failed: str | None = None
+        """What went wrong last, since something went well."""
         self._folder = Path()
         self._shipper: Shipper | None = None
         self._ledger: Ledger | None = None
@@ -97,9 +114,10 @@ class Mirror:
             PlaceError: storage cannot be reached, or refuses.
         """
         self._folder = folder
-        shipper = Shipper(self._place, folder, self._beat_s)
+        shipper = Shipper(self._place, folder, _BEAT_S)
         shipper.begin()
         self._shipper = shipper
+        threading.Thread(target=self._keep_beating, args=(shipper,), name="shoal-heartbeat", daemon=True).start()
 
     def start(self, info: ExperimentInfo, folder: Path, history: History) -> None:
         """See :class:`shoal.experiment.Reader`; :meth:`begin` has been called."""
@@ -108,15 +126,11 @@ class Mirror:
         assert self._shipper is not None
         with contextlib.closing(SQLiteJournal.open_for_reading(folder)) as journal:
             self._ledger = Ledger(history, journal.last)
-        copier = _Copier(
-            Rounds(self._place, folder, self._depot, self._ledger, self._shipper),
-            self._shipper,
-            LogCopies(self._place, folder),
-            every_s=self._every_s,
-            beat_s=self._beat_s,
-            clock=self._clock,
-            check=self._check_time,
-        )
+        self._rounds = Rounds(self._place, folder, self._depot, self._ledger, self._shipper)
+        self._rounds.meanwhile(self._check_time)
+        self._logs = LogCopies(self._place, folder)
+        copier = _Copier(self._rounds, self._shipper, self._logs, every_s=self._every_s, clock=self._clock)
+        self._progressed_at = self._clock()
         self._thread = threading.Thread(target=self._run, args=(copier,), name="shoal-mirror", daemon=True)
         self._thread.start()
 
@@ -145,29 +159,40 @@ class Mirror:
 
         Args:
             at_once: try for a few seconds only.
-            patience_s: for how many seconds to try; default: as long as storage may be away.
+            patience_s: for how many seconds to try; default: as long as something moves, and the patience after that.
         """
         if self._closed:
             return
         self._closed = True
-        patience = self._patience_s if patience_s is None else patience_s
-        if at_once or self.trouble is not None:
-            patience = min(patience, _AT_ONCE_S)
         if self._thread is None:
+            self._done.set()
             self._say_that_it_ended()
             return
-        self._deadline = self._clock() + patience
+        self._progressed_at = self._clock()
+        if at_once or self.trouble is not None:
+            patience_s = min(self._patience_s if patience_s is None else patience_s, _AT_ONCE_S)
+        if patience_s is not None:
+            self._deadline = self._clock() + patience_s
         self._ending.set()
         self._woken.set()
-        # A request to which nobody answers takes its time; it is not waited for.
-        if not self._done.wait(patience + _GRACE_S):
-            self._give_up(f"{self._place} does not answer")
+        while not self._done.wait(min(_ASK_S, _GRACE_S)):
+            self._look_whether_it_moves()
+            # A request to which nobody answers takes its time; it is not waited for.
+            if self._clock() > min(self._deadline, self._progressed_at + self._allowed_s()) + _GRACE_S:
+                self._give_up(f"{self._place} does not answer" if self._failed is None else self._no_time())
+                return
 
     def _say_that_it_ended(self) -> None:
         """Nothing has run: let nobody wait for the next heartbeat."""
         if self._shipper is not None:
             with contextlib.suppress(StorageError):
                 self._shipper.beat(ended=True)
+
+    def _keep_beating(self, shipper: Shipper) -> None:
+        """Say that the driver is there, whatever the rounds do; in a thread of its own."""
+        while not self._done.wait(_BEAT_S):
+            with contextlib.suppress(Exception):  # the rounds notice that storage is away
+                shipper.beat()
 
     # ----------------------------------------------------------------------------------------------- in its own thread
 
@@ -183,46 +208,93 @@ class Mirror:
 
     def _copy(self, copier: _Copier) -> None:
         backoff = Backoff(most_s=_MOST_S)
-        failing_since: float | None = None
-        said = False
         while True:
             self._woken.clear()
             ending = self._ending.is_set()
             try:
+                self._check_time()
                 done = copier.work(ending=ending)
             except JournalError:
                 raise
-            except OSError as error:
-                now = self._clock()
-                failing_since = now if failing_since is None else failing_since
-                away = now - failing_since
-                if away > _SAY_AFTER_S and not said:
-                    said = True
-                    self._texts.append(f"{error} The run goes on, and what is new is copied when that works again.")
-                if now >= self._deadline:
-                    self._give_up(str(error))
+            except (_Late, OSError) as error:
+                if self._is_hopeless(error, ending=ending):
                     return
-                if away > self._patience_s and not ending:
-                    self._give_up(f"{error} So it has been for {away:.0f} s (SHOAL_STORAGE_PATIENCE_S)")
                 delay = backoff.next()
                 if ending:
-                    time.sleep(max(0.0, min(delay, self._deadline - now)))
+                    time.sleep(max(0.0, min(delay, self._deadline - self._clock())))
                 else:
                     self._ending.wait(delay)
                 continue
-            backoff.reset()
-            failing_since = None
-            if said:
-                said = False
-                self._texts.append(f"{self._place} can be used again; what is missing there is copied now.")
             if done:
                 return
+            if not (ending and copier.sending):
+                backoff.reset()
+                self._went_well()
             (self._ending if copier.behind else self._woken).wait(copier.until_next(ending=ending))
+            if not (ending and copier.sending):
+                self._progressed_at = self._clock()  # it was not storage that was waited for
+
+    def _went_well(self) -> None:
+        self._failed = None
+        self._progressed_at = self._clock()
+        if self._said:
+            self._said = False
+            self._texts.append(f"{self._place} can be used again; what is missing there is copied now.")
+
+    def _is_hopeless(self, error: BaseException, *, ending: bool) -> bool:
+        """Something went wrong: say so, and give up where it is time. Return whether nothing more is to be tried."""
+        late = isinstance(error, _Late)
+        now = self._clock()
+        if not late:
+            self._failed = str(error)
+            self._look_whether_it_moves()
+        away = now - self._progressed_at
+        lasting = not late and not passes(error)
+        patience = min(self._patience_s, _LASTING_S) if lasting else self._patience_s
+        if not late and away > _SAY_AFTER_S:
+            self._say(f"{error} The run goes on, and what is new is copied when that works again.")
+        if now >= self._deadline:
+            self._give_up(self._no_time())
+            return True
+        if late or away > patience:
+            how = "" if lasting else " (SHOAL_STORAGE_PATIENCE_S)"
+            text = f"Nothing arrives in {self._place}." if self._failed is None else self._failed
+            self._give_up(f"{text} So it has been for {away:.0f} s{how}")
+            return ending
+        return False
+
+    def _no_time(self) -> str:
+        why = "" if self._failed is None else f": {self._failed}"
+        return f"There was no time to copy everything to {self._place}{why}"
 
     def _check_time(self) -> None:
-        """Raise PlaceError where the last round is to be given up."""
-        if self._clock() >= self._deadline:
-            raise PlaceError(f"There was no time to copy everything to {self._place}", passes=True)
+        """Look whether things go on, and say so where they do not. Called again and again while something is copied.
+
+        Raises:
+            _Late: there is no more time.
+        """
+        now = self._clock()
+        self._look_whether_it_moves()
+        silent = now - self._progressed_at
+        if silent > _SILENT_S:
+            self._say(f"Nothing has arrived in {self._place} for {silent:.0f} s. The run goes on; it is waited for.")
+        if now >= self._deadline or (silent > self._allowed_s() and self.trouble is None):
+            raise _Late
+
+    def _look_whether_it_moves(self) -> None:
+        moved = (0 if self._rounds is None else self._rounds.moved) + (0 if self._logs is None else self._logs.moved)
+        if moved != self._moved:
+            self._moved, self._progressed_at = moved, self._clock()
+
+    def _allowed_s(self) -> float:
+        """Return for how many seconds nothing may arrive."""
+        largest = 0 if self._rounds is None else self._rounds.largest
+        return self._patience_s + largest / _RATE
+
+    def _say(self, text: str) -> None:
+        if not self._said:
+            self._said = True
+            self._texts.append(text)
 
     def _give_up(self, why: str) -> None:
         if self.trouble is None:
@@ -239,32 +311,31 @@ class _Copier:
         logs: LogCopies,
         *,
         every_s: float,
-        beat_s: float,
         clock: Callable[[], float],
-        check: Callable[[], None],
     ) -> None:
         self._rounds = rounds
         self._shipper = shipper
         self._logs = logs
         self._every_s = every_s
-        self._beat_s = beat_s
         self._clock = clock
-        self._check = check
         now = clock()
         self._next_round = now
-        self._next_beat = now + beat_s
         self._next_logs = now + min(every_s, _LOGS_S)
         self._sending: Future[None] | None = None
         """Log files on their way."""
         self._sending_since = now
         self._last_ones = False
         """Whether these are what the log files are at the end."""
-        rounds.meanwhile(self._beat_if_due, self._until_beat)
 
     @property
     def behind(self) -> bool:
         """Whether a round is due, now or soon."""
         return self._rounds.behind
+
+    @property
+    def sending(self) -> bool:
+        """Whether log files are on their way."""
+        return self._sending is not None
 
     def work(self, *, ending: bool) -> bool:
         """Do what is due. Return whether all is done, where the experiment has ended.
@@ -282,14 +353,13 @@ class _Copier:
             self._next_round = now + self._every_s
         logs_done = self._copy_logs(ending)
         if not ending or self._rounds.behind or not logs_done:
-            self._beat_if_due()
             return False
         self._shipper.beat(ended=True)
         return True
 
     def until_next(self, *, ending: bool) -> float:
         """Return for how many seconds there is nothing to do, if nothing new comes."""
-        due = [self._next_beat]
+        due = [self._clock() + _ASK_S] if ending else []
         if self._sending is not None:
             due.append(self._clock() + _LOOK_S)
         elif not ending:
@@ -321,12 +391,3 @@ class _Copier:
         if ending or now >= self._next_logs:
             self._sending, self._sending_since, self._last_ones = self._logs.send(), now, ending
         return False
-
-    def _until_beat(self) -> float:
-        return max(0.0, min(_ASK_S, self._next_beat - self._clock()))
-
-    def _beat_if_due(self) -> None:
-        self._check()
-        if self._clock() >= self._next_beat:
-            self._next_beat = self._clock() + self._beat_s
-            self._shipper.beat()

@@ -62,7 +62,7 @@ def tried(call: Callable[[float], _T], seconds: float, tries: int = _TRIES) -> _
     raise AssertionError(tries)
 
 
-def upload_in_parts(files: Any, path: str, source: Path, size: int) -> None:
+def upload_in_parts(files: Any, path: str, source: Path, size: int, moved: Callable[[], object] = lambda: None) -> None:
     """Put a large file into S3; the object is there when all of it is.
 
     Args:
@@ -70,6 +70,7 @@ def upload_in_parts(files: Any, path: str, source: Path, size: int) -> None:
         path: where it goes, in there.
         source: the file.
         size: its bytes.
+        moved: called for each part that has arrived.
     """
     bucket, key, _ = files.split_path(path)
     where = {"Bucket": bucket, "Key": key}
@@ -87,6 +88,7 @@ def upload_in_parts(files: Any, path: str, source: Path, size: int) -> None:
                 body = os.pread(file.fileno(), step, number * step)
                 seconds = seconds_for(len(body) * _AT_ONCE)
                 answer = asked("upload_part", seconds, UploadId=upload, PartNumber=number + 1, Body=body)
+                moved()
                 return {"PartNumber": number + 1, "ETag": answer["ETag"]}
 
             parts = a_few_at_once([partial(send, number) for number in range(-(-size // step))])

@@ -9,7 +9,7 @@ import posixpath
 import re
 import threading
 import uuid
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -206,8 +206,12 @@ class Place:
         with self._told() as (files, path):
             self._put(files, path, data)
 
-    def upload_file(self, path: Path) -> None:
+    def upload_file(self, path: Path, moved: Callable[[], object] = lambda: None) -> None:
         """Put a file of this machine here, whole or not at all; a large one in parts.
+
+        Args:
+            path: the file.
+            moved: called for each part of it that has arrived, where that is known, and when all of it has.
 
         Raises:
             FileNotFoundError: there is no such file on this machine.
@@ -217,7 +221,7 @@ class Place:
         try:
             with self._told() as (files, where):
                 if self.scheme in _S3 and size >= 2 * PART:
-                    upload_in_parts(files, where, path, size)
+                    upload_in_parts(files, where, path, size, moved)
                 elif size < 2 * PART or self.scheme == "memory":
                     self._put(files, where, path.read_bytes())
                 elif self.scheme in _WHOLE:
@@ -225,6 +229,7 @@ class Place:
                 else:
                     with self._aside(files, where) as aside:
                         self._ask(files, "put_file", str(path), aside, seconds=seconds_for(size))
+            moved()
         except FileNotFoundError as error:
             path.stat()  # is it the file that is gone, or the place?
             raise describe(error, self.url) from error

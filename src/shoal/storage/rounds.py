@@ -4,6 +4,9 @@ A round makes the copy in storage a later state of the experiment. It takes a sn
 checkpoints that exist then. Those that are not in storage are uploaded; then the journal is published up to that
 record; then what does not exist by then is deleted from storage. So at each moment what is published is a state all of
 whose checkpoints are there.
+
+Before each of these steps, and every two seconds while one takes longer, it is looked whether somebody else has taken
+the experiment over: the next driver gives its checkpoints the same numbers.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from ..core.events import Freed, Reported, Saved
 from ..journal.codec import Record
 from ..journal.sqlite import SQLiteJournal
 from .place import Place
-from .shipping import Shipper
+from .shipping import Shipper, TakenOver
 from .transfer import MANIFEST_SUFFIX, delete_checkpoint
 from .workers import each
 
@@ -41,6 +44,10 @@ _LOST_AFTER = 30
 """So often a checkpoint is looked for that exists, as the journal says, and is not there."""
 _LOOK_AGAIN_S = 0.1
 _CHECK_AGAIN_S = 2.0
+_LOOK_S = 0.5
+"""So often, while uploads are waited for, it is looked whether there is still time."""
+_DELETED_TOGETHER = 64
+"""After so many deletions it is looked again whether the experiment is still this driver's."""
 _MANY, _GATHER_S = 200, 0.05
 
 
@@ -68,6 +75,8 @@ class Ledger:
     _existing: dict[Key, str] = field(default_factory=dict[Key, str])
     _changes: list[tuple[Key, str | None]] = field(default_factory=list[tuple[Key, "str | None"]])
     """Of a batch that is not complete."""
+    largest: int = 0
+    """Bytes of the largest checkpoint so far."""
     _newest: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -77,6 +86,7 @@ class Ledger:
             for number, entry in trial.checkpoints.items():
                 if number not in trial.freed:
                     self._existing[trial.folder, number] = entry.saved.digest
+                    self.largest = max(self.largest, entry.saved.size)
 
     def take(self, record: Record) -> None:
         """A record was committed."""
@@ -85,6 +95,7 @@ class Ledger:
         if isinstance(item, (Reported, Saved)):
             saved = item.checkpoint
             if saved is not None:
+                self.largest = max(self.largest, saved.size)
                 trial = self.history.trials[item.trial_id]
                 entry = trial.checkpoints.get(saved.number)
                 if entry is not None and entry.saved is saved:  # else it came too late to count
@@ -157,8 +168,8 @@ class Rounds:
         self._depot = depot
         self._ledger = ledger
         self._shipper = shipper
-        self._beat: Callable[[], object] = lambda: None
-        self._until_beat: Callable[[], float] = lambda: 1.0
+        self._meanwhile: Callable[[], object] = lambda: None
+        self._steps = 0
         self._clock = clock
         self._sleep = sleep
         self._existed = ledger.existed_at(shipper.seq, folder)
@@ -177,14 +188,20 @@ class Rounds:
         """Those that exist, as the journal says, and are not there: whoever would go on from one will find that."""
         self._checked_at = float("-inf")
 
-    def meanwhile(self, beat: Callable[[], object], until_beat: Callable[[], float]) -> None:
-        """Have something done now and then while uploads are waited for.
+    def meanwhile(self, call: Callable[[], object]) -> None:
+        """Have something called twice a second while uploads are waited for; what it raises ends the round."""
+        self._meanwhile = call
 
-        Args:
-            beat: what to call; it does nothing where it is not due.
-            until_beat: returns for how many seconds that is so.
-        """
-        self._beat, self._until_beat = beat, until_beat
+    @property
+    def moved(self) -> int:
+        """A number that grows with all that arrives in storage, or goes from there. Called from any thread."""
+        sent: int = getattr(self._depot, "moved", 0)
+        return self._steps + self._shipper.published + sent
+
+    @property
+    def largest(self) -> int:
+        """Bytes of the largest checkpoint so far."""
+        return self._ledger.largest
 
     @property
     def behind(self) -> bool:
@@ -235,10 +252,12 @@ class Rounds:
 
     def _upload(self, target: Target) -> Target:
         """Have everything uploaded that a state needs. Return that state; a later one, where something was deleted."""
+        if any(map(self._is_missing, target.wanted)):
+            self._check_mine()
         while True:
             # At once: from then on the depot deletes none of them before it is uploaded.
             for key, digest in target.wanted.items():
-                if key not in self._whole and key not in self._uploads and key not in self._lost:
+                if self._is_missing(key):
                     self._there.add(key)
                     future = self._uploads[key] = self._depot.upload(*key, digest, self._place_of(key))
                     future.add_done_callback(partial(self._note, key))
@@ -247,10 +266,23 @@ class Rounds:
             if not any(key in target.wanted for key in self._uploads):
                 return target
             done = self._wait()
-            self._beat()
+            self._meanwhile()
+            self._check_while_uploading()
             if self._collect(done, target):
                 self._sleep(_LOOK_AGAIN_S)
                 target = self._ledger.snapshot()
+
+    def _is_missing(self, key: Key) -> bool:
+        return key not in self._whole and key not in self._uploads and key not in self._lost
+
+    def _check_while_uploading(self) -> None:
+        if self._clock() - self._checked_at > _CHECK_AGAIN_S:
+            try:
+                self._check_mine()
+            except TakenOver:
+                for future in list(self._uploads.values()):
+                    future.cancel()
+                raise
 
     def _note(self, key: Key, future: Future[None]) -> None:
         """An upload is done. Called from the thread that did it."""
@@ -268,7 +300,7 @@ class Rounds:
         """Wait for uploads that are done; not for long."""
         done: list[Key] = []
         with contextlib.suppress(queue.Empty):
-            done.append(self._done.get(timeout=self._until_beat()))
+            done.append(self._done.get(timeout=_LOOK_S))
             if len(self._uploads) > _MANY:
                 self._sleep(_GATHER_S)  # to look through them for each one would take longer
             while True:
@@ -290,6 +322,7 @@ class Rounds:
                 continue
             if error is None:
                 self._whole.add(key)
+                self._steps += 1
             elif isinstance(error, FileNotFoundError):
                 # The driver deletes before it tells.
                 missed = True
@@ -310,15 +343,19 @@ class Rounds:
     def _delete(self, keys: Collection[Key]) -> None:
         if not keys:
             return
-        if self._clock() - self._checked_at > _CHECK_AGAIN_S:
-            self._check_mine()
         # Before it is tried: what cannot be deleted now may be there in part.
         self._whole.difference_update(keys)
-        each(partial(self._delete_one, key) for key in keys)
+        todo = list(keys)
+        for start in range(0, len(todo), _DELETED_TOGETHER):
+            if self._clock() - self._checked_at > _CHECK_AGAIN_S:
+                self._check_mine()
+            each(partial(self._delete_one, key) for key in todo[start : start + _DELETED_TOGETHER])
+            self._meanwhile()
 
     def _delete_one(self, key: Key) -> None:
         delete_checkpoint(self._place_of(key))
         self._there.discard(key)
+        self._steps += 1
 
     def _check_mine(self) -> None:
         self._shipper.check_mine()

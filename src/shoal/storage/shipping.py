@@ -6,6 +6,8 @@ import contextlib
 import json
 import os
 import socket
+import sys
+import threading
 import time
 import uuid
 import zlib
@@ -48,6 +50,8 @@ _FANOUT = 16
 _RACES = 8
 """How often it is looked again where a segment was merged into another while they were read."""
 _SLACK_S = 1.0
+_BEATS_S = (0.1, 10.0)
+"""Between two heartbeats there is at least and at most so much, whatever is written in one."""
 _COPY = "journal.copy.json"
 """Beside a copy: which records of which epoch it is of."""
 
@@ -210,6 +214,9 @@ def _read_alive(place: Place, epoch: Epoch) -> Alive | None:
     for name in (ALIVE, OPEN):  # of one that was killed at its very beginning, there is only the latter
         try:
             found: Any = json.loads(_try((place / _FOLDER / epoch.name / name).read_bytes))
+            shortest, longest = _BEATS_S
+            if not shortest <= float(found["every_s"]) <= longest:
+                found["every_s"] = longest
             return Alive(**{key: found[key] for key in Alive.__slots__})
         except FileNotFoundError:
             continue
@@ -253,12 +260,14 @@ def check_free(
     *,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], object] = time.sleep,
+    tell: Callable[[str], object] | None = None,
 ) -> None:
     """Make sure that nobody runs an experiment. Where that cannot be told otherwise, this waits for some heartbeats.
 
     Args:
         place: the experiment's.
         clock, sleep: seconds, and how to wait for some.
+        tell: what the user is told while this waits; default: a line on standard error.
 
     Raises:
         JournalError: it is being run.
@@ -268,9 +277,10 @@ def check_free(
     first = None if survey is None else _read_alive(place, survey.newest)
     if first is None or first.ended or first.surely_dead:
         return
-    began = clock()
-    # Two heartbeats, and one more for a driver that has much to do.
-    while clock() - began < 3 * first.every_s + _SLACK_S:
+    # Two heartbeats, and one more for a line that is slow.
+    began, limit = clock(), 3 * first.every_s + _SLACK_S
+    (tell or _tell)(f"{place}: waiting for {limit:.0f} s, to see whether {first.who}, which ran it last, is alive ...")
+    while clock() - began < limit:
         sleep(first.every_s / 4)
         survey = _survey(place)
         now = None if survey is None else _read_alive(place, survey.newest)
@@ -278,6 +288,11 @@ def check_free(
             return
         if (now.counter, now.process, now.born) != (first.counter, first.process, first.born):
             raise JournalError(f"The experiment {place} is being run by {now.who}. Wait for it, or stop it first.")
+
+
+def _tell(text: str) -> None:
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # there may be no such stream
+        sys.stderr.write(f"{text}\n")
 
 
 # ------------------------------------------------------------------------------------------------------------ fetching
@@ -477,7 +492,7 @@ def _is_prefix(known: tuple[str, int], survey: _Survey) -> bool:
 
 
 class Shipper:
-    """Publishes the journal of an experiment; used by one thread.
+    """Publishes the journal of an experiment; used by one thread. Another one may call :meth:`beat`.
 
     Args:
         place: the experiment's, in storage.
@@ -504,6 +519,10 @@ class Shipper:
         """Those that are to be deleted."""
         self.seq = 0
         """Number of the newest record that is published."""
+        self.published = 0
+        """How many segments were, larger ones of them included."""
+        self._beating = threading.Lock()
+        self._ended = False
 
     def begin(self) -> int:
         """Take the experiment over, or begin it. Return the number of the newest record that is there already.
@@ -574,12 +593,16 @@ class Shipper:
         self._drop_merged()
 
     def beat(self, *, ended: bool = False) -> None:
-        """Say that this driver is there, or that it has ended.
+        """Say that this driver is there, or that it has ended; after that this says nothing more.
 
         Raises:
             PlaceError: storage cannot be reached, or refuses.
         """
-        (self._inside() / ALIVE).write_bytes(self._heartbeat(ended=ended))
+        with self._beating:
+            if self._ended and not ended:
+                return
+            (self._inside() / ALIVE).write_bytes(self._heartbeat(ended=ended))
+            self._ended = ended
 
     def _heartbeat(self, *, ended: bool) -> bytes:
         self._counter += 1
@@ -613,6 +636,7 @@ class Shipper:
     def _write(self, segment: Segment, data: bytes) -> None:
         (self._inside() / segment.name).write_bytes(data)
         self._sizes[segment] = len(data)
+        self.published += 1
 
     def _merge(self, journal: SQLiteJournal, version: int) -> None:
         """Make one of many small segments, so that there are few to read; and larger ones of those."""

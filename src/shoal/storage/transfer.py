@@ -174,7 +174,14 @@ def read_manifest(place: Place) -> Manifest | None:
         return None
 
 
-def upload_checkpoint(folder: Path, place: Place, digest: str, *, sent: set[str] | None = None) -> None:
+def upload_checkpoint(
+    folder: Path,
+    place: Place,
+    digest: str,
+    *,
+    sent: set[str] | None = None,
+    moved: Callable[[], object] = lambda: None,
+) -> None:
     """Put a committed checkpoint into storage, where it is from the moment on at which all of it is.
 
     Args:
@@ -182,6 +189,7 @@ def upload_checkpoint(folder: Path, place: Place, digest: str, *, sent: set[str]
         place: where it goes, ``.../checkpoint_000004``. There is none yet.
         digest: as in the journal.
         sent: names of files that an earlier try for the very same checkpoint has sent; those of this one are added.
+        moved: called whenever something of it has arrived.
 
     Raises:
         FileNotFoundError: there is no such folder, or a file in it is gone.
@@ -191,16 +199,18 @@ def upload_checkpoint(folder: Path, place: Place, digest: str, *, sent: set[str]
     done = set[str]() if sent is None else sent
 
     def send(entry: FileEntry) -> None:
-        _try(partial((place / entry.key).upload_file, folder / entry.name))
+        _try(partial((place / entry.key).upload_file, folder / entry.name, moved))
         done.add(entry.name)
 
     def send_notes() -> None:
         with contextlib.suppress(FileNotFoundError):
             _try(partial((place / NOTES).upload_file, folder / NOTES))
+            done.add(NOTES)
 
-    calls = [partial(send, entry) for entry in manifest.files if entry.name not in done]
-    each([*calls, *([send_notes] if (folder / NOTES).is_file() else [])])
+    calls: list[Callable[[], object]] = [partial(send, entry) for entry in manifest.files if entry.name not in done]
+    each([*calls, *([send_notes] if NOTES not in done and (folder / NOTES).is_file() else [])])
     _try(partial(manifest_place(place).write_bytes, manifest.to_bytes()))
+    moved()
 
 
 def download_checkpoint(place: Place, folder: Path, digest: str | None = None) -> None:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 __all__ = ["Workers", "each"]
 
 _T = TypeVar("_T")
-_FILES_AT_ONCE = 8
+_FILES_AT_ONCE = 16
 
 
 class Workers:
