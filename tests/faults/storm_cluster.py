@@ -196,7 +196,9 @@ class Siege:
 
     def __init__(self, storm: ClusterStorm, name: str, number: int, most: int) -> None:
         self.storm, self.name, self.most = storm, name, most
-        self.dice = random.Random(f"{storm.seed}, {number}")
+        self.number = number
+        self.dice = random.Random()
+        """Of the strike that is being prepared: how many it throws changes nothing of the next."""
         self.base = storm.place / f"{number:03}"
         self.base.mkdir()
         self.log = self.base / "output.log"
@@ -204,7 +206,7 @@ class Siege:
         self.snapshots: list[Snapshot] = []
         self.strikes: list[Strike] = []
         self.began = time.monotonic()
-        self.machines = 0
+        self.machines = self.prepared = 0
         self.there: list[Any] = []
         """Nodes with CPUs."""
         self.back_at: float | None = None
@@ -238,6 +240,8 @@ class Siege:
     def _besiege(self, driver: Driver) -> bool:
         """Strike what runs until the driver is gone. Return whether it is to be started again."""
         while len(self.strikes) < self.most:
+            self.prepared += 1
+            self.dice = random.Random(f"{self.storm.seed}, {self.number}, {self.prepared}")
             what = self.dice.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
             after, extra = self.dice.randint(15, 90), self.dice.uniform(0.0, 0.5)
             before = len(driver.lines())
