@@ -20,7 +20,10 @@ from pathlib import Path
 
 import psutil
 
+from shoal.core.events import SlotsJoined
 from shoal.errors import JournalError
+from shoal.history import History
+from shoal.journal.sqlite import SQLiteJournal
 from shoal.reading import Experiment
 
 __all__ = ["PAGE", "ROOT", "Job", "fences", "slurm", "wait_until"]
@@ -108,17 +111,31 @@ class Job:
     @property
     def results(self) -> int:
         """How many there are of the experiment by now."""
-        with contextlib.suppress(JournalError):
-            experiment = Experiment.open(self.folder / "shoal_results" / "first")
-            with contextlib.closing(experiment):
-                return sum(len(trial.rows) for trial in experiment.history.in_order())
-        return 0
+        found = self._history()
+        return 0 if found is None else sum(len(trial.rows) for trial in found.in_order())
 
     @property
     def reached(self) -> list[int]:
         """The ``training_iteration`` of each member."""
-        with contextlib.closing(Experiment.open(self.folder / "shoal_results" / "first")) as experiment:
-            return [trial.iteration for trial in experiment.history.in_order()]
+        found = self._history()
+        return [] if found is None else [trial.iteration for trial in found.in_order()]
+
+    @property
+    def slots(self) -> int:
+        """How many the cluster has given so far."""
+        with contextlib.suppress(JournalError), contextlib.closing(SQLiteJournal.open_for_reading(self._there)) as read:
+            joined = (record.item for record in read.read(unpickle=False) if isinstance(record.item, SlotsJoined))
+            return sum(len(each.devices) for each in joined)
+        return 0
+
+    @property
+    def _there(self) -> Path:
+        return self.folder / "shoal_results" / "first"
+
+    def _history(self) -> History | None:
+        with contextlib.suppress(JournalError), contextlib.closing(Experiment.open(self._there)) as experiment:
+            return experiment.history
+        return None
 
     @property
     def requeued(self) -> list[str]:

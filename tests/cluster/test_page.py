@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
-from shoal.core.events import SlotsJoined
-from shoal.journal.sqlite import SQLiteJournal
 from tests.jobs import fences, slurm, wait_until
 
 
-def test_a_job_on_several_nodes_is_requeued_and_goes_on_and_leaves_no_ray_behind(tmp_path: Path) -> None:
+def test_a_job_on_several_nodes_is_requeued_and_leaves_no_ray_behind_and_any_machine_goes_on(tmp_path: Path) -> None:
     _, several = fences("bash")
     with slurm(tmp_path, several, nodes=2) as job:
         first = job.start()
-        wait_until(lambda: job.results > 20)
+        wait_until(lambda: job.slots == 2 and job.results > 8)
         first.send_signal(signal.SIGUSR1)
         printed, _ = first.communicate(timeout=60)
         assert first.returncode == 75, printed
@@ -23,11 +22,6 @@ def test_a_job_on_several_nodes_is_requeued_and_goes_on_and_leaves_no_ray_behind
         assert job.reached != [40] * 8
         wait_until(lambda: not job.left)
 
-        second = job.start()
-        printed, _ = second.communicate(timeout=120)
-        assert second.returncode == 0, printed
+        command = [sys.executable, "script.py"]
+        subprocess.run(command, cwd=tmp_path, env=job.environment, capture_output=True, timeout=60, check=True)
         assert job.reached == [40] * 8
-        wait_until(lambda: not job.left)
-    with contextlib.closing(SQLiteJournal.open_for_reading(tmp_path / "shoal_results" / "first")) as journal:
-        joined = [record.item for record in journal.read() if isinstance(record.item, SlotsJoined)]
-    assert sum(len(each.devices) for each in joined) >= 3  # one slot on each node, in both runs
