@@ -161,9 +161,8 @@ class _Member:
     iteration: int
     next_checkpoint: int
     trains: bool
-    to: str | None = None
+    hands_to: HandOn | None = None
     """Whom it hands its slot to."""
-    to_until: float | None = None
 
 
 class _Host(HostLine):
@@ -272,8 +271,7 @@ class _Host(HostLine):
                 member.trains = True
                 self._train(command.trial_id, member)
         elif isinstance(command, HandOn):
-            member = self._members[command.trial_id]
-            member.to, member.to_until = command.to, command.until
+            self._members[command.trial_id].hands_to = command
         elif isinstance(command, Evict | Stop):
             self._members.pop(command.trial_id, None)
 
@@ -311,13 +309,14 @@ class _Host(HostLine):
             self._train(trial_id, member)
 
     def _hand_on(self, member: _Member) -> None:
-        """Whom its slot was promised goes on in it at once."""
-        to = None if member.to is None else self._members.get(member.to)
-        if to is not None and not to.trains:
-            assert member.to is not None
-            to.until, to.trains = member.to_until, True
-            self._train(member.to, to)
-        member.to = None
+        """Whom its slot was promised goes on in it at once, unless it waits elsewhere by now."""
+        promise, member.hands_to = member.hands_to, None
+        to = None if promise is None else self._members.get(promise.to)
+        if promise is None or to is None or to.trains:
+            return
+        if (to.launch, to.iteration) == (promise.to_launch, promise.to_iteration):
+            to.until, to.trains = promise.until, True
+            self._train(promise.to, to)
 
 
 def _version() -> str:
