@@ -175,7 +175,7 @@ def test_what_members_print_in_pieces_at_length_and_in_masses_arrives_line_by_li
     for text in (shown, log):
         assert "first and second half\n" in text
         assert "x" * 100_000 in text
-        assert "no newline at the end\n" in text
+        assert "no newline at the end" in text
         assert [int(number) for number in re.findall(r"line (\d+)$", text, re.MULTILINE)] == [*range(3000)]
 
 

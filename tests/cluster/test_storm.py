@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from shoal.journal import JOURNAL_NAME
+from shoal.location import location_of
+from shoal.viewing import View
 from tests.cluster.nodes import Nodes
 from tests.faults.storm_cluster import STEP_S, WEIGHTS, ClusterStorm, Siege
 from tests.faults.storm_judge import lines_of
@@ -39,8 +42,8 @@ def test_the_storm_finds_what_a_bucket_has_by_half_and_what_it_lacks(
     siege.name, siege.base, siege.log = "FIFO", tmp_path, tmp_path / "log"
     siege.url = f"{bucket.url}/runs/run"
     tuner(EXPERIMENTS["FIFO"], siege.url, engine="inline").fit()
-    (journal,) = (tmp_path / "cache").glob(f"*/run/{JOURNAL_NAME}")
-    lines = lines_of(journal)
+    with closing(View.open(location_of(siege.url))) as view:
+        lines = lines_of(view.folder / JOURNAL_NAME)
     found = siege._look_at_files(lines, whole=True)
     assert len(found) == 4
     assert siege.storm.outcome.problems == []
