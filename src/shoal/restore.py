@@ -94,8 +94,8 @@ def holds_experiment(location: Location) -> bool:
     from .viewing import NothingThere, View
 
     try:
-        with contextlib.closing(View.open(location, furthest=True)) as view:
-            return _holds_experiment(view.folder)
+        with View.open(location, furthest=True).kept() as folder:
+            return _holds_experiment(folder)
     except NothingThere:
         return False
 
@@ -113,9 +113,7 @@ def stored_facts(location: Location) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
         folder = location.folder
         if location.url is not None:
-            view = View.open(location, furthest=True)
-            stack.callback(view.close)
-            folder = view.folder
+            folder = stack.enter_context(View.open(location, furthest=True).kept())
         journal = SQLiteJournal.open_for_reading(folder)
         stack.callback(journal.close)
         return journal.meta()

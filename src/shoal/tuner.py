@@ -300,8 +300,8 @@ def _readable(location: Location) -> Generator[Path]:
         return
     from .viewing import View
 
-    with contextlib.closing(View.open(location, furthest=True)) as view:
-        yield view.folder
+    with View.open(location, furthest=True).kept() as folder:
+        yield folder
 
 
 def _checked_location(path: object) -> Location:

@@ -210,15 +210,16 @@ def open_journal(location: Location) -> SQLiteJournal:
 
 
 def take_results(location: Location) -> ResultGrid:
-    """Return the results of a run that has come to its end. One that is kept in storage leaves nothing else here."""
+    """Return the results of a run that has come to its end. One that is all in storage leaves nothing else here."""
     from .reading import Experiment, has_ended
     from .results import ResultGrid
 
     experiment = Experiment.open(location.folder, unpickle=True)
     if location.url is not None and has_ended(experiment.history):
-        from .working import discard
+        from .working import discard_copied
 
-        discard(location.folder)
+        trials = experiment.history.trials.values()
+        discard_copied(location, {(trial.folder, number) for trial in trials for number in trial.checkpoints})
     return ResultGrid(experiment.history, experiment.info, str(location), experiment.timeline)
 
 

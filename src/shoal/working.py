@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import shutil
-import socket
 import time
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import ExperimentExists, JournalError
+from .arguments import warn_user
+from .errors import ExperimentExists, JournalError, StorageError
 from .location import Location, cache_folder
 
 if TYPE_CHECKING:
     from .storage.place import Place
 
-__all__ = ["bring", "check_new", "discard", "forget", "sweep_cache"]
+__all__ = ["bring", "check_new", "discard", "discard_copied", "forget", "sweep_cache"]
 
 UNUSED_DAYS = 30
 """So long a working folder is kept that nobody uses."""
 _WORKING = re.compile(r"[0-9a-f]{16}")
-_GROWING = ("output.log", "error.txt")
-"""Log files that are written to at the end, and cannot be made from the journal."""
+_NAMED = 5
 
 
 def check_new(location: Location) -> None:
@@ -62,7 +63,8 @@ def bring(location: Location) -> None:
 
     What is there already counts where it is the same experiment and as far as storage, or further, and has the
     checkpoints that storage lacks: on a cluster they may have been on nodes that have ended with the driver. Otherwise
-    it is replaced by the journal from storage, and the checkpoints come when they are needed.
+    it is replaced by the journal from storage, and the checkpoints come when they are needed. One that is not of the
+    same records is moved aside, and the user is told.
 
     Raises:
         JournalError: there is no such experiment, it is damaged, or somebody runs it.
@@ -78,7 +80,7 @@ def bring(location: Location) -> None:
     sweep_cache(keep=folder)
     handle = lock(folder)
     try:
-        if not shipping.is_there(place):
+        if shipping.look(place) is None:
             if not _has_journal(folder):
                 raise JournalError(f"There is no experiment {location}.")
             return  # its driver was killed before storage had anything
@@ -86,12 +88,45 @@ def bring(location: Location) -> None:
         known = shipping.relation(place, folder)
         if known == "same" or (known == "further" and _has_what_storage_lacks(place, folder)):
             return
-        _clear(folder)
+        if known == "other":
+            _move_aside(location)
+        else:
+            _clear(folder)
     finally:
         unlock(handle)
     # Without the lock: a journal is replaced only where nobody has it.
-    shipping.fetch(place, folder)
-    _fetch_logs(location)
+    folder.mkdir(parents=True, exist_ok=True)
+    _fetch_journal(place, location)
+    _fetch_files(place, folder)
+
+
+def _fetch_journal(place: Place, location: Location) -> None:
+    """Download the journal, or only what has come since this process has looked at it."""
+    from .storage import shipping
+    from .viewing import give_copy
+
+    if give_copy(location, location.folder):
+        shipping.refresh(place, location.folder)
+    else:
+        shipping.fetch(place, location.folder)
+
+
+def _move_aside(location: Location) -> None:
+    """Keep a working folder that has what storage lacks, or cannot be read; it is swept when it has not been used."""
+    folder = location.folder
+    stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
+    aside = next(
+        path
+        for number in itertools.count(1)
+        if not (path := folder.with_name(f"{folder.name}.{stamp}{f'.{number}' if number > 1 else ''}.aside")).exists()
+    )
+    folder.rename(aside)
+    os.utime(aside)
+    warn_user(
+        f"Tuner.restore: the working folder of {location} on this machine has what storage does not have, or cannot be "
+        f"read: another driver has gone on with the experiment, or it is another one of that name. It was moved to "
+        f"{aside}, where it stays for {UNUSED_DAYS} days. What storage has goes on."
+    )
 
 
 def _has_what_storage_lacks(place: Place, folder: Path) -> bool:
@@ -121,7 +156,7 @@ def forget(url: str) -> None:
     place = Place(url)
     found = shipping.look(place)
     alive = None if found is None or found.seq else found.alive
-    if alive is not None and (alive.process, alive.host) == (os.getpid(), socket.gethostname()):
+    if alive is not None and alive.is_this_process:
         place.delete(recursive=True)
 
 
@@ -142,6 +177,28 @@ def discard(folder: Path) -> None:
         folder.parent.rmdir()
 
 
+def discard_copied(location: Location, checkpoints: Collection[tuple[str, int]]) -> None:
+    """Delete the working folder of an experiment that has ended, where storage has every file of it.
+
+    Args:
+        location: where the experiment is.
+        checkpoints: those that are Shoal's, by the trial's folder and the number, also of those that are gone.
+    """
+    from .storage.logs import lacking
+    from .storage.place import Place
+
+    assert location.url is not None
+    try:
+        left = lacking(Place(location.url), location.folder, checkpoints)
+    except StorageError:
+        return  # all that was reported is there; whether the rest is, cannot be told now
+    if left:
+        some = f"{', '.join(left[:_NAMED])}{', ...' if len(left) > _NAMED else ''}"
+        warn_user(f"{location.folder} was kept, because {location} lacks files of it: {some}. Take what you need.")
+        return
+    discard(location.folder)
+
+
 def sweep_cache(keep: Path) -> None:
     """Delete working folders that nobody has used for 30 days and nobody uses now.
 
@@ -159,32 +216,26 @@ def sweep_cache(keep: Path) -> None:
                     outer.rmdir()
 
 
-def _fetch_logs(location: Location) -> None:
-    """Download what members have printed so far: this run adds to it, and the files are copied back as a whole."""
-    from .core.events import TrialAdded
-    from .journal.sqlite import SQLiteJournal
-    from .storage.place import Place
+def _fetch_files(place: Place, folder: Path) -> None:
+    """Download what members have printed so far, and users' files.
+
+    This run adds to them, and they are copied back as a whole. What is made from the journal is made anew.
+    """
+    from .storage.logs import is_made_from_the_journal, stored_files
+    from .storage.transfer import key_of
     from .storage.trying import retrying
     from .storage.workers import each
 
-    assert location.url is not None
-    place = Place(location.url)
-    with contextlib.closing(SQLiteJournal.open_for_reading(location.folder)) as journal:
-        folders = [record.item.folder for record in journal.read(unpickle=False) if isinstance(record.item, TrialAdded)]
+    def fetch(name: str, size: int) -> None:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            retrying(partial((place / key_of(name)).download_file, folder / name, size), patience_s=_FILES_PATIENCE_S)
 
-    def fetch(trial: str) -> None:
-        names = retrying((place / trial).list_names, patience_s=_LOGS_PATIENCE_S)
-        for name in _GROWING:
-            if name in names:
-                (location.folder / trial).mkdir(exist_ok=True)
-                call = partial((place / trial / name).download_file, location.folder / trial / name)
-                with contextlib.suppress(FileNotFoundError):
-                    retrying(call, patience_s=_LOGS_PATIENCE_S)
-
-    each(partial(fetch, trial) for trial in folders)
+    found = retrying(partial(stored_files, place), patience_s=_FILES_PATIENCE_S)
+    each(partial(fetch, name, size) for name, size in found.items() if not is_made_from_the_journal(name))
 
 
-_LOGS_PATIENCE_S = 60.0
+_FILES_PATIENCE_S = 60.0
 
 
 def _has_journal(folder: Path) -> bool:

@@ -23,6 +23,7 @@ from shoal.interruption import Interruption
 from shoal.location import location_of
 from shoal.reading import Experiment, State
 from shoal.storage.place import Place
+from shoal.storage.transfer import key_of
 from shoal.working import forget
 
 __all__ = ["cache", "root"]  # fixtures
@@ -51,6 +52,42 @@ def test_all_files_are_in_storage_and_nothing_is_left_on_this_machine(root: str)
         assert result.checkpoint.path.removeprefix(f"{root}/a/") + "/state.json" in found
     assert any(name.startswith("journal/") for name in found)
     assert working_folders() == []
+
+
+def draws(config: dict[str, Any]) -> None:
+    """Climb, and write own files beside what is reported."""
+    folder = Path(tune.get_context().get_trial_dir())
+    (folder / "samples").mkdir(parents=True, exist_ok=True)
+    step, score = load_state() or (0, 0.0)
+    while True:
+        step += 1
+        (folder / "samples" / f"{step}.png").write_text(f"{step}")
+        with (folder / "mine?.csv").open("a") as file:
+            file.write(f"{step}\n")
+        if "own" in config:
+            (folder / "checkpoint_000999").mkdir(exist_ok=True)
+            (folder / "checkpoint_000999" / "own").write_text("own")
+        report_state(step, score, {"score": score}, save=True)
+
+
+def test_files_of_users_are_in_storage_and_come_back_where_the_run_goes_on(
+    root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(root, draws, run={"name": "a"}, num_samples=1, stop={"training_iteration": 3})
+    assert working_folders() == []
+    monkeypatch.setenv("SHOAL_CACHE", str(tmp_path / "another machine"))
+    grid = tune.Tuner.restore(f"{root}/a", draws, run_config=tune.RunConfig(stop={"training_iteration": 5})).fit()
+    place = Place(grid[0].path)
+    assert (place / key_of("mine?.csv")).read_bytes().split() == [b"1", b"2", b"3", b"4", b"5"]
+    assert (place / "samples").list_names() == [f"{step}.png" for step in range(1, 6)]
+    assert working_folders() == []
+
+
+def test_a_working_folder_with_what_storage_lacks_is_kept(root: str) -> None:
+    with pytest.warns(UserWarning, match=r"was kept, because .* lacks files of it: draws_.*/checkpoint_000999"):
+        run(root, draws, run={"name": "a"}, num_samples=1, stop={"training_iteration": 3}, space={"own": True})
+    (folder,) = working_folders()
+    assert [path.read_text() for path in folder.glob("*/checkpoint_000999/own")] == ["own"]
 
 
 def test_results_have_urls_that_fsspec_and_shoal_can_open(root: str) -> None:
@@ -248,6 +285,54 @@ def test_a_working_folder_that_is_behind_storage_is_replaced(
     assert {result.metrics["training_iteration"] for result in grid} == {30}
     assert max(result.metrics["score"] for result in grid) <= 30
     assert not stale.exists()
+
+
+@pytest.mark.parametrize("what", ["went apart", "unreadable"])
+def test_a_working_folder_with_other_records_is_moved_aside(
+    root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    interrupted(root, tmp_path / "flag")
+    (folder,) = working_folders()
+    if what == "unreadable":
+        (folder / "journal.sqlite").write_bytes(b"no database")
+    else:
+        monkeypatch.setenv("SHOAL_CACHE", str(tmp_path / "another machine"))
+        tune.Tuner.restore(f"{root}/a", fail_once).fit()
+        monkeypatch.setenv("SHOAL_CACHE", str(tmp_path / "cache"))
+        # Cut off from storage, the first machine has gone on as well.
+        more = tune.RunConfig(stop={"training_iteration": 40})
+        tune.Tuner.restore(folder, fail_once, run_config=more).fit()
+    before = {path.relative_to(folder) for path in folder.rglob("*")}
+    tuner = tune.Tuner.restore(f"{root}/a", fail_once, run_config=tune.RunConfig(stop={"training_iteration": 30}))
+    with pytest.warns(UserWarning, match=r"was moved to .*\.aside, where it stays for 30 days"):
+        grid = tuner.fit()
+    assert {result.metrics["training_iteration"] for result in grid} == {30}
+    (aside,) = working_folders()
+    assert aside.name.endswith(".aside")
+    assert before <= {path.relative_to(aside) for path in aside.rglob("*")}
+    old = time.time() - 31 * 86400
+    for path in [*aside.glob("journal*"), aside]:
+        os.utime(path, (old, old))
+    run(root, run={"name": "b"}, num_samples=1)
+    assert working_folders() == []
+
+
+def test_a_restore_downloads_the_journal_once(root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupted(root, tmp_path / "flag")
+    monkeypatch.setenv("SHOAL_CACHE", str(tmp_path / "another machine"))
+    read: list[str] = []
+    real = Place.read_bytes
+
+    def reading(place: Place) -> bytes:
+        if place.url.endswith(".seg"):
+            read.append(place.name)
+        return real(place)
+
+    monkeypatch.setattr(Place, "read_bytes", reading)
+    assert tune.Tuner.can_restore(f"{root}/a")
+    once = len(read)
+    tune.Tuner.restore(f"{root}/a", fail_once).fit()
+    assert len(read) <= once + 1  # the last one is compared once more
 
 
 def test_an_ended_run_is_extended_from_its_url(root: str) -> None:

@@ -17,13 +17,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..checkpoints.store import is_full
 from ..core.commands import Continue, HandOn, Launch, Save, WindUp
-from ..core.events import Event, Lost
-from ..errors import ConfigError, StorageError
+from ..core.events import Event, Failed, Lost
+from ..errors import ConfigError, StorageError, one_line
 from ..patience import storage_patience_s
 from .place import Place
 from .transfer import DamagedCopy, download_checkpoint, read_manifest, safe_name
-from .trying import retrying
+from .trying import PlaceError, passes, retrying
 from .workers import Workers, each
 
 if TYPE_CHECKING:
@@ -54,8 +55,8 @@ class _Waiting:
 class FetchingEngine:
     """See :class:`shoal.engines.Engine`. A ``Launch`` waits until its checkpoint is on this machine.
 
-    What is to be done for that trial meanwhile keeps its order. A checkpoint that storage lacks is no error here: the
-    member finds that it is gone, and the core decides.
+    What is to be done for that trial meanwhile keeps its order. A checkpoint that storage lacks or does not give is no
+    error here: the member finds that it is gone, and the core decides. Where storage gives none at all, that is one.
 
     Args:
         engine: carries the commands out; one whose members live on this machine.
@@ -82,6 +83,8 @@ class FetchingEngine:
         """Those that go on, by the folders of their checkpoints."""
         self._waiting: dict[str, _Waiting] = {}
         self._events: list[Event] = []
+        self._came = False
+        """Whether storage has given a checkpoint."""
 
     def start(self, setup: EngineSetup) -> None:
         """Get ready to run members."""
@@ -124,7 +127,7 @@ class FetchingEngine:
         """Return what has happened, in order.
 
         Raises:
-            StorageError: a checkpoint could not be downloaded, although it is there.
+            StorageError: storage is away for too long, or gives no checkpoint at all.
         """
         self._go_on()
         events, self._events = self._events, []
@@ -162,6 +165,7 @@ class FetchingEngine:
         """Download a checkpoint, in a thread; try again as long as storage may come back."""
         with contextlib.suppress(FileNotFoundError, DamagedCopy):  # the member finds that it is not there
             retrying(partial(self._fetch, place, folder, digest), patience_s=storage_patience_s(), sleep=self._wait)
+            self._came = True
 
     def _wait(self, seconds: float) -> None:
         if self._closed.wait(seconds):
@@ -171,13 +175,31 @@ class FetchingEngine:
         """Carry out what waited for checkpoints that are here by now."""
         if not self._waiting:
             return
-        done = [trial_id for trial_id, waiting in self._waiting.items() if waiting.download.done()]
-        for trial_id in done:
-            waiting = self._waiting.pop(trial_id)
-            waiting.download.result()
+        some_on_their_way = any(not waiting.download.done() for waiting in self._waiting.values())
+        for trial_id, waiting in list(self._waiting.items()):
+            if not waiting.download.done():
+                continue
+            error = waiting.download.exception()
+            if error is not None and is_full(error):
+                del self._waiting[trial_id]
+                text = one_line(error)
+                self._events.append(Failed(trial_id, waiting.launch, text, text, no_room=True))
+                continue
+            if error is not None and not (self._came and isinstance(error, PlaceError) and not error.passes):
+                if some_on_their_way and not passes(error):
+                    continue  # whether storage gives others is not known yet
+                raise StorageError(self._how_to_go_on(error)) from error
+            del self._waiting[trial_id]
             for command, checkpoint in waiting.commands:
                 self._engine.execute(command, checkpoint)
         self._downloads = {path: future for path, future in self._downloads.items() if not future.done()}
+
+    def _how_to_go_on(self, error: BaseException) -> str:
+        said = str(error).rstrip(".") if isinstance(error, StorageError) else one_line(error)
+        return (
+            f"{said}. Members cannot go on without their checkpoints. Nothing that was reported is lost: when that is "
+            f"mended, go on with tune.Tuner.restore({self._place.url!r}, trainable).fit()"
+        )
 
 
 # ------------------------------------------------------------------------------------------------------ for who looks

@@ -17,10 +17,10 @@ from typing import TypeAlias
 
 from ..checkpoints.leftovers import committed_number, is_unfinished
 from .place import Place
-from .transfer import MANIFEST_SUFFIX, key_of
+from .transfer import MANIFEST_SUFFIX, key_of, name_of_key, safe_name
 from .workers import Workers
 
-__all__ = ["LogCopies", "Stamp", "is_made_from_the_journal", "lacking", "log_files"]
+__all__ = ["LogCopies", "Stamp", "is_made_from_the_journal", "lacking", "log_files", "stored_files"]
 
 _MADE = re.compile(
     r"result\.json|progress\.csv|params\.(json|pkl)|error\.pkl|pbt_global\.txt|pbt_policy_.*\.txt"
@@ -104,6 +104,23 @@ def lacking(place: Place, folder: Path, checkpoints: Collection[tuple[str, int]]
         if number is not None and not (path.is_dir() and (path.parent.name, number) in checkpoints):
             found.append(f"{path.parent.name}/{path.name}")
     return found
+
+
+def stored_files(place: Place) -> dict[str, int]:
+    """Return the other files of an experiment that are in storage: their names from its folder on, and their bytes.
+
+    Args:
+        place: the experiment's, in storage.
+
+    Raises:
+        PlaceError: storage cannot be read.
+    """
+    found = {name_of_key(key): size for key, size in place.list_sizes().items()}
+    return {
+        name: size
+        for name, size in found.items()
+        if safe_name(name) and all(_is_other(part, depth) for depth, part in enumerate(name.split("/")[:2]))
+    }
 
 
 class LogCopies:

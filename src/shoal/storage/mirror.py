@@ -248,6 +248,11 @@ class Mirror:
         if not late:
             self._failed = str(error)
             self._look_whether_it_moves()
+        elif self._failed is None and self._shipper is not None:
+            try:
+                self._shipper.beat()  # an upload that tries again by itself does not say why
+            except StorageError as why:
+                self._failed = str(why)
         away = now - self._progressed_at
         lasting = not late and not passes(error)
         patience = min(self._patience_s, _LASTING_S) if lasting else self._patience_s

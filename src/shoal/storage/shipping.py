@@ -27,8 +27,8 @@ from .trying import retrying
 from .workers import each
 
 __all__ = [
-    "Alive", "Published", "Relation", "Shipper", "TakenOver", "check_free", "fetch", "is_there", "look", "refresh",
-    "relation",
+    "COPY_NAME", "Alive", "Published", "Relation", "Shipper", "TakenOver", "check_free", "fetch", "is_there", "look",
+    "refresh", "relation",
 ]  # fmt: skip
 
 Relation: TypeAlias = Literal["same", "further", "behind", "other", "nothing"]
@@ -52,7 +52,7 @@ _RACES = 8
 _SLACK_S = 1.0
 _BEATS_S = (0.1, 10.0)
 """Between two heartbeats there is at least and at most so much, whatever is written in one."""
-_COPY = "journal.copy.json"
+COPY_NAME = "journal.copy.json"
 """Beside a copy: which records of which epoch it is of."""
 
 
@@ -87,6 +87,12 @@ class Alive:
     def who(self) -> str:
         """The process, in words."""
         return f"process {self.process} on {self.host}"
+
+    @property
+    def is_this_process(self) -> bool:
+        """Whether the process is the one that asks."""
+        ours = (os.getpid(), socket.gethostname(), _here(), _born(os.getpid()))
+        return (self.process, self.host, self.where, self.born) == ours
 
     @property
     def surely_dead(self) -> bool:
@@ -320,7 +326,7 @@ def _fetch(place: Place, folder: Path) -> Published:
     facts = _read_facts(place, survey.facts_of)
     folder.mkdir(parents=True, exist_ok=True)
     check_unlocked(folder)
-    (folder / _COPY).unlink(missing_ok=True)
+    (folder / COPY_NAME).unlink(missing_ok=True)
     records = (record for packed in _packed(place, survey, 0) for record in packed.records)
     SQLiteJournal.write_copy(folder, facts.version, facts.texts, records)
     _remember(folder, survey)
@@ -467,15 +473,15 @@ def _settled(call: Callable[[], _T]) -> _T:
 
 def _remember(folder: Path, survey: _Survey) -> None:
     text = json.dumps({"epoch": survey.newest.token, "seq": survey.seq})
-    staging = folder / f".{_COPY}.{os.getpid()}"
+    staging = folder / f".{COPY_NAME}.{os.getpid()}"
     staging.write_text(text)
-    staging.replace(folder / _COPY)
+    staging.replace(folder / COPY_NAME)
 
 
 def _remembered(folder: Path) -> tuple[str, int] | None:
     """Return the token of the epoch and the number of the newest record that a copy is of."""
     try:
-        found: Any = json.loads((folder / _COPY).read_text())
+        found: Any = json.loads((folder / COPY_NAME).read_text())
         token = str(found["epoch"])
         with contextlib.closing(SQLiteJournal.open_for_reading(folder)) as journal:
             return token, journal.last

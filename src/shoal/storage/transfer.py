@@ -45,11 +45,15 @@ def key_of(name: str) -> str:
 
     Of two names the keys differ, and :func:`name_of_key` gives the name back.
     """
+    return "/".join(map(_key_of_part, name.split("/")))
+
+
+def _key_of_part(part: str) -> str:
     try:
-        name.encode()
+        part.encode()
     except UnicodeEncodeError:
-        return quote(os.fsencode(name))
-    return quote(name) if any(part in name for part in _SPEAKING) else name
+        return quote(os.fsencode(part))
+    return quote(part) if any(sign in part for sign in _SPEAKING) else part
 
 
 _SPEAKING = ("?", "#", "%", "::", "\\")
@@ -58,7 +62,7 @@ _SPEAKING = ("?", "#", "%", "::", "\\")
 
 def name_of_key(key: str) -> str:
     """Return the name of which :func:`key_of` made a key."""
-    return os.fsdecode(unquote_to_bytes(key)) if "%" in key else key
+    return "/".join(os.fsdecode(unquote_to_bytes(part)) if "%" in part else part for part in key.split("/"))
 
 
 def safe_name(name: str) -> bool:
