@@ -163,10 +163,18 @@ class Driver:
             if self._no_room is not None:
                 raise StorageError(
                     f"There was no room on the disk: {self._no_room.rstrip('.')}. The run has ended, and what was "
-                    f"reported so far is kept. Make room, then go on: {self._how_to_go_on()}"
+                    f"reported so far is kept. {self._how_to_make_room()}, then go on: {self._how_to_go_on()}"
                 )
             if self._away is not None:
                 raise StorageError(self._lacks(self._away))
+
+    def _how_to_make_room(self) -> str:
+        if self.info.place is None:
+            return "Make room"
+        return (
+            f"With storage at {self.info.place}, checkpoints lie on this machine, too, in {self.folder}. Make room, or "
+            f"set SHOAL_CACHE to a folder on a larger disk"
+        )
 
     def _see_why_to_end(self) -> None:
         """End the run gently where somebody has asked for it, or it cannot go on."""

@@ -9,6 +9,7 @@ import contextlib
 import os
 import threading
 import time
+from collections.abc import Generator
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +22,10 @@ _SILENT_S = 60.0
 """A driver whose heartbeat has not changed for so long is taken to be dead, or cut off from storage."""
 _COPIES_AT_ONCE = 8
 _NAMED = 8
+_FOLDERS = 2000
+"""So many folders are looked into for experiments, at most."""
+_INSIDE_S = 5.0
+"""So long it is looked which experiments are in a folder, for a message."""
 _LISTED_S = 5.0
 """So long a list of checkpoints is new enough."""
 
@@ -79,6 +84,11 @@ class View:
             raise NothingThere(f"There is no experiment {location}.{_inside(location.url)}")
         if furthest and is_experiment(here) and shipping.relation(view._place, here) in ("same", "further"):
             return view
+        if furthest and (kept := _take_kept(view.url)) is not None:
+            with contextlib.suppress(JournalError):  # then all of it is downloaded anew
+                kept.refresh()
+                return kept
+            kept.close()
         view._fetch()
         return view
 
@@ -179,6 +189,57 @@ class View:
         if outer is not None and os.getpid() == self._owner:
             remove_temporary(outer)
 
+    @contextlib.contextmanager
+    def kept(self) -> Generator[Path]:
+        """Give the folder, for reading, and keep the copy afterwards: this process may look again, or go on with it."""
+        global _kept
+        try:
+            yield self.folder
+        finally:
+            if self._outer is not None:
+                before, _kept = _kept, self
+                if before is not None and before is not self:
+                    before.close()
+
+
+_kept: View | None = None
+"""The one that was downloaded last by somebody who may go on with the experiment."""
+
+
+def _take_kept(url: str) -> View | None:
+    """Return the view of an experiment that was kept, which is kept no longer; None where there is none."""
+    global _kept
+    found = _kept
+    if found is None or found.url != url or found._outer is None or found._owner != os.getpid():
+        return None
+    _kept = None
+    return found
+
+
+def give_copy(location: Location, folder: Path) -> bool:
+    """Put a copy of an experiment's journal that this process has downloaded into a folder. Return whether it had one.
+
+    Args:
+        location: where the experiment is.
+        folder: where the copy goes; nobody has a journal open there.
+    """
+    import shutil
+
+    from .journal import JOURNAL_NAME
+    from .storage.shipping import COPY_NAME
+
+    kept = None if location.url is None else _take_kept(location.url)
+    if kept is None:
+        return False
+    try:
+        for name in (JOURNAL_NAME, COPY_NAME):
+            shutil.copyfile(kept.folder / name, folder / name)
+    except OSError:
+        return False
+    finally:
+        kept.close()
+    return True
+
 
 class Followed:
     """A folder of this machine with copies of the journals of experiments in object storage, kept up to date.
@@ -227,10 +288,12 @@ class Followed:
 
         names = [name_of(each) for each in find_urls(self._root)] if self._names is None else self._names
         workers = Workers(_COPIES_AT_ONCE, "shoal-follow")
-        for each in [workers.submit(partial(self._bring, name)) for name in names]:
-            with contextlib.suppress(JournalError):  # one that is damaged: the others are shown
-                each.result()
-        workers.close()
+        try:
+            for each in [workers.submit(partial(self._bring, name)) for name in names]:
+                with contextlib.suppress(JournalError):  # one that is damaged: the others are shown
+                    each.result()
+        finally:
+            workers.close()
 
     def _bring(self, name: str) -> None:
         from .reading import mark_running
@@ -258,9 +321,15 @@ class Followed:
 
 def _inside(url: str | None) -> str:
     """Return which experiments are in a folder that is none itself, for a message."""
+    from .storage.workers import Workers
+
     found: list[str] = []
-    with contextlib.suppress(Exception):
-        found = [name_of(each) for each in find_urls(str(url))]
+    worker = Workers(1, "shoal-inside")
+    try:
+        with contextlib.suppress(Exception):
+            found = [name_of(each) for each in worker.submit(partial(find_urls, str(url))).result(_INSIDE_S)]
+    finally:
+        worker.close()
     if not found:
         return ""
     more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
@@ -269,6 +338,9 @@ def _inside(url: str | None) -> str:
 
 def find_urls(root: str) -> list[str]:
     """Return the URLs of the experiments in a folder of object storage; itself, where it is one. Newest first.
+
+    Those that are damaged are among them, as the last ones. Of a folder with very many folders only some are looked
+    into.
 
     Raises:
         ConfigError: the kind of URL is not known, or a package is missing.
@@ -282,19 +354,24 @@ def find_urls(root: str) -> list[str]:
     with contextlib.suppress(Exception):
         if shipping.is_there(place):
             return [location_of(root).url or root]
-    names = place.list_names()
+    names = place.list_folders()[:_FOLDERS]
     workers = Workers(_COPIES_AT_ONCE, "shoal-look")
-    found = [each.result() for each in [workers.submit(partial(_begun, place / name)) for name in names]]
-    workers.close()
+    try:
+        found = [each.result() for each in [workers.submit(partial(_begun, place / name)) for name in names]]
+    finally:
+        workers.close()
     there = [(at, str(place / name)) for name, at in zip(names, found, strict=True) if at is not None]
     return [url for _, url in sorted(there, key=lambda pair: (-pair[0], pair[1]))]
 
 
 def _begun(place: object) -> float | None:
-    """Return when an experiment began; None where there is none."""
+    """Return when an experiment began; 0 where it is damaged, and None where there is none."""
     from .storage import shipping
     from .storage.place import Place
 
     assert isinstance(place, Place)
-    found = shipping.look(place)
-    return None if found is None else float(found.facts.get("started_at") or 0.0)
+    try:
+        found = shipping.look(place)
+        return None if found is None else float(found.facts.get("started_at") or 0.0)
+    except (JournalError, TypeError, ValueError):
+        return 0.0

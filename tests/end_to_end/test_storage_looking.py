@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ from tests.end_to_end.in_memory import cache, fail_once, interrupted, root, run
 
 from shoal import tune
 from shoal.cli import main
-from shoal.errors import ConfigError, StorageError
+from shoal.errors import ConfigError, JournalError, StorageError
 from shoal.reading import Experiment, State
+from shoal.storage import shipping
 from shoal.storage.place import Place
-from shoal.viewing import find_urls
+from shoal.viewing import Followed, find_urls
 
 __all__ = ["cache", "root"]  # fixtures
 
@@ -145,6 +147,44 @@ def test_the_command_line_reads_urls(shoal: Shoal, root: str, tmp_path: Path, mo
     assert "is in object storage" in shoal("gc", url, code=2)
     assert "is not running" in shoal("stop", url, code=1)
     assert "It is a folder with some: second, first" in shoal("status", root, code=1)
+
+
+def test_one_that_is_damaged_hides_no_others(shoal: Shoal, root: str) -> None:
+    for name in ("good", "bad"):
+        run(root, run={"name": name}, num_samples=1)
+    for name in Place(f"{root}/bad/journal").list_sizes():
+        if name.endswith("facts.json"):
+            (Place(f"{root}/bad/journal") / name).write_bytes(b"{}")
+    assert find_urls(root) == [f"{root}/good", f"{root}/bad"]
+    listed = shoal("list", root)
+    assert "good" in listed
+    assert "bad" in listed
+    assert "is damaged" in shoal("status", f"{root}/bad", code=1)
+    followed = Followed(root, every_s=3600.0)
+    assert [folder.name for folder in followed.folder.iterdir()] == ["good"]
+    followed.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("shoal-look")]
+
+
+def test_objects_beside_experiments_are_not_looked_into(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(root, run={"name": "a"}, num_samples=1)
+    for number in range(50):
+        (Place(root) / f"{number}.jpg").write_bytes(b"")
+    looked: list[str] = []
+    real = shipping.look
+    monkeypatch.setattr(shipping, "look", lambda place: (looked.append(place.name), real(place))[1])
+    assert find_urls(root) == [f"{root}/a"]
+    assert looked == ["a"]
+
+
+def test_a_folder_that_cannot_be_looked_into_soon_is_not_waited_for(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    over = threading.Event()
+    (Place(root) / "x" / "y").write_bytes(b"")
+    monkeypatch.setattr("shoal.viewing._INSIDE_S", 0.05)
+    monkeypatch.setattr("shoal.viewing.find_urls", lambda url: over.wait(60) and [])
+    with pytest.raises(JournalError, match="There is no experiment"):
+        Experiment.open(root)
+    over.set()
 
 
 def test_names_are_found_where_the_variable_says(shoal: Shoal, root: str, monkeypatch: pytest.MonkeyPatch) -> None:

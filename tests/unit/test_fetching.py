@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from shoal.core.commands import CheckpointRecord, Continue, Evict, HandOn, Launch, Save, Status, Stop, WindUp
-from shoal.core.events import Event, Lost, Started
+from shoal.core.events import Event, Failed, Lost, Started
 from shoal.engines import EngineCommand, EngineSetup
 from shoal.errors import StorageError
 from shoal.storage.fetching import FetchingEngine
@@ -138,8 +139,52 @@ def test_storage_that_refuses_ends_the_run(rig: Rig) -> None:
     rig.storage.error = PlaceError("Access is denied.")
     rig.storage.open.set()
     rig.launch("a")
-    with pytest.raises(StorageError, match="denied"):
+    rig.launch("b")
+    with pytest.raises(StorageError, match=r"denied\. Members cannot go on .* tune\.Tuner\.restore\('memory://runs/a'"):
         rig.until(told=1)
+
+
+def test_storage_that_stays_away_ends_the_run_with_how_to_go_on(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHOAL_STORAGE_PATIENCE_S", "0")
+    rig.storage.error = TimeoutError("away")
+    rig.storage.open.set()
+    rig.launch("a")
+    with pytest.raises(StorageError, match=r"away\. Members cannot go on .* tune\.Tuner\.restore"):
+        rig.until(told=1)
+
+
+@pytest.mark.parametrize("order", [["a", "b"], ["b", "a"]])
+def test_one_checkpoint_that_storage_does_not_give_is_for_its_member_to_miss(rig: Rig, order: list[str]) -> None:
+    real = rig.storage.fetch
+
+    def one_denied(place: Place, folder: Path, digest: str) -> None:
+        real(place, folder, digest)
+        if folder.parent.name == "a":
+            raise PlaceError("Access is denied.")
+
+    rig.engine._fetch = one_denied
+    rig.storage.open.set()
+    launches = [rig.launch(trial) for trial in order]
+    rig.until(told=2)
+    assert set(map(id, rig.inner.told)) == set(map(id, launches))
+
+
+def test_a_disk_that_is_full_ends_the_run_gently(rig: Rig) -> None:
+    full = StorageError("cannot be written")
+    full.__cause__ = OSError(errno.ENOSPC, "No space left on device")
+    rig.storage.error = full
+    rig.storage.open.set()
+    rig.launch("a")
+    events: list[Event] = []
+    for _ in range(600):
+        events += rig.engine.poll(0.01)
+        if events:
+            break
+    (event,) = events
+    assert isinstance(event, Failed)
+    assert event.no_room
+    assert event.error.startswith("StorageError")
+    assert rig.inner.told == []
 
 
 @pytest.mark.parametrize("command", [Stop("a", 1, Status.TERMINATED, "it ends"), Evict("a", 1)], ids=["stop", "evict"])
