@@ -181,6 +181,11 @@ class View:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(data)
 
+    @property
+    def has_copy(self) -> bool:
+        """Whether there is a copy that this process has downloaded."""
+        return self._outer is not None and self._owner == os.getpid()
+
     def close(self) -> None:
         """Delete what was downloaded."""
         from .scratch import remove_temporary
@@ -210,7 +215,7 @@ def _take_kept(url: str) -> View | None:
     """Return the view of an experiment that was kept, which is kept no longer; None where there is none."""
     global _kept
     found = _kept
-    if found is None or found.url != url or found._outer is None or found._owner != os.getpid():
+    if found is None or found.url != url or not found.has_copy:
         return None
     _kept = None
     return found

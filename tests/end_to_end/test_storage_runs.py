@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import os
@@ -491,6 +492,14 @@ def test_a_last_round_that_cannot_be_made_is_an_error_that_says_where_things_are
     assert {result.metrics["training_iteration"] for result in grid} == {20}
     assert Experiment.open(f"{root}/a").state is State.ENDED
     assert working_folders() == []
+
+
+def test_a_full_disk_says_where_checkpoints_lie_and_how_to_have_them_elsewhere(root: str) -> None:
+    def full(config: dict[str, Any]) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(StorageError, match=rf"lie on this machine, too, in .*SHOAL_CACHE .*restore\('{root}/a'"):
+        run(root, full, run={"name": "a"}, num_samples=1, scheduler=tune.schedulers.FIFOScheduler())
 
 
 def test_the_second_ctrl_c_does_not_wait_for_the_last_round(

@@ -16,7 +16,7 @@ from tests.unit.stored import Crash, Interrupted, interrupted, undisturbed
 
 from shoal.errors import ConfigError
 from shoal.location import location_of
-from shoal.storage.parts import PART, download_in_parts, tried
+from shoal.storage.parts import PART, abort_uploads, download_in_parts, tried
 from shoal.storage.place import Place, forget
 from shoal.storage.trying import PlaceError
 
@@ -256,6 +256,31 @@ def test_a_part_that_fails_for_good_ends_all_of_them(tmp_path: Path) -> None:
 
     with pytest.raises(PermissionError):
         download_in_parts(read, tmp_path / "file", 9 * PART)
+
+
+def test_all_uploads_that_somebody_has_begun_are_aborted_however_many_there_are() -> None:
+    class Answers:
+        """A server that lists two at a time."""
+
+        def __init__(self) -> None:
+            self.left = [f"runs/exp/t/{number}" for number in range(5)] + ["runs/other/t/0"]
+
+        def split_path(self, path: str) -> tuple[str, str, None]:
+            bucket, _, key = path.partition("/")
+            return bucket, key, None
+
+        def call_s3(self, method: str, **given: Any) -> dict[str, Any]:
+            if method == "abort_multipart_upload":
+                self.left.remove(given["Key"])
+                return {}
+            begun = [key for key in self.left if key > given.get("KeyMarker", "")]
+            found = [{"Key": key, "UploadId": "u"} for key in begun[:2]]
+            last = found[-1]["Key"] if found else None
+            return {"Uploads": found, "IsTruncated": len(begun) > 2, "NextKeyMarker": last, "NextUploadIdMarker": "u"}
+
+    server = Answers()
+    assert abort_uploads(server, "bucket/runs/exp") == 5
+    assert server.left == ["runs/other/t/0"]
 
 
 def test_nothing_of_storage_is_loaded_before_it_is_needed() -> None:

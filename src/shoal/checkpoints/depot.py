@@ -105,11 +105,11 @@ class LocalDepot:
             # The name is gone at once when it is deleted, so whoever finds it here has it to the end.
             self._uploading[key] = self._uploading.get(key, 0) + 1
         try:
-            future = self._workers.submit(partial(self._upload, key, digest, place))
+            future = self._workers.submit(partial(self._carry_out, key, digest, place))
         except BaseException:
             self._uploaded(key)
             raise
-        future.add_done_callback(lambda _: self._uploaded(key))
+        future.add_done_callback(lambda done: self._uploaded(key) if done.cancelled() else None)
         return future
 
     def close(self) -> None:
@@ -118,6 +118,12 @@ class LocalDepot:
             workers = self._workers
         if workers is not None:
             workers.close()
+
+    def _carry_out(self, key: tuple[str, int], digest: str, place: Place) -> None:
+        try:
+            self._upload(key, digest, place)
+        finally:
+            self._uploaded(key)  # before anybody hears of it
 
     def _upload(self, key: tuple[str, int], digest: str, place: Place) -> None:
         from ..storage.transfer import upload_checkpoint
