@@ -136,6 +136,74 @@ def test_what_is_still_placed_where_a_host_died_is_told_again() -> None:
     assert not bench.told
 
 
+def test_what_is_given_back_is_withdrawn_and_not_asked_for_again() -> None:
+    bench = Bench(FakeCluster(a=4), wanted=4)
+    bench.settle()
+    bench.granted.want(1)
+    back = sorted(bench.slots)[:3]
+    bench.granted.give_back(back)
+    for name in back:
+        del bench.slots[name]
+    bench.settle()
+    assert bench.slots == bench.cluster.placed
+    assert len(bench.slots) == 1
+    assert bench.cluster.asked == 4
+
+
+def test_what_cannot_be_given_back_now_is_given_back_later() -> None:
+    bench = Bench(FakeCluster(a=2), wanted=2)
+    bench.settle()
+    bench.granted.want(1)
+    bench.granted.give_back(["r001"])
+    bench.cluster.fails = ConnectionError("away")
+    with pytest.raises(ConnectionError):
+        bench.look()
+    bench.cluster.fails = None
+    bench.look()
+    assert list(bench.cluster.placed) == ["r002"]
+
+
+def test_a_node_that_was_refused_keeps_others_off_and_what_it_has_counts_no_more() -> None:
+    bench = Bench(FakeCluster(bad=3), wanted=4)
+    bench.settle()
+    bench.granted.refuse("bad")
+    bench.slots.clear()
+    bench.settle()
+    assert list(bench.cluster.placed.values()).count("bad") == 3, "else what is asked for would be placed there again"
+    bench.cluster.has |= {"bad": {"CPU": 4.0}, "late": {"CPU": 4.0}}
+    bench.settle()
+    assert sorted(bench.slots.values()) == ["late"] * 4
+    assert bench.told == []
+    bench.granted.release()
+    assert bench.cluster.placed == {}
+
+
+def test_what_a_refused_node_had_is_of_use_where_it_is_placed_when_that_node_dies() -> None:
+    bench = Bench(FakeCluster(bad=2), wanted=2)
+    bench.settle()
+    bench.granted.refuse("bad")
+    bench.slots.clear()
+    bench.settle()
+    bench.cluster.has |= {"bad": None, "good": {"CPU": 2.0}}
+    bench.settle()
+    assert sorted(bench.slots.values()) == ["good", "good"]
+
+
+def test_one_of_which_nothing_can_be_made_is_told_again_or_counts_no_more() -> None:
+    bench = Bench(FakeCluster(a=2), wanted=2)
+    bench.settle()
+    del bench.slots["r001"]
+    bench.granted.again("r001")
+    bench.look()
+    assert [change.placed for change in bench.told] == [(("r001", "a"),)]
+    del bench.slots["r001"]
+    bench.granted.useless("r001", "a")
+    bench.cluster.has["b"] = {"CPU": 1.0}
+    bench.settle()
+    assert sorted(bench.slots.values()) == ["a", "b"]
+    assert bench.cluster.placed["r001"] == "a"
+
+
 def test_a_slot_is_told_even_where_the_cluster_cannot_be_asked_for_more() -> None:
     bench = Bench(FakeCluster(a=1))
     bench.look()
@@ -147,7 +215,12 @@ def test_a_slot_is_told_even_where_the_cluster_cannot_be_asked_for_more() -> Non
 
 
 @settings(deadline=None)
-@given(st.lists(st.tuples(st.sampled_from(["join", "die", "forget", "want", "fail"]), st.integers(0, 6)), max_size=30))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["join", "die", "forget", "want", "fail", "back", "refuse"]), st.integers(0, 6)),
+        max_size=30,
+    )
+)
 def test_whatever_comes_and_goes_what_is_told_is_what_there_is(story: list[tuple[str, int]]) -> None:
     bench = Bench(FakeCluster(n0=2), wanted=10)
     for place, (what, which) in enumerate(story):
@@ -163,6 +236,15 @@ def test_whatever_comes_and_goes_what_is_told_is_what_there_is(story: list[tuple
             bench.granted.forget(node)
         elif what == "want":
             bench.granted.want(which)
+        elif what == "back" and bench.slots:
+            bench.look()
+            back = sorted(bench.slots)[: 1 + which]
+            bench.granted.give_back(back)
+            bench.slots = {name: where for name, where in bench.slots.items() if name not in back}
+        elif what == "refuse" and len(alive) > 1:
+            bench.look()
+            bench.granted.refuse(node)
+            bench.slots = {name: where for name, where in bench.slots.items() if where != node}
         else:
             bench.cluster.asks_fail = ConnectionError("away")
         try:
@@ -173,10 +255,16 @@ def test_whatever_comes_and_goes_what_is_told_is_what_there_is(story: list[tuple
                 bench.slots.update(change.placed)
         bench.cluster.asks_fail = None
     bench.settle()
-    assert bench.slots == {name: node for name, node in bench.cluster.placed.items() if node is not None}
+    refused = bench.granted._refused
+    placed = {name: node for name, node in bench.cluster.placed.items() if node is not None and node not in refused}
+    assert bench.slots == placed
     wanted = bench.granted.wanted
     assert wanted is not None
-    room = sum(max(0.0, bench.cluster.room(name)) for name, has in bench.cluster.has.items() if has is not None)
+    room = sum(
+        max(0.0, bench.cluster.room(name))
+        for name, has in bench.cluster.has.items()
+        if has is not None and name not in refused
+    )
     assert len(bench.slots) >= wanted or room == 0
 
 
@@ -258,6 +346,29 @@ def test_a_cluster_that_hangs_keeps_nobody_from_ending(monkeypatch: pytest.Monke
     assert cluster.asked == 0  # nothing is asked for when all was given back
 
 
+def test_what_is_asked_for_while_all_is_given_back_is_given_back_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_JOIN_S", 0.01)
+    cluster = FakeCluster(a=9)
+    hangs, goes_on = threading.Event(), threading.Event()
+    ask = cluster.ask
+
+    def slow(bundle: Mapping[str, float]) -> str:
+        hangs.set()
+        goes_on.wait()
+        return ask(bundle)
+
+    monkeypatch.setattr(cluster, "ask", slow)
+    granted = Granted(cluster, Request(), 2, lambda change: None)
+    granted.start()
+    hangs.wait()
+    granted.release()
+    goes_on.set()
+    assert granted._thread is not None
+    granted._thread.join()
+    assert cluster.asked == 1
+    assert cluster.placed == {}
+
+
 # ------------------------------------------------------------------------------------------------ what a trial takes
 
 
@@ -276,8 +387,11 @@ def test_one_that_takes_nothing_asks_for_next_to_nothing() -> None:
 def test_who_waits_is_told_what_there_is_and_what_is_asked_for() -> None:
     bench = Bench(FakeCluster(a=2), request=Request(4.0))
     assert bench.granted.what_is_there() == (
-        "one trial takes CPU 4, and nothing of that is free. The nodes have in all: CPU 2."
+        "one trial takes CPU 4, and no node that is there now can run one. The nodes have in all: CPU 2."
     )
     assert not bench.granted.possible
     bench.cluster.has["b"] = {"CPU": 4.0}
     assert bench.granted.possible
+    assert "and nothing of that is free. The nodes have in all: CPU 2; CPU 4." in bench.granted.what_is_there()
+    bench.cluster.fails = ConnectionError("away")
+    assert bench.granted.possible, "nobody knows"
