@@ -407,6 +407,12 @@ def _map(ref: ObjectRef[Any]) -> memoryview:
         with open(path, "rb") as file:
             return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
     except FileNotFoundError:
+        if os.environ.get(_ADOPTED):  # on a node of a cluster, where objects are stored that others have put
+            raise ConfigError(
+                f"get: the object of {ref!r} is not on this node. Either there was no room for it here, which a note "
+                f"of the run says, or the process that put it has ended or has called shoal.shutdown(). Make room in "
+                f"/dev/shm or TMPDIR of this node, or put the object again (with_parameters: call it again)."
+            ) from None
         raise ConfigError(
             f"get: the object of {ref!r} is gone, because the process that put it has ended or has called "
             f"shoal.shutdown(). Put it again (with_parameters: call it again) and use the new reference. For a "

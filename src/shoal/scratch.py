@@ -22,6 +22,7 @@ import os
 import stat
 import sys
 import threading
+import time
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ __all__ = [
     "make_temporary",
     "remove_temporary",
     "sweep",
+    "sweep_untouched",
     "temporary_directories",
 ]
 
@@ -44,6 +46,9 @@ _KINDS: tuple[Kind, ...] = ("objects", "files", "members")
 OBJECT_SUFFIX = ".object"
 """Of the files that hold objects."""
 SHARED_MEMORY = Path("/dev/shm")
+_TOUCH_EVERY_S = 3600.0
+_UNTOUCHED_S = 7 * 86400.0
+"""Of what is so old that its process must be gone, where processes touch what is theirs."""
 
 
 # Locked folders
@@ -68,6 +73,7 @@ class Owner:
         self._folders: dict[Path, _Folder] = {}
         """By the folders that they lie in."""
         self._swept: set[Path] = set()
+        self._touched = -_TOUCH_EVERY_S
         _owners.append(self)
 
     def folder(self, base: Path) -> Path:
@@ -82,6 +88,16 @@ class Owner:
                     _sweep_in(base)
                 self._folders[base] = found = _make_folder(base, self._kind)
             return found.path
+
+    def touch(self) -> None:
+        """Show that these folders are in use, for :func:`sweep_untouched` on machines that cannot see that."""
+        now = time.monotonic()
+        if now - self._touched > _TOUCH_EVERY_S:
+            self._touched = now
+            with self._lock:
+                for folder in self._folders.values():
+                    with contextlib.suppress(OSError):
+                        os.utime(folder.path)
 
     def leave_empty(self) -> None:
         """Delete those folders that are empty."""
@@ -245,6 +261,21 @@ def _default_place() -> Path:
         if name and os.path.isdir(name) and os.access(name, os.W_OK | os.X_OK):
             return Path(name).absolute()
     return Path.cwd()
+
+
+def sweep_untouched(base: Path) -> None:
+    """Delete folders for temporary files that nobody has touched for a week, of this user on other machines.
+
+    These are machines that share this one's folder, or this one before it was started anew: of their processes nothing
+    can be known. Only for a folder in which all processes :meth:`Owner.touch` what is theirs.
+    """
+    kind = f"shoal-files-{os.geteuid()}-"
+    with contextlib.suppress(OSError), os.scandir(base) as entries:
+        for entry in entries:
+            if entry.name.startswith(kind) and not entry.name.startswith(_prefix("files")):
+                with contextlib.suppress(OSError):
+                    if time.time() - entry.stat(follow_symlinks=False).st_mtime > _UNTOUCHED_S:
+                        _remove(Path(entry.path))
 
 
 def _sweep_in(base: Path) -> None:

@@ -485,3 +485,39 @@ def test_a_socket_of_a_member_has_a_path_that_is_short_enough(
     prefix = dead_member(places, monkeypatch)
     scratch.sweep()
     assert len(f"/tmp/{prefix}mp/listener-12345678") < 60
+
+
+def test_on_a_node_of_a_cluster_one_that_is_not_there_may_have_found_no_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHOAL_OBJECTS", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"is not on this node\. Either there was no room for it here"):
+        shoal.get(ObjectRef("0" * 24, 10, str(tmp_path / "none.object")))
+
+
+def test_what_a_machine_left_that_lost_its_power_goes_when_nobody_has_touched_it_for_a_week(tmp_path: Path) -> None:
+    uid = os.geteuid()
+    names = {
+        "old": f"shoal-files-{uid}-{'0' * 32}-4711-abcd",
+        "touched": f"shoal-files-{uid}-{'1' * 32}-4711-abcd",
+        "others": f"shoal-files-{uid + 1}-{'0' * 32}-4711-abcd",
+        "not ours": "somebody-else",
+    }
+    for name in names.values():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "weights").touch()
+        os.utime(tmp_path / name, (1, 1))
+    os.utime(tmp_path / names["touched"])
+    owner = scratch.Owner("files")
+    mine = owner.folder(tmp_path)
+    os.utime(mine, (1, 1))
+    scratch.sweep_untouched(tmp_path)
+    assert not (tmp_path / names["old"]).exists()
+    assert all((tmp_path / names[name]).exists() for name in ("touched", "others", "not ours"))
+    assert mine.exists()
+    owner.touch()
+    assert mine.stat().st_mtime > 1
+    os.utime(mine, (1, 1))
+    owner.touch()
+    assert mine.stat().st_mtime == 1, "once an hour is enough"
+    owner.free()
