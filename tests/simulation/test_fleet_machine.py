@@ -268,6 +268,23 @@ class FleetMachine(RuleBasedStateMachine):
                 del self.hosts[host.key]
                 self.events += self.fleet.leave(host.key, "its node died")
 
+    @rule(fewer=st.booleans())
+    def slots_that_are_of_no_use_leave(self, fewer: bool) -> None:
+        """As an engine does when all is told and carried out; also where there is no reason to."""
+        self.the_driver_polls()
+        if self.fleet._ready or self.events:
+            return
+        left = sum(not trial.status.ended for trial in self.population.trials.values())
+        for post, slots in self.fleet.spare(1 if fewer else max(1, left)):
+            assert not {self.population.devices[slot] for slot in slots} - {post.key}
+            assert set(slots) <= set(self.population._free), "nobody has one that leaves"
+            self.events += self.fleet.fewer_slots(post, slots)
+        self.the_driver_polls()
+        for post in self.fleet.idle():
+            assert not post.trials
+            del self.hosts[post.key]
+            assert self.fleet.leave(post.key, "it is of no use") == []
+
     @rule(who=WHO)
     def a_host_fails_with_all_that_it_has_said(self, who: int) -> None:
         if (host := self.one_of(list(self.hosts.values()), who)) is not None:
@@ -356,7 +373,10 @@ class FleetMachine(RuleBasedStateMachine):
         """From here on all goes well: then everybody comes to an end, and nothing is left in the fleet's memory."""
         if not hasattr(self, "population"):
             return
-        if not self.hosts:
+        if not self.fleet._slots:
+            self.hosts.clear()
+            for key in list(self.fleet.posts):
+                self.events += self.fleet.leave(key, "its node died")
             self.a_host_joins(1, True)
         for _ in range(400):
             if self.population.ended:

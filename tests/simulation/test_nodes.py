@@ -10,7 +10,7 @@ import pytest
 from shoal.core.commands import Command, Evict, Launch, Retry, Status
 from shoal.core.events import Event, Lost, SlotsJoined, SlotsLeft
 from shoal.core.population import DISPLACED_AT_MOST, Population
-from shoal.testing import Fault, Node, SimulationResult, random_nodes
+from shoal.testing import Fault, Node, SimulationResult, random_nodes, simulation
 
 from .scenarios import Scenario, drawn_nodes, drawn_scenario, run_through
 from .told import check_results, told
@@ -43,6 +43,69 @@ def test_a_seeded_synchronous_run_is_the_same_to_the_last_bit_whatever_nodes_com
             assert set(result.statuses.values()) == {Status.TERMINATED}
             died += sum(isinstance(event, Lost) for event in result.events)
     assert died > 50
+
+
+def give_slots_back(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Have slots leave as soon as there are more than trials, and join again where there are too few.
+
+    An engine gives them back to the cluster so, and asks for others where nodes have died. Return which have left.
+    """
+    left: list[int] = []
+    take = simulation._Run._take
+
+    def of_no_use(run: simulation._Run) -> list[int]:
+        population = run.population
+        over = len(population.devices) - len(population._gone) - population._live
+        found: list[int] = []
+        for slot in population._free if over > 0 and not population.ended else ():
+            device = population.devices[slot]
+            stays = population._slots_on[device] - sum(population.devices[other] == device for other in found)
+            if len(found) < over and stays > sum(trial.device == device for trial in population._residents.values()):
+                found.append(slot)
+        return found
+
+    def ask_again(run: simulation._Run) -> list[SlotsJoined]:
+        population, machine = run.population, run.engine._machine
+        lack = population._live - len(population.devices) + len(population._gone)
+        for place, slots in machine._slots_of.items():
+            node = run.engine._nodes[place]
+            if (more := min(lack, node.slots - len(slots))) > 0:
+                first = len(machine.devices)
+                machine.devices += [node.device] * more
+                slots += range(first, first + more)
+                return [SlotsJoined((node.device,) * more, 0)]
+        return []
+
+    def take_and_give_back(run: simulation._Run, event: Event, kill_after: int | None) -> bool:
+        killed = take(run, event, kill_after)
+        machine = run.engine._machine
+        if not killed and (slots := of_no_use(run)):
+            left.extend(slots)
+            machine.gone.update(slots)
+            for there in machine._slots_of.values():
+                there[:] = [slot for slot in there if slot not in slots]
+            killed = take(run, SlotsLeft(tuple(slots)), kill_after)
+        for joined in ask_again(run) if not killed and not run.population.ended else ():
+            killed = take(run, joined, kill_after)
+        return killed
+
+    monkeypatch.setattr(simulation._Run, "_take", take_and_give_back)
+    return left
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_a_seeded_synchronous_run_is_the_same_where_slots_of_no_use_are_given_back(
+    monkeypatch: pytest.MonkeyPatch, alike: bool
+) -> None:
+    seeds = range(720_000, 720_030)
+    expected = [told(seeded(seed).run()) for seed in seeds]
+    left = give_slots_back(monkeypatch)
+    for seed, undisturbed in zip(seeds, expected, strict=True):
+        nodes = random_nodes(seed, count=3, seconds=40.0, slots=5, alike=alike)
+        result = seeded(seed, nodes=nodes).run()
+        assert told(result) == undisturbed
+        assert set(result.statuses.values()) == {Status.TERMINATED}
+    assert len(left) > 50
 
 
 @pytest.mark.parametrize("synch", [False, True])

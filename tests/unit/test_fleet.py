@@ -34,6 +34,7 @@ from shoal.engines.orders import (
 from shoal.errors import StorageError
 from shoal.resources import Request
 from shoal.storage.place import Place
+from shoal.storage.trying import PlaceError
 from shoal.worker.wire import MemberInfo, frame
 
 GIB = 1 << 30
@@ -406,7 +407,112 @@ def test_what_storage_says_is_told(bench: Bench) -> None:
     future = bench.fleet.upload("a", 0, "d", bench.place("a"))
     [order] = bench.told("h1", Upload)
     bench.hear("h1", Uploaded(order.number_of_order, StorageError("denied")))
-    assert str(error_of(future)) == "denied"
+    assert str(error_of(future)) == "On h1: denied"
+
+
+def test_where_one_host_cannot_use_storage_another_that_has_the_checkpoint_is_asked(bench: Bench) -> None:
+    bench.join("h1")
+    bench.join("h2")
+    bench.execute(launch("a"))
+    bench.hear("h1", report("a"), Held("a", 0, "d", "h2"))
+    future = bench.fleet.upload("a", 0, "d", bench.place("a"))
+    [first] = bench.told("h1", Upload)
+    bench.hear("h1", Uploaded(first.number_of_order, PlaceError("no credentials", passes=True)))
+    [second] = bench.told("h2", Upload)
+    assert not future.done()
+    bench.hear("h2", Uploaded(second.number_of_order, None))
+    assert error_of(future) is None
+
+
+@pytest.mark.parametrize("second", [FileNotFoundError("it is not here"), StorageError("another reason")])
+def test_where_no_host_can_upload_it_the_first_reason_counts(bench: Bench, second: Any) -> None:
+    bench.join("h1")
+    bench.join("h2")
+    bench.execute(launch("a"))
+    bench.hear("h1", report("a"), Held("a", 0, "d", "h2"))
+    future = bench.fleet.upload("a", 0, "d", bench.place("a"))
+    bench.hear("h1", Uploaded(bench.told("h1", Upload)[0].number_of_order, PlaceError("denied", passes=True)))
+    bench.hear("h2", Uploaded(bench.told("h2", Upload)[0].number_of_order, second))
+    error = error_of(future)
+    assert isinstance(error, PlaceError)
+    assert error.passes
+    assert str(error) == "On h1: denied"
+
+
+def test_that_one_does_not_have_it_says_less_than_why_another_cannot(bench: Bench) -> None:
+    bench.join("h1")
+    bench.join("h2")
+    bench.execute(launch("a"))
+    bench.hear("h1", report("a"), Held("a", 0, "d", "h2"))
+    future = bench.fleet.upload("a", 0, "d", bench.place("a"))
+    missing = FileNotFoundError("it is not here")
+    bench.hear("h1", Uploaded(bench.told("h1", Upload)[0].number_of_order, missing))
+    bench.hear("h2", Uploaded(bench.told("h2", Upload)[0].number_of_order, StorageError("denied")))
+    assert str(error_of(future)) == "On h2: denied"
+
+
+# ----------------------------------------------------------------------------------------------- slots that are spare
+
+
+def spare(bench: Bench, wanted: int) -> dict[str, list[int]]:
+    return {post.key: slots for post, slots in bench.fleet.spare(wanted)}
+
+
+def test_spare_are_those_that_nobody_has_on_hosts_with_the_fewest_members_first(bench: Bench) -> None:
+    bench.join("h1", 3)
+    bench.join("h2", 2)
+    bench.execute(launch("a", slot=1))
+    assert spare(bench, 5) == {}
+    assert spare(bench, 4) == {"h2": [3]}
+    assert spare(bench, 1) == {"h2": [3, 4], "h1": [0, 2]}
+
+
+def test_who_has_a_process_at_a_host_can_still_run_there(bench: Bench) -> None:
+    bench.join("h1", 3)
+    bench.execute(launch("a", slot=0))
+    bench.execute(launch("b", slot=1))
+    bench.execute(Continue("b", 1, 0, None))  # the first one is parked meanwhile
+    assert spare(bench, 1) == {"h1": [1]}
+    bench.execute(Stop("b", 1, Status.TERMINATED, "the end"))
+    assert spare(bench, 1) == {"h1": [1, 2]}
+
+
+def test_slots_that_leave_take_the_room_for_their_processes_along(bench: Bench) -> None:
+    bench.join("h1", 4, memory=GIB)
+    [(post, slots)] = bench.fleet.spare(2)
+    assert bench.fleet.fewer_slots(post, slots) == [SlotsLeft((0, 1), 2)]
+    assert bench.fleet.idle() == []
+    [(post, slots)] = bench.fleet.spare(0)
+    assert bench.fleet.fewer_slots(post, slots) == [SlotsLeft((2, 3), 2)]
+    assert bench.fleet.idle() == [post]
+    assert [event.residents for event in bench.fleet.more_slots(post, [""]) if isinstance(event, SlotsJoined)] == [2]
+    assert bench.fleet.idle() == []
+
+
+def test_a_host_without_slots_keeps_no_more_copies_for_others(bench: Bench) -> None:
+    for key in ("h1", "h2", "h3"):
+        bench.join(key)
+    bench.told("h1")
+    post = bench.fleet.posts["h2"]
+    bench.fleet.fewer_slots(post, [1])
+    assert bench.told("h1", Peers) == [Peers(("h3",))]
+    bench.fleet.more_slots(post, [""])
+    assert bench.told("h1", Peers) == [Peers(("h2", "h3"))]
+
+
+def test_a_host_stays_until_what_it_alone_has_is_in_storage(bench: Bench) -> None:
+    bench.join("h1")
+    bench.execute(launch("a"))
+    bench.hear("h1", report("a"))
+    bench.execute(Stop("a", 1, Status.TERMINATED, "the end"))
+    bench.fleet.fewer_slots(bench.fleet.posts["h1"], [0])
+    assert bench.fleet.idle() == []
+    future = bench.fleet.upload("a", 0, "d", bench.place("a"))
+    [order] = bench.told("h1", Upload)
+    assert bench.fleet.idle() == []
+    bench.hear("h1", Uploaded(order.number_of_order, None))
+    assert error_of(future) is None
+    assert [post.key for post in bench.fleet.idle()] == ["h1"]
 
 
 # ------------------------------------------------------------------------------------------------ what members print

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ..core.commands import CheckpointRecord, Continue, Evict, HandOn, Launch, Stop, checkpoint_name
 from ..core.events import Event, Failed, Lost, Reported, Saved, SlotsJoined, SlotsLeft
-from ..errors import StorageError
+from ..errors import StorageError, one_line
 from ..worker.wire import FrameReader, MemberInfo
 from . import EngineCommand, EngineSetup
 from .orders import (
@@ -79,6 +79,8 @@ class Post:
     """What it was told last."""
     ended: bool = False
     """Its members have ended."""
+    leaving: bool = False
+    """Its slots were given back. It stays as long as it has checkpoints that are nowhere else."""
     frames: FrameReader = field(default_factory=FrameReader)
 
 
@@ -102,6 +104,10 @@ class Fleet:
         self._next_slot = 0
         self._where: dict[str, Post] = {}
         """The host of each trial that has a process."""
+        self._at: dict[str, int] = {}
+        """The slot that each of them was told of last."""
+        self._stored: set[tuple[str, int]] = set()
+        """Checkpoints that hosts have copied to storage."""
         self._holders: dict[tuple[str, int], dict[str, str]] = {}
         """Hosts outside of the driver's folder that have a checkpoint, or are about to, with its digest there."""
         self._uploads: dict[int, _Asked] = {}
@@ -110,7 +116,8 @@ class Fleet:
         self._numbers = itertools.count(1)
         self._told: dict[str, Post] = {}
         """Hosts that have to be told something."""
-        self._closed = False
+        self._closed: StorageError | None = None
+        """Why nothing is uploaded any more."""
         self._ready: list[Event] = []
         """What follows from commands that could not be carried out."""
 
@@ -127,6 +134,9 @@ class Fleet:
 
     def more_slots(self, post: Post, devices: Sequence[str]) -> list[Event]:
         """A host has more slots. Return what the core is told."""
+        if post.leaving:
+            post.leaving = False
+            self._tell_peers()
         numbers = range(self._next_slot, self._next_slot + len(devices))
         self._next_slot += len(devices)
         post.slots.update(numbers)
@@ -136,6 +146,51 @@ class Fleet:
         names = tuple(f"{post.key}/{device}" if device else post.key for device in devices)
         grown = 0 if self._setup.max_residents is not None else post.residents - before
         return [SlotsJoined(names, grown)]
+
+    def spare(self, wanted: int) -> list[tuple[Post, list[int]]]:
+        """Return slots that can leave, because no more than ``wanted`` are of use, by their hosts.
+
+        Only those that nobody has, and so many that all who have a process at a host can still run there at once. For a
+        moment without events on their way: what the core was told last, it has decided upon.
+        """
+        over = len(self._slots) - wanted
+        found: list[tuple[Post, list[int]]] = []
+        # Those first that have the fewest members: where none is left, the node is free for others.
+        for post in sorted(self.posts.values(), key=lambda post: len(post.trials)) if over > 0 else ():
+            free = sorted(post.slots - {self._at[trial_id] for trial_id in post.trials})
+            slots = free[: max(0, min(over, len(post.slots) - len(post.trials)))]
+            if slots:
+                over -= len(slots)
+                found.append((post, slots))
+        return found
+
+    def fewer_slots(self, post: Post, slots: Sequence[int]) -> list[Event]:
+        """Slots of a host that are :meth:`spare` leave. Return what the core is told."""
+        post.slots.difference_update(slots)
+        for slot in slots:
+            del self._slots[slot]
+        before, post.residents = post.residents, self._room(post) if post.slots else 0
+        if not post.slots:
+            post.leaving = True
+            self._tell_peers()
+        return [SlotsLeft(tuple(slots), 0 if self._setup.max_residents is not None else before - post.residents)]
+
+    def idle(self) -> list[Post]:
+        """Return the hosts whose slots have left and that have nothing any more that is not elsewhere, too."""
+        leaving = {post.key: post for post in self.posts.values() if post.leaving and not post.trials}
+        if leaving:
+            for asked in self._uploads.values():
+                leaving.pop(asked.key, None)
+            for (folder, number), holders in self._holders.items():
+                if holders.keys() & leaving.keys() and not self._is_safe(folder, number):
+                    for key in holders:
+                        leaving.pop(key, None)
+        return list(leaving.values())
+
+    def _is_safe(self, trial_folder: str, number: int) -> bool:
+        """Return whether a checkpoint is in storage, or in the driver's folder."""
+        there = (trial_folder, number) in self._stored
+        return there or (self._folder / trial_folder / checkpoint_name(number)).is_dir()
 
     def _room(self, post: Post) -> int:
         """Return how many members may keep a process at a host."""
@@ -164,7 +219,7 @@ class Fleet:
         shrunk = 0 if self._setup.max_residents is not None else post.residents
         events: list[Event] = [SlotsLeft(tuple(sorted(post.slots)), shrunk)] if post.slots else []
         for trial_id, launch in post.trials.items():
-            del self._where[trial_id]
+            del self._where[trial_id], self._at[trial_id]
             events.append(Lost(trial_id, launch, reason, innocent=True))
         return events
 
@@ -186,7 +241,7 @@ class Fleet:
 
         Only where that has changed, because each host that joins or leaves changes it for the few before it.
         """
-        posts = [post for post in self.posts.values() if not post.facts.shared]
+        posts = [post for post in self.posts.values() if not post.facts.shared and not post.leaving]
         shared = [post for post in self.posts.values() if post.facts.shared]
         others = [*shared, *([self.home] if self.home is not None else [])][:_PEERS_AT_MOST]
         ring = [*posts, *posts[:_PEERS_AT_MOST]]
@@ -198,6 +253,14 @@ class Fleet:
             if peers != post.peers:
                 post.peers = peers
                 self._order(post, peers)
+
+    def slots_of(self, key: str) -> frozenset[int]:
+        """Return the slots of a host; none where it is none of these."""
+        return frozenset(self.posts[key].slots) if key in self.posts else frozenset()
+
+    def hostname(self, key: str) -> str:
+        """Return the name of a host's machine."""
+        return self.posts[key].facts.hostname if key in self.posts else key
 
     @property
     def needs_home(self) -> bool:
@@ -232,8 +295,9 @@ class Fleet:
             return
         if isinstance(command, Continue):
             post.trials[command.trial_id] = command.launch
+            self._at[command.trial_id] = command.slot
         elif isinstance(command, Stop | Evict):
-            del self._where[command.trial_id], post.trials[command.trial_id]
+            self._no_process(post, command.trial_id)
         if isinstance(command, HandOn) and self._where.get(command.to) is not post:
             return  # it hears of it by its Continue
         self._order(post, Execute(command))
@@ -262,6 +326,7 @@ class Fleet:
                 self._logs.begin(info)
         post.trials[launch.trial_id] = launch.launch
         self._where[launch.trial_id] = post
+        self._at[launch.trial_id] = launch.slot
         folder = ""
         holders: tuple[str, ...] = ()
         if launch.checkpoint is not None and checkpoint is not None:
@@ -269,6 +334,10 @@ class Fleet:
             holders = self._holders_of(folder, launch.checkpoint, but=post)
             self._has(post, folder, launch.checkpoint.number, launch.checkpoint.digest)
         self._order(post, Execute(replace(launch, config={}), config, folder, holders))
+
+    def _no_process(self, post: Post, trial_id: str) -> None:
+        """A trial has no process any more, or soon."""
+        del self._where[trial_id], post.trials[trial_id], self._at[trial_id]
 
     def kill(self, trial_id: str, reason: str) -> None:
         """End the process of a trial at once."""
@@ -315,7 +384,7 @@ class Fleet:
                 if (holder := self.posts.get(message.key)) is not None:
                     self._has(holder, message.trial_folder, message.number, message.digest)
             elif isinstance(message, Uploaded):
-                self._uploaded(message)
+                self._uploaded(post, message)
             elif isinstance(message, Ended):
                 post.ended = True
                 if message.error is not None:
@@ -335,7 +404,7 @@ class Fleet:
         if isinstance(event, Lost):
             # One of an earlier launch is followed by that of the present one, which is on its way to the host.
             if post.trials.get(event.trial_id) == event.launch:
-                del post.trials[event.trial_id], self._where[event.trial_id]
+                self._no_process(post, event.trial_id)
         elif isinstance(event, Reported | Saved) and event.checkpoint is not None:
             folder = Path(self._infos[event.trial_id].folder).name
             self._has(post, folder, event.checkpoint.number, event.checkpoint.digest)
@@ -357,6 +426,7 @@ class Fleet:
 
     def delete(self, trial_folder: str, number: int) -> None:
         """Delete the copies of a checkpoint that are elsewhere than in the driver's folder."""
+        self._stored.discard((trial_folder, number))
         for key in self._holders.pop((trial_folder, number), ()):
             if key in self.posts:
                 self._order(self.posts[key], Delete(trial_folder, number))
@@ -368,14 +438,22 @@ class Fleet:
             A future; its error is FileNotFoundError where no host has it.
         """
         asked = _Asked(trial_folder, number, digest, place.url)
-        if self._closed:
-            asked.future.set_exception(_ended())
+        if self._closed is not None:
+            asked.future.set_exception(self._closed)
             return asked.future
         self._ask_next(asked, FileNotFoundError(f"no host has {trial_folder}/{checkpoint_name(number)}"))
         return asked.future
 
     def _ask_next(self, asked: _Asked, why: BaseException) -> None:
-        """Have the next host upload a checkpoint that has it; where there is none, that fails."""
+        """Have the next host upload a checkpoint that has it; where there is none, that fails.
+
+        Args:
+            asked: what is to be uploaded.
+            why: why it was not so far.
+        """
+        # That one does not have it says less than why another could not.
+        if asked.why is None or isinstance(asked.why, FileNotFoundError):
+            asked.why = why
         for key, digest in self._holders.get((asked.trial_folder, asked.number), {}).items():
             if digest == asked.digest and key not in asked.before and key in self.posts:
                 asked.before.append(key)
@@ -384,31 +462,38 @@ class Fleet:
                 order = Upload(number, asked.trial_folder, asked.number, digest, asked.url)
                 self._order(self.posts[key], order)
                 return
-        asked.future.set_exception(why)
+        asked.future.set_exception(asked.why)
 
-    def _uploaded(self, message: Uploaded) -> None:
+    def _uploaded(self, post: Post, message: Uploaded) -> None:
         asked = self._uploads.pop(message.number_of_order, None)
         if asked is None:
             return
         if message.error is None:
+            if (asked.trial_folder, asked.number) in self._holders:
+                self._stored.add((asked.trial_folder, asked.number))
             asked.future.set_result(None)
-        elif isinstance(message.error, FileNotFoundError):
-            self._ask_next(asked, message.error)
-        else:
-            asked.future.set_exception(message.error)
+            return
+        error = message.error
+        if not isinstance(error, FileNotFoundError):
+            error.args = (f"On {post.facts.hostname}: {error}",)  # each node has credentials of its own, or none
+        self._ask_next(asked, error)
 
-    def close(self) -> None:
-        """No host is heard any more: what they were to upload is not uploaded."""
-        self._closed = True
+    def close(self, why: BaseException | None = None) -> None:
+        """No host is heard any more: what they were to upload is not uploaded.
+
+        Args:
+            why: what was in the way, where something was.
+        """
+        self._closed = _ended(why)
         for asked in self._uploads.values():
-            asked.future.set_exception(_ended())
+            asked.future.set_exception(self._closed)
         self._uploads.clear()
         self.posts.clear()
         self.home = None
 
 
-def _ended() -> StorageError:
-    return StorageError("The hosts of the experiment have ended.")
+def _ended(why: BaseException | None) -> StorageError:
+    return StorageError("The hosts of the experiment have ended" + (f": {one_line(why)}." if why is not None else "."))
 
 
 @dataclass(slots=True)
@@ -421,6 +506,8 @@ class _Asked:
     url: str
     before: list[str] = field(default_factory=list[str])
     """The hosts that were asked, the newest last."""
+    why: BaseException | None = None
+    """Why it was not uploaded so far."""
     future: Future[None] = field(default_factory=Future[None])
 
     @property
