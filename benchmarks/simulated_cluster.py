@@ -24,7 +24,8 @@ from shoal.core.limits import Limits, RetentionRules
 from shoal.core.population import Population
 from shoal.core.reports import ReportRules
 from shoal.engines import EngineSetup
-from shoal.engines.cluster import ClusterEngine, HostLine
+from shoal.engines.backend import HostLine
+from shoal.engines.cluster import ClusterEngine
 from shoal.engines.granted import Cluster, Granted
 from shoal.engines.line import Outbox
 from shoal.engines.orders import End, Ended, Execute, Held, HostFacts, HostSetup, Order, Peers, Upload, Uploaded
@@ -126,6 +127,10 @@ class World:
         if not self._items:
             raise queue.Empty
         return self._items.popleft()
+
+    def qsize(self) -> int:
+        """Return how much has arrived."""
+        return len(self._items)
 
 
 class _Nodes:
@@ -326,7 +331,7 @@ def _version() -> str:
 
 
 class _Backend:
-    """See :class:`shoal.engines.cluster.Backend`."""
+    """See :class:`shoal.engines.backend.Backend`."""
 
     node = "node-0"
     alone = False
@@ -367,7 +372,7 @@ class _Engine(ClusterEngine):
     def _wait_for_first(self, granted: Granted, setup: EngineSetup) -> None:
         while sum(len(post.slots) for post in self.fleet.posts.values()) < self._size.slots:
             granted.look()
-            self._take(1.0, starting=True)
+            self._take(1.0)
 
 
 class _Granted(Granted):

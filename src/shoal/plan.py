@@ -82,6 +82,14 @@ class Plan:
         return ended and not self.opened.again and not self.opened.anew
 
     @property
+    def going_on(self) -> int:
+        """How many trials have not ended, or begin again."""
+        opened = self.opened
+        ended = {trial_id for trial_id, trial in self.population.trials.items() if trial.status.ended}
+        over = ended.difference(opened.again, opened.anew).union(opened.dropped)
+        return sum(trial.trial_id not in over for trial in self.trials)
+
+    @property
     def begin(self) -> list[Event]:
         """The first events of the run."""
         return [self.opened, *(trial for trial in self.trials if trial.trial_id not in self.population.trials)]

@@ -118,8 +118,12 @@ def init(
     _for_ray.clear()
     _for_ray.update({key: value for key, value in given.items() if value is not None})
     if address not in (None, "local"):
-        _check_amounts_of_cluster(num_cpus, num_gpus, resources)
-        _engine().connect(address, **_for_ray)
+        try:
+            _check_amounts_of_cluster(num_cpus, num_gpus, resources)
+            _engine().connect(address, **_for_ray)
+        except BaseException:
+            _for_ray.clear()
+            raise
         _address = address
     elif address == "local" or num_cpus or num_gpus is not None or resources:
         amounts = {"num_cpus": num_cpus, "num_gpus": num_gpus, "resources": resources}

@@ -306,10 +306,11 @@ def _engine_setup(
         applied=applied if isinstance(applied, CheckApplied) else CheckApplied() if applied else None,
         check=check,
         request=Request(info.cpus, info.gpus, info.memory, info.custom),
-        limit=min(info.num_trials, tune.max_concurrent_trials or info.num_trials),
+        limit=tune.max_concurrent_trials,
         max_residents=tune.max_residents,
         folder=str(folder),
         place=info.place,
+        trials=plan.going_on,
     )
 
 

@@ -94,7 +94,7 @@ def test_a_cluster_without_room_is_waited_for_and_the_run_begins_when_there_is_s
     nodes: Nodes, tmp_path: Path
 ) -> None:
     script = Script(tmp_path, _SCRIPT, engine="ray", RAY_ADDRESS=nodes.address)
-    script.says("Waiting for the cluster: one trial takes CPU 1, and nothing of that is free")
+    script.says("Waiting for the cluster: one trial takes CPU 1, and no node that is there now can run one")
     nodes.add()
     assert script.end() == 0, script.printed
     assert "came to its end" in script.printed

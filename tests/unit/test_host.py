@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +21,7 @@ from shoal.checkpoints.store import damage
 from shoal.core.commands import Continue, Evict, HandOn, Status, Stop, WindUp
 from shoal.core.events import Damaged, Event, Failed, Finished, Lost, Reported, SlotsLeft, Started
 from shoal.engines import copies
+from shoal.engines import host as host_module
 from shoal.engines.orders import End, Execute, Upload
 from shoal.errors import EngineError, StorageError
 from shoal.storage.place import Place
@@ -122,17 +126,18 @@ def test_a_member_that_ends_while_its_report_is_held_is_told_to_end_after_it(
     assert kinds(world.about(name)) == ["Started", "Reported", "Reported", kind.__name__]
 
 
-def test_a_member_that_is_killed_while_its_report_is_held_is_lost_after_it(world: World, gate: Gate) -> None:
+def test_a_member_whose_report_is_held_is_not_killed_because_it_is_silent(world: World, gate: Gate) -> None:
     world.net.on_keep = gate
     world.launch("d1", world.slot("h1"), saves=[1], until=1.0)
     world.wait_until(gate.reached.is_set)
-    world.fleet.kill("d1", "it hangs")
+    world.fleet.kill("d1", "it was silent")
     world.launch("d2", world.slot("h1", 1), until=1.0)
     world.next(Reported, "d2")
     assert kinds(world.about("d1")) == ["Started"]
     gate.opened.set()
     assert world.next(Reported, "d1").checkpoint is not None
-    assert world.next(Lost, "d1").reason == "it hangs"
+    world.fleet.kill("d1", "it was silent")
+    assert world.next(Lost, "d1").reason == "it was silent"
 
 
 def test_a_trial_that_is_stopped_while_its_report_is_held_can_begin_anew(world: World, gate: Gate) -> None:
@@ -243,11 +248,41 @@ def comes_and_goes(world: World, name: str) -> None:
         world.fleet.execute(Evict(other, 1), None)
 
 
-def test_one_that_is_killed_while_its_checkpoint_is_on_its_way_is_lost_at_once(world: World, gate: Gate) -> None:
-    fetching(world, gate, "i1")
-    world.fleet.kill("i1", "it hangs")
-    assert world.next(Lost, "i1") == Lost("i1", 1, "it hangs")
-    nothing_more_comes(world, gate, "i1")
+@pytest.mark.parametrize("fresh", [True, False])
+def test_one_whose_checkpoint_is_on_its_way_is_not_killed_because_it_is_silent(
+    world: World, gate: Gate, fresh: bool
+) -> None:
+    name = f"i{fresh}"
+    if not fresh:
+        world.launch(name, world.slot("h2"), until=1.0)
+        world.next(Reported, name)
+    fetching(world, gate, name, fresh=fresh)
+    world.fleet.kill(name, "it was silent")
+    for _ in range(3):
+        world.poll()
+    gate.opened.set()
+    launch = world.trials[name]
+    assert world.next(Reported, name, lambda event: event.launch == launch).iteration == 2
+    assert "Lost" not in kinds(world.events)
+
+
+def test_who_has_waited_for_its_checkpoint_gets_that_time_again(
+    world: World, gate: Gate, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(host_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    fetching(world, gate, "s1", waits_in=2, waits_for=str(tmp_path / "go"))
+    now[0] += 50.0
+    gate.opened.set()
+    world.next(Started, "s1")
+    now[0] += 49.0
+    world.fleet.kill("s1", "it was silent")
+    world.launch("s2", world.slot("h2", 1), until=1.0)
+    world.next(Reported, "s2")
+    assert "Lost" not in kinds(world.about("s1"))
+    now[0] += 2.0
+    world.fleet.kill("s1", "it was silent")
+    assert world.next(Lost, "s1").reason == "it was silent"
 
 
 def test_one_that_is_to_leave_while_its_checkpoint_is_on_its_way_is_lost_at_once(world: World, gate: Gate) -> None:
@@ -266,17 +301,6 @@ def test_one_that_is_not_wanted_any_more_when_its_checkpoint_comes_does_not_begi
     nothing_more_comes(world, gate, command.trial_id)
     world.launch(command.trial_id, world.slot("h2"), until=1.0)
     assert world.next(Reported, command.trial_id).launch == 2
-
-
-def test_a_parked_member_that_is_killed_while_its_next_checkpoint_is_on_its_way_is_lost_in_its_next_launch(
-    world: World, gate: Gate
-) -> None:
-    world.launch("l1", world.slot("h2"), until=1.0)
-    world.next(Reported, "l1")
-    fetching(world, gate, "l1", fresh=False)
-    world.fleet.kill("l1", "it hangs")
-    assert world.next(Lost, "l1") == Lost("l1", 2, "it hangs")
-    nothing_more_comes(world, gate, "l1")
 
 
 def test_a_parked_member_that_dies_while_its_next_checkpoint_is_on_its_way_is_lost_in_its_next_launch(
@@ -443,6 +467,56 @@ def test_a_host_whose_user_has_no_home_uses_the_folder_for_temporary_files(
     host = own_world.host("h0", home=True)
     assert not host.shared
     assert host.folder.parent.is_dir()
+
+
+def test_a_host_that_sees_the_drivers_folder_and_cannot_write_there_has_its_own_and_says_so(
+    own_world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Path.touch
+
+    def touch(path: Path) -> None:
+        if path.parent == own_world.folder:
+            raise PermissionError(13, "Permission denied")
+        real(path)
+
+    monkeypatch.setattr(Path, "touch", touch)
+    host = own_world.host("h1", shared=True)
+    assert not host.shared
+    assert host.folder != own_world.folder
+    own_world.wait_until(lambda: own_world.notes)
+    assert f"cannot write to {own_world.folder}" in own_world.notes[0]
+    monkeypatch.undo()
+    assert sorted(path.name for path in own_world.folder.iterdir()) == ["probe"]
+
+
+@pytest.mark.parametrize("with_driver", [True, False])
+def test_only_a_host_on_the_drivers_node_reads_the_drivers_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_driver: bool
+) -> None:
+    there = {"TOKEN": "secret", "RAY_ADDRESS": "other", "SHOAL_A": "1", "PATH": "another"}
+    (tmp_path / "environment").write_text(json.dumps(there))
+    monkeypatch.setattr(os, "environ", {"PATH": "own", "SHOAL_B": "own"})
+    setup: Any = SimpleNamespace(
+        with_driver=with_driver, secrets=str(tmp_path / "environment"), environment={"SHOAL_A": "1", "SHOAL_B": "2"},
+        cwd="", path=(),
+    )  # fmt: skip
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    host_module._take_over(setup)
+    own = {"PATH": "own", "SHOAL_A": "1", "SHOAL_B": "own"}
+    theirs = {"TOKEN": "secret", "SHOAL_A": "1", "PATH": "another", "SHOAL_B": "own"}
+    assert os.environ == (theirs if with_driver else own)
+
+
+def test_a_host_on_the_drivers_node_that_cannot_read_its_environment_takes_what_all_may_know(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "environ", {})
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    setup: Any = SimpleNamespace(
+        with_driver=True, secrets=str(tmp_path / "not there"), environment={"SHOAL_A": "1"}, cwd="", path=()
+    )
+    host_module._take_over(setup)
+    assert os.environ == {"SHOAL_A": "1"}
 
 
 def test_a_trainable_that_cannot_be_loaded_is_told(own_world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,10 +69,13 @@ class LocalDepot:
     Args:
         folder: the experiment's.
         workers: what copies; default: a few threads of its own.
+        compares: whether the files are read first, and compared with the digest: where several machines have
+            checkpoints, one of that number may be here that a process has saved which died, and nobody was told of.
     """
 
-    def __init__(self, folder: Path, workers: Workers | None = None) -> None:
+    def __init__(self, folder: Path, workers: Workers | None = None, *, compares: bool = False) -> None:
         self._folder = folder
+        self._compares = compares
         self._workers = workers
         self._lock = threading.Lock()
         self._uploading: dict[tuple[str, int], int] = {}
@@ -129,6 +132,8 @@ class LocalDepot:
         from ..storage.transfer import upload_checkpoint
 
         folder = self._folder / key[0] / checkpoint_name(key[1])
+        if self._compares and (found := store.damage(folder, digest)) is not None:
+            raise FileNotFoundError(f"{folder} is not the checkpoint of the journal: {found}")
         with self._lock:
             sent = self._sent.setdefault((*key, digest), set())
         with self._large if _is_large(folder) else contextlib.nullcontext():

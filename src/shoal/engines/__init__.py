@@ -56,6 +56,8 @@ class EngineSetup:
     """How many members may keep a process, where the user says so."""
     note: Callable[[str], None] = lambda text: None
     """Shows the user a remark about the run."""
+    trials: int | None = None
+    """How many trials there are that have not ended; None: those that are added."""
 
 
 class Engine(Protocol):
@@ -90,7 +92,11 @@ class Engine(Protocol):
         ...
 
     def kill(self, trial_id: str, reason: str) -> None:
-        """End the process of a trial at once, for a reason that its ``Lost`` tells. One that has none is no error."""
+        """End the process of a trial at once, because nothing is heard of it.
+
+        Its ``Lost`` tells the reason. One that has no process is no error. Where it is the engine itself that keeps the
+        trial from being heard, for example because it copies a checkpoint, it need not end it.
+        """
         ...
 
     def poll(self, timeout: float) -> list[Event]:

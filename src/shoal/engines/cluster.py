@@ -1,13 +1,13 @@
 """The engine for a cluster: asks for slots, runs a host on each node that has some, and passes on what both sides say.
 
-It knows a cluster by what :class:`Backend` and :class:`HostLine` promise; :mod:`shoal.engines.ray` is the one there
-is. Everything happens in the thread that polls. What comes from elsewhere, answers of hosts above all, is put into an
-inbox.
+It knows a cluster by what :mod:`shoal.engines.backend` promises; :mod:`shoal.engines.ray` is the one there is. All of
+it happens in the thread that polls. What comes from elsewhere, answers of hosts above all, is put into an inbox.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import queue
 import sys
@@ -15,28 +15,27 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any
 
 from ..core.commands import Launch, Stop
 from ..core.events import Event
 from ..errors import EngineError, one_line
 from ..objects import ObjectRef, stored
+from ..scratch import make_temporary, remove_temporary
 from ..worker.wire import MemberInfo
 from . import EngineCommand, EngineSetup
+from .backend import Away, Backend, Gone, HostLine, Inbox
 from .cluster_depot import ClusterDepot
 from .fleet import Fleet, Post
-from .granted import Change, Cluster, Granted
-from .line import Line
+from .granted import Change, Granted
 from .orders import Batch, HostFacts, HostSetup
 from .pickling import pickle_trainable
 
-__all__ = ["Away", "Backend", "ClusterEngine", "Gone", "HostLine", "Inbox"]
+__all__ = ["ClusterEngine"]
 
-Inbox: TypeAlias = "queue.SimpleQueue[tuple[str, Any, Any]]"
-"""(what it is, of whom, what was found), see :meth:`ClusterEngine._handle`."""
 _END_S = 7.0
 """So long members have to end before their hosts are ended."""
 _LEAVE_S = 5.0
@@ -46,108 +45,25 @@ _AWAY_S = 30.0
 _AGAIN_S = 0.5
 _TELL_AFTER_S = 3.0
 """So long a run waits for its first slot before it says so."""
+_TELL_AGAIN_S = 60.0
 _BEGIN_AT_MOST = 3
-"""So often a host is begun on a node where it dies at once."""
+"""So often a host is begun on a node where it dies at once, and so often it is asked which GPUs a slot has."""
+_LOOK_S = 1.0
+"""So often it is looked whether there are more slots than can be of use."""
+_STAYS_S = 10.0
+"""So long a host without slots stays at least: who keeps copies there may not know yet that others do now."""
 _HOME = "home"
+_PROBE = ".shoal-"
+_OF_A_NODE = ("SHOAL_CACHE", "SHOAL_DIR")
+"""What another node has of its own."""
 
 
 @dataclass(frozen=True, slots=True)
-class Away:
-    """The answer of a host that cannot be reached now."""
+class _Slot:
+    """What the cluster has granted for one trial."""
 
-
-@dataclass(frozen=True, slots=True)
-class Gone:
-    """The answer of a host that has ended."""
-
-
-class HostLine(Line):
-    """The way to a host that a backend has begun.
-
-    What is asked for is put into the inbox, and nobody waits for it: the answer, or ``Away``, ``Gone``, or an error
-    that the host has raised.
-
-    Args:
-        key: the host's.
-        node: that it is on.
-    """
-
-    def __init__(self, key: str, node: str, call: Callable[[int, bytes], None]) -> None:
-        super().__init__(call)
-        self.key = key
-        self.node = node
-        self.away_since: float | None = None
-        self.again_at: float | None = None
-        """When to try again to listen."""
-        self.listening = False
-        """Whether it was asked what there is to tell, and has not answered."""
-
-    def took(self, batch: Batch) -> bool:
-        """A batch has arrived. Return whether it is a new one."""
-        self.away_since = None
-        return super().took(batch)
-
-    def begin(self, *, members: bool) -> None:
-        """Have it get ready to run members, or only to keep copies. Answer: ``HostFacts``, as ``started``."""
-        raise NotImplementedError
-
-    def lacks(self, refs: Sequence[ObjectRef[Any]]) -> None:
-        """Ask which objects of ``shoal.put`` are not on its node. Answer: their references, as ``lacks``."""
-        raise NotImplementedError
-
-    def give(self, refs: Sequence[ObjectRef[Any]]) -> None:
-        """Give it such objects, before all that it is told from now on."""
-        raise NotImplementedError
-
-    def listen(self) -> None:
-        """Ask for what there is to tell, and send with it what was to be sent. Answer: a ``Batch``, as ``batch``."""
-        raise NotImplementedError
-
-
-class Backend(Protocol):
-    """What the engine needs of a cluster."""
-
-    @property
-    def node(self) -> str:
-        """The node that this process is on."""
-        ...
-
-    @property
-    def alone(self) -> bool:
-        """Whether the cluster is of this process alone, and so no node will join it."""
-        ...
-
-    def connect(self, experiment: str, inbox: Inbox) -> Cluster:
-        """Connect to the cluster; return whom to ask for slots.
-
-        Raises:
-            EngineError: there is none.
-        """
-        ...
-
-    def environment(self) -> Mapping[str, str]:
-        """Return the environment variables of this process that hosts are told of."""
-        ...
-
-    def begin_host(self, setup: HostSetup, node: str) -> HostLine:
-        """Begin a host on a node, without waiting for it."""
-        ...
-
-    def devices(self, reservation: str, node: str, gpus: float) -> None:
-        """Ask which GPUs a slot has. Answer: as for ``CUDA_VISIBLE_DEVICES``, as ``devices`` of the node."""
-        ...
-
-    def introduce(self, line: HostLine) -> None:
-        """Let all hosts know one that has begun to work."""
-        ...
-
-    def end_host(self, line: HostLine) -> None:
-        """End a host at once. One that has ended is no error."""
-        ...
-
-    def leave(self, lines: Sequence[HostLine], patience_s: float) -> None:
-        """Have hosts delete what they have stored, and let go of all that was begun."""
-        ...
+    reservation: str
+    device: str
 
 
 @dataclass(slots=True)
@@ -155,7 +71,7 @@ class _Beginning:
     """A host that is about to work."""
 
     line: HostLine
-    devices: list[str]
+    slots: list[_Slot]
     home: bool = False
 
 
@@ -179,21 +95,34 @@ class ClusterEngine:
         self._beginning: dict[str, _Beginning] = {}
         """By node; that of the host that only keeps copies is called ``home``."""
         self._begun: Counter[str] = Counter()
-        """How often a host was begun on a node since one has worked there."""
+        """How often a host was begun since one has worked there, by the same names."""
         self._refused: set[str] = set()
         """Nodes on which no host can be begun."""
+        self._asked: Counter[str] = Counter()
+        """How often it was asked which GPUs a reservation has, where that is not known yet."""
+        self._reservations: dict[int, str] = {}
+        """What the cluster has granted for each slot."""
+        self._given_back: set[str] = set()
+        """Reservations that were given back."""
+        self._idle: dict[str, float] = {}
+        """Since when hosts have been of no use."""
+        self._dismissed: dict[str, HostLine] = {}
+        """Those that delete what they have stored, and then end."""
+        self._look_at = 0.0
         self._hosts = 0
-        self._trials: set[str] = set()
-        """Those that have not ended."""
+        self._ended: set[str] = set()
+        """Trials that have ended while this ran."""
         self._events: list[Event] = []
         self._probe: Path | None = None
+        self._secrets: str | None = None
+        self._starting = False
         self._closed = False
         self._left = False
         self._pump: threading.Thread | None = None
         self._done = threading.Event()
         """Nobody needs the hosts any more."""
         self._shared: set[str] = set()
-        """Ids of the objects of ``shoal.put`` that all hosts have been given."""
+        """Ids of the objects of ``shoal.put`` that all hosts at work have been asked about."""
         self.depot = ClusterDepot(self)
 
     @property
@@ -210,9 +139,12 @@ class ClusterEngine:
         self._setup = setup
         self._fleet = Fleet(setup)
         self.depot.begin(Path(setup.folder))
-        self._shared.update(ref.id for ref in stored())
-        self._probe = Path(setup.folder, f".shoal-{uuid.uuid4().hex}")
+        for left in Path(setup.folder).glob(f"{_PROBE}*"):
+            left.unlink(missing_ok=True)  # by a driver that was killed
+        self._probe = Path(setup.folder, f"{_PROBE}{uuid.uuid4().hex}")
         self._probe.touch()
+        environment = self._backend.environment()
+        self._secrets = _written(environment)
         self._host_setup = {
             "trainable": pickle_trainable(setup.trainable),
             "rules": setup.rules,
@@ -227,22 +159,29 @@ class ClusterEngine:
             "place": setup.place,
             "path": tuple(sys.path),
             "cwd": os.getcwd(),
-            "environment": self._backend.environment(),
+            # All of a cluster's actors, and its head, see what they are begun with.
+            "environment": {
+                name: value
+                for name, value in environment.items()
+                if name.startswith("SHOAL_") and name not in _OF_A_NODE
+            },
         }
-        self._granted = Granted(cluster, setup.request, setup.limit, lambda change: self._put("slots", change))
+        self._granted = Granted(cluster, setup.request, self._wanted(), lambda change: self._put("slots", change))
         self._granted.start()
         self._wait_for_first(self._granted, setup)
 
     def _wait_for_first(self, granted: Granted, setup: EngineSetup) -> None:
-        tell_at: float | None = time.monotonic() + _TELL_AFTER_S
+        self._starting = True
+        tell_at = time.monotonic() + _TELL_AFTER_S
         while not self.fleet.posts:
             setup.check()
-            self._take(0.1, starting=True)
-            if tell_at is not None and time.monotonic() > tell_at and not self._beginning:
-                tell_at = None
+            self._take(0.1)
+            if time.monotonic() > tell_at and not self._beginning:
                 if self._backend.alone and not granted.possible:
                     raise EngineError(f"Nothing can be run: {granted.what_is_there()}")
                 setup.note(f"Waiting for the cluster: {granted.what_is_there()}")
+                tell_at = time.monotonic() + _TELL_AGAIN_S
+        self._starting = False
 
     def _put(self, kind: str, key: Any) -> None:
         """Put something into the inbox, in any thread."""
@@ -252,19 +191,17 @@ class ClusterEngine:
 
     def add(self, info: MemberInfo) -> None:
         """A trial was added."""
-        self._trials.add(info.trial_id)
         self.fleet.add(info)
 
     def execute(self, command: EngineCommand, checkpoint: str | None) -> None:
         """Have a command carried out where it belongs; it is on its way with the next :meth:`poll`."""
         if isinstance(command, Launch):
-            self._trials.add(command.trial_id)
+            self._ended.discard(command.trial_id)
             self._share_new()
         self.fleet.execute(command, checkpoint)
         if isinstance(command, Stop) and self._granted is not None:
-            self._trials.discard(command.trial_id)
-            limit = None if self._setup is None else self._setup.limit
-            self._granted.want(len(self._trials) if limit is None else min(len(self._trials), limit))
+            self._ended.add(command.trial_id)
+            self._granted.want(self._wanted())
 
     def kill(self, trial_id: str, reason: str) -> None:
         """End the process of a trial at once."""
@@ -276,17 +213,19 @@ class ClusterEngine:
         fleet.flush()
         self._listen()
         self._events += fleet.take_ready()
+        if not self._events:
+            self._give_back()
         self._take(0.0 if self._events else timeout)
         fleet.flush()
         events, self._events = self._events, []
         return events
 
-    def _take(self, timeout: float, *, starting: bool = False) -> None:
-        """Take in what has arrived; wait for the first."""
+    def _take(self, timeout: float) -> None:
+        """Take in what has arrived; wait for the first. What arrives meanwhile is for the next time."""
         with contextlib.suppress(queue.Empty):
-            self._handle(*self._inbox.get(timeout=timeout), starting=starting)
-            while True:
-                self._handle(*self._inbox.get_nowait(), starting=starting)
+            self._handle(*self._inbox.get(timeout=timeout))
+            for _ in range(self._inbox.qsize()):
+                self._handle(*self._inbox.get_nowait())
 
     def _listen(self) -> None:
         """Ask all hosts what there is to tell that have answered that.
@@ -300,17 +239,24 @@ class ClusterEngine:
                 line.listening, line.again_at = True, None
                 line.listen()
 
-    def _handle(self, kind: str, key: Any, found: Any, *, starting: bool) -> None:
+    def _handle(self, kind: str, key: Any, found: Any) -> None:
         if kind == "batch":
             self._took(key, found)
         elif kind == "slots":
             self._slots_changed(key)
         elif kind == "devices":
-            self._slot_ready(key, found)
+            reservation, node = key
+            self._devices_told(reservation, node, found)
         elif kind == "started":
-            self._host_started(key, found, starting=starting)
+            self._host_started(key, found)
         elif kind == "lacks":
             self._lacks(key, found)
+        elif kind == "given":
+            host, ref = key
+            self._given(host, ref, found)
+        elif kind == "closed":
+            if (line := self._dismissed.pop(key, None)) is not None:
+                self._backend.end_host(line)
         elif kind == "call":
             key()
 
@@ -325,23 +271,78 @@ class ClusterEngine:
             for line in [line for line in self._lines.values() if line.node == node]:
                 self._lost_host(line, "its node died")
         for reservation, node in change.placed:
+            if reservation in self._given_back:
+                continue  # it was placed elsewhere meanwhile
             if self._setup.request.gpus > 0:
+                self._asked[reservation] += 1
                 self._backend.devices(reservation, node, self._setup.request.gpus)
             else:
-                self._slot_ready(node, "")
+                self._slot_ready(node, _Slot(reservation, ""))
         self._see_to_home()
 
-    def _slot_ready(self, node: str, device: str | Away | Gone | BaseException) -> None:
+    def _devices_told(self, reservation: str, node: str, found: str | Away | Gone | BaseException) -> None:
+        """It is known which GPUs a slot has, or not."""
+        assert self._granted is not None
+        assert self._setup is not None
+        if isinstance(found, str):
+            del self._asked[reservation]
+            self._slot_ready(node, _Slot(reservation, found))
+            return
+        if self._asked[reservation] < _BEGIN_AT_MOST:
+            self._granted.again(reservation)  # if its node has died, the cluster places it elsewhere
+            return
+        del self._asked[reservation]
+        self._granted.useless(reservation, node)
+        why = _cannot(found if isinstance(found, BaseException) else EngineError("who was asked ends at once"))
+        if self._starting and not (self._asked or self._beginning or self.fleet.posts):
+            raise found if isinstance(found, EngineError) else EngineError(why)
+        self._setup.note(f"A slot of the cluster is left out, because nobody can tell which GPUs it has: {why}")
+
+    def _slot_ready(self, node: str, slot: _Slot) -> None:
         """A slot can be used."""
-        if not isinstance(device, str) or node in self._refused or self._closed:
-            return  # its node has died meanwhile, and the cluster places it elsewhere
+        if node in self._refused or self._closed or slot.reservation in self._given_back:
+            return
         post = next((post for post in self.fleet.posts.values() if post.node == node), None)
         if post is not None:
-            self._events += self.fleet.more_slots(post, [device])
+            before = set(post.slots)
+            self._events += self.fleet.more_slots(post, [slot.device])
+            self._reservations.update(dict.fromkeys(post.slots - before, slot.reservation))
         elif node in self._beginning:
-            self._beginning[node].devices.append(device)
+            self._beginning[node].slots.append(slot)
         else:
-            self._begin_host(node, [device])
+            self._begin_host(node, [slot])
+
+    def _wanted(self) -> int | None:
+        """Return how many slots can be of use, or None."""
+        assert self._setup is not None
+        trials, limit = self._setup.trials, self._setup.limit
+        if trials is None:
+            return limit
+        left = max(1, trials - len(self._ended))
+        return left if limit is None else min(left, limit)
+
+    def _give_back(self) -> None:
+        """Give slots back that can be of no use any more, and end hosts without slots.
+
+        The core must know all that has happened, and what it has decided must have been carried out: then nobody gets a
+        slot while it leaves.
+        """
+        now, wanted, granted = time.monotonic(), self._wanted(), self._granted
+        if now < self._look_at or wanted is None or granted is None or self._closed:
+            return
+        self._look_at = now + _LOOK_S
+        for post, slots in self.fleet.spare(wanted):
+            self._events += self.fleet.fewer_slots(post, slots)
+            back = [self._reservations.pop(slot) for slot in slots]
+            self._given_back.update(back)
+            granted.give_back(back)
+        idle = {post.key for post in self.fleet.idle()}
+        self._idle = {key: self._idle.get(key, now) for key in idle}
+        for key in [key for key, since in self._idle.items() if now - since > _STAYS_S]:
+            line = self._dismissed[key] = self._lines.pop(key)
+            self._silent.pop(key, None)
+            self._events += self.fleet.leave(key, "it is of no use any more")
+            line.close()
 
     # ----------------------------------------------------------------------------------------------------------- hosts
 
@@ -350,45 +351,96 @@ class ClusterEngine:
         if self._fleet is not None and self._fleet.needs_home and _HOME not in self._beginning and not self._closed:
             self._begin_host(self._backend.node, [], home=True)
 
-    def _begin_host(self, node: str, devices: list[str], *, home: bool = False) -> None:
+    def _begin_host(self, node: str, slots: list[_Slot], *, home: bool = False) -> None:
         self._hosts += 1
         key = f"host-{self._hosts}"
-        setup = HostSetup(key=key, with_driver=node == self._backend.node, **self._host_setup)
+        with_driver = node == self._backend.node
+        secrets = self._secrets or "" if with_driver else ""
+        setup = HostSetup(key=key, with_driver=with_driver, secrets=secrets, **self._host_setup)
         line = self._backend.begin_host(setup, node)
-        self._beginning[_HOME if home else node] = _Beginning(line, devices, home)
-        self._begun[node] += 1
-        if refs := stored():
-            line.lacks(refs)
-        else:
+        where = _HOME if home else node
+        self._beginning[where] = _Beginning(line, slots, home)
+        self._begun[where] += 1
+        if home or not self._see_to_objects(line):
             line.begin(members=not home)
 
     def _beginning_of(self, key: str) -> tuple[str, _Beginning] | None:
         return next(((where, each) for where, each in self._beginning.items() if each.line.key == key), None)
 
-    def _lacks(self, key: str, found: list[ObjectRef[Any]] | Away | Gone | BaseException) -> None:
-        """A host lacks objects. One that is about to work gets them first."""
-        beginning = self._beginning_of(key)
-        line = self._lines.get(key) if beginning is None else beginning[1].line
-        if line is None:
-            return
-        if isinstance(found, list):
-            line.give(found)
-        if beginning is not None:
-            line.begin(members=not beginning[1].home)
+    def _see_to_objects(self, line: HostLine) -> bool:
+        """Give a host the objects that were put and that it lacks. Return whether it has to wait for that."""
+        new = [ref for ref in stored() if ref.id not in line.given]
+        if new:
+            line.given.update(ref.id for ref in new)
+            line.waits += 1
+            line.lacks(new)
+        return bool(new)
 
     def _share_new(self) -> None:
         """Give all hosts the objects that were put since they began: the launch that follows may need them."""
-        new = [ref for ref in stored() if ref.id not in self._shared]
-        self._shared.update(ref.id for ref in new)
+        new = {ref.id for ref in stored()} - self._shared
+        self._shared |= new
         for line in self._lines.values() if new else ():
-            if line.node != self._backend.node:
-                line.give(new)
+            self._see_to_objects(line)
 
-    def _host_started(self, key: str, found: HostFacts | Away | Gone | BaseException, *, starting: bool) -> None:
+    def _waiting(self, key: str) -> HostLine | None:
+        """Return the line of a host that waits for objects."""
+        beginning = self._beginning_of(key)
+        return self._lines.get(key) if beginning is None else beginning[1].line
+
+    def _lacks(self, key: str, found: list[ObjectRef[Any]] | Away | Gone | BaseException) -> None:
+        """A host lacks objects. It gets them first."""
+        line = self._waiting(key)
+        if line is None:
+            return
+        if isinstance(found, list):
+            line.waits += len(found)
+            line.give(found)
+        elif self._beginning_of(key) is not None:
+            self._host_started(key, found)
+            return
+        else:
+            line.given.clear()
+            line.behind = True
+        self._has_objects(key, line)
+
+    def _given(self, key: str, ref: ObjectRef[Any], found: Away | Gone | BaseException | None) -> None:
+        """An object is where a host is, or cannot be."""
+        line = self._waiting(key)
+        if line is None:
+            return
+        if isinstance(found, BaseException):
+            why = f"the object of {ref!r} cannot be stored there: {one_line(found)}"
+            if self._beginning_of(key) is not None:
+                self._host_started(key, EngineError(why))
+                return
+            assert self._setup is not None
+            where = self.fleet.hostname(key)
+            self._setup.note(f"On {where} {why.rstrip('.')}. Members that need it there fail.")
+        elif found is not None:
+            if self._beginning_of(key) is not None:
+                self._host_started(key, found)
+                return
+            line.given.discard(ref.id)
+            line.behind = True
+        self._has_objects(key, line)
+
+    def _has_objects(self, key: str, line: HostLine) -> None:
+        """A host has answered about an object. When that was the last, it begins, or goes on."""
+        line.waits -= 1
+        if line.waits:
+            return
+        beginning = self._beginning_of(key)
+        if beginning is not None:
+            line.begin(members=True)
+        else:
+            line.go_on()
+
+    def _host_started(self, key: str, found: HostFacts | Away | Gone | BaseException) -> None:
+        """A host works, or cannot be begun."""
         from .. import __version__
 
         known = self._beginning_of(key)
-        assert self._setup is not None
         if known is None:
             return
         where, begun = known
@@ -396,26 +448,44 @@ class ClusterEngine:
         if isinstance(found, HostFacts) and found.version != __version__:
             found = EngineError(f"Shoal is {found.version} on {found.hostname}, and {__version__} here. Install one.")
         if isinstance(found, HostFacts):
+            del self._begun[where]
             self._host_works(begun, found)
-        elif isinstance(found, Away | Gone) and self._begun[begun.line.node] < _BEGIN_AT_MOST:
-            if self._granted is not None and not begun.home:
+            return
+        self._backend.end_host(begun.line)
+        if isinstance(found, Away | Gone) and self._begun[where] < _BEGIN_AT_MOST:
+            if begun.home:
+                self._see_to_home()
+            elif self._granted is not None:
                 self._granted.forget(begun.line.node)  # if the node is still there, it is tried again
         else:
-            why = _cannot(found if isinstance(found, BaseException) else EngineError("its process ends at once"))
-            if starting and not self._beginning:
-                raise found if isinstance(found, EngineError) else EngineError(why)
-            if begun.home:
-                self.fleet.no_home()
-            else:
-                self._refused.add(begun.line.node)
-            self._setup.note(f"A node of the cluster cannot run members, and is left out: {why}")
+            self._cannot_begin(begun, found)
+
+    def _cannot_begin(self, begun: _Beginning, found: Away | Gone | BaseException) -> None:
+        """A node cannot have a host."""
+        assert self._setup is not None
+        why = _cannot(found if isinstance(found, BaseException) else EngineError("its process ends at once"))
+        if self._starting and not self._beginning and not self.fleet.posts:
+            raise found if isinstance(found, EngineError) else EngineError(why)
+        if begun.home:
+            self.fleet.no_home()
+            self._setup.note(
+                f"What members save on other nodes cannot be copied to this one, and may be lost with its node: {why}"
+            )
+            return
+        self._refused.add(begun.line.node)
+        if self._granted is not None:
+            self._granted.refuse(begun.line.node)
+        self._setup.note(f"A node of the cluster cannot run members, and is left out: {why}")
 
     def _host_works(self, begun: _Beginning, facts: HostFacts) -> None:
         line = begun.line
-        del self._begun[line.node]
         self._lines[line.key] = self._silent[line.key] = line
         self._backend.introduce(line)
-        self._events += self.fleet.join(Post(line.key, line, facts, line.node), begun.devices, home=begun.home)
+        post = Post(line.key, line, facts, line.node)
+        self._events += self.fleet.join(post, [slot.device for slot in begun.slots], home=begun.home)
+        self._reservations.update(zip(sorted(post.slots), [slot.reservation for slot in begun.slots], strict=True))
+        if not begun.home:
+            self._see_to_objects(line)  # some may have been put while it began
         self._see_to_home()
 
     def _took(self, key: str, found: Batch | Away | Gone | BaseException) -> None:
@@ -430,6 +500,9 @@ class ClusterEngine:
                 self._events += self.fleet.heard(key, found.said)
             if self.fleet.has(key):
                 line.resend(all_of_it=again)
+                if line.behind:
+                    line.behind = False
+                    self._see_to_objects(line)
             else:
                 self._lost_host(line, "it cannot go on")
         elif isinstance(found, Away) and not _gave_up(line):
@@ -445,6 +518,8 @@ class ClusterEngine:
         self._silent.pop(line.key, None)
         self._backend.end_host(line)
         with_slots = not self.fleet.is_home(line.key)
+        for slot in self.fleet.slots_of(line.key):
+            self._reservations.pop(slot, None)
         self._events += self.fleet.leave(line.key, reason)
         if self._granted is not None and not self._closed and with_slots:
             self._granted.forget(line.node)
@@ -475,9 +550,15 @@ class ClusterEngine:
                 self._pump.start()
 
     def _go_on(self) -> None:
-        while not self._done.is_set():
-            self.poll(0.1)
-        self._leave()
+        """Poll until nobody needs the hosts any more."""
+        why: BaseException | None = None
+        try:
+            while not self._done.is_set():
+                self.poll(0.1)
+        except BaseException as error:
+            why = error  # who waits for an upload is told
+        finally:
+            self._leave(why)
 
     def leave(self) -> None:
         """Nobody needs the hosts any more."""
@@ -500,24 +581,41 @@ class ClusterEngine:
                 if kind == "call":
                     call()
 
-    def _leave(self) -> None:
-        """Let go of all that the cluster has given."""
-        if self._fleet is not None:
-            self._fleet.close()
-        self._left = True
-        self._answer_calls()
-        beginning = [each.line for each in self._beginning.values()]
-        for line in beginning:
-            self._backend.end_host(line)
-        self._backend.leave([*self._lines.values()], _LEAVE_S)
-        self._lines.clear()
-        self._silent.clear()
-        self._beginning.clear()
-        if self._granted is not None:
-            self._granted.release()
-            self._granted = None
-        if self._probe is not None:
-            self._probe.unlink(missing_ok=True)
+    def _leave(self, why: BaseException | None = None) -> None:
+        """Let go of all that the cluster has given.
+
+        Args:
+            why: what was in the way of going on, where something was.
+        """
+        with contextlib.ExitStack() as stack:
+            if self._probe is not None:
+                stack.callback(self._probe.unlink, missing_ok=True)
+            if self._secrets is not None:
+                stack.callback(remove_temporary, os.path.dirname(self._secrets))
+                self._secrets = None
+            if self._granted is not None:
+                stack.callback(self._granted.release)
+                self._granted = None
+            stack.callback(self._leave_hosts)
+            if self._fleet is not None:
+                self._fleet.close(why)
+            self._left = True
+            self._answer_calls()
+
+    def _leave_hosts(self) -> None:
+        for begun in self._beginning.values():
+            self._backend.end_host(begun.line)
+        self._backend.leave([*self._lines.values(), *self._dismissed.values()], _LEAVE_S)
+        for known in (self._lines, self._silent, self._beginning, self._dismissed):
+            known.clear()
+
+
+def _written(environment: Mapping[str, str]) -> str:
+    """Write environment variables into a file that only this user can read. Return its path."""
+    path = os.path.join(make_temporary("environment-"), "environment")
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        json.dump(dict(environment), file)  # what is no UTF-8 in it, too: as escapes
+    return path
 
 
 def _gave_up(line: HostLine) -> bool:

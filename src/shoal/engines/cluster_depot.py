@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ..checkpoints.depot import LocalDepot
 from ..core.commands import checkpoint_name
+from ..errors import StorageError
 
 if TYPE_CHECKING:
     from ..storage.place import Place
@@ -44,7 +45,7 @@ class ClusterDepot:
     def begin(self, folder: Path) -> None:
         """The experiment's folder on this machine is known."""
         self._folder = folder
-        self._local = LocalDepot(folder)
+        self._local = LocalDepot(folder, compares=True)
 
     def delete(self, trial_folder: str, number: int) -> None:
         """See the class."""
@@ -55,8 +56,6 @@ class ClusterDepot:
     def upload(self, trial_folder: str, number: int, digest: str, place: Place) -> Future[None]:
         """See the class."""
         assert self._local is not None
-        if (self._folder / trial_folder / checkpoint_name(number)).is_dir():
-            return self._local.upload(trial_folder, number, digest, place)
         future: Future[None] = Future()
         future.set_running_or_notify_cancel()
 
@@ -70,7 +69,19 @@ class ClusterDepot:
             else:
                 future.set_exception(error)
 
-        self._engine.later(ask)
+        def tried_here(tried: Future[None]) -> None:
+            error = None if tried.cancelled() else tried.exception()
+            if isinstance(error, FileNotFoundError):
+                self._engine.later(ask)
+            elif tried.cancelled():
+                future.set_exception(StorageError("Nothing is copied any more."))
+            else:
+                answer(tried)
+
+        if (self._folder / trial_folder / checkpoint_name(number)).is_dir():
+            self._local.upload(trial_folder, number, digest, place).add_done_callback(tried_here)
+        else:
+            self._engine.later(ask)
         return future
 
     def close(self) -> None:

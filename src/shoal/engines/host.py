@@ -10,11 +10,13 @@ no other host can make a copy, the report is told all the same, and so is the us
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
 import sys
 import tempfile
 import threading
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -30,7 +32,7 @@ from ..core.commands import Continue, Evict, HandOn, Launch, Stop, WindUp, check
 from ..core.events import Event, Failed, Lost, Reported, Saved, SavedCheckpoint
 from ..core.reports import reader
 from ..errors import StorageError, one_line
-from ..scratch import Owner
+from ..scratch import Owner, sweep_untouched
 from ..storage.workers import Workers
 from ..worker.environment import THREAD_VARIABLES
 from . import EngineSetup
@@ -83,6 +85,10 @@ class _Trial:
     """Whether a copy of that checkpoint is being made."""
     fetching: deque[Execute] = field(default_factory=deque[Execute])
     """What is to be done when the checkpoint is here that it is launched from, that launch first."""
+    fetched_since: float = 0.0
+    """When that began."""
+    excused_until: float = 0.0
+    """It has waited for its checkpoint, and until then has as much time more to be heard."""
 
 
 class Host:
@@ -98,7 +104,8 @@ class Host:
         self._neighbours = neighbours
         self._engine = ProcessEngine()
         self._files = Owner("files")
-        self.shared = os.path.exists(setup.probe) and (setup.place is None or setup.with_driver)
+        self._outbox = Outbox()
+        self.shared = os.path.exists(setup.probe) and (setup.place is None or setup.with_driver) and self._can_write()
         self.folder = Path(setup.folder) if self.shared else _folder_here(self._files, setup)
         self._ending = threading.Event()
         """Nobody needs this host any more."""
@@ -116,7 +123,6 @@ class Host:
         self._orders: deque[Order | Callable[[], None]] = deque()
         self._taking = threading.Lock()
         """Held while orders are put there that have come, so that they keep their order."""
-        self._outbox = Outbox()
         self._fetchers = Workers(_TRANSFERS, "shoal-fetch")
         self._copiers = Workers(_TRANSFERS, "shoal-copy")
         self._reached = reader(setup.rules.time_attr)
@@ -124,6 +130,18 @@ class Host:
         self._started: Future[None] = Future()
         self._over = False
         """All members have ended."""
+
+    def _can_write(self) -> bool:
+        """Return whether files can be made in the driver's folder, which is there."""
+        mine = Path(f"{self._setup.probe}.{self._setup.key}")
+        try:
+            mine.touch()
+            mine.unlink()
+        except OSError as error:
+            where = f"{socket.gethostname()} cannot write to {self._setup.folder}, which it sees ({one_line(error)})"
+            self._outbox.put(Remark(f"{where}. Members there have a folder of their own."), urgent=False)
+            return False
+        return True
 
     # ------------------------------------------------------------------------------- called by who brings the messages
 
@@ -153,6 +171,7 @@ class Host:
 
     def listen(self, confirmed: int, patience_s: float) -> Batch:
         """Return what is to be told; see :meth:`shoal.engines.line.Outbox.take`."""
+        self._files.touch()
         return self._outbox.take(confirmed, patience_s)
 
     def piece(self, trial_folder: str, number: int, index: int) -> Piece:
@@ -305,10 +324,12 @@ class Host:
         self._engine.execute(command, path)
 
     def _kill(self, order: Kill) -> None:
+        """End a trial of which nothing is heard, unless that is because of what is on its way between hosts.
+
+        All such ways have limits of their own.
+        """
         trial = self._trials.get(order.trial_id)
-        if trial is not None and trial.fetching:
-            self._give_up(order.trial_id, trial, order.reason)
-        else:
+        if trial is None or not (trial.fetching or trial.held or time.monotonic() < trial.excused_until):
             self._engine.kill(order.trial_id, order.reason)
 
     # -------------------------------------------------------------------------------------------------------- fetching
@@ -329,6 +350,7 @@ class Host:
         record = order.command.checkpoint
         assert record is not None
         trial.fetching.append(order)
+        trial.fetched_since = time.monotonic()
         fetch = partial(self._stock.fetch, order.trial_folder, record.number, record.digest, order.holders)
         self._begin(self._fetchers, fetch, lambda fetched: self._fetched(trial, order, fetched.result()))
 
@@ -337,6 +359,8 @@ class Host:
         if not trial.fetching or trial.fetching[0] is not order:
             return  # it is not wanted any more
         waiting, trial.fetching = trial.fetching, deque()
+        now = time.monotonic()
+        trial.excused_until = now + (now - trial.fetched_since)
         if why_not is not None and is_full(why_not):
             text = one_line(why_not)
             self._hear(Failed(order.command.trial_id, order.command.launch, text, text, no_room=True))
@@ -350,21 +374,21 @@ class Host:
         """Something is to be done with a trial whose checkpoint is on its way."""
         command = order.command
         if isinstance(command, WindUp):
-            self._give_up(command.trial_id, trial, "it had not been started yet")
+            self._give_up(command.trial_id, trial)
         elif isinstance(command, Evict | Stop):
             trial.fetching.clear()
             self._execute(order)
         else:
             trial.fetching.append(order)
 
-    def _give_up(self, trial_id: str, trial: _Trial, reason: str) -> None:
+    def _give_up(self, trial_id: str, trial: _Trial) -> None:
         """End a trial here that waits for the checkpoint that it was to be launched from."""
         launch = trial.fetching[0].command
         assert isinstance(launch, Launch)
         trial.fetching.clear()
         if not launch.fresh:
             self._engine.execute(Evict(trial_id, launch.launch), None)
-        self._hear(Lost(trial_id, launch.launch, reason))
+        self._hear(Lost(trial_id, launch.launch, "it had not been started yet"))
 
     # --------------------------------------------------------------------------------------------------------- hearing
 
@@ -499,6 +523,7 @@ def _folder_here(owner: Owner, setup: HostSetup) -> Path:
     try:
         base = cache_folder() / "nodes"
         base.mkdir(parents=True, exist_ok=True)
+        sweep_untouched(base)
         return owner.folder(base) / Path(setup.folder).name
     except OSError:  # a node on which the user has no home
         return owner.folder(Path(tempfile.gettempdir())) / Path(setup.folder).name
@@ -506,13 +531,12 @@ def _folder_here(owner: Owner, setup: HostSetup) -> Path:
 
 def _take_over(setup: HostSetup) -> None:
     """Make this process, and so its members, find what the script finds: modules, files, environment variables."""
+    taken = {name: value for name, value in setup.environment.items() if name not in os.environ}
     if setup.with_driver:
-        taken = {name: value for name, value in setup.environment.items() if not name.startswith(_NOT_TAKEN)}
-    else:
         # Another machine has paths, users and credentials of its own.
-        ours = {name: value for name, value in setup.environment.items() if name.startswith("SHOAL_")}
-        taken = {name: value for name, value in ours.items() if name not in ("SHOAL_CACHE", "SHOAL_DIR", *os.environ)}
-    os.environ.update(taken)
+        with contextlib.suppress(OSError):  # another container of this machine, or another user
+            taken = json.loads(Path(setup.secrets).read_text(encoding="utf-8"))
+    os.environ.update({name: value for name, value in taken.items() if not name.startswith(_NOT_TAKEN)})
     if setup.cwd and _OF_RAY not in os.getcwd():
         with contextlib.suppress(OSError):  # it is not here, too
             os.chdir(setup.cwd)

@@ -51,7 +51,9 @@ class HostSetup:
     cwd: str = ""
     """The driver's working directory, which is also the members' where it is there."""
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
-    """The driver's environment variables."""
+    """Those of the driver's environment variables that hosts on all nodes may know."""
+    secrets: str = ""
+    """A file on the driver's node with all of them, which only the user can read: they go to no other node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,7 @@ class Execute:
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """End the process of a trial at once."""
+    """End the process of a trial at once, because nothing is heard of it, unless it is the host that keeps it."""
 
     trial_id: str
     reason: str

@@ -13,11 +13,14 @@ import contextlib
 import mmap
 import os
 import pickle
+import re
 import signal
+import socket
 import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, TypeVar
 
 import ray
@@ -32,10 +35,12 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, Place
 
 from ..errors import EngineError, one_line
 from ..objects import ObjectRef, adopt
-from .cluster import Away, ClusterEngine, Gone, HostLine, Inbox
+from .backend import Away, Gone, HostLine, Inbox
+from .cluster import ClusterEngine
 from .copies import Offer, Piece
 from .host import Host
 from .orders import Batch, HostFacts, HostSetup
+from .sharing import Sharing
 
 __all__ = ["RayEngine", "connect", "disconnect"]
 
@@ -43,6 +48,8 @@ _ray: Any = ray
 """The same, where its types are too narrow or lacking."""
 _THE_DRIVERS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 _LISTEN_S = 10.0
+_ANSWERS_S = 5.0
+"""So long a cluster may take to answer at all when it is connected to."""
 
 
 # --------------------------------------------------------------------------------------------------------- connecting
@@ -72,6 +79,7 @@ def connect(address: str | None, **settings: Any) -> None:
             f"{address!r} is the address of Ray's client, from where a script reaches a cluster that it is no part of. "
             f"Run the script on a machine of the cluster (ray job submit does that), with address='auto'."
         )
+    _see_whether_it_is_there(address)
     handlers = {number: signal.getsignal(number) for number in _THE_DRIVERS}
     quiet: dict[str, Any] = {"configure_logging": False, **({"include_dashboard": False} if address == "local" else {})}
     try:
@@ -86,6 +94,18 @@ def connect(address: str | None, **settings: Any) -> None:
             for number, handler in handlers.items():
                 if handler is not None:
                     signal.signal(number, handler)
+
+
+def _see_whether_it_is_there(address: str) -> None:
+    """Raise where nobody answers at an address, for which Ray would wait for minutes."""
+    named = re.fullmatch(r"\[?([^\s/]+?)\]?:(\d+)", address)
+    if "://" in address:
+        raise EngineError(f"{address!r} is no address of a Ray cluster; those are like 'auto' or '10.0.0.1:6379'.")
+    if named is not None:
+        try:
+            socket.create_connection((named[1], int(named[2])), _ANSWERS_S).close()
+        except (OSError, OverflowError) as error:
+            raise EngineError(f"No Ray at {address!r}: {one_line(error)}") from error
 
 
 def disconnect() -> None:
@@ -216,7 +236,11 @@ class _HolderActor:
     """Holds the GPUs of a slot, and knows which these are."""
 
     def devices(self) -> str:
-        return os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        """Return them. Not what ``CUDA_VISIBLE_DEVICES`` says here: Ray does not set that everywhere."""
+        found: list[str] = _ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
+        if not found:
+            raise EngineError("Ray does not tell which GPUs were granted, so no member can be bound to one.")
+        return ",".join(map(str, found))
 
 
 _Host: Any = _ray.remote(num_cpus=0, max_restarts=0, max_task_retries=0, concurrency_groups=_GROUPS)(_HostActor)
@@ -232,13 +256,15 @@ class _Line(HostLine):
         actor: the host.
         inbox: where answers are put.
         actors: those of all hosts that work, which it is told of.
+        sharing: has objects on their way.
     """
 
-    def __init__(self, key: str, node: str, actor: Any, inbox: Inbox, actors: dict[str, Any]) -> None:
+    def __init__(self, key: str, node: str, actor: Any, inbox: Inbox, actors: dict[str, Any], sharing: Sharing) -> None:
         super().__init__(key, node, self._do)
         self.actor = actor
         self._inbox = inbox
         self._actors = actors
+        self._sharing = sharing
         self._introduced: set[str] = set()
         """The hosts that it was told of."""
         self._waiting: list[tuple[int, bytes]] = []
@@ -266,33 +292,52 @@ class _Line(HostLine):
 
     def begin(self, *, members: bool) -> None:
         """See :class:`HostLine`."""
-        _answer(self.actor.start.remote(members=members), self._inbox, "started", self.key)
+        _answer(self.actor.start.remote(members=members), self._inbox.put, "started", self.key)
 
     def lacks(self, refs: Sequence[ObjectRef[Any]]) -> None:
         """See :class:`HostLine`."""
-        _answer(self.actor.lacks.remote(list(refs)), self._inbox, "lacks", self.key)
+        _answer(self.actor.lacks.remote(list(refs)), self._inbox.put, "lacks", self.key)
 
     def give(self, refs: Sequence[ObjectRef[Any]]) -> None:
-        """See :class:`HostLine`. The object store takes them to its node once."""
+        """See :class:`HostLine`."""
         for ref in refs:
-            with open(ref.path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                self.actor.adopt.remote(ref, ray.put(pickle.PickleBuffer(data)))
+            self._sharing.give(ref, partial(self._adopt, ref), partial(self._not_sent, ref))
+
+    def _not_sent(self, ref: ObjectRef[Any], error: BaseException) -> None:
+        self._inbox.put(("given", (self.key, ref), error))
+
+    def _adopt(self, ref: ObjectRef[Any], there: Any) -> None:
+        def put(answer: tuple[str, Any, Any]) -> None:
+            self._sharing.received(ref)
+            self._inbox.put(answer)
+
+        _answer(self.actor.adopt.remote(ref, there), put, "given", (self.key, ref))
+
+    def close(self) -> None:
+        """See :class:`HostLine`."""
+        _answer(self.actor.close.remote(), self._inbox.put, "closed", self.key)
 
     def listen(self) -> None:
         """See :class:`HostLine`."""
         waiting, self._waiting = self._waiting, []
         sent = (waiting, self._new()) if waiting else ()
-        _answer(self.actor.listen.remote(self.confirmed, _LISTEN_S, *sent), self._inbox, "batch", self.key)
+        _answer(self.actor.listen.remote(self.confirmed, _LISTEN_S, *sent), self._inbox.put, "batch", self.key)
 
 
-def _answer(ref: Any, inbox: Inbox, kind: str, key: str) -> None:
+def _answer(ref: Any, put: Callable[[tuple[str, Any, Any]], object], kind: str, key: Any) -> None:
     """Have the result of a call, or why there is none, put into the inbox."""
 
     def done(future: Future[Any]) -> None:
         error = future.exception()
-        inbox.put((kind, key, future.result() if error is None else _meaning(error)))
+        put((kind, key, future.result() if error is None else _meaning(error)))
 
     ref.future().add_done_callback(done)
+
+
+def _put_object(ref: ObjectRef[Any]) -> Any:
+    """Put an object into Ray's store, which takes it to each node once."""
+    with open(ref.path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return ray.put(pickle.PickleBuffer(data))
 
 
 def _meaning(error: BaseException) -> BaseException | Away | Gone:
@@ -308,7 +353,7 @@ def _meaning(error: BaseException) -> BaseException | Away | Gone:
 
 
 class _RayBackend:
-    """See :class:`shoal.engines.cluster.Backend`."""
+    """See :class:`shoal.engines.backend.Backend`."""
 
     def __init__(self, connect: Callable[[], None]) -> None:
         self._connect = connect
@@ -318,6 +363,7 @@ class _RayBackend:
         """Those of the hosts that work."""
         self._holders: dict[str, Any] = {}
         """By reservation: the actor that holds the GPUs of the slot."""
+        self._sharing = Sharing(_put_object)
         self.node = ""
 
     @property
@@ -344,7 +390,7 @@ class _RayBackend:
         assert self._inbox is not None
         affinity = NodeAffinitySchedulingStrategy(node, soft=False)
         actor = _Host.options(scheduling_strategy=affinity).remote(dumps(setup))
-        return _Line(setup.key, node, actor, self._inbox, self._actors)
+        return _Line(setup.key, node, actor, self._inbox, self._actors, self._sharing)
 
     def devices(self, reservation: str, node: str, gpus: float) -> None:
         """See the class. Ray tells only who holds them, so an actor does."""
@@ -353,9 +399,11 @@ class _RayBackend:
         group = self._cluster.groups.get(reservation)
         if group is not None:
             strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=0)
+            if (before := self._holders.pop(reservation, None)) is not None:
+                _kill(before)
             holder = _Holder.options(num_gpus=gpus, scheduling_strategy=strategy).remote()
             self._holders[reservation] = holder
-            _answer(holder.devices.remote(), self._inbox, "devices", node)
+            _answer(holder.devices.remote(), self._inbox.put, "devices", (reservation, node))
 
     def introduce(self, line: HostLine) -> None:
         """See the class."""
@@ -377,6 +425,7 @@ class _RayBackend:
                 ray.wait(closing, num_returns=len(closing), timeout=patience_s)
         for actor in [*actors, *self._holders.values()]:
             _kill(actor)
+        self._sharing.close()
         self._actors.clear()
         self._holders.clear()
 

@@ -74,7 +74,7 @@ class Stock:
         self._neighbours = neighbours
         self._place = place
         self._wait = wait
-        self._depot = LocalDepot(folder)
+        self._depot = LocalDepot(folder, compares=True)
         self._changed = threading.Condition()
         self._there: dict[_Key, str] = {}
         """The digests of those that are known to be here."""

@@ -1,0 +1,575 @@
+"""The engine for clusters with a cluster that is none: what it asks for, gives back, begins again and says."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import stat
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import shoal
+from shoal.core.commands import Launch, Status, Stop
+from shoal.core.events import Event, SlotsJoined, SlotsLeft
+from shoal.core.reports import ReportRules
+from shoal.engines import EngineSetup
+from shoal.engines import cluster as module
+from shoal.engines.backend import Away, Gone, HostLine, Inbox
+from shoal.engines.cluster import ClusterEngine
+from shoal.engines.granted import Change
+from shoal.engines.orders import Batch, Execute, HostFacts, HostSetup, Order, Peers, Upload, Uploaded
+from shoal.errors import EngineError, StorageError
+from shoal.objects import ObjectRef
+from shoal.resources import Request
+from shoal.storage.place import Place
+from shoal.worker.wire import MemberInfo, frame
+
+PLACE = "memory://cluster engine/runs/e"
+
+
+def train(config: dict[str, Any]) -> None:
+    """Never called."""
+
+
+class FakeLine(HostLine):
+    """Writes down what a host is told; it answers as the test says."""
+
+    def __init__(self, setup: HostSetup, node: str, backend: FakeBackend) -> None:
+        super().__init__(setup.key, node, self._do)
+        self.setup = setup
+        self.backend = backend
+        self.orders: list[Order] = []
+        self.did: list[str] = []
+        self.gave: list[str] = []
+
+    def _do(self, number: int, orders: bytes) -> None:
+        self.orders += pickle.loads(orders)
+
+    def answer(self, kind: str, found: Any, of: Any = None) -> None:
+        self.backend.inbox.put((kind, self.key if of is None else (self.key, of), found))
+
+    def begin(self, *, members: bool) -> None:
+        self.did.append("begin")
+        self.backend.on_begin(self, members)
+
+    def lacks(self, refs: Sequence[ObjectRef[Any]]) -> None:
+        self.answer("lacks", self.backend.lacks(self, list(refs)))
+
+    def give(self, refs: Sequence[ObjectRef[Any]]) -> None:
+        for ref in refs:
+            self.gave.append(ref.id)
+            self.backend.on_give(self, ref)
+
+    def listen(self) -> None:
+        self.backend.on_listen(self)
+
+    def close(self) -> None:
+        self.did.append("close")
+        self.answer("closed", None)
+
+
+class FakeBackend:
+    """A cluster whose nodes have as many slots as a test says."""
+
+    def __init__(self, **nodes: int) -> None:
+        self.has = nodes
+        self.node = "driver"
+        self.alone = False
+        self.inbox: Inbox
+        self.placed: dict[str, str | None] = {}
+        self.asked = 0
+        self.lines: list[FakeLine] = []
+        self.ended: list[str] = []
+        self.left: list[str] = []
+        self.devices_asked: list[str] = []
+        self.on_begin: Callable[[FakeLine, bool], None] = lambda line, members: line.answer("started", facts(line))
+        self.on_listen: Callable[[FakeLine], None] = lambda line: None
+        self.lacks: Callable[[FakeLine, list[ObjectRef[Any]]], Any] = lambda line, refs: refs
+        self.on_give: Callable[[FakeLine, ObjectRef[Any]], None] = lambda line, ref: line.answer("given", None, ref)
+        self.device: Callable[[str], Any] = lambda reservation: reservation
+
+    # as a backend
+
+    def connect(self, experiment: str, inbox: Inbox) -> FakeBackend:
+        self.inbox = inbox
+        return self
+
+    def environment(self) -> dict[str, str]:
+        return {"TOKEN": "a secret", "SHOAL_A": "1", "SHOAL_CACHE": "/mine"}
+
+    def begin_host(self, setup: HostSetup, node: str) -> FakeLine:
+        self.lines.append(FakeLine(setup, node, self))
+        return self.lines[-1]
+
+    def devices(self, reservation: str, node: str, gpus: float) -> None:
+        self.devices_asked.append(reservation)
+        self.inbox.put(("devices", (reservation, node), self.device(reservation)))
+
+    def introduce(self, line: HostLine) -> None:
+        pass
+
+    def end_host(self, line: HostLine) -> None:
+        self.ended.append(line.key)
+
+    def leave(self, lines: Sequence[HostLine], patience_s: float) -> None:
+        self.left += [line.key for line in lines]
+
+    # as a cluster
+
+    def ask(self, bundle: Mapping[str, float]) -> str:
+        self.asked += 1
+        name = f"r{self.asked:03}"
+        self.placed[name] = None
+        return name
+
+    def withdraw(self, reservation: str) -> None:
+        self.placed.pop(reservation, None)
+
+    def where(self) -> dict[str, str | None]:
+        for name, node in self.placed.items():
+            if node is None:
+                taken = list(self.placed.values())
+                self.placed[name] = next((node for node, has in self.has.items() if taken.count(node) < has), None)
+        return dict(self.placed)
+
+    def nodes(self) -> dict[str, dict[str, float] | None]:
+        return {name: {"CPU": float(has), "GPU": float(has)} for name, has in self.has.items()}
+
+
+def facts(line: FakeLine, *, shared: bool = True) -> HostFacts:
+    return HostFacts(f"machine of {line.node}", 1, shoal.__version__, shared, 1 << 30)
+
+
+class Bench:
+    def __init__(self, folder: Path, backend: FakeBackend) -> None:
+        self.folder = folder
+        self.backend = backend
+        self.engine = ClusterEngine(backend)
+        self.notes: list[str] = []
+        self.events: list[Event] = []
+
+    def start(self, **settings: Any) -> None:
+        given: dict[str, Any] = {"trials": 4, "check": lambda: None, **settings}
+        self.engine.start(
+            EngineSetup(
+                trainable=train, rules=ReportRules(), experiment="e", seed=0, cpus=1.0, gpus=0.0, devices=(),
+                output=lambda name, text: None, folder=str(self.folder), note=self.notes.append, **given,
+            )
+        )  # fmt: skip
+        for index in range(given["trials"]):
+            self.engine.add(MemberInfo(f"t{index}", index, f"t{index}", str(self.folder / f"t{index}")))
+
+    def until(self, there: Callable[[], object]) -> None:
+        for _ in range(3000):
+            if there():
+                return
+            self.events += self.engine.poll(0.01)
+        raise AssertionError((self.events, self.notes))
+
+    def poll(self, times: int = 5) -> None:
+        for _ in range(times):
+            self.events += self.engine.poll(0.01)
+
+    def launch(self, trial_id: str, slot: int) -> None:
+        self.engine.execute(Launch(trial_id, 1, slot, {}, None, 0, 0.0, 0, until=None, fresh=True), None)
+
+    def stop(self, trial_id: str) -> None:
+        self.engine.execute(Stop(trial_id, 1, Status.TERMINATED, "the end"), None)
+
+    def line(self, node: str) -> FakeLine:
+        return next(line for line in reversed(self.backend.lines) if line.node == node)
+
+    @property
+    def slots(self) -> dict[int, str]:
+        """The node of each slot that the core knows."""
+        return {slot: post.node for post in self.engine.fleet.posts.values() for slot in post.slots}
+
+
+@pytest.fixture
+def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[FakeBackend], Bench]]:
+    monkeypatch.setattr("shoal.engines.granted._SELDOM_S", 0.01)
+    monkeypatch.setattr(module, "_LOOK_S", 0.0)
+    monkeypatch.setattr(module, "_STAYS_S", 0.0)
+    made: list[Bench] = []
+
+    def bench(backend: FakeBackend) -> Bench:
+        made.append(Bench(tmp_path, backend))
+        return made[-1]
+
+    yield bench
+    for each in made:
+        if each.engine._fleet is not None:
+            for post in each.engine.fleet.posts.values():
+                post.ended = True
+        each.engine.close(at_once=True)
+        each.engine.depot.close()
+    shoal.objects.free_all()
+
+
+Make = Callable[[FakeBackend], Bench]
+
+
+# ------------------------------------------------------------------------------------------- how many slots are of use
+
+
+@pytest.mark.parametrize(("trials", "limit", "wanted"), [(2, None, 2), (9, 3, 3), (2, 8, 2)])
+def test_no_more_slots_are_asked_for_than_there_are_trials(
+    make: Make, trials: int, limit: int | None, wanted: int
+) -> None:
+    bench = make(FakeBackend(a=16))
+    bench.start(trials=trials, limit=limit)
+    bench.until(lambda: len(bench.slots) == wanted)
+    bench.poll()
+    assert bench.backend.asked == wanted
+
+
+def test_slots_that_can_be_of_no_use_any_more_go_back_and_so_do_hosts(make: Make) -> None:
+    bench = make(FakeBackend(a=2, b=2))
+    bench.start()
+    bench.until(lambda: len(bench.slots) == 4)
+    on = {node: [slot for slot, where in bench.slots.items() if where == node] for node in ("a", "b")}
+    for index, slot in enumerate([*on["a"], *on["b"]]):
+        bench.launch(f"t{index}", slot)
+    bench.poll()
+    bench.events.clear()
+    for trial_id in ("t1", "t2", "t3"):
+        bench.stop(trial_id)
+    bench.until(lambda: len(bench.backend.placed) == 1)
+    [left] = bench.slots
+    assert left == on["a"][0], "the one that the last trial has"
+    assert sorted(slot for event in bench.events if isinstance(event, SlotsLeft) for slot in event.slots) == sorted(
+        {*on["a"], *on["b"]} - {left}
+    )
+    assert list(bench.backend.placed.values()) == ["a"]
+    bench.until(lambda: bench.line("b").key in bench.backend.ended)
+    assert bench.line("b").did == ["begin", "close"]
+    assert bench.line("a").key not in bench.backend.ended
+
+
+def test_a_slot_leaves_only_when_all_is_told_and_carried_out(make: Make) -> None:
+    bench = make(FakeBackend(a=2))
+    bench.start(trials=2)
+    bench.until(lambda: len(bench.slots) == 2)
+    bench.stop("t1")
+    bench.engine._events.append(SlotsJoined((), 0))  # something that the core has not heard
+    assert not [event for event in bench.engine.poll(0.0) if isinstance(event, SlotsLeft)]
+    assert [event for event in bench.engine.poll(0.0) if isinstance(event, SlotsLeft)]
+
+
+def test_a_host_whose_checkpoints_are_nowhere_else_stays_without_slots(make: Make) -> None:
+    bench = make(FakeBackend(a=1, b=1))
+    bench.backend.on_begin = lambda line, members: line.answer("started", facts(line, shared=not members))
+    bench.start(trials=2, place=PLACE)
+    bench.until(lambda: len(bench.slots) == 2)
+    first = next(slot for slot, node in bench.slots.items() if node == "a")
+    bench.launch("t0", first)
+    keeper = next(post for post in bench.engine.fleet.posts.values() if post.node == "b")
+    bench.engine.fleet._has(keeper, "t1", 0, "d")
+    bench.stop("t1")
+    bench.until(lambda: list(bench.backend.placed.values()) == ["a"])
+    bench.poll()
+    assert "close" not in bench.line("b").did
+    future = bench.engine.fleet.upload("t1", 0, "d", Place(f"{PLACE}/t1/checkpoint_000000"))
+    bench.until(lambda: [order for order in bench.line("b").orders if isinstance(order, Upload)])
+    bench.line("b").answer("batch", Batch(1, 0, frame(Uploaded(1, None))))
+    bench.until(lambda: "close" in bench.line("b").did)
+    assert future.result() is None
+
+
+# -------------------------------------------------------------------------------------------- hosts that do not begin
+
+
+def test_a_host_that_keeps_copies_and_dies_at_its_start_is_begun_again(make: Make) -> None:
+    bench = make(FakeBackend(away=1))
+    tried: list[bool] = []
+
+    def on_begin(line: FakeLine, members: bool) -> None:
+        if not members:
+            tried.append(True)
+        line.answer("started", facts(line, shared=False) if members else Gone() if len(tried) < 3 else facts(line))
+
+    bench.backend.on_begin = on_begin
+    bench.start()
+    bench.until(lambda: bench.engine.fleet.home is not None)
+    assert len(tried) == 3
+    assert bench.notes == []
+
+
+@pytest.mark.parametrize("found", [Gone(), EngineError("there is no room")])
+def test_where_no_host_can_keep_copies_nobody_waits_for_one_and_the_user_is_told(make: Make, found: Any) -> None:
+    bench = make(FakeBackend(away=1))
+    bench.backend.on_begin = lambda line, members: line.answer(
+        "started", facts(line, shared=False) if members else found
+    )
+    bench.start()
+    bench.until(lambda: bench.notes)
+    bench.poll()
+    told = [order for order in bench.line("away").orders if isinstance(order, Peers)]
+    assert told[-1] == Peers((), awaited=False)
+    assert "cannot be copied to this one" in bench.notes[0]
+
+
+def test_a_node_that_cannot_run_members_does_not_end_a_start_that_has_succeeded(make: Make) -> None:
+    bench = make(FakeBackend(good=1, bad=1))
+    begun: list[FakeLine] = []
+
+    def on_begin(line: FakeLine, members: bool) -> None:
+        begun.append(line)
+        if len(begun) == 2:
+            for each in sorted(begun, key=lambda line: line.node == "bad"):
+                each.answer("started", facts(each) if each.node == "good" else EngineError("no such module"))
+
+    bench.backend.on_begin = on_begin
+    bench.start(trials=2)
+    bench.until(lambda: bench.notes)
+    assert "is left out: no such module" in bench.notes[0]
+    assert set(bench.slots.values()) == {"good"}
+    assert bench.line("bad").key in bench.backend.ended
+
+
+def test_a_refused_node_does_not_keep_the_run_from_slots_elsewhere(make: Make) -> None:
+    bench = make(FakeBackend(good=1, bad=3))
+    bench.backend.on_begin = lambda line, members: line.answer(
+        "started", facts(line) if line.node != "bad" else EngineError("no such module")
+    )
+    bench.start(trials=4)
+    bench.until(lambda: bench.notes)
+    bench.backend.has["late"] = 3
+    bench.until(lambda: len(bench.slots) == 4)
+    assert sorted(bench.slots.values()) == ["good", "late", "late", "late"]
+
+
+def test_where_no_node_can_run_members_the_start_fails_with_the_reason(make: Make) -> None:
+    bench = make(FakeBackend(bad=1))
+    bench.backend.on_begin = lambda line, members: line.answer("started", EngineError("no such module"))
+    with pytest.raises(EngineError, match=r"^no such module$"):
+        bench.start()
+
+
+# ------------------------------------------------------------------------------------------------------------- GPUs
+
+
+def test_a_slot_whose_gpu_cannot_be_told_is_asked_about_again(make: Make) -> None:
+    bench = make(FakeBackend(a=1))
+    answers: list[Any] = [Gone(), Away(), "3"]
+    bench.backend.device = lambda reservation: answers.pop(0)
+    bench.start(trials=1, request=Request(1.0, 1.0))
+    bench.until(lambda: bench.slots)
+    assert answers == []
+    assert bench.notes == []
+
+
+def test_a_slot_whose_gpu_nobody_can_tell_is_left_out_with_a_note_and_another_is_asked_for(make: Make) -> None:
+    bench = make(FakeBackend(a=2))
+    bench.backend.device = lambda reservation: RuntimeError("no driver") if reservation == "r001" else "0"
+    bench.start(trials=2, request=Request(1.0, 1.0))
+    bench.until(lambda: bench.notes)
+    assert len(bench.slots) >= 1
+    assert bench.backend.devices_asked.count("r001") == 3
+    assert len(bench.notes) == 1
+    assert "RuntimeError: no driver" in bench.notes[0]
+
+
+def test_where_no_gpu_can_be_told_the_start_fails(make: Make) -> None:
+    bench = make(FakeBackend(a=1))
+    bench.backend.device = lambda reservation: RuntimeError("no driver")
+    with pytest.raises(EngineError, match="RuntimeError: no driver"):
+        bench.start(trials=1, request=Request(1.0, 1.0))
+
+
+# ---------------------------------------------------------------------------------------------- objects of shoal.put
+
+
+def executed(line: FakeLine) -> list[str]:
+    return [order.command.trial_id for order in line.orders if isinstance(order, Execute)]
+
+
+def test_a_host_has_the_objects_before_it_begins_and_those_put_meanwhile_before_its_first_member(make: Make) -> None:
+    first = shoal.put(b"first")
+    bench = make(FakeBackend(a=1, b=1))
+    held: list[FakeLine] = []
+
+    def on_begin(line: FakeLine, members: bool) -> None:
+        if line.node == "b":
+            held.append(line)
+        else:
+            line.answer("started", facts(line))
+
+    bench.backend.on_begin = on_begin
+    bench.start(trials=2)
+    bench.until(lambda: held)
+    assert held[0].gave == [first.id]
+    second = shoal.put(b"second")
+    on_a = next(iter(bench.slots))
+    bench.launch("t0", on_a)
+    bench.poll()
+    assert bench.line("a").gave == [first.id, second.id]
+    held[0].answer("started", facts(held[0]))
+    bench.until(lambda: len(bench.slots) == 2)
+    bench.poll()
+    assert held[0].gave == [first.id, second.id]
+
+
+def test_what_is_ordered_waits_for_the_objects_that_it_may_need(make: Make) -> None:
+    bench = make(FakeBackend(a=1))
+    bench.start(trials=1)
+    given: list[ObjectRef[Any]] = []
+    bench.backend.on_give = lambda line, ref: given.append(ref)
+    shoal.put(b"large")
+    [slot] = bench.slots
+    bench.launch("t0", slot)
+    bench.until(lambda: given)
+    bench.poll()
+    assert executed(bench.line("a")) == []
+    bench.line("a").answer("given", None, given[0])
+    bench.poll()
+    assert executed(bench.line("a")) == ["t0"]
+
+
+def test_a_node_that_has_no_room_for_an_object_is_left_out_when_it_begins(make: Make) -> None:
+    shoal.put(b"large")
+    bench = make(FakeBackend(a=1, full=1))
+    bench.backend.on_give = lambda line, ref: line.answer(
+        "given", StorageError("no space left") if line.node == "full" else None, ref
+    )
+    bench.start(trials=2)
+    bench.until(lambda: bench.notes)
+    assert "is left out" in bench.notes[0]
+    assert "StorageError: no space left" in bench.notes[0]
+    bench.poll()
+    assert set(bench.slots.values()) == {"a"}
+
+
+def test_a_node_at_work_that_has_no_room_for_an_object_is_named_and_goes_on(make: Make) -> None:
+    bench = make(FakeBackend(a=1))
+    bench.start(trials=1)
+    bench.backend.on_give = lambda line, ref: line.answer("given", StorageError("no space left"), ref)
+    shoal.put(b"large")
+    [slot] = bench.slots
+    bench.launch("t0", slot)
+    bench.until(lambda: bench.notes)
+    assert "On machine of a the object of ObjectRef(" in bench.notes[0]
+    assert "no space left" in bench.notes[0]
+    bench.poll()
+    assert executed(bench.line("a")) == ["t0"]
+
+
+def test_a_host_that_could_not_be_reached_is_asked_again_what_it_lacks_when_it_is_heard(make: Make) -> None:
+    bench = make(FakeBackend(a=1))
+    bench.start(trials=1)
+    answers: list[Any] = [Away()]
+    bench.backend.lacks = lambda line, refs: answers.pop() if answers else refs
+    ref = shoal.put(b"large")
+    [slot] = bench.slots
+    bench.launch("t0", slot)
+    bench.poll()
+    assert bench.line("a").gave == []
+    bench.line("a").answer("batch", Batch(1, 0, b""))
+    bench.until(lambda: bench.line("a").gave == [ref.id])
+
+
+# ---------------------------------------------------------------------------------------------- what goes to which node
+
+
+def test_the_drivers_environment_goes_to_no_other_node_and_into_no_message(make: Make) -> None:
+    bench = make(FakeBackend(driver=1, foreign=1))
+    bench.start(trials=2)
+    bench.until(lambda: len(bench.backend.lines) == 2)
+    for line in bench.backend.lines:
+        assert b"a secret" not in pickle.dumps(line.setup)
+        assert line.setup.environment == {"SHOAL_A": "1"}
+    assert bench.line("foreign").setup.secrets == ""
+    path = Path(bench.line("driver").setup.secrets)
+    assert json.loads(path.read_text())["TOKEN"] == "a secret"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    bench.engine.close(at_once=True)
+    assert not path.parent.exists()
+
+
+def test_what_a_killed_driver_left_in_the_folder_goes(make: Make, tmp_path: Path) -> None:
+    (tmp_path / ".shoal-0123").touch()
+    bench = make(FakeBackend(a=1))
+    bench.start(trials=1)
+    assert len(list(tmp_path.glob(".shoal-*"))) == 1
+    bench.engine.close(at_once=True)
+    assert list(tmp_path.glob(".shoal-*")) == []
+
+
+# ------------------------------------------------------------------------------------------------------ to the end
+
+
+def ended(bench: Bench) -> None:
+    for post in bench.engine.fleet.posts.values():
+        post.ended = True
+    bench.engine.close()
+
+
+def test_where_the_cluster_fails_after_the_end_who_waits_for_an_upload_is_told_and_all_is_given_back(
+    make: Make,
+) -> None:
+    bench = make(FakeBackend(a=1))
+    bench.backend.on_begin = lambda line, members: line.answer("started", facts(line, shared=False))
+    bench.start(trials=1, place=PLACE)
+    post = next(iter(bench.engine.fleet.posts.values()))
+    bench.engine.fleet._has(post, "t0", 0, "d")
+    ended(bench)
+    place = Place(f"{PLACE}/t0/checkpoint_000000")
+    before = bench.engine.depot.upload("t0", 0, "d", place)
+    bench.backend.inbox.put(("slots", Change(failed="the head is gone"), None))
+    error = before.exception(60)
+    assert isinstance(error, StorageError)
+    assert "the head is gone" in str(error)
+    assert isinstance(bench.engine.depot.upload("t0", 0, "d", place).exception(60), StorageError)
+    bench.engine.depot.close()
+    assert bench.backend.placed == {}
+    assert bench.backend.left
+    assert not any(thread.name == "shoal-uploads" for thread in threading.enumerate())
+
+
+def test_another_checkpoint_of_that_number_in_the_drivers_folder_is_not_uploaded(make: Make, tmp_path: Path) -> None:
+    bench = make(FakeBackend(a=1))
+    bench.backend.on_begin = lambda line, members: line.answer("started", facts(line, shared=not members))
+    bench.start(trials=1, place=PLACE)
+    (tmp_path / "t0/checkpoint_000000").mkdir(parents=True)
+    (tmp_path / "t0/checkpoint_000000/weights").write_text("of a process that died, told to nobody")
+    post = next(iter(bench.engine.fleet.posts.values()))
+    bench.engine.fleet._has(post, "t0", 0, "d")
+    place = Place(f"{PLACE}/t0/checkpoint_000000")
+    bench.engine.depot.upload("t0", 0, "d", place)
+    bench.until(lambda: [order for order in bench.line("a").orders if isinstance(order, Upload)])
+    assert not place.is_there()
+
+
+def test_one_round_of_polling_ends_however_much_hosts_say(make: Make) -> None:
+    bench = make(FakeBackend(a=1))
+    said: list[int] = []
+
+    bench.start(trials=1)
+
+    def again() -> None:
+        said.append(1)
+        if len(said) < 100:
+            bench.engine.later(again)
+
+    bench.engine.later(again)
+    bench.engine.poll(0.0)
+    assert 1 <= len(said) <= 2
+
+
+def test_who_waits_for_a_cluster_without_room_is_told_again(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_TELL_AFTER_S", 0.0)
+    monkeypatch.setattr(module, "_TELL_AGAIN_S", 0.0)
+    bench = make(FakeBackend(small=0))
+
+    def check() -> None:
+        if len(bench.notes) == 2:
+            bench.backend.has["small"] = 1
+
+    bench.start(trials=1, check=check)
+    assert "no node that is there now can run one" in bench.notes[0]
+    assert len(bench.notes) >= 2
