@@ -7,12 +7,14 @@ import pickle
 import stat
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import shoal
+from shoal.config import RunConfig, TuneConfig
 from shoal.core.commands import Launch, Status, Stop
 from shoal.core.events import Event, SlotsJoined, SlotsLeft
 from shoal.core.reports import ReportRules
@@ -24,6 +26,7 @@ from shoal.engines.granted import Change
 from shoal.engines.orders import Batch, Execute, HostFacts, HostSetup, Order, Peers, Upload, Uploaded
 from shoal.errors import EngineError, StorageError
 from shoal.objects import ObjectRef
+from shoal.plan import make_plan
 from shoal.resources import Request
 from shoal.storage.place import Place
 from shoal.worker.wire import MemberInfo, frame
@@ -573,3 +576,16 @@ def test_who_waits_for_a_cluster_without_room_is_told_again(make: Make, monkeypa
     bench.start(trials=1, check=check)
     assert "no node that is there now can run one" in bench.notes[0]
     assert len(bench.notes) >= 2
+
+
+def test_a_plan_counts_the_trials_that_go_on_or_begin_again(tmp_path: Path) -> None:
+    plan = make_plan(train, {}, TuneConfig(num_samples=4), RunConfig(storage_path=str(tmp_path)))
+    assert plan.going_on == 4
+    for event in plan.begin:
+        plan.population.apply(event)
+    names = [trial.trial_id for trial in plan.trials]
+    for name in names[:3]:
+        plan.population.trials[name].status = Status.TERMINATED
+    assert plan.going_on == 1
+    opened = replace(plan.opened, again=(names[0],), anew=(names[1],), dropped=(names[3],))
+    assert replace(plan, opened=opened).going_on == 2
