@@ -197,7 +197,7 @@ def test_an_uploader_that_is_killed_leaves_no_checkpoint_that_is_not_whole(
 @pytest.mark.parametrize("way", ["refuse", "hang", "reset"])
 def test_a_line_that_is_dead_is_noticed_and_used_again_when_it_is_not(bucket: s3.Bucket, way: s3.Way) -> None:
     where = Place(bucket.url) / "file"
-    where.write_bytes(b"before")
+    until(lambda: _works(where))
     bucket.line.go(way)
     for call in (lambda: where.write_bytes(b"no"), where.read_bytes, where.parent.list_names):
         with pytest.raises(PlaceError, match="cannot be reached now") as told:

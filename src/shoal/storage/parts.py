@@ -29,7 +29,7 @@ _PARTS_AT_MOST = 10_000
 _AT_ONCE = 4
 """Parts of one file."""
 _AT_ONCE_OF_ALL = 12
-_TRIES = 3
+_TRIES = 4
 _ANSWER_S = 20.0
 _RATE = 256 << 10
 """Bytes in a second, of all that is sent at the same time: a slower line has to try twice, with twice the time."""
