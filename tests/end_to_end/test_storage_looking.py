@@ -172,7 +172,12 @@ def test_objects_beside_experiments_are_not_looked_into(root: str, monkeypatch: 
         (Place(root) / f"{number}.jpg").write_bytes(b"")
     looked: list[str] = []
     real = shipping.look
-    monkeypatch.setattr(shipping, "look", lambda place: (looked.append(place.name), real(place))[1])
+
+    def look(place: Place) -> Any:
+        looked.append(place.name)
+        return real(place)
+
+    monkeypatch.setattr(shipping, "look", look)
     assert find_urls(root) == [f"{root}/a"]
     assert looked == ["a"]
 

@@ -109,7 +109,7 @@ class LocalDepot:
             self._uploading[key] = self._uploading.get(key, 0) + 1
         try:
             future = self._workers.submit(partial(self._carry_out, key, digest, place))
-        except BaseException:
+        except RuntimeError:  # they are closed
             self._uploaded(key)
             raise
         future.add_done_callback(lambda done: self._uploaded(key) if done.cancelled() else None)
