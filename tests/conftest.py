@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import signal
+from pathlib import Path
+
+import pytest
 
 from tests.ray_folder import let_ray_leave_nothing_behind
 
@@ -12,3 +15,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 let_ray_leave_nothing_behind()
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out the tests of the cluster where they are not wanted: to look at them loads Ray, and others hide that."""
+    unwanted = "not cluster" in str(config.getoption("markexpr", ""))
+    return True if unwanted and collection_path == Path(__file__).parent / "cluster" else None

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from shoal.patience import grace_s, storage_patience_s
+from shoal.patience import grace_s, storage_patience_s, uploads_at_once
 from shoal.reading import Experiment
 from shoal.storage.mirror import Mirror
 
@@ -154,6 +154,7 @@ def test_the_variables_are_those_that_the_code_reads_with_these_defaults(monkeyp
     found = {
         "SHOAL_STORAGE_EVERY_S": mirror._every_s,
         "SHOAL_STORAGE_PATIENCE_S": storage_patience_s(),
+        "SHOAL_STORAGE_UPLOADS": uploads_at_once(),
         "SHOAL_GRACE_S": grace_s(),
     }
     assert {name: float(value) for name, value in table.items()} == found

@@ -8,7 +8,6 @@ import shutil
 import threading
 from concurrent.futures import Future
 from pathlib import Path
-from types import GeneratorType
 
 import pytest
 from tests.unit.stored import AtOnce, interrupted, write_checkpoint
@@ -141,13 +140,20 @@ def test_a_download_is_added_to_what_is_in_a_folder(tmp_path: Path, place: Place
 
 def test_a_fork_that_leaves_the_block_deletes_nothing_of_its_parent(tmp_path: Path, place: Place) -> None:
     (place / "file").write_bytes(b"x")
-    with Checkpoint(str(place)).as_directory() as inside:
-        child = os.fork()
-        if child == 0:
-            # The generator ends in the child, too, as it does where an exception leaves the block there.
-            os._exit(_leave_all())
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-        assert os.listdir(inside) == ["file"]
+    block = Checkpoint(str(place)).as_directory()
+    inside = block.__enter__()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            block.__exit__(None, None, None)
+            code = 0
+        finally:
+            os._exit(code)  # whatever happens, the child must not go on as a second runner of tests
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert os.listdir(inside) == ["file"]
+    block.__exit__(None, None, None)
+    assert not os.path.exists(inside)
 
 
 NAMES = ["opt::state.bin", "x?versionId=1", "a%3Fb", "a?b", "a#b", "back\\slash", "a b", "é", "{x}", "a%"]
@@ -433,16 +439,6 @@ def test_calls_are_done_at_the_same_time_and_the_first_error_is_raised_after_all
     with pytest.raises(ValueError, match="1"):
         each([lambda number=number: call(number) for number in range(4)])  # type: ignore[misc]
     assert sorted(ended) == [0, 1, 2, 3]
-
-
-def _leave_all() -> int:
-    """End all blocks around, in a child; return 0 where that was possible."""
-    import gc
-
-    for each_one in gc.get_objects():
-        if isinstance(each_one, GeneratorType) and each_one.gi_code.co_name == "as_directory":
-            each_one.close()
-    return 0
 
 
 def _raised(future: Future[None]) -> None:
