@@ -45,7 +45,9 @@ class Spent:
     boundaries: int
     answers: int
     cpu_s: float
-    """CPU time of the process, without what the models took: what other threads do is in it."""
+    """CPU time of the thread that decides, without what the models took."""
+    mirror_s: float
+    """CPU time of the thread that copies to storage."""
     start_s: float
     """Until all hosts work."""
     journal_bytes: int
@@ -108,16 +110,37 @@ def run(size: Size, *, turn_s: float = 0.0, stored: bool = False, parts: bool = 
         ]
         for part, owner, name in timed if parts else ():
             stack.enter_context(_timed(by_part, part, owner, name))
-        began, models = time.process_time(), world.simulating_s
+        copying: list[float] = []
+        stack.enter_context(_thread_timed(copying, Mirror, "_run"))
+        began, models = time.thread_time(), world.simulating_s
         driver.run([opened, *trials], trials)
-        if mirror is not None:
-            engine.depot.close()
-        cpu_s = time.process_time() - began - (world.simulating_s - models)
+        engine.depot.close()
+        cpu_s = time.thread_time() - began - (world.simulating_s - models)
         journal_bytes = sum(each.stat().st_size for each in Path(path).glob("journal.sqlite*"))
         journal.close()
     counts = world.counts
     memory = int(Path("/proc/self/statm").read_text().split()[1]) * 4096
-    return Spent(counts.results, counts.boundaries, counts.answers, cpu_s, start_s, journal_bytes, memory, by_part)
+    return Spent(
+        counts.results, counts.boundaries, counts.answers, cpu_s, sum(copying), start_s, journal_bytes, memory, by_part
+    )
+
+
+@contextlib.contextmanager
+def _thread_timed(into: list[float], owner: type[Any], name: str) -> Iterator[None]:
+    """Note the CPU time of threads that run a method."""
+    original: Callable[..., Any] = getattr(owner, name)
+
+    def timed(*args: Any, **more: Any) -> Any:
+        try:
+            return original(*args, **more)
+        finally:
+            into.append(time.thread_time())
+
+    setattr(owner, name, timed)
+    try:
+        yield
+    finally:
+        setattr(owner, name, original)
 
 
 @contextlib.contextmanager
@@ -151,7 +174,7 @@ class Found:
     mirror_s: float
     start_s: float
     journal_bytes: float
-    """For a result, of an experiment with a boundary each fifth."""
+    """For a result, of an experiment with a boundary each second."""
     member_bytes: float
     """Of the driver's memory, for a member."""
 
@@ -164,16 +187,15 @@ def find(members: int) -> Found:
     # One host says all that there is once in a virtual second: hardly any answers.
     plain = run(Size(members, slots, 1, steps=steps, interval=NEVER), turn_s=1.0)
     result_s = plain.cpu_s / plain.results
-    steps = max(10, steps // 5 * 5)
-    five = Size(members, slots, 1, steps=steps, interval=5)
-    decided = run(five, turn_s=1.0)
+    pairs = Size(members, slots, 1, steps=max(4, steps // 2 * 2), interval=2)
+    decided = run(pairs, turn_s=1.0)
     boundary_s = (decided.cpu_s - decided.results * result_s) / decided.boundaries
     # Each result is an answer of its own.
     alone = Size(members, slots, slots, steps=max(2, RESULTS // members), interval=NEVER, step_s=100.0)
     spread = run(alone)
     answer_s = (spread.cpu_s - spread.results * result_s) / spread.answers
-    stored = run(five, turn_s=1.0, stored=True)
-    mirror_s = max(0.0, stored.cpu_s - decided.cpu_s) / stored.boundaries
+    stored = run(pairs, turn_s=1.0, stored=True)
+    mirror_s = (max(0.0, stored.cpu_s - decided.cpu_s) + stored.mirror_s) / stored.boundaries
     bytes_each = (decided.memory - nobody) / members
     return Found(
         members, result_s, boundary_s, answer_s, mirror_s, spread.start_s, decided.journal_bytes / decided.results,

@@ -168,6 +168,8 @@ class _Member:
     trains: bool
     hands_to: HandOn | None = None
     """Whom it hands its slot to."""
+    early: list[tuple[Any, bool]] | None = None
+    """What it has said since another handed a slot on to it, which is told after its ``Continue``; None: it was not."""
 
 
 class _Host(HostLine):
@@ -271,6 +273,11 @@ class _Host(HostLine):
                 self._train(command.trial_id, member)
         elif isinstance(command, Continue):
             member = self._members[command.trial_id]
+            if member.early is not None:
+                said, member.early = member.early, None
+                for message, urgent in said:
+                    self._say(message, urgent=urgent)
+                return
             member.until = command.until
             if not member.trains:
                 member.trains = True
@@ -307,9 +314,14 @@ class _Host(HostLine):
             trial_id, member.launch, member.iteration, metrics, waiting, stop, saved, self._world.now, 1.0, 1.0, 1.0, 1
         )
         soon = member.until is not None and member.iteration + 1 >= member.until
+        said: list[tuple[Any, bool]] = [(report, waiting or soon)]
         if saved is not None and self._peers:
-            self._say(Held(f"trial_{trial_id}", saved.number, saved.digest, self._peers[0]), urgent=False)
-        self._say(report, urgent=waiting or soon)
+            said.insert(0, (Held(f"trial_{trial_id}", saved.number, saved.digest, self._peers[0]), False))
+        if member.early is not None:
+            member.early += said
+        else:
+            for message, urgent in said:
+                self._say(message, urgent=urgent)
         if not waiting:
             self._train(trial_id, member)
 
@@ -320,7 +332,7 @@ class _Host(HostLine):
         if promise is None or to is None or to.trains:
             return
         if (to.launch, to.iteration) == (promise.to_launch, promise.to_iteration):
-            to.until, to.trains = promise.until, True
+            to.until, to.trains, to.early = promise.until, True, []
             self._train(promise.to, to)
 
 
