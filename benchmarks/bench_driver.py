@@ -116,8 +116,8 @@ def run(size: Size, *, turn_s: float = 0.0, stored: bool = False, parts: bool = 
         driver.run([opened, *trials], trials)
         engine.depot.close()
         cpu_s = time.thread_time() - began - (world.simulating_s - models)
-        journal_bytes = sum(each.stat().st_size for each in Path(path).glob("journal.sqlite*"))
         journal.close()
+        journal_bytes = Path(path, "journal.sqlite").stat().st_size
     counts = world.counts
     memory = int(Path("/proc/self/statm").read_text().split()[1]) * 4096
     return Spent(
