@@ -16,13 +16,14 @@ from tests.helpers import climb, fit, story
 import shoal
 from shoal import tune
 from shoal.core.commands import Continue, Evict, HandOn
-from shoal.core.events import Event, Lost, Reported
+from shoal.core.events import Event, Lost, Reported, Started
 from shoal.engines import EngineCommand, EngineSetup
 from shoal.engines.inline import InlineEngine
 from shoal.engines.processes import ProcessEngine
 from shoal.errors import ConfigError
 from shoal.journal.sqlite import SQLiteJournal
 from shoal.testing.contracts import EngineContract
+from shoal.testing.contracts.bench import Bench
 
 
 class TestInline(EngineContract):
@@ -51,6 +52,20 @@ def test_the_inline_engine_runs_in_this_very_process(tmp_path: Path) -> None:
     fit(train, tmp_path, engine="inline", num_samples=2)
     assert seen == [os.getpid()] * 2
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("shoal-")]
+
+
+def test_one_that_leaves_just_when_its_time_is_up_is_lost_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHOAL_GRACE_S", "0")
+    with Bench(InlineEngine(), tmp_path / "bench", slots=1) as bench:
+        member = bench.member(climb, lr=0.1)
+        member.launch(until=1.0)
+        member.next(Started)
+        member.reports(1)
+        thread = next(thread for thread in threading.enumerate() if thread.name == f"shoal-{member.info.name}")
+        member.wind_up()
+        thread.join()
+        member.next(Lost)
+        assert member.is_silent()
 
 
 def test_the_environment_chooses_the_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

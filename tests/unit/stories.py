@@ -110,7 +110,8 @@ class Story:
             index = len(self.history.trials) + len(items)
             tag = f"{index}_" + ",".join(f"{key}={value}" for key, value in config.items() if key in ("lr", "momentum"))
             name = f"{self.info.trainable}_{self.name(index)}"
-            items.append(TrialAdded(self.name(index), index, name, tag, f"{name}_{tag}_2026-11-23_12-00-00", config))
+            folder = f"{name}_{tag}_2026-11-23_12-00-00".replace("/", "_").replace("\0", "_")
+            items.append(TrialAdded(self.name(index), index, name, tag, folder, config))
         self.tell(*items)
 
     def add_usual(self, count: int = 4) -> None:

@@ -73,6 +73,8 @@ class InlineEngine:
         self._left: list[threading.Thread] = []
         self._winding_up: list[tuple[float, Lost]] = []
         """When members that were asked to leave with their next report are waited for no longer."""
+        self._lost: set[tuple[str, int]] = set()
+        """The launches that were told to be lost."""
         self._setup: EngineSetup | None = None
         self._outer: Session | None = None
 
@@ -121,17 +123,27 @@ class InlineEngine:
 
     def poll(self, timeout: float) -> list[Event]:
         """Return what has happened; wait at most ``timeout`` seconds for the first event."""
-        events: list[Event] = []
         now = time.monotonic()
-        for entry in [entry for entry in self._winding_up if entry[0] <= now]:
-            self._winding_up.remove(entry)
-            self._events.put(entry[1])
+        for end, lost in self._winding_up:
+            if end <= now:
+                self._events.put(lost)
+        self._winding_up = [entry for entry in self._winding_up if entry[0] > now]
+        happened: list[Event] = []
         try:
-            events.append(self._events.get(timeout=timeout))
+            happened.append(self._events.get(timeout=timeout))
             while True:
-                events.append(self._events.get_nowait())
+                happened.append(self._events.get_nowait())
         except queue.Empty:
-            return events
+            return [event for event in happened if self._counts(event)]
+
+    def _counts(self, event: Event) -> bool:
+        """Return whether to tell an event: not where its launch was lost before, whose thread may go on for a while."""
+        launch = (getattr(event, "trial_id", ""), getattr(event, "launch", 0))
+        if launch in self._lost:
+            return False
+        if isinstance(event, Lost):
+            self._lost.add(launch)
+        return True
 
     def close(self, *, at_once: bool = False) -> None:
         """End all members; a function that does not come back to Shoal within seconds is abandoned."""

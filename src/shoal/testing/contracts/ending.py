@@ -154,6 +154,7 @@ class EndingContract(Benches):
         (tmp_path / "end").touch()  # for a thread, which cannot be killed
         member.has_process = False
         assert not self.in_processes or ends(pid, bench)
+        assert member.is_silent()
 
     def test_one_that_winds_up_before_its_function_never_enters_it(self, bench: Bench, tmp_path: Path) -> None:
         member = bench.member(mark, marks=str(tmp_path))
