@@ -93,6 +93,31 @@ def test_what_exists_and_is_not_on_this_machine_does_not_keep_the_rest_from_stor
         driver.journal.close()
 
 
+def test_a_round_that_is_ended_while_uploads_are_done_is_made_good_by_the_next(tmp_path: Path) -> None:
+    with interrupted() as place, one_after_the_other():
+        driver = Telling(tmp_path / "exp")
+        rounds = mirrored(place, driver)
+        calls = itertools.count(1)
+
+        def ends_every_other() -> None:
+            if next(calls) % 2:
+                raise OSError("storage is away")
+
+        rounds.meanwhile(ends_every_other)
+        while not driver.ended:
+            driver.step()
+        ended = 0
+        while rounds.behind:
+            try:
+                rounds.run()
+            except OSError:
+                ended += 1
+                assert ended < 100
+        assert ended
+        assert stored(place, driver) == set(existing(driver.history))
+        driver.journal.close()
+
+
 def test_a_driver_that_was_taken_over_writes_nothing_more(tmp_path: Path) -> None:
     with interrupted() as place, one_after_the_other():
         driver = Telling(tmp_path / "exp")

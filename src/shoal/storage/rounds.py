@@ -265,10 +265,10 @@ class Rounds:
                 self._uploads[key].cancel()
             if not any(key in target.wanted for key in self._uploads):
                 return target
-            done = self._wait()
+            missed = self._collect(self._wait(), target)  # first: what else there is to do may end this round
             self._meanwhile()
             self._check_while_uploading()
-            if self._collect(done, target):
+            if missed:
                 self._sleep(_LOOK_AGAIN_S)
                 target = self._ledger.snapshot()
 
