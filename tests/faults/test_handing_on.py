@@ -296,7 +296,7 @@ def test_one_that_dies_before_it_has_said_anything_is_known_to_have_gone_on(tmp_
         # As one that waits in its report: what it says first is only the word that it goes on.
         alone.poll_until(lambda: alone.engine._members["b"].early)
         member = alone.engine._members["b"]
-        alone.poll_until(lambda: len(member.held) >= 2)
+        alone.poll_until(lambda: any(isinstance(event, Reported) and event.waiting for event in member.held))
         member.held.clear()
         assert member.pid is not None
         os.kill(member.pid, signal.SIGKILL)
