@@ -18,6 +18,7 @@ from shoal.storage import mirror as module
 from shoal.storage.logs import LogCopies, lacking, log_files
 from shoal.storage.mirror import Mirror
 from shoal.storage.place import Place
+from shoal.storage.segments import ALIVE
 from shoal.storage.shipping import Shipper, fetch, look, relation
 from shoal.storage.transfer import list_checkpoints, name_of_key
 from shoal.storage.trying import PlaceError
@@ -457,6 +458,36 @@ def test_the_heart_beats_whatever_the_rounds_do(runs: Callable[..., Run], monkey
         opened.set()
         run.mirror.close()
         assert look(place).alive.ended  # type: ignore[union-attr]
+
+
+def test_once_a_last_round_is_given_up_the_driver_is_not_taken_for_alive(
+    runs: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_BEAT_S", 0.02)
+    opened = threading.Event()
+
+    def hangs(what: str, path: str) -> None:
+        if what == "write" and "/journal/" in path and ALIVE not in path:
+            opened.wait(30)
+
+    def threads(name: str) -> set[threading.Thread]:
+        return {thread for thread in threading.enumerate() if thread.name == name}
+
+    hearts, mirrors = threads("shoal-heartbeat"), threads("shoal-mirror")
+    with interrupted(hangs) as place:
+        run = runs(place)
+        run.start()
+        run.go_on(10)
+        run.mirror.close(patience_s=0.1)
+        assert "no time" in (run.mirror.trouble or "") or "does not answer" in (run.mirror.trouble or "")
+        until(lambda: threads("shoal-heartbeat") <= hearts)
+        opened.set()
+        until(lambda: threads("shoal-mirror") <= mirrors)
+        with undisturbed():
+            found = look(place)
+        assert found is not None
+        assert found.seq < run.driver.journal.last
+        assert not getattr(found.alive, "ended", True)
 
 
 @pytest.mark.parametrize(("text", "count"), [("3", 3), ("0", 16), ("many", 16), ("-1", 16), ("", 16)])

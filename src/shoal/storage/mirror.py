@@ -180,6 +180,7 @@ class Mirror:
             # A request to which nobody answers takes its time; it is not waited for.
             if self._clock() > min(self._deadline, self._progressed_at + self._allowed_s()) + _GRACE_S:
                 self._give_up(f"{self._place} does not answer" if self._failed is None else self._no_time())
+                self._done.set()  # nobody is to take this driver for alive
                 return
 
     def _say_that_it_ended(self) -> None:
@@ -208,7 +209,7 @@ class Mirror:
 
     def _copy(self, copier: _Copier) -> None:
         backoff = Backoff(most_s=_MOST_S)
-        while True:
+        while not self._done.is_set():
             self._woken.clear()
             ending = self._ending.is_set()
             try:
@@ -243,6 +244,8 @@ class Mirror:
 
     def _is_hopeless(self, error: BaseException, *, ending: bool) -> bool:
         """Something went wrong: say so, and give up where it is time. Return whether nothing more is to be tried."""
+        if self._done.is_set():
+            return True
         late = isinstance(error, _Late)
         now = self._clock()
         if not late:
@@ -278,6 +281,8 @@ class Mirror:
         Raises:
             _Late: there is no more time.
         """
+        if self._done.is_set():
+            raise _Late
         now = self._clock()
         self._look_whether_it_moves()
         silent = now - self._progressed_at
