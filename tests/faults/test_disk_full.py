@@ -207,9 +207,9 @@ from tests.faults.test_disk_full import *
 
 
 KB = 1024
-FIRST_PAGES = (0, 16, 32, 48, *range(56, 92, 4), 112)
+FIRST_PAGES = (0, 32, *range(60, 92, 8), 112)
 """Where there is no room for what comes before the first checkpoint."""
-FEW = (100, 150, 220, 310, 420, 560, 700, 850)
+FEW = (100, 150, 220, 420, 700)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -231,7 +231,7 @@ def test_a_disk_without_room_for_the_beginning_leaves_nothing_in_the_way_of_the_
 
 
 ALL_SIZES = bool(os.environ.get("SHOAL_TEST_ALL"))
-STEP = 7 if ALL_SIZES else 140
+STEP = 7 if ALL_SIZES else 190
 """Kilobytes between two sizes that are tried. All of them take some minutes."""
 
 
@@ -278,7 +278,7 @@ def test_a_disk_without_room_for_more_files_says_so_and_the_run_goes_on_when_the
     said = on_a_small_disk(
         """
 expected = outcome(tuner(train, Path(tempfile.mkdtemp())).fit())
-for count in (1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 14, 17, 20, 24, 28, 32, 36):
+for count in (1, 2, 3, 4, 5, 6, 7, 9, 14, 20, 28, 36):
     mount("-o", f"remount,nr_inodes={count}", folder)
     error = attempt(tuner(train, folder).fit)
     print(json.dumps([count, str(error)]))
@@ -294,7 +294,7 @@ for count in (1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 14, 17, 20, 24, 28, 32, 36):
         tmp_path,
         "size=8m,nr_inodes=1000",
     )
-    assert sum(text != "None" for _, text in said) >= 10
+    assert sum(text != "None" for _, text in said) >= 8
 
 
 def test_a_script_that_resumes_by_itself_is_simply_started_again(tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ class Enough(tune.Stopper):
     [
         pytest.param(train, False, None, EXPLOITS, 0, id="asynchronous", marks=pytest.mark.slow),
         pytest.param(train, True, None, EXPLOITS, 0, id="synchronous", marks=pytest.mark.slow),
-        pytest.param(Walker, False, None, EXPLOITS, 0, id="class", marks=pytest.mark.slow),
+        pytest.param(Walker, False, None, 300, 0, id="three hundred of a class"),
         pytest.param(train, False, 2, 200, 0, id="two residents", marks=pytest.mark.slow),
         pytest.param(train, False, None, 100, 0, id="a hundred"),
         pytest.param(Walker, True, None, 100, 0, id="a hundred of a synchronous class"),

@@ -53,7 +53,7 @@ def order_of(result: SimulationResult) -> list[tuple[str, int]]:
 # --------------------------------------------------------------------------------------------------- random experiments
 
 
-@pytest.mark.parametrize("block", range(30))
+@pytest.mark.parametrize("block", range(20))
 def test_every_promise_holds_after_each_event_of_small_experiments(block: int) -> None:
     for seed in range(block * 150, block * 150 + 150):
         drawn_scenario(seed, largest=12).run()
@@ -65,7 +65,7 @@ def test_every_promise_holds_after_each_event_of_larger_experiments(block: int) 
         drawn_scenario(seed, largest=60).run()
 
 
-@pytest.mark.parametrize("slots", [1, 7, 32])
+@pytest.mark.parametrize("slots", [1, 32])
 @pytest.mark.parametrize("synch", [False, True])
 def test_every_promise_holds_after_each_event_with_300_members(slots: int, synch: bool) -> None:
     faults = tuple((fault, 0.005) for fault in Fault if fault not in (Fault.RETURN, Fault.DAMAGE))
@@ -79,7 +79,7 @@ def test_every_promise_holds_after_each_event_with_300_members(slots: int, synch
 
 @pytest.mark.parametrize("synch", [False, True])
 @pytest.mark.parametrize("burn_in", [0.0, 5.0, 100.0])
-@pytest.mark.parametrize("slots", [1, 3, 8])
+@pytest.mark.parametrize("slots", [1, 5])
 @pytest.mark.parametrize("fault", [None, *Fault])
 @pytest.mark.parametrize("replace_failed", [False, True])
 def test_nobody_waits_for_ever(
