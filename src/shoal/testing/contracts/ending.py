@@ -140,21 +140,22 @@ class EndingContract(Benches):
         assert member.is_silent()
 
     def test_one_that_winds_up_and_does_not_come_to_a_report_is_lost_when_its_time_is_up(
-        self, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, new_bench: NewBench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         if not self.carries_environment:
             pytest.skip("how long it has follows from the environment of where it is")
         monkeypatch.setenv("SHOAL_GRACE_S", "0.2")
-        member = bench.member(report_once_and_wait, end=str(tmp_path / "end"))
-        member.launch()
-        pid = member.next(Started).pid
-        member.reports(1)
-        member.wind_up()
-        assert member.next(Lost).launch == 1
-        (tmp_path / "end").touch()  # for a thread, which cannot be killed
-        member.has_process = False
-        assert not self.in_processes or ends(pid, bench)
-        assert member.is_silent()
+        with new_bench() as bench:
+            member = bench.member(report_once_and_wait, end=str(tmp_path / "end"))
+            member.launch()
+            pid = member.next(Started).pid
+            member.reports(1)
+            member.wind_up()
+            assert member.next(Lost).launch == 1
+            (tmp_path / "end").touch()  # for a thread, which cannot be killed
+            member.has_process = False
+            assert not self.in_processes or ends(pid, bench)
+            assert member.is_silent()
 
     def test_one_that_winds_up_before_its_function_never_enters_it(self, bench: Bench, tmp_path: Path) -> None:
         member = bench.member(mark, marks=str(tmp_path))
