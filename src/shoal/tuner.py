@@ -224,15 +224,13 @@ class Tuner:
         journal = open_journal(location)
         try:
             plan = restored_plan(journal, location, self._trainable, self._tune, self._run, again)
-        except BaseException:
-            journal.close()
-            raise
-        if plan.idle:
-            with contextlib.closing(journal):
+            if plan.idle:
                 complete_files(plan, location, self._run)
-        else:
-            with _early_parent(self._tune, self._trainable) as parent:
-                execute(plan, location, self._run, self._tune, journal, parent)
+            else:
+                with _early_parent(self._tune, self._trainable) as parent:
+                    execute(plan, location, self._run, self._tune, journal, parent)
+        finally:
+            journal.close()  # or this process would keep it locked, whatever went wrong
         return location, plan.raises
 
 

@@ -25,7 +25,7 @@ import shoal
 from shoal import tune
 from shoal.core.commands import Exploit, Launch, Status, checkpoint_name
 from shoal.core.events import Opened, StopAsked, Undecided
-from shoal.errors import SpaceError
+from shoal.errors import EngineError, SpaceError
 from shoal.journal import JOURNAL_NAME
 from shoal.journal.brief import BRIEF
 
@@ -220,6 +220,24 @@ def test_a_finished_run_is_extended_where_it_was_moved_and_then_again(tmp_path: 
     # What is finished costs nothing: no process is started, and the results are there.
     launches = items(grid, Launch)
     assert items(restorable.restore("function", moved), Launch) == launches
+
+
+def test_where_nothing_could_be_started_the_same_process_can_go_on_later(
+    tmp_path: Path, gates: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_gates(gates)
+    restorable.begin("function", tmp_path / "run", gates, length=3, engine="inline")
+    longer = tune.RunConfig(stop={"training_iteration": 5})
+    with monkeypatch.context() as broken:
+        broken.setattr("shoal.wiring.make_engine", failing)
+        with pytest.raises(EngineError, match="no such cluster"):
+            restorable.restore("function", tmp_path / "run", run_config=longer)
+    grid = restorable.restore("function", tmp_path / "run", run_config=longer)
+    assert [result.metrics["training_iteration"] for result in grid] == [5] * 4
+
+
+def failing(*_: object) -> Any:
+    raise EngineError("no such cluster")
 
 
 # ---- Failed ----------------------------------------------------------------------------------------------------------

@@ -93,25 +93,32 @@ class InlineEngine:
         if isinstance(command, Launch):
             if command.fresh:
                 self._members[command.trial_id] = self._start(self._infos[command.trial_id])
-            self._members[command.trial_id].launch = command.launch
-            self._members[command.trial_id].port.inbox.put(Enter(command, checkpoint))
+            self._tell(command, Enter(command, checkpoint))
         elif isinstance(command, Continue):
-            self._members[command.trial_id].port.inbox.put(Go(command.until))
+            self._tell(command, Go(command.until))
         elif isinstance(command, HandOn):
             pass  # the driver tells, which is in the same process
         elif isinstance(command, Save):
-            self._members[command.trial_id].port.inbox.put(SaveNow())
+            self._tell(command, SaveNow())
         elif isinstance(command, WindUp):
             lost = Lost(command.trial_id, command.launch, "it did not come to its next report")
             self._winding_up.append((time.monotonic() + grace_s(), lost))
-            port = self._members[command.trial_id].port
-            port.winds_up = lost
-            port.inbox.put(Leave(counts=True))
+            self._tell(command, Leave(counts=True), lost)
         else:
             member = self._members.pop(command.trial_id, None)
             if member is not None:
                 member.port.inbox.put(Leave())
                 self._left.append(member.thread)
+
+    def _tell(self, command: Launch | Continue | Save | WindUp, message: object, winds_up: Lost | None = None) -> None:
+        """Send something to a member; one that was killed when the command was on its way is lost."""
+        member = self._members.get(command.trial_id)
+        if member is None:
+            self._events.put(Lost(command.trial_id, command.launch, "it was killed", innocent=True))
+            return
+        member.launch = command.launch
+        member.port.winds_up = winds_up or member.port.winds_up
+        member.port.inbox.put(message)
 
     def kill(self, trial_id: str, reason: str) -> None:
         """Have a trial no longer be waited for: a thread cannot be killed, and leaves with its next report."""

@@ -271,6 +271,16 @@ class EndingContract(Benches):
         assert member.next(Started).launch == 2
         assert scores(member.reports(2)) == [1.0, 2.0]
 
+    def test_one_that_was_killed_when_it_is_told_to_go_on_is_lost_once(self, bench: Bench) -> None:
+        member = bench.member(count)
+        member.launch(until=1.0)
+        member.next(Started)
+        assert member.reports(1)[-1].waiting
+        bench.engine.kill(member.trial_id, "too slow")
+        member.go_on(until=2.0)
+        assert not member.until_lost()
+        assert member.is_silent()
+
     def test_to_kill_one_that_has_no_process_is_nothing(self, bench: Bench) -> None:
         never, gone = bench.member(count), bench.member(lambda config: {"score": 1.0})
         gone.launch()
