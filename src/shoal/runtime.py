@@ -165,7 +165,7 @@ def _engine() -> Any:
 
 
 def connect() -> None:
-    """Connect to the Ray that :func:`init` named, or else to the one that runs on this machine, or start one.
+    """Connect to the Ray that :func:`init` named, or else to that of ``RAY_ADDRESS``, or start one on this machine.
 
     Raises:
         ConfigError: Ray is not installed.

@@ -65,3 +65,55 @@ def test_where_ray_does_not_say_no_member_is_bound_to_all(monkeypatch: pytest.Mo
     monkeypatch.setattr(ray_engine, "_ray", context([]))
     with pytest.raises(EngineError, match="does not tell which GPUs"):
         ray_engine._HolderActor().devices()
+
+
+def connected_to(address: str, node: str = "n", job: str = "j") -> Any:
+    there = SimpleNamespace(gcs_address=address, get_node_id=lambda: node, get_job_id=lambda: job)
+    return SimpleNamespace(is_initialized=lambda: True, get_runtime_context=lambda: there, shutdown=pytest.fail)
+
+
+def test_another_ray_than_the_one_that_this_process_is_connected_to_is_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ray_engine, "ray", connected_to("10.0.0.1:6379"))
+    with pytest.raises(EngineError, match=r"connected to the Ray at 10\.0\.0\.1:6379 already.*ray\.shutdown\(\) first"):
+        shoal.init(address="10.0.0.9:6380")
+    for same in ("10.0.0.1:6379", "head:6379", "auto"):
+        shoal.init(address=same)
+        shoal.shutdown()  # and the Ray of the user stays
+
+
+def test_a_ray_that_the_user_has_started_in_place_of_shoals_is_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_engine, "_connected", ("local", ("n", "j")))
+    backend = ray_engine._RayBackend(lambda: None)
+    monkeypatch.setattr(ray_engine, "ray", connected_to("10.0.0.1:6379"))
+    assert backend.alone
+    monkeypatch.setattr(ray_engine, "ray", connected_to("10.0.0.1:6379", node="another"))
+    assert not backend.alone
+    shoal.shutdown()
+
+
+def test_who_cannot_begin_because_its_node_has_died_is_gone() -> None:
+    from ray.exceptions import ActorUnschedulableError
+
+    assert isinstance(ray_engine._meaning(ActorUnschedulableError("the node is dead")), ray_engine.Gone)
+
+
+def test_what_ray_does_not_withdraw_now_is_withdrawn_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.exceptions import GetTimeoutError
+
+    gone: list[Any] = []
+
+    def away(group: Any) -> None:
+        raise GetTimeoutError("the GCS does not answer")
+
+    cluster = ray_engine._RayCluster("exp")
+    cluster.groups["a"] = "group"
+    monkeypatch.setattr(ray_engine, "ray", connected_to("10.0.0.1:6379"))
+    monkeypatch.setattr(ray_engine, "remove_placement_group", away)
+    with pytest.raises(GetTimeoutError):
+        cluster.withdraw("a")
+    monkeypatch.setattr(ray_engine, "remove_placement_group", gone.append)
+    cluster.withdraw("a")
+    cluster.withdraw("a")
+    assert gone == ["group"]

@@ -39,7 +39,13 @@ class TestProcesses(EngineContract):
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed")
 class TestRay(EngineContract):
     engine = "ray"
-    brings_slots = True
+
+    def take_slots(self, bench: Bench) -> None:
+        import ray
+
+        engine: Any = bench.engine
+        for post in engine.fleet.posts.values():
+            ray.kill(engine._lines[post.key].actor)
 
 
 def test_the_inline_engine_runs_in_this_very_process(tmp_path: Path) -> None:

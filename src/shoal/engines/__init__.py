@@ -57,7 +57,7 @@ class EngineSetup:
     note: Callable[[str], None] = lambda text: None
     """Shows the user a remark about the run."""
     trials: int | None = None
-    """How many trials there are that have not ended; None: those that are added."""
+    """How many trials there are that have not ended; None: that is not known."""
 
 
 class Engine(Protocol):
@@ -65,8 +65,11 @@ class Engine(Protocol):
 
     ``TuneConfig(engine=...)`` takes the class. It may say of itself, by attributes of the class that are True:
     ``brings_slots``, that it tells by events (``SlotsJoined``, ``SlotsLeft``) which slots there are, else they follow
-    from this machine; and ``hands_on``, that its members can hand on their slots (``HandOn``). Whether an engine keeps
-    what is promised here, :mod:`shoal.testing.contracts` tells.
+    from this machine; and ``hands_on``, that its members can hand on their slots (``HandOn``). An engine may have a
+    ``depot`` (:class:`shoal.checkpoints.depot.Depot`), where checkpoints are deleted and copied to storage from; its
+    members then fetch from storage what is not where they are. And it may have ``wake()``, which lets ``poll`` return
+    at once, called from any thread. Whether an engine keeps what is promised here, :mod:`shoal.testing.contracts`
+    tells.
     """
 
     def start(self, setup: EngineSetup) -> None:

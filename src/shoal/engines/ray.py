@@ -24,7 +24,14 @@ from functools import partial
 from typing import Any, TypeVar
 
 import ray
-from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTaskError
+from ray.exceptions import (
+    ActorUnavailableError,
+    ActorUnschedulableError,
+    NodeDiedError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+)
 from ray.util.placement_group import (
     PlacementGroup,
     placement_group,
@@ -55,12 +62,25 @@ _ANSWERS_S = 5.0
 # --------------------------------------------------------------------------------------------------------- connecting
 
 
-_connected: str | None = None
-"""The address that :func:`connect` has connected this process to; None where it has not, or the user has."""
+_connected: tuple[str, tuple[str, str]] | None = None
+"""The address that :func:`connect` has connected this process to, and what tells that connection from others."""
+
+
+def _connection() -> tuple[str, str]:
+    """Return what tells this process's connection to a Ray from those before and after it."""
+    context: Any = ray.get_runtime_context()
+    return context.get_node_id(), context.get_job_id()
+
+
+def _is_ours(address: str | None = None) -> bool:
+    """Return whether :func:`connect` has made the connection that there is, and not the user; to that address."""
+    if _connected is None or not ray.is_initialized() or _connected[1] != _connection():
+        return False
+    return address is None or _connected[0] == address
 
 
 def connect(address: str | None, **settings: Any) -> None:
-    """Connect to a cluster, or start a Ray of this machine alone; nothing where this process is connected already.
+    """Connect to a cluster, or start a Ray of this machine alone; nothing where this process is connected to it.
 
     Args:
         address: of a running cluster, ``auto`` for the one that runs on this machine, ``local`` for a Ray of one's own.
@@ -68,10 +88,11 @@ def connect(address: str | None, **settings: Any) -> None:
         **settings: as for ``ray.init``.
 
     Raises:
-        EngineError: there is none at this address, or none can be started.
+        EngineError: there is none at this address, or none can be started; or this process is connected to another one.
     """
     global _connected
     if ray.is_initialized():
+        _check_it_is(address)
         return
     address = address or os.environ.get("RAY_ADDRESS", "").strip() or "local"
     if address.startswith("ray://"):
@@ -84,7 +105,7 @@ def connect(address: str | None, **settings: Any) -> None:
     quiet: dict[str, Any] = {"configure_logging": False, **({"include_dashboard": False} if address == "local" else {})}
     try:
         _ray.init(address=address, **{**quiet, **settings})
-        _connected = address
+        _connected = address, _connection()
     except (RayError, ConnectionError, RuntimeError, ValueError, OSError) as error:
         where = "A Ray of this machine cannot be started" if address == "local" else f"No Ray at {address!r}"
         raise EngineError(f"{where}: {one_line(error)}") from error
@@ -94,6 +115,18 @@ def connect(address: str | None, **settings: Any) -> None:
             for number, handler in handlers.items():
                 if handler is not None:
                     signal.signal(number, handler)
+
+
+def _check_it_is(address: str | None) -> None:
+    """Raise where this process is connected to another Ray than the one at an address."""
+    there = str(ray.get_runtime_context().gcs_address)
+    asked, here = (re.fullmatch(r"\[?([^\s/]+?)\]?:(\d+)", each or "") for each in (address, there))
+    if asked is None or here is None or asked[2] == here[2]:
+        return  # a machine has many names, but its ports are those that they are
+    raise EngineError(
+        f"This process is connected to the Ray at {there} already, and {address!r} is another one. Call ray.shutdown() "
+        f"first, or leave the address out."
+    )
 
 
 def _see_whether_it_is_there(address: str) -> None:
@@ -111,8 +144,8 @@ def _see_whether_it_is_there(address: str) -> None:
 def disconnect() -> None:
     """Leave the cluster that :func:`connect` has connected to; a Ray that it has started ends."""
     global _connected
-    if _connected is not None:
-        _connected = None
+    ours, _connected = _is_ours(), None
+    if ours:
         ray.shutdown()
 
 
@@ -132,10 +165,11 @@ class _RayCluster:
         return str(group.id.hex())
 
     def withdraw(self, reservation: str) -> None:
-        group = self.groups.pop(reservation, None)
+        group = self.groups.get(reservation)
         if group is not None and ray.is_initialized():
-            with contextlib.suppress(RayError, ValueError):
+            with contextlib.suppress(ValueError):  # it is gone. Where Ray does not answer, it is tried again
                 remove_placement_group(group)
+        self.groups.pop(reservation, None)
 
     def where(self) -> dict[str, str | None]:
         table: dict[str, dict[str, Any]] = placement_group_table()
@@ -278,7 +312,8 @@ class _Line(HostLine):
 
     def _new(self) -> dict[str, Any]:
         """Return the hosts that it has not been told of."""
-        new = {name: actor for name, actor in self._actors.items() if name not in {*self._introduced, self.key}}
+        new = {name: actor for name, actor in self._actors.items() if name not in self._introduced}
+        new.pop(self.key, None)
         self._introduced.update(new)
         return new
 
@@ -346,6 +381,8 @@ def _meaning(error: BaseException) -> BaseException | Away | Gone:
         return Away()
     if isinstance(error, RayActorError) and not getattr(error, "actor_init_failed", False):
         return Gone()
+    if isinstance(error, ActorUnschedulableError | NodeDiedError):  # the node has died before it could begin there
+        return Gone()
     return error.cause if isinstance(error, RayTaskError) and error.cause is not None else error
 
 
@@ -369,7 +406,7 @@ class _RayBackend:
     @property
     def alone(self) -> bool:
         """See the class."""
-        return _connected == "local"
+        return _is_ours("local")
 
     def connect(self, experiment: str, inbox: Inbox) -> _RayCluster:
         """See the class."""

@@ -61,6 +61,8 @@ class Bench:
         self.folder = folder
         self.lines: list[tuple[str, str]] = []
         """What members have printed, with their names."""
+        self.told: list[Event] = []
+        """All events, in order."""
         self.members: dict[str, Member] = {}
         self.slots = slots
         """How many slots there have been so far."""
@@ -110,6 +112,7 @@ class Bench:
     def pump(self, timeout: float = 0.0) -> None:
         """Poll once, and give each event to its member."""
         for event in self.engine.poll(timeout):
+            self.told.append(event)
             if isinstance(event, SlotsJoined):
                 self.slots += len(event.devices)
             elif not isinstance(event, SlotsLeft):

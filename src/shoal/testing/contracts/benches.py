@@ -109,5 +109,5 @@ class Benches(Terms):
     @classmethod
     def make_bench(cls, folder: Path, *args: Any, **kwargs: Any) -> Bench:
         """Return a bench with a new engine, not started."""
-        slots = 0 if cls.brings_slots else 4 if cls.in_processes else 1
+        slots = 0 if cls.tells_slots() else 4 if cls.in_processes else 1
         return Bench(cls.make_engine(), folder, *args, slots=slots, limit=4, **kwargs)

@@ -17,7 +17,7 @@ import pytest
 
 from ... import tune
 from ...checkpoints.store import digest_of
-from ...core.events import Failed, Finished, Lost, Reported, Started
+from ...core.events import Failed, Finished, Lost, Reported, SlotsLeft, Started
 from ...errors import ConfigError, EngineError
 from ..trainables import climb, report_state
 from .bench import Bench
@@ -325,6 +325,34 @@ class EndingContract(Benches):
             member.next(Finished)
             bench.until(lambda: bench.lines == [(member.info.name, "hello")], "what it printed")
             assert not Path(member.info.folder, "output.log").exists()
+
+    def test_slots_that_are_taken_away_are_told_before_the_members_that_were_there(self, new_bench: NewBench) -> None:
+        if not self.tells_slots():
+            pytest.skip("its slots follow from this machine")
+        with new_bench() as bench:
+            waiting, training = bench.member(count), bench.member(count)
+            waiting.launch(until=1.0)
+            waiting.next(Started)
+            assert waiting.reports(1)[-1].waiting
+            training.launch(bench.slots - 1)
+            training.next(Started)
+            there, at = bench.slots, len(bench.told)
+            self.take_slots(bench)
+            for member in (waiting, training):
+                member.until_lost()
+            told = bench.told[at:]
+            lost = [event for event in told if isinstance(event, Lost)]
+            assert len(lost) == 2
+            assert all(event.innocent for event in lost)
+            left = [event for event in told[: told.index(lost[0])] if isinstance(event, SlotsLeft)]
+            gone = [slot for event in left for slot in event.slots]
+            assert sorted(gone) == sorted(set(gone))
+            assert {waiting.slot, training.slot} <= set(gone) <= set(range(there))
+            # Those that come in their place have numbers of their own.
+            bench.until(lambda: bench.slots > there, "a slot")
+            waiting.launch(bench.slots - 1, until=1.0)
+            waiting.next(Started)
+            assert waiting.reports(1)[-1].waiting
 
     # ------------------------------------------------------------------------------------------ many, starting, closing
 

@@ -11,6 +11,7 @@ import shoal
 
 from ...engines import Engine
 from ...wiring import make_engine
+from .bench import Bench
 
 __all__ = ["Terms"]
 
@@ -26,8 +27,8 @@ class Terms:
     cpus: ClassVar[int] = 16
     """So many the suite says that there are, with ``shoal.init``, whatever there are. Slots are made of them: up to 8
     for a run, and while that is going on 4 for the engine that is driven by hand."""
-    brings_slots: ClassVar[bool] = False
-    """Whether the engine tells by itself which slots there are (``SlotsJoined``)."""
+    brings_slots: ClassVar[bool | None] = None
+    """Whether the engine tells by itself which slots there are (``SlotsJoined``). None: as its class says."""
     carries_environment: ClassVar[bool] = True
     """Whether members have the environment variables and the working folder of the driver, as the engine starts."""
 
@@ -38,6 +39,20 @@ class Terms:
         shoal.init(num_cpus=cls.cpus, ignore_reinit_error=True)
         yield
         shoal.shutdown()
+
+    @classmethod
+    def tells_slots(cls) -> bool:
+        """Return whether the engine tells by itself which slots there are."""
+        if cls.brings_slots is not None:
+            return cls.brings_slots
+        return cls.engine == "ray" or bool(getattr(cls.engine, "brings_slots", False))
+
+    def take_slots(self, bench: Bench) -> None:
+        """Take all slots away from an engine that is at work, as where a node dies. May be overridden.
+
+        Others may come in their place.
+        """
+        pytest.skip("nobody says how this engine's slots are taken away")
 
     @classmethod
     def make_engine(cls) -> Engine:
