@@ -11,6 +11,7 @@ import threading
 import uuid
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,9 @@ from typing import Any
 from ..errors import ConfigError, StorageError, did_you_mean
 from ..location import check_no_password
 from .parts import PART, a_few_at_once, abort_uploads, download_in_parts, seconds_for, tried, upload_in_parts
-from .trying import describe, missing_bucket
+from .trying import FileRefused, describe, missing_bucket
 
-__all__ = ["Place", "forget"]
+__all__ = ["PROBE", "Place", "forget"]
 
 _URL = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
 _LOCAL = ("file", "local")
@@ -30,6 +31,10 @@ _ALIKE = frozenset({"file", "gcs", "gs", "local", "memory", "s3", "s3a"})
 _WHOLE = frozenset({"abfs", "abfss", "adl", "az", "gcs", "gs", "oci", "ocilake", "oss", "s3", "s3a"})
 """Where an object is seen only when all of it has arrived. Elsewhere it is written beside its place, and renamed."""
 _ASIDE = re.compile(r"\..+\.[0-9a-f]{8}\.partial")
+_CHANGED = ("LastModified", "last_modified", "updated", "mtime", "modified", "created")
+"""Where file systems say when an object was written: of S3, Azure, Google, folders, and those in memory."""
+PROBE = r"\.shoal_[0-9a-f]{8}"
+"""Names of objects that are there for a moment, to see whether they can be written."""
 _PACKAGES = {
     "s3": ("s3fs", "shoal[s3]"),
     "s3a": ("s3fs", "shoal[s3]"),
@@ -113,6 +118,23 @@ class Place:
         with self._told() as (files, path):
             found: bytes = self._ask(files, "cat_file", path)
         return found
+
+    def changed_at(self) -> float | None:
+        """Return when the object was written: seconds since the epoch, by storage's clock; None where it does not tell.
+
+        Raises:
+            FileNotFoundError: there is none.
+            PlaceError: it cannot be told now.
+        """
+        with self._told() as (files, path):
+            entry: dict[str, Any] = self._ask(files, "info", path)
+        value = next((entry[key] for key in _CHANGED if entry.get(key) is not None), None)
+        if isinstance(value, str):
+            with contextlib.suppress(ValueError):
+                value = datetime.fromisoformat(value.replace("Z", "+00:00"))
+        if isinstance(value, datetime):
+            return value.timestamp()
+        return float(value) if isinstance(value, (int, float)) else None
 
     def list_names(self) -> list[str]:
         """Return the names of the objects and folders in this folder, sorted; none where there is no such folder.
@@ -215,15 +237,16 @@ class Place:
 
         Raises:
             FileNotFoundError: there is no such file on this machine.
+            FileRefused: the file cannot be read, or its name is too long: with storage all is well.
             PlaceError: it cannot be written.
         """
-        size = path.stat().st_size
+        size, data = _content_of(path, 0 if self.scheme == "memory" else 2 * PART)
         try:
             with self._told() as (files, where):
-                if self.scheme in _S3 and size >= 2 * PART:
+                if data is not None:
+                    self._put(files, where, data)
+                elif self.scheme in _S3:
                     upload_in_parts(files, where, path, size, moved)
-                elif size < 2 * PART or self.scheme == "memory":
-                    self._put(files, where, path.read_bytes())
                 elif self.scheme in _WHOLE:
                     self._ask(files, "put_file", str(path), where, seconds=seconds_for(size))
                 else:
@@ -336,6 +359,27 @@ class Place:
             with contextlib.suppress(Exception):
                 files.rm_file(aside)
             raise
+
+
+def _content_of(path: Path, large: int) -> tuple[int, bytes | None]:
+    """Return a file's size and, where it is not large, what is in it.
+
+    Args:
+        path: the file, of this machine.
+        large: from so many bytes on it is only looked whether it can be read; 0: no file is large.
+
+    Raises:
+        FileNotFoundError: there is none.
+        FileRefused: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            return size, None if 0 < large <= size else file.read()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise FileRefused(f"The file {path} cannot be read: {error}.") from error
 
 
 def _split(url: str) -> tuple[str, str]:

@@ -11,7 +11,9 @@ from typing import Any, TypeVar
 
 from ..errors import StorageError, one_line
 
-__all__ = ["Backoff", "PlaceError", "describe", "missing_bucket", "missing_upload", "passes", "retrying"]
+__all__ = [
+    "Backoff", "FileRefused", "PlaceError", "describe", "missing_bucket", "missing_upload", "passes", "retrying",
+]  # fmt: skip
 
 _T = TypeVar("_T")
 _PASSING_ERRNOS = frozenset(
@@ -56,6 +58,10 @@ class PlaceError(StorageError):
     def __init__(self, text: str, *, passes: bool = False) -> None:
         super().__init__(text)
         self.passes = passes
+
+
+class FileRefused(PlaceError):
+    """One file cannot be put into storage, now or later, because of what it is; others can."""
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
@@ -144,6 +150,8 @@ def describe(error: BaseException, url: str) -> PlaceError:
         return PlaceError(
             f"Access to {url} is denied: {said}. Check the credentials in the environment, and what they allow."
         )
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return FileRefused(f"{url} cannot be written: its name is too long ({said}).")
     if isinstance(error, NotImplementedError):
         return PlaceError(
             f"{url} cannot be used: {scheme} cannot do what is needed ({said}). Give another storage_path."
