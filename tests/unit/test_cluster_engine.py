@@ -15,7 +15,7 @@ import pytest
 
 import shoal
 from shoal.config import RunConfig, TuneConfig
-from shoal.core.commands import Launch, Status, Stop
+from shoal.core.commands import CheckpointRecord, Launch, Status, Stop
 from shoal.core.events import Event, SlotsJoined, SlotsLeft
 from shoal.core.reports import ReportRules
 from shoal.engines import EngineSetup
@@ -23,7 +23,7 @@ from shoal.engines import cluster as module
 from shoal.engines.backend import Away, Gone, HostLine, Inbox
 from shoal.engines.cluster import ClusterEngine
 from shoal.engines.granted import Change
-from shoal.engines.orders import Batch, Execute, HostFacts, HostSetup, Order, Peers, Upload, Uploaded
+from shoal.engines.orders import Batch, Execute, Fetch, HostFacts, HostSetup, Missing, Order, Peers, Upload, Uploaded
 from shoal.errors import EngineError, StorageError
 from shoal.objects import ObjectRef
 from shoal.plan import make_plan
@@ -281,6 +281,47 @@ def test_a_host_whose_checkpoints_are_nowhere_else_stays_without_slots(make: Mak
     bench.line("b").answer("batch", Batch(1, 0, frame(Uploaded(1, None))))
     bench.until(lambda: "close" in bench.line("b").did)
     assert future.result() is None
+
+
+# ------------------------------------------------------------------------- what is nowhere but in the driver's folder
+
+
+def test_who_is_restored_on_other_nodes_only_gets_its_checkpoint_when_a_host_works_here(make: Make) -> None:
+    bench = make(FakeBackend(away=1))
+    homes: list[FakeLine] = []
+
+    def on_begin(line: FakeLine, members: bool) -> None:
+        if members:
+            line.answer("started", facts(line, shared=False))
+        else:
+            homes.append(line)
+
+    bench.backend.on_begin = on_begin
+    bench.start(trials=1)
+    (bench.folder / "t0/checkpoint_000000").mkdir(parents=True)
+    record = CheckpointRecord("t0/checkpoint_000000", "t0", 0, "d", 1, 1, 1.0, 1.0, None, None)
+    [slot] = bench.slots
+    launch = Launch("t0", 1, slot, {}, record, 1, 0.0, 1, until=None, fresh=True)
+    bench.engine.execute(launch, str(bench.folder / "t0/checkpoint_000000"))
+    bench.until(lambda: homes and executed(bench.line("away")))
+    bench.line("away").answer("batch", Batch(1, 0, frame(Missing("t0", 1, "t0", 0, "d", (), True, "nobody has it"))))
+    bench.poll()
+
+    def fetched() -> list[Fetch]:
+        return [order for order in bench.line("away").orders if isinstance(order, Fetch)]
+
+    assert fetched() == []
+    homes[0].answer("started", facts(homes[0]))
+    bench.until(fetched)
+    assert fetched() == [Fetch("t0", 1, (homes[0].key,))]
+    homes[0].answer("batch", Gone())  # and the next launch comes while another is begun
+    bench.until(lambda: len(homes) == 2)
+    bench.line("away").answer("batch", Batch(2, 0, frame(Missing("t0", 1, "t0", 0, "d", (homes[0].key,), False, "?"))))
+    bench.poll()
+    assert len(fetched()) == 1
+    homes[1].answer("started", facts(homes[1]))
+    bench.until(lambda: len(fetched()) == 2)
+    assert fetched()[1] == Fetch("t0", 1, (homes[1].key,))
 
 
 # -------------------------------------------------------------------------------------------- hosts that do not begin

@@ -16,14 +16,17 @@ from shoal.engines import EngineSetup
 from shoal.engines.fleet import Fleet, Post
 from shoal.engines.orders import (
     Add,
+    Begin,
     Delete,
     Devices,
     End,
     Ended,
     Execute,
+    Fetch,
     Held,
     HostFacts,
     Kill,
+    Missing,
     Order,
     Peers,
     Printed,
@@ -343,6 +346,68 @@ def test_what_is_in_the_drivers_folder_is_got_from_who_works_there(bench: Bench)
     assert holders(bench, "h1", record("a"), 0) == ()
     (bench.folder / "a/checkpoint_000000").mkdir(parents=True)
     assert holders(bench, "h1", record("a"), 0) == ("h0",)
+
+
+def missing(trial_id: str = "c", number: int = 1, *asked: str, reached: bool = True) -> Missing:
+    return Missing(trial_id, number, "a", 0, "d", asked, reached, "why")
+
+
+def answers(bench: Bench, key: str) -> list[Order]:
+    return bench.told(key, Fetch, Begin)
+
+
+def test_who_misses_a_checkpoint_is_told_who_has_it_by_now(bench: Bench) -> None:
+    for key in ("h1", "h2", "h3"):
+        bench.join(key)
+    bench.execute(launch("a"))
+    bench.hear("h1", report("a"))
+    assert holders(bench, "h3", record("a"), 2) == ("h1",)
+    bench.hear("h1", Held("a", 0, "d", "h2"))
+    bench.hear("h3", missing("c", 1, "h1"))
+    assert answers(bench, "h3") == [Fetch("c", 1, ("h2",))]
+    bench.hear("h3", missing("c", 1, "h2", "h1"))
+    assert answers(bench, "h3") == [Begin("c", 1)]
+    assert holders(bench, "h2", record("a"), 1) == ("h1",), "the one that misses it has it not"
+
+
+def test_who_misses_what_is_in_the_drivers_folder_hears_of_it_when_a_host_works_there(bench: Bench) -> None:
+    (bench.folder / "a/checkpoint_000000").mkdir(parents=True)
+    bench.join("h1")
+    assert holders(bench, "h1", record("a"), 0) == ()
+    bench.hear("h1", missing())
+    bench.join("h2")
+    assert answers(bench, "h1") == []
+    bench.join("h0", 0, home=True, shared=True)
+    assert answers(bench, "h1") == [Fetch("c", 1, ("h0",))]
+    bench.hear("h1", missing("c", 1, "h0"))
+    assert answers(bench, "h1") == [Begin("c", 1)]
+    bench.hear("h1", missing("c", 1, "h0", reached=False))
+    [begin] = answers(bench, "h1")
+    assert isinstance(begin, Begin)
+    assert begin.lost is not None
+
+
+def test_who_is_not_launched_any_more_waits_for_nobody(bench: Bench) -> None:
+    (bench.folder / "a/checkpoint_000000").mkdir(parents=True)
+    bench.join("h1")
+    bench.join("h2")
+    for slot, name in enumerate("bc"):
+        bench.execute(launch(name, slot=slot, checkpoint=record("a")), record("a"))
+        bench.hear(f"h{slot + 1}", missing(name))
+    bench.execute(Stop("b", 1, Status.TERMINATED, "the end"))
+    bench.fleet.leave("h2", "it died")
+    bench.hear("h1", missing("b"))
+    bench.join("h0", 0, home=True, shared=True)
+    assert answers(bench, "h1") == []
+
+
+def test_what_an_earlier_launch_misses_is_in_the_way_of_no_later_one(bench: Bench) -> None:
+    (bench.folder / "a/checkpoint_000000").mkdir(parents=True)
+    bench.join("h1")
+    holders(bench, "h1", record("a"), 0)
+    bench.execute(launch("c", 2, fresh=False))
+    bench.hear("h1", missing())
+    assert answers(bench, "h1") == [Begin("c", 1)]
 
 
 def test_a_checkpoint_is_deleted_wherever_it_is_or_will_be(bench: Bench) -> None:

@@ -198,6 +198,24 @@ def test_what_no_host_has_comes_from_storage(bench: Bench) -> None:
     here.close()
 
 
+def test_that_storage_does_not_have_it_says_less_than_that_a_neighbour_did_not_answer(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, _ = bench.stock("here", f"memory://{bench.folder.name}/e"), bench.stock("there")
+    digest = bench.save("there", "state")
+
+    def away(key: str, index: int) -> None:
+        if len(bench.waits) < 3:
+            raise ConnectionError("away")
+
+    bench.others.before_piece = away
+    assert here.fetch("t", 0, digest, ("there",)) is None
+    assert len(bench.waits) == 3
+    monkeypatch.setattr(module, "_AWAY_S", 0.0)
+    bench.waits.clear()
+    assert isinstance(here.fetch("t", 1, digest, ("there",)), ConnectionError)
+
+
 def test_a_checkpoint_is_uploaded_before_it_is_deleted(bench: Bench) -> None:
     here = bench.stock("here")
     digest = bench.save("here", "state")

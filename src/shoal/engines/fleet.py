@@ -21,14 +21,17 @@ from ..worker.wire import FrameReader, MemberInfo
 from . import EngineCommand, EngineSetup
 from .orders import (
     Add,
+    Begin,
     Delete,
     Devices,
     End,
     Ended,
     Execute,
+    Fetch,
     Held,
     HostFacts,
     Kill,
+    Missing,
     Order,
     Peers,
     Printed,
@@ -110,6 +113,8 @@ class Fleet:
         """Checkpoints that hosts have copied to storage."""
         self._holders: dict[tuple[str, int], dict[str, str]] = {}
         """Hosts outside of the driver's folder that have a checkpoint, or are about to, with its digest there."""
+        self._missing: dict[str, Missing] = {}
+        """Trials that wait for a host in the driver's folder to give them what is there."""
         self._uploads: dict[int, _Asked] = {}
         """By the number of the order."""
         self._logs = _Logs(setup.output)
@@ -130,6 +135,7 @@ class Fleet:
         else:
             self.posts[post.key] = post
         self._tell_peers()
+        self._look_again()
         return self.more_slots(post, devices) if devices else []
 
     def more_slots(self, post: Post, devices: Sequence[str]) -> list[Event]:
@@ -189,8 +195,7 @@ class Fleet:
 
     def _is_safe(self, trial_folder: str, number: int) -> bool:
         """Return whether a checkpoint is in storage, or in the driver's folder."""
-        there = (trial_folder, number) in self._stored
-        return there or (self._folder / trial_folder / checkpoint_name(number)).is_dir()
+        return (trial_folder, number) in self._stored or self._is_here(trial_folder, number)
 
     def _room(self, post: Post) -> int:
         """Return how many members may keep a process at a host."""
@@ -220,6 +225,7 @@ class Fleet:
         events: list[Event] = [SlotsLeft(tuple(sorted(post.slots)), shrunk)] if post.slots else []
         for trial_id, launch in post.trials.items():
             del self._where[trial_id], self._at[trial_id]
+            self._missing.pop(trial_id, None)
             events.append(Lost(trial_id, launch, reason, innocent=True))
         return events
 
@@ -235,6 +241,7 @@ class Fleet:
         """No host can work on the driver's node: nobody waits for one."""
         self._homeless = True
         self._tell_peers()
+        self._look_again()
 
     def _tell_peers(self) -> None:
         """Tell each host who keeps copies of its checkpoints: the next one, so that all have as much to keep.
@@ -269,12 +276,12 @@ class Fleet:
         Then one is to :meth:`join`, or :meth:`no_home` to be said: hosts may be waiting for it.
         """
         away = any(not post.facts.shared for post in self.posts.values())
-        return (
-            away
-            and not self._homeless
-            and self.home is None
-            and not any(post.facts.shared for post in self.posts.values())
-        )
+        return away and not self._homeless and not self._is_somebody_home
+
+    @property
+    def _is_somebody_home(self) -> bool:
+        """True where a host works in the driver's folder."""
+        return any(post.facts.shared for post in self._all())
 
     # ------------------------------------------------------------------------------------------------------ commands
 
@@ -325,6 +332,7 @@ class Fleet:
             if self._setup.log_to_file and not post.facts.shared:
                 self._logs.begin(info)
         post.trials[launch.trial_id] = launch.launch
+        self._missing.pop(launch.trial_id, None)
         self._where[launch.trial_id] = post
         self._at[launch.trial_id] = launch.slot
         folder = ""
@@ -338,6 +346,7 @@ class Fleet:
     def _no_process(self, post: Post, trial_id: str) -> None:
         """A trial has no process any more, or soon."""
         del self._where[trial_id], post.trials[trial_id], self._at[trial_id]
+        self._missing.pop(trial_id, None)
 
     def kill(self, trial_id: str, reason: str) -> None:
         """End the process of a trial at once."""
@@ -383,6 +392,8 @@ class Fleet:
             elif isinstance(message, Held):
                 if (holder := self.posts.get(message.key)) is not None:
                     self._has(holder, message.trial_folder, message.number, message.digest)
+            elif isinstance(message, Missing):
+                self._misses(post, message)
             elif isinstance(message, Uploaded):
                 self._uploaded(post, message)
             elif isinstance(message, Ended):
@@ -416,13 +427,54 @@ class Fleet:
         if not post.facts.shared:
             self._holders.setdefault((trial_folder, number), {})[post.key] = digest
 
-    def _holders_of(self, trial_folder: str, record: CheckpointRecord, *, but: Post) -> tuple[str, ...]:
+    def _holders_of(self, trial_folder: str, record: CheckpointRecord | Missing, *, but: Post) -> tuple[str, ...]:
         """Return the hosts that have a checkpoint, in the order in which to ask them."""
         holders = self._holders.get((trial_folder, record.number), {})
         found = [key for key, digest in holders.items() if digest == record.digest and key != but.key]
-        if (self._folder / trial_folder / checkpoint_name(record.number)).is_dir():
+        if self._is_here(trial_folder, record.number):
             found += [post.key for post in self._all() if post.facts.shared and post is not but][:_SHARED_AT_MOST]
         return tuple(found)
+
+    def _misses(self, post: Post, missing: Missing) -> None:
+        """A host has a launch wait for a checkpoint that it could not get. It is told what to do, now or later.
+
+        What is in the driver's folder only can be had as soon as a host works there. As long as that is so, no member
+        is launched without it: the core would take the checkpoint for damaged, and have it deleted.
+        """
+        current = post.trials.get(missing.trial_id)
+        if current != missing.launch:
+            if current is not None:  # another launch waits behind it
+                self._order(post, Begin(missing.trial_id, missing.launch))
+            return
+        self._missing.pop(missing.trial_id, None)
+        held = self._holders.get((missing.trial_folder, missing.number), {})
+        if held.get(post.key) == missing.digest:
+            del held[post.key]  # it was about to have it
+        holders = self._holders_of(missing.trial_folder, missing, but=post)
+        new = tuple(key for key in holders if key not in missing.asked)
+        lost: str | None = None
+        if not new and not post.facts.shared and self._is_here(missing.trial_folder, missing.number):
+            if self._is_somebody_home:
+                lost = None if missing.reached else f"its checkpoint did not get there: {missing.why}"
+            elif self._homeless:
+                lost = f"its checkpoint is in {self._folder} only, and no host can work there that would give it away"
+            else:
+                self._missing[missing.trial_id] = missing
+                return
+        if new:
+            self._has(post, missing.trial_folder, missing.number, missing.digest)
+            self._order(post, Fetch(missing.trial_id, missing.launch, new))
+        else:
+            self._order(post, Begin(missing.trial_id, missing.launch, lost))
+
+    def _look_again(self) -> None:
+        """Who works in the driver's folder has changed: see what can be done for those that wait for that."""
+        for trial_id, missing in list(self._missing.items()):
+            self._misses(self._where[trial_id], missing)
+
+    def _is_here(self, trial_folder: str, number: int) -> bool:
+        """Return whether the driver's folder has a checkpoint of that name."""
+        return (self._folder / trial_folder / checkpoint_name(number)).is_dir()
 
     def delete(self, trial_folder: str, number: int) -> None:
         """Delete the copies of a checkpoint that are elsewhere than in the driver's folder."""

@@ -2,9 +2,10 @@
 
 Members are those of a :class:`ProcessEngine`, so that all holds here that holds on one machine. All calls to it come
 from one thread, which the host has for that. Where the host does not work in the driver's own folder, it does two
-things more: it brings a checkpoint here before a member is launched from it, and it holds a report back until another
-host has a copy of the checkpoint that comes with it. So what has been told, and was decided upon, outlives a node. If
-no other host can make a copy, the report is told all the same, and so is the user.
+things more: it brings a checkpoint here before a member is launched from it, or asks the driver where that cannot be
+done, and it holds a report back until another host has a copy of the checkpoint that comes with it. So what has been
+told, and was decided upon, outlives a node. If no other host can make a copy, the report is told all the same, and so
+is the user.
 """
 
 from __future__ import annotations
@@ -41,15 +42,18 @@ from .line import Outbox
 from .orders import (
     Add,
     Batch,
+    Begin,
     Delete,
     Devices,
     End,
     Ended,
     Execute,
+    Fetch,
     Held,
     HostFacts,
     HostSetup,
     Kill,
+    Missing,
     Order,
     Peers,
     Remark,
@@ -57,7 +61,7 @@ from .orders import (
     Uploaded,
 )
 from .processes import ProcessEngine
-from .stock import Neighbours, Stock, patience_for
+from .stock import Neighbours, Stock, has_answered, patience_for
 
 __all__ = ["Host"]
 
@@ -263,6 +267,8 @@ class Host:
             self._engine.add(replace(order.info, folder=str(self.folder / name)))
         elif isinstance(order, Devices):
             self._devices.update(order.devices)
+        elif isinstance(order, Fetch | Begin):
+            self._answered(order)
         elif isinstance(order, Kill):
             self._kill(order)
         elif isinstance(order, Peers):
@@ -346,11 +352,14 @@ class Host:
 
     def _fetch(self, trial: _Trial, order: Execute) -> None:
         """Bring the checkpoint of a launch here. What is to be done with that trial meanwhile waits."""
+        trial.fetching.append(order)
+        trial.fetched_since = time.monotonic()
+        self._bring(trial, order)
+
+    def _bring(self, trial: _Trial, order: Execute) -> None:
         assert isinstance(order.command, Launch)
         record = order.command.checkpoint
         assert record is not None
-        trial.fetching.append(order)
-        trial.fetched_since = time.monotonic()
         fetch = partial(self._stock.fetch, order.trial_folder, record.number, record.digest, order.holders)
         self._begin(self._fetchers, fetch, lambda fetched: self._fetched(trial, order, fetched.result()))
 
@@ -358,14 +367,55 @@ class Host:
         """The checkpoint of a launch is here, or cannot be brought."""
         if not trial.fetching or trial.fetching[0] is not order:
             return  # it is not wanted any more
+        if why_not is None:
+            self._go_on(trial)
+        elif is_full(why_not):
+            trial.fetching.clear()
+            text = one_line(why_not)
+            self._hear(Failed(order.command.trial_id, order.command.launch, text, text, no_room=True))
+        else:
+            self._misses(order, why_not)
+
+    def _misses(self, order: Execute, why: BaseException) -> None:
+        """Ask the driver what is to become of a launch. It knows where the checkpoint is, and who is about to come."""
+        command = order.command
+        assert isinstance(command, Launch)
+        record = command.checkpoint
+        assert record is not None
+        self._outbox.put(
+            Missing(
+                command.trial_id,
+                command.launch,
+                order.trial_folder,
+                record.number,
+                record.digest,
+                order.holders,
+                has_answered(why),
+                one_line(why),
+            ),
+            urgent=True,
+        )
+
+    def _answered(self, answer: Fetch | Begin) -> None:
+        """The driver has said what is to become of a launch that misses its checkpoint."""
+        trial = self._trials.get(answer.trial_id)
+        if trial is None or not trial.fetching or trial.fetching[0].command.launch != answer.launch:
+            return  # it is not wanted any more
+        if isinstance(answer, Fetch):
+            order = trial.fetching[0]
+            asked = tuple(key for key in order.holders if key not in answer.holders)
+            order = trial.fetching[0] = replace(order, holders=(*answer.holders, *asked))
+            self._bring(trial, order)
+        elif answer.lost is not None:
+            self._give_up(answer.trial_id, trial, answer.lost, innocent=True)
+        else:
+            self._go_on(trial)  # the member finds out that it is gone, and the core decides
+
+    def _go_on(self, trial: _Trial) -> None:
+        """Do what has waited for a checkpoint."""
         waiting, trial.fetching = trial.fetching, deque()
         now = time.monotonic()
         trial.excused_until = now + (now - trial.fetched_since)
-        if why_not is not None and is_full(why_not):
-            text = one_line(why_not)
-            self._hear(Failed(order.command.trial_id, order.command.launch, text, text, no_room=True))
-            return
-        # One that is nowhere any more is launched all the same: the member finds that out, and the core decides.
         self._pass_on(waiting.popleft())
         while waiting:
             self._do(waiting.popleft())
@@ -374,21 +424,21 @@ class Host:
         """Something is to be done with a trial whose checkpoint is on its way."""
         command = order.command
         if isinstance(command, WindUp):
-            self._give_up(command.trial_id, trial)
+            self._give_up(command.trial_id, trial, "it had not been started yet")
         elif isinstance(command, Evict | Stop):
             trial.fetching.clear()
             self._execute(order)
         else:
             trial.fetching.append(order)
 
-    def _give_up(self, trial_id: str, trial: _Trial) -> None:
+    def _give_up(self, trial_id: str, trial: _Trial, reason: str, *, innocent: bool = False) -> None:
         """End a trial here that waits for the checkpoint that it was to be launched from."""
         launch = trial.fetching[0].command
         assert isinstance(launch, Launch)
         trial.fetching.clear()
         if not launch.fresh:
             self._engine.execute(Evict(trial_id, launch.launch), None)
-        self._hear(Lost(trial_id, launch.launch, "it had not been started yet"))
+        self._hear(Lost(trial_id, launch.launch, reason, innocent))
 
     # --------------------------------------------------------------------------------------------------------- hearing
 

@@ -19,8 +19,8 @@ from ..worker.wire import MemberInfo
 from . import EngineCommand
 
 __all__ = [
-    "Add", "Batch", "Delete", "Devices", "End", "Ended", "Execute", "Held", "HostFacts", "HostSetup", "Kill", "Order",
-    "Peers", "Printed", "Remark", "Said", "Upload", "Uploaded", "packed", "unpacked",
+    "Add", "Batch", "Begin", "Delete", "Devices", "End", "Ended", "Execute", "Fetch", "Held", "HostFacts", "HostSetup",
+    "Kill", "Missing", "Order", "Peers", "Printed", "Remark", "Said", "Upload", "Uploaded", "packed", "unpacked",
 ]  # fmt: skip
 
 
@@ -102,6 +102,25 @@ class Execute:
 
 
 @dataclass(frozen=True, slots=True)
+class Fetch:
+    """The answer to :class:`Missing`: others have the checkpoint, or may have it."""
+
+    trial_id: str
+    launch: int
+    holders: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """The answer to :class:`Missing`: nobody has the checkpoint. The member is launched, and finds that out."""
+
+    trial_id: str
+    launch: int
+    lost: str | None = None
+    """Why it is lost instead: the checkpoint is there, and cannot be brought to where it would be launched."""
+
+
+@dataclass(frozen=True, slots=True)
 class Kill:
     """End the process of a trial at once, because nothing is heard of it, unless it is the host that keeps it."""
 
@@ -145,7 +164,7 @@ class End:
     at_once: bool
 
 
-Order: TypeAlias = Add | Devices | Execute | Kill | Peers | Delete | Upload | End
+Order: TypeAlias = Add | Devices | Execute | Fetch | Begin | Kill | Peers | Delete | Upload | End
 
 
 # ------------------------------------------------------------------------------------------------- host to driver
@@ -175,6 +194,22 @@ class Held:
     digest: str
     key: str
     """The host's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A launch waits here because its checkpoint could not be brought. :class:`Fetch` or :class:`Begin` answers."""
+
+    trial_id: str
+    launch: int
+    trial_folder: str
+    number: int
+    digest: str
+    asked: tuple[str, ...]
+    """The hosts that were asked for it."""
+    reached: bool
+    """Whether all of them have answered."""
+    why: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from ..errors import StorageError
 from ..patience import storage_patience_s
 from .copies import PIECE, Offer, Piece, bring, read_piece
 
-__all__ = ["Neighbours", "Stock", "patience_for"]
+__all__ = ["Neighbours", "Stock", "has_answered", "patience_for"]
 
 _Key: TypeAlias = tuple[str, int]
 """Of a checkpoint: the trial's folder, and its number there."""
@@ -41,6 +41,11 @@ _MANY = 1000
 def patience_for(size: int) -> float:
     """Return for how many seconds a neighbour is waited for that has to send, or to take, so many bytes."""
     return _PATIENCE_S + size / _SLOWEST
+
+
+def has_answered(error: BaseException) -> bool:
+    """Return whether somebody who was asked for a checkpoint has said that it cannot be had there."""
+    return isinstance(error, FileNotFoundError | StorageError)
 
 
 class Neighbours(Protocol):
@@ -170,7 +175,8 @@ class Stock:
     def fetch(self, trial_folder: str, number: int, digest: str, holders: tuple[str, ...]) -> BaseException | None:
         """Bring a checkpoint here: from another host's memory, or else from storage. Return why it could not be.
 
-        A neighbour that cannot be reached is asked again for a while, and so is storage.
+        A neighbour that cannot be reached is asked again for a while, and so is storage. Where neither has it, but a
+        neighbour did not answer, that is the reason.
 
         Args:
             trial_folder: the name of the folder of the trial that has saved it.
@@ -184,16 +190,18 @@ class Stock:
         why: BaseException | None = None
         end = time.monotonic() + _AWAY_S
         while True:
-            passes = False
+            away: BaseException | None = None
             for key in holders:
                 why = self._try(partial(self._fetch_from, key, trial_folder, number, digest))
                 if why is None or is_full(why):
                     return why
-                passes = passes or not isinstance(why, (FileNotFoundError, StorageError))
+                away = away if has_answered(why) else why
             if self._place is not None:
-                return self._try(partial(self._download, trial_folder, number, digest))
-            if not passes or time.monotonic() > end or self._wait(_AGAIN_S):
-                return why or FileNotFoundError(f"nobody has {trial_folder}/{checkpoint_name(number)}")
+                why = self._try(partial(self._download, trial_folder, number, digest))
+                if not isinstance(why, FileNotFoundError):
+                    return why
+            if away is None or time.monotonic() > end or self._wait(_AGAIN_S):
+                return away or why or FileNotFoundError(f"nobody has {trial_folder}/{checkpoint_name(number)}")
 
     def _is_here(self, trial_folder: str, number: int, digest: str) -> bool:
         """Return whether a checkpoint is here. Reads its files where that is not known."""
