@@ -357,6 +357,24 @@ def test_where_no_host_can_keep_copies_nobody_waits_for_one_and_the_user_is_told
     assert "cannot be copied to this one" in bench.notes[0]
 
 
+def test_a_host_that_is_to_keep_copies_and_does_not_find_the_drivers_folder_keeps_none_and_the_user_is_told(
+    make: Make,
+) -> None:
+    bench = make(FakeBackend(away=1))
+    bench.backend.on_begin = lambda line, members: line.answer("started", facts(line, shared=False))
+    bench.start()
+    bench.until(lambda: bench.notes)
+    bench.poll()
+    assert bench.engine.fleet.home is None
+    told = [order for order in bench.line("away").orders if isinstance(order, Peers)]
+    assert told[-1] == Peers((), awaited=False)
+    assert all(peers.keys == () for peers in told)
+    [note] = bench.notes
+    assert f"machine of driver does not work in {bench.folder}" in note
+    assert bench.line("driver").did == ["begin", "close"]
+    assert bench.line("driver").key in bench.backend.ended
+
+
 def test_a_node_that_cannot_run_members_does_not_end_a_start_that_has_succeeded(make: Make) -> None:
     bench = make(FakeBackend(good=1, bad=1))
     begun: list[FakeLine] = []

@@ -339,10 +339,15 @@ class ClusterEngine:
         idle = {post.key for post in self.fleet.idle()}
         self._idle = {key: self._idle.get(key, now) for key in idle}
         for key in [key for key, since in self._idle.items() if now - since > _STAYS_S]:
-            line = self._dismissed[key] = self._lines.pop(key)
+            line = self._lines.pop(key)
             self._silent.pop(key, None)
             self._events += self.fleet.leave(key, "it is of no use any more")
-            line.close()
+            self._dismiss(line)
+
+    def _dismiss(self, line: HostLine) -> None:
+        """Have a host delete what it has stored, and end."""
+        self._dismissed[line.key] = line
+        line.close()
 
     # ----------------------------------------------------------------------------------------------------------- hosts
 
@@ -447,6 +452,10 @@ class ClusterEngine:
         del self._beginning[where]
         if isinstance(found, HostFacts) and found.version != __version__:
             found = EngineError(f"Shoal is {found.version} on {found.hostname}, and {__version__} here. Install one.")
+        if isinstance(found, HostFacts) and begun.home and not found.shared:
+            self._dismiss(begun.line)
+            self._cannot_begin(begun, EngineError(_not_at_home(found, self._host_setup["folder"])))
+            return
         if isinstance(found, HostFacts):
             del self._begun[where]
             self._host_works(begun, found)
@@ -464,14 +473,14 @@ class ClusterEngine:
         """A node cannot have a host."""
         assert self._setup is not None
         why = _cannot(found if isinstance(found, BaseException) else EngineError("its process ends at once"))
-        if self._starting and not self._beginning and not self.fleet.posts:
-            raise found if isinstance(found, EngineError) else EngineError(why)
         if begun.home:
             self.fleet.no_home()
             self._setup.note(
                 f"What members save on other nodes cannot be copied to this one, and may be lost with its node: {why}"
             )
             return
+        if self._starting and not self._beginning and not self.fleet.posts:
+            raise found if isinstance(found, EngineError) else EngineError(why)
         self._refused.add(begun.line.node)
         if self._granted is not None:
             self._granted.refuse(begun.line.node)
@@ -616,6 +625,13 @@ def _written(environment: Mapping[str, str]) -> str:
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
         json.dump(dict(environment), file)  # what is no UTF-8 in it, too: as escapes
     return path
+
+
+def _not_at_home(facts: HostFacts, folder: str) -> str:
+    return (
+        f"a host on {facts.hostname} does not work in {folder}. Members' checkpoints are kept there where Ray runs as "
+        f"the same user as this script, and in the same container"
+    )
 
 
 def _gave_up(line: HostLine) -> bool:

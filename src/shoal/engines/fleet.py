@@ -99,7 +99,7 @@ class Fleet:
         self._folder = Path(setup.folder)
         self.posts: dict[str, Post] = {}
         self.home: Post | None = None
-        """A host on the driver's own node that has no slots and keeps copies."""
+        """A host that has no slots and keeps copies in the driver's folder."""
         self._homeless = False
         """There cannot be one."""
         self._infos: dict[str, MemberInfo] = {}
