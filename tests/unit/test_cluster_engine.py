@@ -23,7 +23,19 @@ from shoal.engines import cluster as module
 from shoal.engines.backend import Away, Gone, HostLine, Inbox
 from shoal.engines.cluster import ClusterEngine
 from shoal.engines.granted import Change
-from shoal.engines.orders import Batch, Execute, Fetch, HostFacts, HostSetup, Missing, Order, Peers, Upload, Uploaded
+from shoal.engines.orders import (
+    Batch,
+    Ended,
+    Execute,
+    Fetch,
+    HostFacts,
+    HostSetup,
+    Missing,
+    Order,
+    Peers,
+    Upload,
+    Uploaded,
+)
 from shoal.errors import EngineError, StorageError
 from shoal.objects import ObjectRef
 from shoal.plan import make_plan
@@ -251,6 +263,80 @@ def test_slots_that_can_be_of_no_use_any_more_go_back_and_so_do_hosts(make: Make
     bench.until(lambda: bench.line("b").key in bench.backend.ended)
     assert bench.line("b").did == ["begin", "close"]
     assert bench.line("a").key not in bench.backend.ended
+
+
+def told_again(bench: Bench, *reservations: str) -> None:
+    """Reservations are told once more, as it happens to all of a node where one host is gone."""
+    bench.backend.inbox.put(("slots", Change(tuple((each, "a") for each in reservations)), None))
+
+
+def test_a_slot_that_is_told_once_more_is_the_same(make: Make) -> None:
+    bench = make(FakeBackend(a=2))
+    held: list[FakeLine] = []
+
+    def on_begin(line: FakeLine, members: bool) -> None:
+        held.append(line)
+        told_again(bench, "r001", "r002")
+        line.answer("started", facts(line))
+
+    bench.backend.on_begin = on_begin
+    bench.start(trials=2)
+    bench.until(lambda: len(bench.slots) == 2)
+    told_again(bench, "r001", "r002")
+    bench.poll()
+    assert len(bench.slots) == 2
+    assert sorted(bench.engine._reservations.values()) == ["r001", "r002"]
+    assert len(held) == 1
+
+
+def test_a_slot_that_is_told_once_more_while_its_gpus_are_asked_for_is_not_asked_about_twice(make: Make) -> None:
+    bench = make(FakeBackend(a=1))
+
+    def device(reservation: str) -> str:
+        told_again(bench, reservation)
+        return "0"
+
+    bench.backend.device = device
+    bench.start(trials=1, request=Request(1.0, 1.0))
+    bench.poll()
+    assert bench.backend.devices_asked == ["r001"]
+    assert len(bench.slots) == 1
+
+
+def test_what_is_told_of_gpus_where_a_slot_is_no_more_does_not_count(make: Make) -> None:
+    bench = make(FakeBackend(a=1))
+    bench.start(trials=1, request=Request(1.0, 1.0))
+    bench.backend.inbox.put(("devices", ("r001", "elsewhere"), "0"))
+    bench.poll()
+    assert list(bench.slots.values()) == ["a"]
+
+
+def test_a_host_that_cannot_go_on_leaves_no_slot_behind_and_the_next_one_has_them(make: Make) -> None:
+    bench = make(FakeBackend(a=2))
+    bench.start(trials=2)
+    bench.until(lambda: len(bench.slots) == 2)
+    first = bench.line("a")
+    first.answer("batch", Batch(1, 0, frame(Ended("Traceback ..."))))
+    bench.until(lambda: bench.line("a") is not first and len(bench.slots) == 2)
+    bench.poll()
+    assert bench.engine._reservations.keys() == bench.slots.keys()
+    assert sorted(bench.engine._reservations.values()) == ["r001", "r002"]
+
+
+def test_a_reservation_that_another_slot_is_in_is_not_given_back(make: Make) -> None:
+    bench = make(FakeBackend(a=1, b=0))
+    bench.start(trials=4)
+    bench.until(lambda: len(bench.slots) == 1)
+    bench.backend.inbox.put(("slots", Change((("r001", "b"),)), None))  # it was moved, and its node is not yet dead
+    bench.until(lambda: len(bench.slots) == 2)
+    on_b = next(slot for slot, node in bench.slots.items() if node == "b")
+    bench.launch("t0", on_b)
+    for trial_id in ("t1", "t2", "t3"):
+        bench.stop(trial_id)
+    bench.until(lambda: len(bench.slots) == 1)
+    bench.poll()
+    assert bench.slots == {on_b: "b"}
+    assert "r001" in bench.backend.placed
 
 
 def test_a_slot_leaves_only_when_all_is_told_and_carried_out(make: Make) -> None:

@@ -100,6 +100,8 @@ class ClusterEngine:
         """Nodes on which no host can be begun."""
         self._asked: Counter[str] = Counter()
         """How often it was asked which GPUs a reservation has, where that is not known yet."""
+        self._asking: dict[str, str] = {}
+        """Reservations of which that is being asked, with their nodes."""
         self._reservations: dict[int, str] = {}
         """What the cluster has granted for each slot."""
         self._given_back: set[str] = set()
@@ -271,19 +273,37 @@ class ClusterEngine:
             for line in [line for line in self._lines.values() if line.node == node]:
                 self._lost_host(line, "its node died")
         for reservation, node in change.placed:
-            if reservation in self._given_back:
-                continue  # it was placed elsewhere meanwhile
+            if reservation in self._given_back or self._is_known(reservation, node):
+                continue  # it was placed elsewhere meanwhile, or is told once more because of another on its node
             if self._setup.request.gpus > 0:
                 self._asked[reservation] += 1
+                self._asking[reservation] = node
                 self._backend.devices(reservation, node, self._setup.request.gpus)
             else:
                 self._slot_ready(node, _Slot(reservation, ""))
         self._see_to_home()
 
+    def _is_known(self, reservation: str, node: str) -> bool:
+        """Return whether what was granted on a node is in use there, or about to be."""
+        begun = self._beginning.get(node)
+        return (
+            self._asking.get(reservation) == node
+            or (begun is not None and any(slot.reservation == reservation for slot in begun.slots))
+            or any(
+                self._reservations.get(slot) == reservation
+                for post in self.fleet.posts.values()
+                if post.node == node
+                for slot in post.slots
+            )
+        )
+
     def _devices_told(self, reservation: str, node: str, found: str | Away | Gone | BaseException) -> None:
         """It is known which GPUs a slot has, or not."""
         assert self._granted is not None
         assert self._setup is not None
+        if self._asking.get(reservation) != node:
+            return  # it was placed elsewhere meanwhile
+        del self._asking[reservation]
         if isinstance(found, str):
             del self._asked[reservation]
             self._slot_ready(node, _Slot(reservation, found))
@@ -333,7 +353,7 @@ class ClusterEngine:
         self._look_at = now + _LOOK_S
         for post, slots in self.fleet.spare(wanted):
             self._events += self.fleet.fewer_slots(post, slots)
-            back = [self._reservations.pop(slot) for slot in slots]
+            back = {self._reservations.pop(slot) for slot in slots}.difference(self._reservations.values())
             self._given_back.update(back)
             granted.give_back(back)
         idle = {post.key for post in self.fleet.idle()}
@@ -527,9 +547,9 @@ class ClusterEngine:
         self._silent.pop(line.key, None)
         self._backend.end_host(line)
         with_slots = not self.fleet.is_home(line.key)
-        for slot in self.fleet.slots_of(line.key):
-            self._reservations.pop(slot, None)
         self._events += self.fleet.leave(line.key, reason)
+        for slot in [slot for slot in self._reservations if not self.fleet.has_slot(slot)]:
+            del self._reservations[slot]
         if self._granted is not None and not self._closed and with_slots:
             self._granted.forget(line.node)
         self._see_to_home()

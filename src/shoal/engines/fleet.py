@@ -261,9 +261,9 @@ class Fleet:
                 post.peers = peers
                 self._order(post, peers)
 
-    def slots_of(self, key: str) -> frozenset[int]:
-        """Return the slots of a host; none where it is none of these."""
-        return frozenset(self.posts[key].slots) if key in self.posts else frozenset()
+    def has_slot(self, slot: int) -> bool:
+        """Return whether a slot is one of a host that is here."""
+        return slot in self._slots
 
     def hostname(self, key: str) -> str:
         """Return the name of a host's machine."""
