@@ -42,9 +42,9 @@ def check_new(location: Location) -> None:
     assert location.url is not None
     place = Place(location.url)
     place.check_writable()
-    if not place.list_names():
+    if not _names_that_count(place):
         return
-    found = shipping.look(place)
+    found = shipping.begun(place)
     try:
         shipping.check_free(place)
     except JournalError as error:
@@ -56,6 +56,14 @@ def check_new(location: Location) -> None:
             f"tune.Tuner.restore({location.url!r}, trainable)."
         )
     place.delete(recursive=True)  # its driver was killed before anything had begun
+
+
+def _names_that_count(place: Place) -> list[str]:
+    """Return the names in a folder of storage, without what drivers have left that were killed while they wrote it."""
+    from .storage.place import PROBE
+
+    names = [name for name in place.list_names() if not re.fullmatch(PROBE, name)]
+    return [] if names == ["journal"] and not (place / "journal").list_sizes() else names
 
 
 def bring(location: Location) -> None:
@@ -154,7 +162,7 @@ def forget(url: str) -> None:
     from .storage.place import Place
 
     place = Place(url)
-    found = shipping.look(place)
+    found = shipping.begun(place)
     alive = None if found is None or found.seq else found.alive
     if alive is not None and alive.is_this_process:
         place.delete(recursive=True)

@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,12 @@ from shoal.errors import ConfigError, ExperimentExists, JournalError, StorageErr
 from shoal.interruption import Interruption
 from shoal.location import location_of
 from shoal.reading import Experiment, State
+from shoal.storage.heartbeat import Alive, this_machine
 from shoal.storage.place import Place
+from shoal.storage.shipping import Shipper
 from shoal.storage.transfer import key_of
+from shoal.storage.trying import PlaceError
+from shoal.viewing import find_urls
 from shoal.working import forget
 
 __all__ = ["cache", "root"]  # fixtures
@@ -225,6 +230,32 @@ def test_a_run_that_cannot_start_leaves_nothing(root: str) -> None:
     assert names(f"{root}/a") == set()
     assert working_folders() == []
     assert len(run(root, run={"name": "a"})) == 4
+
+
+def test_a_name_can_be_used_again_whose_driver_was_killed_when_it_had_only_just_begun(root: str) -> None:
+    dead = Alive(2**22 + 1, "gone", 1, 2.0, False, 0.0, this_machine(), 17)
+    Place(f"{root}/a/journal/000001.5e1f.from..0000000000/open.json").write_bytes(json.dumps(asdict(dead)).encode())
+    Place(f"{root}/a/.shoal_0123abcd").write_bytes(b"shoal")
+    with pytest.raises(JournalError, match="There is no experiment"):
+        tune.Tuner.restore(f"{root}/a", climb).fit()
+    assert find_urls(root) == []
+    once: dict[str, Any] = {"config": {"lr": 0.5}, "stop": {"training_iteration": 2}, "resume": "AUTO", "verbose": 0}
+    assert [trial.iteration for trial in tune.run(climb, name="a", storage_path=root, **once).trials] == [2]
+    assert not any("5e1f" in name for name in names(f"{root}/a"))
+    Place(f"{root}/b/.shoal_0123abcd").write_bytes(b"shoal")
+    run(root, run={"name": "b"}, num_samples=1)
+
+
+def test_where_storage_refuses_just_after_the_beginning_nothing_is_left_there(
+    root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(*_: object) -> None:
+        raise PlaceError("not now")
+
+    monkeypatch.setattr(Shipper, "_publish_facts", refuses)
+    with pytest.raises(StorageError, match="not now"):
+        run(root, run={"name": "a"})
+    assert names(f"{root}/a") == set()
 
 
 def test_what_somebody_else_has_begun_meanwhile_is_not_deleted(root: str) -> None:

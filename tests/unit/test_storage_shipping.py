@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.stored import Interrupted, interrupted, story, undisturbed
+from tests.unit.stored import Crash, Interrupted, interrupted, story, undisturbed
 
 from shoal.core.events import Reported, StopAsked
 from shoal.errors import JournalError
@@ -22,7 +22,18 @@ from shoal.journal.sqlite import SCHEMA_VERSION, RawRecord, SQLiteJournal
 from shoal.storage import segments, shipping
 from shoal.storage.place import Place
 from shoal.storage.segments import Epoch, Segment, Shelf
-from shoal.storage.shipping import Alive, Shipper, TakenOver, check_free, fetch, is_there, look, refresh, relation
+from shoal.storage.shipping import (
+    Alive,
+    Shipper,
+    TakenOver,
+    begun,
+    check_free,
+    fetch,
+    is_there,
+    look,
+    refresh,
+    relation,
+)
 
 
 @pytest.fixture
@@ -402,7 +413,7 @@ def test_an_experiment_that_nobody_runs_is_free(place: Place, journal: SQLiteJou
 
 def _elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have heartbeats be those of another machine."""
-    monkeypatch.setattr(shipping, "_here", lambda: "another machine")
+    monkeypatch.setattr(shipping, "this_machine", lambda: "another machine")
 
 
 def test_an_experiment_that_is_run_elsewhere_is_not_free(
@@ -553,3 +564,54 @@ def test_texts_with_any_characters_come_back(tmp_path: Path, place: Place) -> No
         shipper(place, tmp_path / "exp").publish(2)
         fetch(place, tmp_path / "copy")
         assert raw(tmp_path / "copy") == raw(tmp_path / "exp")
+
+
+def test_what_a_driver_leaves_that_is_killed_when_it_has_just_begun_is_no_experiment_and_is_told(
+    tmp_path: Path, journal: SQLiteJournal
+) -> None:
+    def killed(what: str, path: str) -> None:
+        if what == "write" and path.endswith(segments.FACTS):
+            raise Crash
+
+    with interrupted(killed) as place:
+        with pytest.raises(Crash):
+            shipper(place, journal.folder)
+        Interrupted.hook = None
+        assert look(place) is None
+        assert not is_there(place)
+        assert relation(place, journal.folder) == "other"
+        with pytest.raises(JournalError, match="holds no experiment"):
+            fetch(place, tmp_path / "copy")
+        left = begun(place)
+        assert left is not None
+        assert left.alive is not None
+        assert (left.seq, left.facts, left.alive.is_this_process) == (0, {}, True)
+        another = Clock()
+        with pytest.raises(AssertionError, match="somebody slept"):
+            check_free(place, clock=another, sleep=_slept, tell=_quiet)
+        assert shipper(place, journal.folder).seq == 0  # and another one may begin
+        assert look(place) == begun(place)
+
+
+def _slept(_: float) -> None:
+    raise AssertionError("somebody slept")
+
+
+def _quiet(_: str) -> None:
+    pass
+
+
+def test_an_experiment_that_is_deleted_while_it_is_looked_at_is_said_to_be_gone(
+    place: Place, journal: SQLiteJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipper(place, journal.folder)
+    real = shipping._experiment
+
+    def deleted(place: Place) -> Any:
+        found = real(place)
+        place.delete(recursive=True)
+        return found
+
+    monkeypatch.setattr(shipping, "_experiment", deleted)
+    with pytest.raises(JournalError, match="is gone: somebody has deleted the experiment"):
+        look(place)

@@ -21,14 +21,15 @@ from ..errors import JournalError
 from ..journal import JOURNAL_NAME
 from ..journal.lock import check_free as check_unlocked
 from ..journal.sqlite import RawRecord, SQLiteJournal
+from .heartbeat import Alive, born_at, this_machine
 from .place import Place
 from .segments import ALIVE, FACTS, OPEN, Epoch, Packed, Segment, Shelf, arranged, pack, unpack
 from .trying import retrying
 from .workers import each
 
 __all__ = [
-    "COPY_NAME", "Alive", "Published", "Relation", "Shipper", "TakenOver", "check_free", "fetch", "is_there", "look",
-    "refresh", "relation",
+    "COPY_NAME", "Alive", "Published", "Relation", "Shipper", "TakenOver", "begun", "check_free", "fetch", "is_there",
+    "look", "refresh", "relation",
 ]  # fmt: skip
 
 Relation: TypeAlias = Literal["same", "further", "behind", "other", "nothing"]
@@ -65,42 +66,6 @@ class _Merged(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Alive:
-    """The heartbeat of whoever runs an experiment, or has run it last."""
-
-    process: int
-    host: str
-    counter: int
-    """Changes with each heartbeat."""
-    every_s: float
-    """Seconds between two heartbeats, where storage is there."""
-    ended: bool
-    """Whether the driver has said that it has ended."""
-    at: float
-    """Seconds since the epoch, by the clock of its machine."""
-    where: str = ""
-    """Tells whether the number of the process means something to another process."""
-    born: int = 0
-    """When the process began, in ticks since its machine did."""
-
-    @property
-    def who(self) -> str:
-        """The process, in words."""
-        return f"process {self.process} on {self.host}"
-
-    @property
-    def is_this_process(self) -> bool:
-        """Whether the process is the one that asks."""
-        ours = (os.getpid(), socket.gethostname(), _here(), _born(os.getpid()))
-        return (self.process, self.host, self.where, self.born) == ours
-
-    @property
-    def surely_dead(self) -> bool:
-        """Whether the process is known to be no more: it was one of this machine."""
-        return bool(self.where) and self.where == _here() and _born(self.process) != self.born
-
-
-@dataclass(frozen=True, slots=True)
 class Published:
     """What there is of an experiment in storage."""
 
@@ -131,8 +96,8 @@ class _Survey:
     """Where everything is that counts, oldest epoch first."""
 
     parts: tuple[_Part, ...]
-    facts_of: Epoch
-    """The newest epoch that has facts."""
+    facts_of: Epoch | None
+    """The newest epoch that has facts; None: none has, because its driver was killed when it had only just begun."""
 
     @property
     def seq(self) -> int:
@@ -144,7 +109,7 @@ class _Survey:
 
 
 def _survey(place: Place) -> _Survey | None:
-    """Return what there is in storage; None where there is no experiment."""
+    """Return what there is in storage; None where nothing has been begun."""
     for attempt in range(_RACES):
         shelves = arranged(_try((place / _FOLDER).list_sizes))
         newest = _newest(shelf.epoch for shelf in shelves.values())
@@ -159,7 +124,13 @@ def _survey(place: Place) -> _Survey | None:
     raise AssertionError
 
 
-def _counted(place: Place, shelves: dict[str, Shelf], newest: Epoch) -> _Survey | None:
+def _experiment(place: Place) -> tuple[_Survey, Epoch] | None:
+    """Return what there is in storage, and the epoch with its facts; None where there is no experiment."""
+    survey = _survey(place)
+    return None if survey is None or survey.facts_of is None else (survey, survey.facts_of)
+
+
+def _counted(place: Place, shelves: dict[str, Shelf], newest: Epoch) -> _Survey:
     parts: list[_Part] = []
     shelf, upto = shelves[newest.token], shelves[newest.token].end
     while True:
@@ -171,7 +142,7 @@ def _counted(place: Place, shelves: dict[str, Shelf], newest: Epoch) -> _Survey 
             raise JournalError(f"The journal in {place} is damaged: there is nothing of its epoch {epoch.parent!r}.")
         shelf, upto = shelves[epoch.parent], epoch.base
     facts_of = next((part.shelf.epoch for part in parts if FACTS in part.shelf.objects), None)
-    return None if facts_of is None else _Survey(tuple(reversed(parts)), facts_of)
+    return _Survey(tuple(reversed(parts)), facts_of)
 
 
 def _newest(epochs: Iterator[Epoch]) -> Epoch | None:
@@ -209,6 +180,8 @@ def _read_facts(place: Place, epoch: Epoch) -> _Facts:
         found: dict[str, Any] = json.loads(_try(where.read_bytes))
         facts = _Facts(int(found["journal"]), {str(key): str(text) for key, text in found["facts"].items()})
         whole = found["crc"] == facts.seal
+    except FileNotFoundError as error:
+        raise JournalError(f"{where} is gone: somebody has deleted the experiment.") from error
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise JournalError(f"{where} is damaged: {error}.") from error
     if not whole:
@@ -240,7 +213,7 @@ def is_there(place: Place) -> bool:
     Raises:
         PlaceError: storage cannot be reached, or refuses.
     """
-    return _survey(place) is not None
+    return _experiment(place) is not None
 
 
 def look(place: Place) -> Published | None:
@@ -253,12 +226,29 @@ def look(place: Place) -> Published | None:
         JournalError: it is damaged.
         PlaceError: storage cannot be reached, or refuses.
     """
+    found = _experiment(place)
+    return None if found is None else _published(place, found[0], _read_facts(place, found[1]))
+
+
+def begun(place: Place) -> Published | None:
+    """As :func:`look`, and where a driver was killed when it had only just begun, what there is: it has no facts.
+
+    Args:
+        place: the experiment's.
+
+    Raises:
+        JournalError, PlaceError: as :func:`look`.
+    """
     survey = _survey(place)
-    return None if survey is None else _published(place, survey, _read_facts(place, survey.facts_of))
+    if survey is None:
+        return None
+    facts = None if survey.facts_of is None else _read_facts(place, survey.facts_of)
+    return _published(place, survey, facts)
 
 
-def _published(place: Place, survey: _Survey, facts: _Facts) -> Published:
-    return Published(survey.seq, facts.values, _read_alive(place, survey.newest), survey.newest.number)
+def _published(place: Place, survey: _Survey, facts: _Facts | None) -> Published:
+    values = {} if facts is None else facts.values
+    return Published(survey.seq, values, _read_alive(place, survey.newest), survey.newest.number)
 
 
 def check_free(
@@ -322,8 +312,8 @@ def fetch(place: Place, folder: Path) -> Published:
 
 
 def _fetch(place: Place, folder: Path) -> Published:
-    survey = _there(place)
-    facts = _read_facts(place, survey.facts_of)
+    survey, facts_of = _there(place)
+    facts = _read_facts(place, facts_of)
     folder.mkdir(parents=True, exist_ok=True)
     check_unlocked(folder)
     (folder / COPY_NAME).unlink(missing_ok=True)
@@ -348,11 +338,11 @@ def refresh(place: Place, folder: Path) -> bool:
 
 def _refresh(place: Place, folder: Path) -> bool:
     known = _remembered(folder)
-    survey = _there(place)
+    survey, facts_of = _there(place)
     if known is None or not _is_prefix(known, survey):
         _fetch(place, folder)
         return True
-    facts = _read_facts(place, survey.facts_of)
+    facts = _read_facts(place, facts_of)
     with contextlib.closing(SQLiteJournal.open_for_reading(folder)) as journal:
         before = _Facts(journal.format, journal.raw_facts())
     if before.version != facts.version:
@@ -390,13 +380,14 @@ def relation(place: Place, folder: Path) -> Relation:
 
 
 def _relation(place: Place, folder: Path) -> Relation:
-    survey = _survey(place)
-    if survey is None:
+    found = _experiment(place)
+    if found is None:
         return "other"
+    survey, facts_of = found
     try:
         with contextlib.closing(SQLiteJournal.open_for_reading(folder)) as journal:
             ours, facts = journal.last, journal.meta()
-            theirs = _read_facts(place, survey.facts_of).values
+            theirs = _read_facts(place, facts_of).values
             if facts.get("run_id") != theirs.get("run_id"):
                 return "other"
             common = min(ours, survey.seq)
@@ -422,8 +413,8 @@ def _without_end(record: RawRecord) -> tuple[Any, ...]:
     return (*record[:4], record[4] if record[4] >= 0 else ~record[4])
 
 
-def _there(place: Place) -> _Survey:
-    found = _survey(place)
+def _there(place: Place) -> tuple[_Survey, Epoch]:
+    found = _experiment(place)
     if found is None:
         raise JournalError(f"{place} holds no experiment of Shoal.")
     return found
@@ -513,7 +504,7 @@ class Shipper:
         self._every_s = every_s
         self._clock = clock
         self._counter = 0
-        self._where, self._born = _here(), _born(os.getpid())
+        self._where, self._born = this_machine(), born_at(os.getpid())
         self._epoch: Epoch | None = None
         self._facts: _Facts | None = None
         """Those that are published."""
@@ -668,27 +659,6 @@ class Shipper:
         if self._merged:
             each([(self._inside() / segment.name).delete for segment in self._merged])
             self._merged.clear()
-
-
-def _here() -> str:
-    """Return what tells this machine, since it was started, and its numbers of processes from all others."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return ""
-
-
-def _born(process: int) -> int:
-    """Return when a process of this machine began, in ticks since the machine did; 0 where there is none.
-
-    One that has ended and is only not yet buried is none.
-    """
-    try:
-        state, *fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-        return 0 if state in ("Z", "X") else int(fields[18])
-    except (OSError, ValueError, LookupError):
-        return 0
 
 
 def _try(call: Callable[[], _T]) -> _T:
