@@ -27,6 +27,7 @@ from shoal.storage.shipping import fetch
 from shoal.storage.transfer import download_checkpoint
 
 __all__ = [
+    "LOGS",
     "AtOnce",
     "Crash",
     "Telling",
@@ -36,10 +37,23 @@ __all__ = [
     "story",
     "undisturbed",
     "write_checkpoint",
+    "write_logs",
 ]
 
 _T = TypeVar("_T")
 _Hook = Callable[[str, str], object]
+
+
+LOGS = [
+    ".hydra/config.yaml", "journal.txt", "t/.mine.new",
+    "pbt_global.txt", "plots/curve.png", "t/.hidden", "t/deep/er/checkpoint_000001/a", "t/events.out.tfevents.17.shoal",
+    "t/notes.txt", "t/output.log", "t/params.json", "t/result.json", "t/x?versionId=1",
+]  # fmt: skip
+OTHERS = [
+    ".journal.copy.json.17", ".journal.sqlite.17.4-journal", "journal.copy.json", ".writable",
+    "t/checkpoint_000000/result.json", "t/checkpoint_000001.json", "t/.checkpoint_000002.17/x",
+    "t/.deleted_checkpoint_000002/x", "t/.result.json.new", "journal/x", "journal.lock",
+]  # fmt: skip
 
 
 class Crash(BaseException):
@@ -269,3 +283,10 @@ def check_copy(place: Place, journal: SQLiteJournal, aside: Path) -> int:
 def _all_of(journal: SQLiteJournal) -> list[Any]:
     with contextlib.closing(SQLiteJournal.open_for_reading(journal.folder)) as reader:
         return reader.raw(0, reader.last)
+
+
+def write_logs(folder: Path) -> None:
+    """Write log files and files of a user, and beside them what goes otherwise, or not."""
+    for name in (*LOGS, *OTHERS):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
