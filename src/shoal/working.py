@@ -186,25 +186,42 @@ def discard(folder: Path) -> None:
 
 
 def discard_copied(location: Location, checkpoints: Collection[tuple[str, int]]) -> None:
-    """Delete the working folder of an experiment that has ended, where storage has every file of it.
+    """Delete the working folder of an experiment that has ended, where storage has every record and file of it.
 
     Args:
         location: where the experiment is.
         checkpoints: those that are Shoal's, by the trial's folder and the number, also of those that are gone.
     """
+    from .storage import shipping
     from .storage.logs import lacking
     from .storage.place import Place
 
     assert location.url is not None
+    place, folder = Place(location.url), location.folder
     try:
-        left = lacking(Place(location.url), location.folder, checkpoints)
+        if shipping.relation(place, folder) != "same":
+            warn_user(
+                f"{folder} was kept, because {location} does not have the same records: it may be all that there is "
+                f"of this run."
+            )
+            return
+        left = lacking(place, folder, checkpoints, partial(_existing, folder))
     except StorageError:
         return  # all that was reported is there; whether the rest is, cannot be told now
     if left:
         some = f"{', '.join(left[:_NAMED])}{', ...' if len(left) > _NAMED else ''}"
-        warn_user(f"{location.folder} was kept, because {location} lacks files of it: {some}. Take what you need.")
+        warn_user(f"{folder} was kept, because {location} lacks files of it: {some}. Take what you need.")
         return
-    discard(location.folder)
+    discard(folder)
+
+
+def _existing(folder: Path) -> Collection[tuple[str, int]]:
+    """Return the checkpoints that exist, as the journal in a folder says."""
+    from .reading import Experiment
+    from .storage.rounds import Ledger
+
+    with contextlib.closing(Experiment.open(folder)) as experiment:
+        return Ledger(experiment.history, experiment.seq).snapshot().wanted.keys()
 
 
 def sweep_cache(keep: Path) -> None:
