@@ -122,6 +122,24 @@ def test_a_working_folder_with_a_checkpoint_that_storage_lacks_is_kept(
     assert [*folder.glob("*/checkpoint_*/state.json")]
 
 
+def test_notes_that_are_set_after_the_upload_are_in_storage(root: str) -> None:
+    def saves(config: dict[str, Any]) -> None:
+        report_state(1, 1.0, {"score": 1.0}, save=True)
+
+    class Notes(tune.Callback):
+        def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+            path = Path(trial.checkpoint.path)
+            manifest = Place(f"{root}/a/{path.parent.name}/{path.name}.json")
+            while not manifest.is_there():
+                time.sleep(0.01)
+            trial.checkpoint.set_metadata({"by": "hand"})
+
+    grid = run(root, saves, run={"name": "a", "callbacks": [Notes()]}, num_samples=1)
+    assert grid[0].checkpoint is not None
+    assert grid[0].checkpoint.get_metadata() == {"by": "hand"}
+    assert working_folders() == []
+
+
 def test_results_have_urls_that_fsspec_and_shoal_can_open(root: str) -> None:
     run(root, run={"name": "a"})
     for grid in (tune.ResultGrid.read(f"{root}/a"), tune.ResultGrid.read(f"{root}/a/")):
