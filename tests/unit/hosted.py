@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
 from tests.helpers import load_state, report_state
 
 from shoal import tune
@@ -24,7 +26,7 @@ from shoal.engines.orders import HostSetup
 from shoal.engines.pickling import pickle_trainable
 from shoal.worker.wire import MemberInfo
 
-__all__ = ["Net", "World", "train"]
+__all__ = ["Gate", "Net", "World", "get_object", "kinds", "own", "train"]
 
 E = TypeVar("E", bound=Event)
 LONG_S = 60.0
@@ -207,3 +209,27 @@ class World:
         """End all hosts."""
         for host in self.net.hosts.values():
             host.close()
+
+
+def own(folder: Path, monkeypatch: pytest.MonkeyPatch, place: str | None = None) -> Iterator[World]:
+    """Yield a world without hosts, for a fixture, and end it."""
+    monkeypatch.setenv("SHOAL_CACHE", str(folder / "cache"))
+    monkeypatch.setenv("SHOAL_OBJECTS", "")
+    world = World(folder, place)
+    yield world
+    world.close()
+
+
+class Gate:
+    """Holds up who comes here until it is opened, or the test is over."""
+
+    def __init__(self) -> None:
+        self.reached, self.opened = threading.Event(), threading.Event()
+
+    def __call__(self) -> None:
+        self.reached.set()
+        assert self.opened.wait(60)
+
+
+def kinds(events: list[Event]) -> list[str]:
+    return [type(event).__name__ for event in events]

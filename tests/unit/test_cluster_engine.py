@@ -1,4 +1,4 @@
-"""The engine for clusters with a cluster that is none: what it asks for, gives back, begins again and says."""
+"""The engine for clusters with a cluster that is none: what it asks for, gives back, hands out, and how it ends."""
 
 from __future__ import annotations
 
@@ -6,226 +6,33 @@ import json
 import pickle
 import stat
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.unit.clustered import PLACE, Bench, FakeBackend, FakeLine, Make, benches, executed, facts, train
 
 import shoal
 from shoal.config import RunConfig, TuneConfig
-from shoal.core.commands import CheckpointRecord, Launch, Status, Stop
-from shoal.core.events import Event, SlotsJoined, SlotsLeft
-from shoal.core.reports import ReportRules
-from shoal.engines import EngineSetup
+from shoal.core.commands import Status
+from shoal.core.events import SlotsJoined, SlotsLeft
 from shoal.engines import cluster as module
-from shoal.engines.backend import Away, Gone, HostLine, Inbox
-from shoal.engines.cluster import ClusterEngine
+from shoal.engines.backend import Away
 from shoal.engines.granted import Change
-from shoal.engines.orders import (
-    Batch,
-    Ended,
-    Execute,
-    Fetch,
-    HostFacts,
-    HostSetup,
-    Missing,
-    Order,
-    Peers,
-    Upload,
-    Uploaded,
-)
-from shoal.errors import EngineError, StorageError
+from shoal.engines.orders import Batch, Ended, Upload, Uploaded
+from shoal.errors import StorageError
 from shoal.objects import ObjectRef
 from shoal.plan import make_plan
 from shoal.resources import Request
 from shoal.storage.place import Place
-from shoal.worker.wire import MemberInfo, frame
-
-PLACE = "memory://cluster engine/runs/e"
-
-
-def train(config: dict[str, Any]) -> None:
-    """Never called."""
-
-
-class FakeLine(HostLine):
-    """Writes down what a host is told; it answers as the test says."""
-
-    def __init__(self, setup: HostSetup, node: str, backend: FakeBackend) -> None:
-        super().__init__(setup.key, node, self._do)
-        self.setup = setup
-        self.backend = backend
-        self.orders: list[Order] = []
-        self.did: list[str] = []
-        self.gave: list[str] = []
-
-    def _do(self, number: int, orders: bytes) -> None:
-        self.orders += pickle.loads(orders)
-
-    def answer(self, kind: str, found: Any, of: Any = None) -> None:
-        self.backend.inbox.put((kind, self.key if of is None else (self.key, of), found))
-
-    def begin(self, *, members: bool) -> None:
-        self.did.append("begin")
-        self.backend.on_begin(self, members)
-
-    def lacks(self, refs: Sequence[ObjectRef[Any]]) -> None:
-        self.answer("lacks", self.backend.lacks(self, list(refs)))
-
-    def give(self, refs: Sequence[ObjectRef[Any]]) -> None:
-        for ref in refs:
-            self.gave.append(ref.id)
-            self.backend.on_give(self, ref)
-
-    def listen(self) -> None:
-        self.backend.on_listen(self)
-
-    def close(self) -> None:
-        self.did.append("close")
-        self.answer("closed", None)
-
-
-class FakeBackend:
-    """A cluster whose nodes have as many slots as a test says."""
-
-    def __init__(self, **nodes: int) -> None:
-        self.has = nodes
-        self.node = "driver"
-        self.alone = False
-        self.inbox: Inbox
-        self.placed: dict[str, str | None] = {}
-        self.asked = 0
-        self.lines: list[FakeLine] = []
-        self.ended: list[str] = []
-        self.left: list[str] = []
-        self.devices_asked: list[str] = []
-        self.on_begin: Callable[[FakeLine, bool], None] = lambda line, members: line.answer("started", facts(line))
-        self.on_listen: Callable[[FakeLine], None] = lambda line: None
-        self.lacks: Callable[[FakeLine, list[ObjectRef[Any]]], Any] = lambda line, refs: refs
-        self.on_give: Callable[[FakeLine, ObjectRef[Any]], None] = lambda line, ref: line.answer("given", None, ref)
-        self.device: Callable[[str], Any] = lambda reservation: reservation
-
-    # as a backend
-
-    def connect(self, experiment: str, inbox: Inbox) -> FakeBackend:
-        self.inbox = inbox
-        return self
-
-    def environment(self) -> dict[str, str]:
-        return {"TOKEN": "a secret", "SHOAL_A": "1", "SHOAL_CACHE": "/mine"}
-
-    def begin_host(self, setup: HostSetup, node: str) -> FakeLine:
-        self.lines.append(FakeLine(setup, node, self))
-        return self.lines[-1]
-
-    def devices(self, reservation: str, node: str, gpus: float) -> None:
-        self.devices_asked.append(reservation)
-        self.inbox.put(("devices", (reservation, node), self.device(reservation)))
-
-    def introduce(self, line: HostLine) -> None:
-        pass
-
-    def end_host(self, line: HostLine) -> None:
-        self.ended.append(line.key)
-
-    def leave(self, lines: Sequence[HostLine], patience_s: float) -> None:
-        self.left += [line.key for line in lines]
-
-    # as a cluster
-
-    def ask(self, bundle: Mapping[str, float]) -> str:
-        self.asked += 1
-        name = f"r{self.asked:03}"
-        self.placed[name] = None
-        return name
-
-    def withdraw(self, reservation: str) -> None:
-        self.placed.pop(reservation, None)
-
-    def where(self) -> dict[str, str | None]:
-        for name, node in self.placed.items():
-            if node is None:
-                taken = list(self.placed.values())
-                self.placed[name] = next((node for node, has in self.has.items() if taken.count(node) < has), None)
-        return dict(self.placed)
-
-    def nodes(self) -> dict[str, dict[str, float] | None]:
-        return {name: {"CPU": float(has), "GPU": float(has)} for name, has in self.has.items()}
-
-
-def facts(line: FakeLine, *, shared: bool = True) -> HostFacts:
-    return HostFacts(f"machine of {line.node}", 1, shoal.__version__, shared, 1 << 30)
-
-
-class Bench:
-    def __init__(self, folder: Path, backend: FakeBackend) -> None:
-        self.folder = folder
-        self.backend = backend
-        self.engine = ClusterEngine(backend)
-        self.notes: list[str] = []
-        self.events: list[Event] = []
-
-    def start(self, **settings: Any) -> None:
-        given: dict[str, Any] = {"trials": 4, "check": lambda: None, **settings}
-        self.engine.start(
-            EngineSetup(
-                trainable=train, rules=ReportRules(), experiment="e", seed=0, cpus=1.0, gpus=0.0, devices=(),
-                output=lambda name, text: None, folder=str(self.folder), note=self.notes.append, **given,
-            )
-        )  # fmt: skip
-        for index in range(given["trials"]):
-            self.engine.add(MemberInfo(f"t{index}", index, f"t{index}", str(self.folder / f"t{index}")))
-
-    def until(self, there: Callable[[], object]) -> None:
-        for _ in range(3000):
-            if there():
-                return
-            self.events += self.engine.poll(0.01)
-        raise AssertionError((self.events, self.notes))
-
-    def poll(self, times: int = 5) -> None:
-        for _ in range(times):
-            self.events += self.engine.poll(0.01)
-
-    def launch(self, trial_id: str, slot: int) -> None:
-        self.engine.execute(Launch(trial_id, 1, slot, {}, None, 0, 0.0, 0, until=None, fresh=True), None)
-
-    def stop(self, trial_id: str) -> None:
-        self.engine.execute(Stop(trial_id, 1, Status.TERMINATED, "the end"), None)
-
-    def line(self, node: str) -> FakeLine:
-        return next(line for line in reversed(self.backend.lines) if line.node == node)
-
-    @property
-    def slots(self) -> dict[int, str]:
-        """The node of each slot that the core knows."""
-        return {slot: post.node for post in self.engine.fleet.posts.values() for slot in post.slots}
+from shoal.worker.wire import frame
 
 
 @pytest.fixture
-def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[FakeBackend], Bench]]:
-    monkeypatch.setattr("shoal.engines.granted._SELDOM_S", 0.01)
-    monkeypatch.setattr(module, "_LOOK_S", 0.0)
-    monkeypatch.setattr(module, "_STAYS_S", 0.0)
-    made: list[Bench] = []
-
-    def bench(backend: FakeBackend) -> Bench:
-        made.append(Bench(tmp_path, backend))
-        return made[-1]
-
-    yield bench
-    for each in made:
-        if each.engine._fleet is not None:
-            for post in each.engine.fleet.posts.values():
-                post.ended = True
-        each.engine.close(at_once=True)
-        each.engine.depot.close()
-    shoal.objects.free_all()
-
-
-Make = Callable[[FakeBackend], Bench]
+def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
+    yield from benches(tmp_path, monkeypatch)
 
 
 # ------------------------------------------------------------------------------------------- how many slots are of use
@@ -369,171 +176,7 @@ def test_a_host_whose_checkpoints_are_nowhere_else_stays_without_slots(make: Mak
     assert future.result() is None
 
 
-# ------------------------------------------------------------------------- what is nowhere but in the driver's folder
-
-
-def test_who_is_restored_on_other_nodes_only_gets_its_checkpoint_when_a_host_works_here(make: Make) -> None:
-    bench = make(FakeBackend(away=1))
-    homes: list[FakeLine] = []
-
-    def on_begin(line: FakeLine, members: bool) -> None:
-        if members:
-            line.answer("started", facts(line, shared=False))
-        else:
-            homes.append(line)
-
-    bench.backend.on_begin = on_begin
-    bench.start(trials=1)
-    (bench.folder / "t0/checkpoint_000000").mkdir(parents=True)
-    record = CheckpointRecord("t0/checkpoint_000000", "t0", 0, "d", 1, 1, 1.0, 1.0, None, None)
-    [slot] = bench.slots
-    launch = Launch("t0", 1, slot, {}, record, 1, 0.0, 1, until=None, fresh=True)
-    bench.engine.execute(launch, str(bench.folder / "t0/checkpoint_000000"))
-    bench.until(lambda: homes and executed(bench.line("away")))
-    bench.line("away").answer("batch", Batch(1, 0, frame(Missing("t0", 1, "t0", 0, "d", (), True, "nobody has it"))))
-    bench.poll()
-
-    def fetched() -> list[Fetch]:
-        return [order for order in bench.line("away").orders if isinstance(order, Fetch)]
-
-    assert fetched() == []
-    homes[0].answer("started", facts(homes[0]))
-    bench.until(fetched)
-    assert fetched() == [Fetch("t0", 1, (homes[0].key,))]
-    homes[0].answer("batch", Gone())  # and the next launch comes while another is begun
-    bench.until(lambda: len(homes) == 2)
-    bench.line("away").answer("batch", Batch(2, 0, frame(Missing("t0", 1, "t0", 0, "d", (homes[0].key,), False, "?"))))
-    bench.poll()
-    assert len(fetched()) == 1
-    homes[1].answer("started", facts(homes[1]))
-    bench.until(lambda: len(fetched()) == 2)
-    assert fetched()[1] == Fetch("t0", 1, (homes[1].key,))
-
-
-# -------------------------------------------------------------------------------------------- hosts that do not begin
-
-
-def test_a_host_that_keeps_copies_and_dies_at_its_start_is_begun_again(make: Make) -> None:
-    bench = make(FakeBackend(away=1))
-    tried: list[bool] = []
-
-    def on_begin(line: FakeLine, members: bool) -> None:
-        if not members:
-            tried.append(True)
-        line.answer("started", facts(line, shared=False) if members else Gone() if len(tried) < 3 else facts(line))
-
-    bench.backend.on_begin = on_begin
-    bench.start()
-    bench.until(lambda: bench.engine.fleet.home is not None)
-    assert len(tried) == 3
-    assert bench.notes == []
-
-
-@pytest.mark.parametrize("found", [Gone(), EngineError("there is no room")])
-def test_where_no_host_can_keep_copies_nobody_waits_for_one_and_the_user_is_told(make: Make, found: Any) -> None:
-    bench = make(FakeBackend(away=1))
-    bench.backend.on_begin = lambda line, members: line.answer(
-        "started", facts(line, shared=False) if members else found
-    )
-    bench.start()
-    bench.until(lambda: bench.notes)
-    bench.poll()
-    told = [order for order in bench.line("away").orders if isinstance(order, Peers)]
-    assert told[-1] == Peers((), awaited=False)
-    assert "cannot be copied to this one" in bench.notes[0]
-
-
-def test_a_host_that_is_to_keep_copies_and_does_not_find_the_drivers_folder_keeps_none_and_the_user_is_told(
-    make: Make,
-) -> None:
-    bench = make(FakeBackend(away=1))
-    bench.backend.on_begin = lambda line, members: line.answer("started", facts(line, shared=False))
-    bench.start()
-    bench.until(lambda: bench.notes)
-    bench.poll()
-    assert bench.engine.fleet.home is None
-    told = [order for order in bench.line("away").orders if isinstance(order, Peers)]
-    assert told[-1] == Peers((), awaited=False)
-    assert all(peers.keys == () for peers in told)
-    [note] = bench.notes
-    assert f"machine of driver does not work in {bench.folder}" in note
-    assert bench.line("driver").did == ["begin", "close"]
-    assert bench.line("driver").key in bench.backend.ended
-
-
-def test_a_node_that_cannot_run_members_does_not_end_a_start_that_has_succeeded(make: Make) -> None:
-    bench = make(FakeBackend(good=1, bad=1))
-    begun: list[FakeLine] = []
-
-    def on_begin(line: FakeLine, members: bool) -> None:
-        begun.append(line)
-        if len(begun) == 2:
-            for each in sorted(begun, key=lambda line: line.node == "bad"):
-                each.answer("started", facts(each) if each.node == "good" else EngineError("no such module"))
-
-    bench.backend.on_begin = on_begin
-    bench.start(trials=2)
-    bench.until(lambda: bench.notes)
-    assert "is left out: no such module" in bench.notes[0]
-    assert set(bench.slots.values()) == {"good"}
-    assert bench.line("bad").key in bench.backend.ended
-
-
-def test_a_refused_node_does_not_keep_the_run_from_slots_elsewhere(make: Make) -> None:
-    bench = make(FakeBackend(good=1, bad=3))
-    bench.backend.on_begin = lambda line, members: line.answer(
-        "started", facts(line) if line.node != "bad" else EngineError("no such module")
-    )
-    bench.start(trials=4)
-    bench.until(lambda: bench.notes)
-    bench.backend.has["late"] = 3
-    bench.until(lambda: len(bench.slots) == 4)
-    assert sorted(bench.slots.values()) == ["good", "late", "late", "late"]
-
-
-def test_where_no_node_can_run_members_the_start_fails_with_the_reason(make: Make) -> None:
-    bench = make(FakeBackend(bad=1))
-    bench.backend.on_begin = lambda line, members: line.answer("started", EngineError("no such module"))
-    with pytest.raises(EngineError, match=r"^no such module$"):
-        bench.start()
-
-
-# ------------------------------------------------------------------------------------------------------------- GPUs
-
-
-def test_a_slot_whose_gpu_cannot_be_told_is_asked_about_again(make: Make) -> None:
-    bench = make(FakeBackend(a=1))
-    answers: list[Any] = [Gone(), Away(), "3"]
-    bench.backend.device = lambda reservation: answers.pop(0)
-    bench.start(trials=1, request=Request(1.0, 1.0))
-    bench.until(lambda: bench.slots)
-    assert answers == []
-    assert bench.notes == []
-
-
-def test_a_slot_whose_gpu_nobody_can_tell_is_left_out_with_a_note_and_another_is_asked_for(make: Make) -> None:
-    bench = make(FakeBackend(a=2))
-    bench.backend.device = lambda reservation: RuntimeError("no driver") if reservation == "r001" else "0"
-    bench.start(trials=2, request=Request(1.0, 1.0))
-    bench.until(lambda: bench.notes)
-    assert len(bench.slots) >= 1
-    assert bench.backend.devices_asked.count("r001") == 3
-    assert len(bench.notes) == 1
-    assert "RuntimeError: no driver" in bench.notes[0]
-
-
-def test_where_no_gpu_can_be_told_the_start_fails(make: Make) -> None:
-    bench = make(FakeBackend(a=1))
-    bench.backend.device = lambda reservation: RuntimeError("no driver")
-    with pytest.raises(EngineError, match="RuntimeError: no driver"):
-        bench.start(trials=1, request=Request(1.0, 1.0))
-
-
 # ---------------------------------------------------------------------------------------------- objects of shoal.put
-
-
-def executed(line: FakeLine) -> list[str]:
-    return [order.command.trial_id for order in line.orders if isinstance(order, Execute)]
 
 
 def test_a_host_has_the_objects_before_it_begins_and_those_put_meanwhile_before_its_first_member(make: Make) -> None:

@@ -16,7 +16,6 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +27,13 @@ from ..scratch import make_temporary, remove_temporary
 from ..worker.wire import MemberInfo
 from . import EngineCommand, EngineSetup
 from .backend import Away, Backend, Gone, HostLine, Inbox
+from .beginning import Beginning, Late, Slot, not_at_home, waiting_for, why_not
 from .cluster_depot import ClusterDepot
 from .fleet import Fleet, Post
 from .granted import Change, Granted
 from .orders import Batch, HostFacts, HostSetup
 from .pickling import pickle_trainable
+from .stock import patience_for
 
 __all__ = ["ClusterEngine"]
 
@@ -46,6 +47,10 @@ _AGAIN_S = 0.5
 _TELL_AFTER_S = 3.0
 """So long a run waits for its first slot before it says so."""
 _TELL_AGAIN_S = 60.0
+_BEGIN_S = 300.0
+"""So long a host may take to begin, beside what its objects take. A first import from a slow disk is no error."""
+_SLOW_S = 10.0
+"""After so long it is said that a host is waited for, or word of GPUs."""
 _BEGIN_AT_MOST = 3
 """So often a host is begun on a node where it dies at once, and so often it is asked which GPUs a slot has."""
 _LOOK_S = 1.0
@@ -56,23 +61,6 @@ _HOME = "home"
 _PROBE = ".shoal-"
 _OF_A_NODE = ("SHOAL_CACHE", "SHOAL_DIR")
 """What another node has of its own."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Slot:
-    """What the cluster has granted for one trial."""
-
-    reservation: str
-    device: str
-
-
-@dataclass(slots=True)
-class _Beginning:
-    """A host that is about to work."""
-
-    line: HostLine
-    slots: list[_Slot]
-    home: bool = False
 
 
 class ClusterEngine:
@@ -92,7 +80,7 @@ class ClusterEngine:
         self._lines: dict[str, HostLine] = {}
         self._silent: dict[str, HostLine] = {}
         """Those of them that are to be asked what there is to tell."""
-        self._beginning: dict[str, _Beginning] = {}
+        self._beginning: dict[str, Beginning] = {}
         """By node; that of the host that only keeps copies is called ``home``."""
         self._begun: Counter[str] = Counter()
         """How often a host was begun since one has worked there, by the same names."""
@@ -100,8 +88,8 @@ class ClusterEngine:
         """Nodes on which no host can be begun."""
         self._asked: Counter[str] = Counter()
         """How often it was asked which GPUs a reservation has, where that is not known yet."""
-        self._asking: dict[str, str] = {}
-        """Reservations of which that is being asked, with their nodes."""
+        self._asking: dict[str, tuple[str, float]] = {}
+        """Reservations of which that is being asked, with their nodes, and since when."""
         self._reservations: dict[int, str] = {}
         """What the cluster has granted for each slot."""
         self._given_back: set[str] = set()
@@ -111,6 +99,8 @@ class ClusterEngine:
         self._dismissed: dict[str, HostLine] = {}
         """Those that delete what they have stored, and then end."""
         self._look_at = 0.0
+        self._tell_slow_at = 0.0
+        """When to say again who is waited for."""
         self._hosts = 0
         self._ended: set[str] = set()
         """Trials that have ended while this ran."""
@@ -178,11 +168,15 @@ class ClusterEngine:
         while not self.fleet.posts:
             setup.check()
             self._take(0.1)
-            if time.monotonic() > tell_at and not self._beginning:
+            now, under_way = time.monotonic(), bool(self._beginning or self._asking)
+            self._see_to_beginnings()
+            if under_way:
+                tell_at = max(tell_at, now + _TELL_AFTER_S)  # where that fails, it is tried again
+            elif now > tell_at and not self.fleet.posts:
                 if self._backend.alone and not granted.possible:
                     raise EngineError(f"Nothing can be run: {granted.what_is_there()}")
                 setup.note(f"Waiting for the cluster: {granted.what_is_there()}")
-                tell_at = time.monotonic() + _TELL_AGAIN_S
+                tell_at = now + _TELL_AGAIN_S
         self._starting = False
 
     def _put(self, kind: str, key: Any) -> None:
@@ -215,6 +209,7 @@ class ClusterEngine:
         fleet.flush()
         self._listen()
         self._events += fleet.take_ready()
+        self._see_to_beginnings()
         if not self._events:
             self._give_back()
         self._take(0.0 if self._events else timeout)
@@ -277,17 +272,17 @@ class ClusterEngine:
                 continue  # it was placed elsewhere meanwhile, or is told once more because of another on its node
             if self._setup.request.gpus > 0:
                 self._asked[reservation] += 1
-                self._asking[reservation] = node
+                self._asking[reservation] = node, time.monotonic()
                 self._backend.devices(reservation, node, self._setup.request.gpus)
             else:
-                self._slot_ready(node, _Slot(reservation, ""))
+                self._slot_ready(node, Slot(reservation, ""))
         self._see_to_home()
 
     def _is_known(self, reservation: str, node: str) -> bool:
         """Return whether what was granted on a node is in use there, or about to be."""
         begun = self._beginning.get(node)
         return (
-            self._asking.get(reservation) == node
+            self._is_asking(reservation, node)
             or (begun is not None and any(slot.reservation == reservation for slot in begun.slots))
             or any(
                 self._reservations.get(slot) == reservation
@@ -297,28 +292,37 @@ class ClusterEngine:
             )
         )
 
+    def _is_asking(self, reservation: str, node: str) -> bool:
+        return reservation in self._asking and self._asking[reservation][0] == node
+
     def _devices_told(self, reservation: str, node: str, found: str | Away | Gone | BaseException) -> None:
         """It is known which GPUs a slot has, or not."""
         assert self._granted is not None
         assert self._setup is not None
-        if self._asking.get(reservation) != node:
+        if not self._is_asking(reservation, node):
             return  # it was placed elsewhere meanwhile
         del self._asking[reservation]
         if isinstance(found, str):
             del self._asked[reservation]
-            self._slot_ready(node, _Slot(reservation, found))
+            self._slot_ready(node, Slot(reservation, found))
             return
         if self._asked[reservation] < _BEGIN_AT_MOST:
             self._granted.again(reservation)  # if its node has died, the cluster places it elsewhere
             return
         del self._asked[reservation]
         self._granted.useless(reservation, node)
-        why = _cannot(found if isinstance(found, BaseException) else EngineError("who was asked ends at once"))
-        if self._starting and not (self._asked or self._beginning or self.fleet.posts):
+        why = why_not(found if isinstance(found, BaseException) else EngineError("who was asked ends at once"))
+        if self._starting and not self._is_hopeful:
             raise found if isinstance(found, EngineError) else EngineError(why)
         self._setup.note(f"A slot of the cluster is left out, because nobody can tell which GPUs it has: {why}")
 
-    def _slot_ready(self, node: str, slot: _Slot) -> None:
+    @property
+    def _is_hopeful(self) -> bool:
+        """Whether there is a slot, or what is under way may give one."""
+        begun = any(where != _HOME for where in self._begun)
+        return bool(self._asked or begun or self.fleet.posts)
+
+    def _slot_ready(self, node: str, slot: Slot) -> None:
         """A slot can be used."""
         if node in self._refused or self._closed or slot.reservation in self._given_back:
             return
@@ -376,7 +380,7 @@ class ClusterEngine:
         if self._fleet is not None and self._fleet.needs_home and _HOME not in self._beginning and not self._closed:
             self._begin_host(self._backend.node, [], home=True)
 
-    def _begin_host(self, node: str, slots: list[_Slot], *, home: bool = False) -> None:
+    def _begin_host(self, node: str, slots: list[Slot], *, home: bool = False) -> None:
         self._hosts += 1
         key = f"host-{self._hosts}"
         with_driver = node == self._backend.node
@@ -384,13 +388,33 @@ class ClusterEngine:
         setup = HostSetup(key=key, with_driver=with_driver, secrets=secrets, **self._host_setup)
         line = self._backend.begin_host(setup, node)
         where = _HOME if home else node
-        self._beginning[where] = _Beginning(line, slots, home)
+        now = time.monotonic()
+        self._beginning[where] = Beginning(line, slots, home, now, now + _BEGIN_S)
         self._begun[where] += 1
         if home or not self._see_to_objects(line):
             line.begin(members=not home)
 
-    def _beginning_of(self, key: str) -> tuple[str, _Beginning] | None:
+    def _beginning_of(self, key: str) -> tuple[str, Beginning] | None:
         return next(((where, each) for where, each in self._beginning.items() if each.line.key == key), None)
+
+    def _see_to_beginnings(self) -> None:
+        """End hosts that take too long to begin. Say now and then what has been waited for for some time."""
+        if self._closed or not (self._beginning or self._asking):
+            return
+        now = time.monotonic()
+        for begun in [begun for begun in self._beginning.values() if now > begun.until]:
+            where, took = self._name(begun.line.node), f"{now - begun.since:.0f} s"
+            self._host_started(begun.line.key, Late(f"a host on {where} has not begun within {took}"))
+        hosts = [begun.line.node for begun in self._beginning.values() if now - begun.since > _SLOW_S]
+        asked = [node for node, since in self._asking.values() if now - since > _SLOW_S]
+        if (hosts or asked) and now > self._tell_slow_at:
+            assert self._setup is not None
+            self._tell_slow_at = now + _TELL_AGAIN_S
+            self._setup.note(waiting_for([*map(self._name, hosts)], [*map(self._name, asked)]))
+
+    def _name(self, node: str) -> str:
+        """Return what a node is called of which nothing is known yet."""
+        return "this machine" if node == self._backend.node else f"node {node[:8]}"
 
     def _see_to_objects(self, line: HostLine) -> bool:
         """Give a host the objects that were put and that it lacks. Return whether it has to wait for that."""
@@ -418,10 +442,13 @@ class ClusterEngine:
         line = self._waiting(key)
         if line is None:
             return
+        known = self._beginning_of(key)
         if isinstance(found, list):
             line.waits += len(found)
+            if known is not None:
+                known[1].until = time.monotonic() + _BEGIN_S + patience_for(sum(ref.size for ref in found))
             line.give(found)
-        elif self._beginning_of(key) is not None:
+        elif known is not None:
             self._host_started(key, found)
             return
         else:
@@ -457,6 +484,7 @@ class ClusterEngine:
             return
         beginning = self._beginning_of(key)
         if beginning is not None:
+            beginning[1].until = time.monotonic() + _BEGIN_S
             line.begin(members=True)
         else:
             line.go_on()
@@ -474,39 +502,42 @@ class ClusterEngine:
             found = EngineError(f"Shoal is {found.version} on {found.hostname}, and {__version__} here. Install one.")
         if isinstance(found, HostFacts) and begun.home and not found.shared:
             self._dismiss(begun.line)
-            self._cannot_begin(begun, EngineError(_not_at_home(found, self._host_setup["folder"])))
+            self._cannot_begin(begun, not_at_home(found, self._host_setup["folder"]))
             return
         if isinstance(found, HostFacts):
             del self._begun[where]
             self._host_works(begun, found)
             return
         self._backend.end_host(begun.line)
-        if isinstance(found, Away | Gone) and self._begun[where] < _BEGIN_AT_MOST:
+        # Without one that keeps copies reports are held; members that begin late hold up nobody.
+        again = isinstance(found, Away | Gone) or (isinstance(found, Late) and not begun.home)
+        if again and self._begun[where] < _BEGIN_AT_MOST:
             if begun.home:
                 self._see_to_home()
             elif self._granted is not None:
                 self._granted.forget(begun.line.node)  # if the node is still there, it is tried again
         else:
+            del self._begun[where]
             self._cannot_begin(begun, found)
 
-    def _cannot_begin(self, begun: _Beginning, found: Away | Gone | BaseException) -> None:
+    def _cannot_begin(self, begun: Beginning, found: Away | Gone | BaseException) -> None:
         """A node cannot have a host."""
         assert self._setup is not None
-        why = _cannot(found if isinstance(found, BaseException) else EngineError("its process ends at once"))
+        why = why_not(found if isinstance(found, BaseException) else EngineError("its process ends at once"))
         if begun.home:
             self.fleet.no_home()
             self._setup.note(
                 f"What members save on other nodes cannot be copied to this one, and may be lost with its node: {why}"
             )
             return
-        if self._starting and not self._beginning and not self.fleet.posts:
+        if self._starting and not self._is_hopeful:
             raise found if isinstance(found, EngineError) else EngineError(why)
         self._refused.add(begun.line.node)
         if self._granted is not None:
             self._granted.refuse(begun.line.node)
         self._setup.note(f"A node of the cluster cannot run members, and is left out: {why}")
 
-    def _host_works(self, begun: _Beginning, facts: HostFacts) -> None:
+    def _host_works(self, begun: Beginning, facts: HostFacts) -> None:
         line = begun.line
         self._lines[line.key] = self._silent[line.key] = line
         self._backend.introduce(line)
@@ -647,16 +678,5 @@ def _written(environment: Mapping[str, str]) -> str:
     return path
 
 
-def _not_at_home(facts: HostFacts, folder: str) -> str:
-    return (
-        f"a host on {facts.hostname} does not work in {folder}. Members' checkpoints are kept there where Ray runs as "
-        f"the same user as this script, and in the same container"
-    )
-
-
 def _gave_up(line: HostLine) -> bool:
     return line.away_since is not None and time.monotonic() - line.away_since > _AWAY_S
-
-
-def _cannot(error: BaseException) -> str:
-    return str(error) if isinstance(error, EngineError) else f"{type(error).__name__}: {error}"
