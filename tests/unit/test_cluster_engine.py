@@ -19,10 +19,10 @@ from shoal.config import RunConfig, TuneConfig
 from shoal.core.commands import Status
 from shoal.core.events import SlotsJoined, SlotsLeft
 from shoal.engines import cluster as module
-from shoal.engines.backend import Away
+from shoal.engines.backend import Away, Gone
 from shoal.engines.granted import Change
 from shoal.engines.orders import Batch, Ended, Upload, Uploaded
-from shoal.errors import StorageError
+from shoal.errors import EngineError, StorageError
 from shoal.objects import ObjectRef
 from shoal.plan import make_plan
 from shoal.resources import Request
@@ -298,6 +298,21 @@ def ended(bench: Bench) -> None:
     for post in bench.engine.fleet.posts.values():
         post.ended = True
     bench.engine.close()
+
+
+@pytest.mark.parametrize("found", [None, EngineError("no such module"), Gone()])
+def test_a_host_that_begins_when_all_ends_is_ended_and_nobody_waits_for_it(make: Make, found: Any) -> None:
+    bench = make(FakeBackend(a=1, b=1))
+    bench.backend.on_begin = lambda line, members: line.answer("started", facts(line)) if line.node == "a" else None
+    bench.start(trials=2)
+    bench.until(lambda: len(bench.backend.lines) == 2)
+    late = bench.line("b")
+    late.answer("started", found or facts(late))
+    bench.line("a").answer("batch", Batch(1, 0, frame(Ended())))
+    bench.engine.close()
+    assert late.key in bench.backend.ended
+    assert bench.backend.left == [bench.line("a").key]
+    assert bench.notes == []
 
 
 def test_where_the_cluster_fails_after_the_end_who_waits_for_an_upload_is_told_and_all_is_given_back(

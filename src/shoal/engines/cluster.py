@@ -498,6 +498,9 @@ class ClusterEngine:
             return
         where, begun = known
         del self._beginning[where]
+        if self._closed:
+            self._backend.end_host(begun.line)
+            return
         if isinstance(found, HostFacts) and found.version != __version__:
             found = EngineError(f"Shoal is {found.version} on {found.hostname}, and {__version__} here. Install one.")
         if isinstance(found, HostFacts) and begun.home and not found.shared:
