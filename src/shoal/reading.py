@@ -153,11 +153,14 @@ class Experiment:
             return self.view is not None and number in self.view.checkpoints(trial_folder)
         return False
 
-    def file(self, trial_folder: str, name: str) -> Path:
-        """Return where a small file of a trial can be read, if there is one; in object storage it is downloaded."""
+    def end_of(self, trial_folder: str, name: str) -> Path:
+        """Return where the last lines of a text of a trial can be read, if there is one; they are downloaded.
+
+        Raises:
+            StorageError: object storage cannot be read.
+        """
         if self.view is not None:
-            with contextlib.suppress(StorageError):
-                self.view.fetch_file(trial_folder, name)
+            self.view.fetch_end(trial_folder, name)
         return self.folder / trial_folder / name
 
     def close(self) -> None:

@@ -26,6 +26,8 @@ _FOLDERS = 2000
 """So many folders are looked into for experiments, at most."""
 _INSIDE_S = 5.0
 """So long it is looked which experiments are in a folder, for a message."""
+_END = 256 << 10
+"""Bytes of the end of a text that is looked at: a few thousand lines."""
 _LISTED_S = 5.0
 """So long a list of checkpoints is new enough."""
 
@@ -165,17 +167,18 @@ class View:
             self._listed[trial_folder] = (now, found)
         return found
 
-    def fetch_file(self, trial_folder: str, name: str) -> None:
-        """Download a small file of a trial to where it would be beside the journal, if it is there.
+    def fetch_end(self, trial_folder: str, name: str) -> None:
+        """Download the end of a text of a trial to where it would be beside the journal, if it is there.
 
         Raises:
             StorageError: storage cannot be read.
         """
         if self._outer is None:
             return  # it is there
-        from .storage.fetching import read_file
+        from .storage.fetching import read_end
+        from .storage.transfer import key_of
 
-        data = read_file(f"{self.url}/{trial_folder}/{name}")
+        data = read_end(join(self.url, key_of(f"{trial_folder}/{name}")), _END)
         if data is not None:
             folder = self.folder / trial_folder
             folder.mkdir(parents=True, exist_ok=True)
@@ -291,14 +294,21 @@ class Followed:
         """
         from .storage.workers import Workers
 
+        failed: list[OSError] = []
         names = [name_of(each) for each in find_urls(self._root)] if self._names is None else self._names
         workers = Workers(_COPIES_AT_ONCE, "shoal-follow")
         try:
             for each in [workers.submit(partial(self._bring, name)) for name in names]:
-                with contextlib.suppress(JournalError):  # one that is damaged: the others are shown
+                try:
                     each.result()
+                except JournalError:
+                    continue  # one that is damaged: the others are shown
+                except OSError as error:
+                    failed.append(error)  # one that this user may not read, for example: likewise
         finally:
             workers.close()
+        if failed and len(failed) == len(names):
+            raise failed[0]
 
     def _bring(self, name: str) -> None:
         from .reading import mark_running
@@ -344,12 +354,12 @@ def _inside(url: str | None) -> str:
 def find_urls(root: str) -> list[str]:
     """Return the URLs of the experiments in a folder of object storage; itself, where it is one. Newest first.
 
-    Those that are damaged are among them, as the last ones. Of a folder with very many folders only some are looked
-    into.
+    Those that are damaged, or cannot be read, are among them, as the last ones. Of a folder with very many folders only
+    some are looked into.
 
     Raises:
         ConfigError: the kind of URL is not known, or a package is missing.
-        StorageError: storage cannot be read.
+        StorageError: storage cannot be read: not the folder, or nothing that is in it.
     """
     from .storage import shipping
     from .storage.place import Place
@@ -365,12 +375,16 @@ def find_urls(root: str) -> list[str]:
         found = [each.result() for each in [workers.submit(partial(_begun, place / name)) for name in names]]
     finally:
         workers.close()
-    there = [(at, str(place / name)) for name, at in zip(names, found, strict=True) if at is not None]
+    failed = [each for each in found if isinstance(each, OSError)]
+    if failed and len(failed) == len(names):
+        raise failed[0]
+    begun = [0.0 if isinstance(each, OSError) else each for each in found]
+    there = [(at, str(place / name)) for name, at in zip(names, begun, strict=True) if at is not None]
     return [url for _, url in sorted(there, key=lambda pair: (-pair[0], pair[1]))]
 
 
-def _begun(place: object) -> float | None:
-    """Return when an experiment began; 0 where it is damaged, and None where there is none."""
+def _begun(place: object) -> float | OSError | None:
+    """Return when an experiment began; 0 where it is damaged, what is wrong where it cannot be read, None for none."""
     from .storage import shipping
     from .storage.place import Place
 
@@ -380,3 +394,5 @@ def _begun(place: object) -> float | None:
         return None if found is None else float(found.facts.get("started_at") or 0.0)
     except (JournalError, TypeError, ValueError):
         return 0.0
+    except OSError as error:
+        return error

@@ -18,6 +18,7 @@ from shoal.errors import ConfigError, JournalError, StorageError
 from shoal.reading import Experiment, State
 from shoal.storage import shipping
 from shoal.storage.place import Place
+from shoal.storage.trying import PlaceError
 from shoal.viewing import Followed, find_urls
 
 __all__ = ["cache", "root"]  # fixtures
@@ -164,6 +165,63 @@ def test_one_that_is_damaged_hides_no_others(shoal: Shoal, root: str) -> None:
     assert [folder.name for folder in followed.folder.iterdir()] == ["good"]
     followed.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("shoal-look")]
+
+
+def test_one_that_this_user_may_not_read_hides_no_others(
+    shoal: Shoal, root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("good", "secret"):
+        run(root, run={"name": name}, num_samples=1)
+    refused = {"secret"}
+    real = Place.list_sizes
+
+    def list_sizes(place: Place) -> dict[str, int]:
+        if refused & set(place.url.split("/")):
+            raise PlaceError(f"Access to {place} is denied.")
+        return real(place)
+
+    monkeypatch.setattr(Place, "list_sizes", list_sizes)
+    assert find_urls(root) == [f"{root}/good", f"{root}/secret"]
+    listed = {row["name"]: row for row in json.loads(shoal("list", root, "--format", "json"))}
+    assert listed["good"]["state"] == "ended"
+    assert listed["secret"]["state"] != "ended"
+    followed = Followed(root, every_s=3600.0)
+    assert [folder.name for folder in followed.folder.iterdir()] == ["good"]
+    refused.add("good")
+    with pytest.raises(StorageError, match="denied"):
+        find_urls(root)
+    with pytest.raises(StorageError, match="denied"):
+        followed.refresh()
+    followed.close()
+
+
+def test_of_a_large_output_only_the_end_is_read(shoal: Shoal, root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = run(root, run={"name": "a"}, num_samples=1)
+    log = Place(f"{grid[0].path}/output.log")
+    log.write_bytes(b"".join(b"line %d\n" % number for number in range(200_000)))
+    read: list[int] = []
+    real = Place._ask
+
+    def ask(place: Place, files: Any, method: str, *arguments: Any, **settings: Any) -> Any:
+        found = real(place, files, method, *arguments, **settings)
+        if place.url == log.url and method == "cat_file":
+            read.append(len(found))
+        return found
+
+    monkeypatch.setattr(Place, "_ask", ask)
+    shown = shoal("show", f"{root}/a", "0", "--log", "2")
+    assert "line 199998" in shown
+    assert "line 199999" in shown
+    assert read == [256 << 10]
+    lines = json.loads(shoal("show", f"{root}/a", "0", "--log", "100000", "--format", "json"))["log"]
+    assert len(lines) > 20_000
+    assert set(lines) <= {f"line {number}" for number in range(200_000)}
+
+    def refuses(*_: object) -> Any:
+        raise PlaceError("Access to it is denied.")
+
+    monkeypatch.setattr(Place, "read_end", refuses)
+    assert "cannot be shown: Access to it is denied." in shoal("show", f"{root}/a", "0")
 
 
 def test_objects_beside_experiments_are_not_looked_into(root: str, monkeypatch: pytest.MonkeyPatch) -> None:

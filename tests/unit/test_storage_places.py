@@ -16,6 +16,7 @@ from tests.unit.stored import Crash, Interrupted, interrupted, undisturbed
 
 from shoal.errors import ConfigError
 from shoal.location import location_of
+from shoal.storage.fetching import read_end
 from shoal.storage.parts import PART, abort_uploads, download_in_parts, tried
 from shoal.storage.place import Place, forget
 from shoal.storage.trying import PlaceError
@@ -289,3 +290,17 @@ def test_nothing_of_storage_is_loaded_before_it_is_needed() -> None:
     code = "import sys, shoal.storage.mirror; print(*sorted({n.split('.')[0] for n in sys.modules}))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"fsspec", "s3fs", "botocore", "aiohttp", "asyncio"} & set(loaded)
+
+
+def test_of_an_object_its_end_can_be_read_alone(place: Place) -> None:
+    log = place / "output.log"
+    log.write_bytes(b"one\ntwo\nthree\n")
+    assert log.read_end(6) == (b"three\n", 8)
+    assert log.read_end(100) == (b"one\ntwo\nthree\n", 0)
+    assert read_end(log.url, 9) == b"three\n"
+    assert read_end(log.url, 100) == b"one\ntwo\nthree\n"
+    log.write_bytes(b"")
+    assert log.read_end(6) == (b"", 0)
+    assert read_end((place / "nothing").url, 6) is None
+    with pytest.raises(FileNotFoundError):
+        (place / "nothing").read_end(6)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import ConfigError, ResultError, did_you_mean
+from ..errors import ConfigError, ResultError, StorageError, did_you_mean
 from .errors import UsageProblem
 from .finding import ExperimentArgument, TrialArgument, find_trial, open_experiment
-from .output import OneFormat, OneFormatOption, Table, facts, print_json, print_table, say, when
+from .output import OneFormat, OneFormatOption, Table, facts, print_json, print_table, say, warn, when
 from .values import exact, flat
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def show(
         print_json(_values(found, member, log))
         return
     _show(found, member)
-    lines = _tail(found.file(member.folder, "output.log"), log)
+    lines = _log_of(found, member, log)
     if lines:
         say(("\nlast lines of ", "bold"), found.path_of(member.folder, "output.log"))
         for line in lines:
@@ -138,12 +138,22 @@ def _checkpoint_text(experiment: Experiment, trial: TrialHistory, number: int, *
     return f"{text} (damaged)" if number in trial.damaged else text
 
 
+def _log_of(experiment: Experiment, trial: TrialHistory, count: int) -> list[str]:
+    """Return the last lines of what a trial has printed; where they cannot be read, say so."""
+    if count == 0:
+        return []
+    try:
+        path = experiment.end_of(trial.folder, "output.log")
+    except StorageError as error:
+        warn(f"The output of {trial.name} cannot be shown: {error}")
+        return []
+    return _tail(path, count)
+
+
 def _tail(path: Path, count: int) -> list[str]:
     """Return the last lines of a file, fit to be shown; none where there is no such file."""
     from ..display.text import printable
 
-    if count == 0:
-        return []
     data = b""
     with contextlib.suppress(OSError), path.open("rb") as file:
         end = file.seek(0, os.SEEK_END)
@@ -188,7 +198,7 @@ def _values(experiment: Experiment, trial: TrialHistory, log: int) -> dict[str, 
         "goes_on_from": None if trial.restore is None else trial.restore.id,
         "error": trial.error,
         "traceback": trial.traceback or None,
-        "log": _tail(experiment.file(trial.folder, "output.log"), log),
+        "log": _log_of(experiment, trial, log),
     }
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ..engines import Engine, EngineCommand, EngineSetup
     from ..worker.wire import MemberInfo
 
-__all__ = ["FetchingEngine", "download", "read_file", "write_file"]
+__all__ = ["FetchingEngine", "download", "read_end", "read_file", "write_file"]
 
 _AT_A_TIME = 4
 """Downloads; each of them uses several connections where it has several files."""
@@ -248,6 +248,23 @@ def read_file(url: str) -> bytes | None:
         return retrying(Place(url).read_bytes, patience_s=_LOOKING_S)
     except FileNotFoundError:
         return None
+
+
+def read_end(url: str, limit: int) -> bytes | None:
+    """Return the last whole lines of a text in storage; None where there is none.
+
+    Args:
+        url: where it is.
+        limit: so many bytes at most.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
+    try:
+        data, start = retrying(partial(Place(url).read_end, limit), patience_s=_LOOKING_S)
+    except FileNotFoundError:
+        return None
+    return data[data.find(b"\n") + 1 :] if start else data
 
 
 def write_file(url: str, data: bytes) -> None:

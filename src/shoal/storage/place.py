@@ -119,6 +119,24 @@ class Place:
             found: bytes = self._ask(files, "cat_file", path)
         return found
 
+    def read_end(self, limit: int) -> tuple[bytes, int]:
+        """Return the last bytes of the object, and where they begin in it.
+
+        Args:
+            limit: how many, at most.
+
+        Raises:
+            FileNotFoundError: there is none.
+            PlaceError: it cannot be read.
+        """
+        with self._told() as (files, path):
+            size = int(self._ask(files, "info", path)["size"])
+            start = max(0, size - limit)
+            if size == start:
+                return b"", start
+            found: bytes = self._ask(files, "cat_file", path, start=start, end=size, seconds=seconds_for(size - start))
+        return found, start
+
     def changed_at(self) -> float | None:
         """Return when the object was written: seconds since the epoch, by storage's clock; None where it does not tell.
 
