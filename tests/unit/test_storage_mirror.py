@@ -325,6 +325,85 @@ def test_an_upload_that_never_returns_is_told_and_ends_the_run(
         assert any("Nothing has arrived in" in text for text in run.mirror.told())
 
 
+def superseded_while_it_is_uploaded(run: Run, monkeypatch: pytest.MonkeyPatch) -> Future[None]:
+    """Have the first upload of a run go on for ever; return it when the run has ended, and nobody needs it any more.
+
+    Rounds that want it are cut off, or they would wait for it.
+    """
+    monkeypatch.setattr("shoal.storage.rounds._LOOK_S", 0.02)
+    hanging: dict[tuple[str, int], Future[None]] = {}
+    superseded, cut_off = threading.Event(), threading.Event()
+    real = run.depot.upload
+
+    def meanwhile() -> None:
+        if not cut_off.is_set():
+            if superseded.is_set():
+                cut_off.set()  # the next round knows of it
+            raise TimeoutError
+        run.mirror._check_time()
+
+    def upload(folder: str, number: int, digest: str, place: Place) -> Future[None]:
+        if hanging:
+            return real(folder, number, digest, place)
+        future = hanging[folder, number] = Future()
+        future.set_running_or_notify_cancel()
+        return future
+
+    monkeypatch.setattr(run.depot, "upload", upload)
+    run.start()
+    assert run.mirror._rounds is not None
+    run.mirror._rounds.meanwhile(meanwhile)
+    run.go_on(10)
+    until(lambda: hanging)
+    run.go_on()
+    ((key, future),) = hanging.items()
+    assert key not in existing(run.driver.history)
+    superseded.set()
+    return future
+
+
+def test_a_superseded_upload_that_never_ends_keeps_no_run_from_its_end(
+    runs: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with interrupted() as place:
+        run = runs(place)
+        superseded_while_it_is_uploaded(run, monkeypatch)
+        run.mirror._patience_s = 0.5
+        tries: list[bool] = []
+        real = module._Copier.work
+
+        def counting(copier: module._Copier, *, ending: bool) -> bool:
+            tries.append(ending)
+            return real(copier, ending=ending)
+
+        monkeypatch.setattr(module._Copier, "work", counting)
+        closing = threading.Thread(target=run.mirror.close, daemon=True)
+        closing.start()
+        closing.join(30)
+        assert not closing.is_alive()
+        assert tries.count(True) < 50  # it is waited for, and not asked for all the time
+        assert run.mirror.trouble is None
+        assert check_copy(place, run.driver.journal, tmp_path / "copy") == run.driver.journal.last
+        assert look(place).alive.ended  # type: ignore[union-attr]
+
+
+def test_what_a_superseded_upload_has_left_is_deleted_when_it_ends_in_time(
+    runs: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with interrupted() as place:
+        run = runs(place)
+        future = superseded_while_it_is_uploaded(run, monkeypatch)
+        closing = threading.Thread(target=run.mirror.close, daemon=True)
+        closing.start()
+        until(lambda: _quietly(place) == run.driver.journal.last)
+        (key,) = run.mirror._rounds._uploads  # type: ignore[union-attr]
+        (place / key[0] / f"checkpoint_{key[1]:06d}" / "part_0").write_bytes(b"late")
+        future.set_result(None)
+        closing.join(30)
+        assert run.mirror.trouble is None
+        assert not any(name.startswith(f"{key[0]}/checkpoint_{key[1]:06d}") for name in place.list_sizes())
+
+
 def test_what_does_not_pass_is_not_tried_for_long_and_its_reason_is_told(
     runs: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -184,7 +184,7 @@ class Mirror:
                 return
 
     def _say_that_it_ended(self) -> None:
-        """Nothing has run: let nobody wait for the next heartbeat."""
+        """Nothing has run, or all is done: let nobody wait for the next heartbeat."""
         if self._shipper is not None:
             with contextlib.suppress(StorageError):
                 self._shipper.beat(ended=True)
@@ -218,6 +218,9 @@ class Mirror:
             except JournalError:
                 raise
             except (_Late, OSError) as error:
+                if ending and isinstance(error, _Late) and not self._done.is_set() and copier.has_only_remnants:
+                    self._say_that_it_ended()  # the sweep of whoever goes on with it deletes them
+                    return
                 if self._is_hopeless(error, ending=ending):
                     return
                 delay = backoff.next()
@@ -228,11 +231,12 @@ class Mirror:
                 continue
             if done:
                 return
-            if not (ending and copier.sending):
+            waiting = ending and copier.waiting
+            if not waiting:
                 backoff.reset()
                 self._went_well()
-            (self._ending if copier.behind else self._woken).wait(copier.until_next(ending=ending))
-            if not (ending and copier.sending):
+            (self._ending if copier.behind and not ending else self._woken).wait(copier.until_next(ending=ending))
+            if not waiting:
                 self._progressed_at = self._clock()  # it was not storage that was waited for
 
     def _went_well(self) -> None:
@@ -343,9 +347,14 @@ class _Copier:
         return self._rounds.behind
 
     @property
-    def sending(self) -> bool:
-        """Whether log files are on their way."""
-        return self._sending is not None
+    def waiting(self) -> bool:
+        """Whether something is on its way, log files or checkpoints."""
+        return self._sending is not None or self._rounds.uploading
+
+    @property
+    def has_only_remnants(self) -> bool:
+        """Whether all is copied, and only uploads that nobody needs any more have not ended."""
+        return self._last_ones and self._sending is None and self._rounds.only_remnants
 
     def work(self, *, ending: bool) -> bool:
         """Do what is due. Return whether all is done, where the experiment has ended.
@@ -370,11 +379,11 @@ class _Copier:
     def until_next(self, *, ending: bool) -> float:
         """Return for how many seconds there is nothing to do, if nothing new comes."""
         due = [self._clock() + _ASK_S] if ending else []
-        if self._sending is not None:
+        if self._sending is not None or (ending and self._rounds.uploading):
             due.append(self._clock() + _LOOK_S)
         elif not ending:
             due.append(self._next_logs)
-        if self._rounds.behind:
+        if self._rounds.behind and not ending:
             due.append(self._next_round)
         return max(0.0, min(due) - self._clock())
 

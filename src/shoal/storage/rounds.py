@@ -210,8 +210,27 @@ class Rounds:
             self._ledger.seq > self._shipper.seq or bool(self._uploads) or not self._swept or bool(self._superfluous())
         )
 
+    @property
+    def uploading(self) -> bool:
+        """Whether uploads have not ended yet, or not been taken in."""
+        return bool(self._uploads)
+
+    @property
+    def only_remnants(self) -> bool:
+        """Whether nothing is left but uploads that have begun, and of which nobody needs anything any more."""
+        wanted = self._ledger.snapshot().wanted
+        return (
+            bool(self._uploads)
+            and self._swept
+            and self._ledger.seq <= self._shipper.seq
+            and not any(key in wanted for key in self._uploads)
+            and not self._superfluous()
+        )
+
     def run(self) -> None:
         """Do one round.
+
+        An upload that was superseded while it went on is not waited for: a later round takes it in, and deletes it.
 
         Raises:
             TakenOver: somebody else has taken the experiment over.
