@@ -120,6 +120,28 @@ def test_a_member_whose_report_is_held_is_not_killed_because_it_is_silent(world:
     assert world.next(Lost, "d1").reason == "it was silent"
 
 
+@pytest.mark.parametrize("grace", ["0", "0.2"])
+@pytest.mark.parametrize("until", [1.0, None])
+def test_what_is_held_is_told_when_the_time_to_leave_is_up(
+    world: World, gate: Gate, monkeypatch: pytest.MonkeyPatch, grace: str, until: float | None
+) -> None:
+    world.net.on_keep = gate
+    name = f"w{grace}{until}"
+    world.launch(name, world.slot("h1"), saves=["all"], until=until)
+    world.wait_until(gate.reached.is_set)
+    monkeypatch.setenv("SHOAL_GRACE_S", grace)
+    world.fleet.execute(WindUp(name, 1), None)
+    world.wait_until(lambda: kinds(world.about(name))[-1:] == ["Lost"])
+    assert kinds(world.about(name))[:2] == ["Started", "Reported"]
+    world.wait_until(lambda: world.notes)
+    assert f"only: {name}/checkpoint_000000. There was no time left" in world.notes[0]
+    monkeypatch.undo()
+    gate.opened.set()
+    world.wait_until(lambda: ("h2", "h1") in world.net.kept)
+    world.launch(f"{name} next", world.slot("h1"), saves=[1], until=1.0)
+    assert world.next(Reported, f"{name} next").checkpoint is not None
+
+
 def test_a_trial_that_is_stopped_while_its_report_is_held_can_begin_anew(world: World, gate: Gate) -> None:
     world.net.on_keep = gate
     world.launch("e1", world.slot("h1"), saves=[1], until=1.0)

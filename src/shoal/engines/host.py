@@ -33,6 +33,7 @@ from ..core.commands import Continue, Evict, HandOn, Launch, Stop, WindUp, check
 from ..core.events import Event, Failed, Lost, Reported, Saved, SavedCheckpoint
 from ..core.reports import reader
 from ..errors import StorageError, one_line
+from ..patience import grace_s
 from ..scratch import Owner, sweep_untouched
 from ..storage.workers import Workers
 from ..worker.environment import THREAD_VARIABLES
@@ -117,6 +118,8 @@ class Host:
         self._devices: dict[int, str] = {}
         self._trials: dict[str, _Trial] = {}
         """Those that have a process here, or are about to have one."""
+        self._gone_by: dict[str, float] = {}
+        """When those have to be gone that are to leave: until then a copy can be waited for."""
         self._folders: dict[str, str] = {}
         """The names of the trials' folders."""
         self._peers = Peers(())
@@ -217,6 +220,8 @@ class Host:
                 if not self._over:
                     for event in self._engine.poll(_POLL_S):
                         self._hear(event)
+                    if self._gone_by:
+                        self._tell_overdue()
             while not self._ending.is_set():  # checkpoints are still given away
                 while self._orders:
                     self._do_after_the_end(self._orders.popleft())
@@ -304,6 +309,7 @@ class Host:
         if isinstance(command, Launch):
             trial = self._trials.setdefault(trial_id, _Trial(command.launch, command.until))
             trial.launch, trial.until = command.launch, command.until
+            self._gone_by.pop(trial_id, None)
             trial.reached = 0.0 if command.checkpoint is None else command.checkpoint.time
             self._stock.launched(self._folders[trial_id], command.launch)
             if self._lacks(order):
@@ -316,8 +322,11 @@ class Host:
             if successor.fetching:
                 return  # it is not ready to be told; it hears of it by its Continue
             successor.until = command.until
+        elif isinstance(command, WindUp):
+            self._gone_by[trial_id] = time.monotonic() + grace_s()
         elif isinstance(command, Evict | Stop):
             self._trials.pop(trial_id, None)
+            self._gone_by.pop(trial_id, None)
         self._pass_on(order)
 
     def _pass_on(self, order: Execute) -> None:
@@ -453,7 +462,7 @@ class Host:
             self._outbox.put(event, urgent=True)
         elif trial.held:
             trial.held.append(event)
-        elif saved is not None and not self.shared:
+        elif saved is not None and not self.shared and not self._is_overdue(trial_id):
             trial.held.append(event)
             self._secure(trial_id, trial)
         else:
@@ -489,19 +498,43 @@ class Host:
 
     def _copied(self, trial_id: str, trial: _Trial, saved: SavedCheckpoint, copied: Future[str]) -> None:
         """There is a copy of a checkpoint, or there cannot be any: the report that brought it can be told."""
-        trial.copying = False
         name, why = self._folders[trial_id], copied.exception()
         if why is None:
             self._alone = False
             self._outbox.put(Held(name, saved.number, saved.digest, copied.result()), urgent=False)
-        elif self._peers.awaited:
+        if not trial.held or _saved(trial.held[0]) is not saved:
+            return  # it was told meanwhile
+        trial.copying = False
+        if why is not None and self._peers.awaited:
             self._secure(trial_id, trial)  # all who could are gone, and another comes
             return
-        elif not self._alone:
+        if why is not None and not self._alone:
             self._alone = True
             text = f"{name}/{checkpoint_name(saved.number)} is on {socket.gethostname()} only, as others may be"
             self._outbox.put(Remark(f"{text}: it cannot be copied to another node. {one_line(why)}"), urgent=False)
         self._tell_held(trial_id, trial)
+
+    def _is_overdue(self, trial_id: str) -> bool:
+        """Return whether a trial should have left by now."""
+        return trial_id in self._gone_by and time.monotonic() >= self._gone_by[trial_id]
+
+    def _tell_overdue(self) -> None:
+        """Tell what is held of those that should have left by now: somebody waits for the end of the run."""
+        overdue = [trial_id for trial_id in self._gone_by if self._is_overdue(trial_id)]
+        held = {trial_id: trial for trial_id in overdue if (trial := self._trials.get(trial_id)) and trial.held}
+        if held:
+            saved = {trial_id: _saved(trial.held[0]) for trial_id, trial in held.items()}
+            names = [
+                f"{self._folders[trial_id]}/{checkpoint_name(each.number)}"
+                for trial_id, each in saved.items()
+                if each is not None
+            ]
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            where = f"On {socket.gethostname()} only: {names[0]}{more}"
+            self._outbox.put(Remark(f"{where}. There was no time left for copies on another node."), urgent=False)
+        for trial_id, trial in held.items():
+            trial.copying = False
+            self._tell_held(trial_id, trial)
 
     def _tell_held(self, trial_id: str, trial: _Trial) -> None:
         """Tell a report that was held, and what came after it."""
@@ -525,6 +558,7 @@ class Host:
             return
         if isinstance(event, Lost) and event.launch >= trial.launch:
             self._trials.pop(event.trial_id, None)
+            self._gone_by.pop(event.trial_id, None)
         self._outbox.put(event, urgent=True)
 
     def _begin(self, workers: Workers, call: Callable[[], Any], then: Callable[[Future[Any]], None]) -> None:
