@@ -404,6 +404,31 @@ def test_a_host_uploads_and_says_what_is_wrong(world: World) -> None:
     world.next(Reported, "r2")  # the host lives
 
 
+class NoSuchKey(FileNotFoundError):
+    """As libraries have them: it cannot be unpickled."""
+
+    def __init__(self, bucket: str, key: str) -> None:
+        super().__init__(f"{bucket} has no {key}")
+
+
+def test_what_a_library_means_by_not_found_can_be_loaded_by_the_driver(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.launch("v1", world.slot("h1"), saves=[1], until=1.0)
+    record = world.saved("v1")
+    for key in ("h1", "h2"):
+
+        def upload(*_: object) -> None:
+            raise NoSuchKey("the bucket", "v1")
+
+        monkeypatch.setattr(world.net.hosts[key]._stock, "upload", upload)
+    future = world.fleet.upload("v1", 0, record.digest, Place("memory://hosts/uploads/v1"))
+    world.wait_until(future.done)
+    error = future.exception()
+    assert type(error) is FileNotFoundError
+    assert "NoSuchKey: the bucket has no v1" in str(error)
+
+
 # ---------------------------------------------------------------------------------------------- how a host begins, ends
 
 

@@ -591,8 +591,10 @@ def _saved(event: Event) -> SavedCheckpoint | None:
 
 def _as_told(error: BaseException | None) -> StorageError | FileNotFoundError | None:
     """Return an error that the driver can load."""
-    if error is None or isinstance(error, StorageError | FileNotFoundError):
+    if error is None or isinstance(error, StorageError) or type(error) is FileNotFoundError:
         return error
+    if isinstance(error, FileNotFoundError):
+        return FileNotFoundError(one_line(error))  # one of a library's own may not be loadable, there or anywhere
     return StorageError(one_line(error))
 
 
