@@ -70,6 +70,15 @@ def test_a_job_whose_script_fails_is_not_requeued(tmp_path: Path) -> None:
         assert job.requeued == []
 
 
+def test_a_job_whose_signal_comes_before_the_run_has_begun_is_requeued(tmp_path: Path) -> None:
+    with slurm(tmp_path, ONE_NODE) as job:
+        (tmp_path / "script.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGUSR1)")
+        ended = job.start()
+        ended.communicate(timeout=60)
+        assert ended.returncode == 128 + signal.SIGUSR1
+        assert job.requeued == [f"requeue {job.environment['SLURM_JOB_ID']}"]
+
+
 # --------------------------------------------------------------------------------------------------------- Kubernetes
 
 

@@ -122,6 +122,29 @@ def test_a_working_folder_with_a_checkpoint_that_storage_lacks_is_kept(
     assert [*folder.glob("*/checkpoint_*/state.json")]
 
 
+def test_a_file_that_cannot_be_read_ends_no_run_with_an_error(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def leaves_a_file(config: dict[str, Any]) -> None:
+        folder = Path(tune.get_context().get_trial_dir())
+        folder.mkdir(exist_ok=True)
+        (folder / "secret.bin").write_text("secret")
+        report_state(1, 1.0, {"score": 1.0}, save=True)
+
+    real = Path.open
+
+    def refuses(path: Path, mode: str = "r", *arguments: Any, **settings: Any) -> Any:
+        if path.name == "secret.bin" and mode == "rb":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path, mode, *arguments, **settings)
+
+    monkeypatch.setattr(Path, "open", refuses)
+    with pytest.warns(UserWarning, match=r"was kept, because .* lacks files of it: leaves_a_file_.*/secret\.bin\."):
+        grid = run(root, leaves_a_file, run={"name": "a"}, num_samples=1)
+    assert grid[0].checkpoint is not None
+    assert grid[0].checkpoint.path.startswith(root)
+    (folder,) = working_folders()
+    assert [path.read_text() for path in folder.glob("*/secret.bin")] == ["secret"]
+
+
 def test_notes_that_are_set_after_the_upload_are_in_storage(root: str) -> None:
     def saves(config: dict[str, Any]) -> None:
         report_state(1, 1.0, {"score": 1.0}, save=True)
