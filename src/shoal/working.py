@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .arguments import warn_user
+from .checkpoints.store import is_full
 from .errors import ExperimentExists, JournalError, StorageError
 from .location import Location, cache_folder
 
@@ -71,8 +72,8 @@ def bring(location: Location) -> None:
 
     What is there already counts where it is the same experiment and as far as storage, or further, and has the
     checkpoints that storage lacks: on a cluster they may have been on nodes that have ended with the driver. Otherwise
-    it is replaced by the journal from storage, and the checkpoints come when they are needed. One that is not of the
-    same records is moved aside, and the user is told.
+    it is replaced by the journal from storage, and the checkpoints come when they are needed. One that has records that
+    storage does not have is moved aside then, and the user is told.
 
     Raises:
         JournalError: there is no such experiment, it is damaged, or somebody runs it.
@@ -94,18 +95,30 @@ def bring(location: Location) -> None:
             return  # its driver was killed before storage had anything
         shipping.check_free(place)
         known = shipping.relation(place, folder)
-        if known == "same" or (known == "further" and _has_what_storage_lacks(place, folder)):
+        gone = _gone(place, folder) if known == "further" else []
+        if known == "same" or (known == "further" and not gone):
             return
         if known == "other":
-            _move_aside(location)
+            _move_aside(
+                location,
+                "has what storage does not have, or cannot be read: another driver has gone on with the experiment, or "
+                "it is another one of that name",
+            )
+        elif known == "further":
+            _move_aside(
+                location,
+                f"has results that storage does not have, and their checkpoints are neither there nor here: they were "
+                f"on other machines, most likely, or were deleted. These are gone: {_some(gone)}",
+            )
         else:
             _clear(folder)
     finally:
         unlock(handle)
     # Without the lock: a journal is replaced only where nobody has it.
     folder.mkdir(parents=True, exist_ok=True)
+    # The journal last: where it is there, all is.
+    _fetch_files(place, location)
     _fetch_journal(place, location)
-    _fetch_files(place, folder)
 
 
 def _fetch_journal(place: Place, location: Location) -> None:
@@ -119,7 +132,7 @@ def _fetch_journal(place: Place, location: Location) -> None:
         shipping.fetch(place, location.folder)
 
 
-def _move_aside(location: Location) -> None:
+def _move_aside(location: Location, why: str) -> None:
     """Keep a working folder that has what storage lacks, or cannot be read; it is swept when it has not been used."""
     folder = location.folder
     stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
@@ -131,14 +144,13 @@ def _move_aside(location: Location) -> None:
     folder.rename(aside)
     os.utime(aside)
     warn_user(
-        f"Tuner.restore: the working folder of {location} on this machine has what storage does not have, or cannot be "
-        f"read: another driver has gone on with the experiment, or it is another one of that name. It was moved to "
-        f"{aside}, where it stays for {UNUSED_DAYS} days. What storage has goes on."
+        f"Tuner.restore: the working folder of {location} on this machine {why}. It was moved to {aside}, where it "
+        f"stays for {UNUSED_DAYS} days. What storage has goes on."
     )
 
 
-def _has_what_storage_lacks(place: Place, folder: Path) -> bool:
-    """Return whether the checkpoints are in a working folder that exist there, and not yet in the state in storage."""
+def _gone(place: Place, folder: Path) -> list[str]:
+    """Return the checkpoints that are newer than what storage has, and that a working folder speaks of and lacks."""
     from .core.commands import checkpoint_name
     from .reading import Experiment
     from .storage import shipping
@@ -148,8 +160,13 @@ def _has_what_storage_lacks(place: Place, folder: Path) -> bool:
     with contextlib.closing(Experiment.open(folder)) as experiment:
         ledger = Ledger(experiment.history, experiment.seq)
         before = ledger.existed_at(0 if published is None else published.seq, folder)
-    new = ledger.snapshot().wanted.keys() - before
-    return all((folder / trial / checkpoint_name(number)).is_dir() for trial, number in new)
+    new = sorted(ledger.snapshot().wanted.keys() - before)
+    names = [f"{trial}/{checkpoint_name(number)}" for trial, number in new]
+    return [name for name in names if not (folder / name).is_dir()]
+
+
+def _some(names: list[str]) -> str:
+    return f"{', '.join(names[:_NAMED])}{f' and {len(names) - _NAMED} more' if len(names) > _NAMED else ''}"
 
 
 def forget(url: str) -> None:
@@ -241,25 +258,63 @@ def sweep_cache(keep: Path) -> None:
                     outer.rmdir()
 
 
-def _fetch_files(place: Place, folder: Path) -> None:
-    """Download what members have printed so far, and users' files.
+def _fetch_files(place: Place, location: Location) -> None:
+    """Download what members have printed so far, and users' files, each of them whole or not at all.
 
-    This run adds to them, and they are copied back as a whole. What is made from the journal is made anew.
+    This run adds to them, and they are copied back as a whole. What is made from the journal is made anew. A file that
+    storage does not give is left as it is there, and the user is told.
+
+    Raises:
+        StorageError: storage is away, or there is no room for them.
     """
-    from .storage.logs import is_made_from_the_journal, stored_files
+    from .storage.logs import is_made_from_the_journal, note_unread, stored_files
     from .storage.transfer import key_of
-    from .storage.trying import retrying
+    from .storage.trying import passes, retrying
     from .storage.workers import each
 
-    def fetch(name: str, size: int) -> None:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):
-            retrying(partial((place / key_of(name)).download_file, folder / name, size), patience_s=_FILES_PATIENCE_S)
+    folder = location.folder
+    parts = folder / _PARTS
+    unread: dict[str, OSError] = {}
 
-    found = retrying(partial(stored_files, place), patience_s=_FILES_PATIENCE_S)
-    each(partial(fetch, name, size) for name, size in found.items() if not is_made_from_the_journal(name))
+    def fetch(number: int, name: str, size: int) -> None:
+        part = parts / str(number)
+        try:
+            retrying(partial((place / key_of(name)).download_file, part, size), patience_s=_FILES_PATIENCE_S)
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            part.replace(folder / name)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if is_full(error) or passes(error):
+                raise
+            unread[name] = error
+
+    try:
+        found = retrying(partial(stored_files, place), patience_s=_FILES_PATIENCE_S)
+        wanted = sorted((name, size) for name, size in found.items() if not is_made_from_the_journal(name))
+        if wanted:
+            parts.mkdir(exist_ok=True)
+        each(partial(fetch, number, *file) for number, file in enumerate(wanted))
+        if unread:
+            note_unread(folder, unread)
+    except OSError as error:
+        what = " Make room, or set SHOAL_CACHE to a folder on a larger disk." if is_full(error) else ""
+        raise StorageError(
+            f"Tuner.restore: the files of {location} cannot be brought to {folder}: {error}{what} The experiment is as "
+            f"it was; when that is mended, restore it again."
+        ) from error
+    finally:
+        shutil.rmtree(parts, ignore_errors=True)
+    if unread:
+        warn_user(
+            f"Tuner.restore: storage does not give {len(unread)} file{'s' if len(unread) > 1 else ''} of {location}: "
+            f"{_some(sorted(unread))}. {next(iter(unread.values()))} They stay there as they are; what this run writes "
+            f"under these names is in {folder} only."
+        )
 
 
+_PARTS = ".fetching"
+"""Name of a folder with files that are being downloaded. There is no journal beside it yet."""
 _FILES_PATIENCE_S = 60.0
 
 

@@ -202,7 +202,10 @@ def test_a_working_folder_whose_newest_checkpoints_have_gone_with_their_nodes_gi
     assert gone
     open_gates(gates, *GATES)
     with script("restore", url, gates) as driver:
-        assert "is damaged" not in finish(driver)
+        printed = finish(driver)
+    assert "is damaged" not in printed
+    assert " are gone: " in printed
+    assert len([*folder.parent.glob("*.aside/journal.sqlite")]) == 1
     assert fate_of(tune.ResultGrid.read(url)) == undisturbed()
     check_storage(url)
 

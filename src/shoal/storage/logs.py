@@ -8,6 +8,7 @@ Files that have not changed are not copied again.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import time
@@ -26,7 +27,9 @@ from .transfer import MANIFEST_SUFFIX, key_of, manifest_place, name_of_key, safe
 from .trying import FileRefused
 from .workers import Workers
 
-__all__ = ["LogCopies", "Stamp", "is_made_from_the_journal", "lacking", "log_files", "stored_files"]
+__all__ = [
+    "LogCopies", "Stamp", "is_made_from_the_journal", "lacking", "log_files", "note_unread", "stored_files",
+]  # fmt: skip
 
 _MADE = re.compile(
     r"result\.json|progress\.csv|params\.(json|pkl)|error\.pkl|pbt_global\.txt|pbt_policy_.*\.txt"
@@ -35,11 +38,12 @@ _MADE = re.compile(
 _OF_SHOAL = re.compile(
     r"journal(\.lock|\.copy\.json|\.sqlite(-(shm|wal|journal))?)?"
     r"|\.journal\.(copy\.json\.\d+|sqlite\.\d+\.\d+(-(shm|wal|journal))?)"
-    rf"|\.writable|\.pbt_.*\.txt\.new|{PROBE}"
+    rf"|\.writable|\.pbt_.*\.txt\.new|\.unread\.json|{PROBE}"
 )
 """Names in the experiment's folder: of the journal, in storage too, its lock, and what is there for a moment."""
 _FOR_A_MOMENT = re.compile(rf"\.({_MADE.pattern}|error\.txt)\.new")
 """Names in a trial's folder of log files that are being written anew."""
+_UNREAD = ".unread.json"
 _AT_ONCE = 4
 Stamp: TypeAlias = tuple[int, int]
 
@@ -118,6 +122,23 @@ def _is_other(name: str, depth: int) -> bool:
     return not a_checkpoint and _FOR_A_MOMENT.fullmatch(name) is None
 
 
+def note_unread(folder: Path, names: Collection[str]) -> None:
+    """Write down which files storage has and did not give: what is here under their names is not all of them.
+
+    Args:
+        folder: the experiment's, on this machine.
+        names: theirs, from that folder on.
+    """
+    (folder / _UNREAD).write_text(json.dumps(sorted(names)))
+
+
+def _unread(folder: Path) -> frozenset[str]:
+    try:
+        return frozenset(map(str, json.loads((folder / _UNREAD).read_text())))
+    except (OSError, ValueError, TypeError):
+        return frozenset()
+
+
 def lacking(
     place: Place,
     folder: Path,
@@ -138,7 +159,8 @@ def lacking(
     """
     there = place.list_sizes()
     here = _Found.of(folder)
-    found = [name for name, (size, _) in here.files.items() if there.get(key_of(name)) != size]
+    unread = _unread(folder)
+    found = [name for name, (size, _) in here.files.items() if name in unread or there.get(key_of(name)) != size]
     alone: list[tuple[str, int]] = []
     for path in folder.glob("*/checkpoint_*"):
         trial, name = path.parent.name, f"{path.parent.name}/{path.name}"
@@ -190,6 +212,8 @@ class LogCopies:
     def __init__(self, place: Place, folder: Path) -> None:
         self._place = place
         self._folder = folder
+        self._unread = _unread(folder)
+        """Those that would be written over with less than they are."""
         self._sent: dict[str, Stamp] = {}
         self._began = time.time_ns()
         """Notes that are older were there when this driver began: somebody may have changed them in storage since."""
@@ -215,7 +239,7 @@ class LogCopies:
             partial(send, name, stamp)
             for send, stamps in ((self._send_one, found.files), (self._send_notes, found.notes))
             for name, stamp in stamps.items()
-            if self._sent.get(name) != stamp
+            if self._sent.get(name) != stamp and name not in self._unread
         ]
         errors = [error for each in map(self._single.submit, todo) if (error := each.exception()) is not None]
         if errors:
