@@ -480,10 +480,11 @@ def test_once_a_last_round_is_given_up_the_driver_is_not_taken_for_alive(
     runs: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_BEAT_S", 0.02)
-    opened = threading.Event()
+    hanging, opened = threading.Event(), threading.Event()
 
     def hangs(what: str, path: str) -> None:
         if what == "write" and "/journal/" in path and ALIVE not in path:
+            hanging.set()
             opened.wait(30)
 
     def threads(name: str) -> set[threading.Thread]:
@@ -493,7 +494,9 @@ def test_once_a_last_round_is_given_up_the_driver_is_not_taken_for_alive(
     with interrupted(hangs) as place:
         run = runs(place)
         run.start()
-        run.go_on(10)
+        run.go_on(2)
+        until(hanging.is_set)
+        run.go_on(8)
         run.mirror.close(patience_s=0.1)
         assert "no time" in (run.mirror.trouble or "") or "does not answer" in (run.mirror.trouble or "")
         until(lambda: threads("shoal-heartbeat") <= hearts)
