@@ -108,7 +108,7 @@ def test_where_no_host_can_give_what_the_drivers_folder_has_who_needs_it_is_lost
     [lost] = own_world.about("a")
     assert isinstance(lost, Lost)
     assert (lost.launch, lost.innocent) == (launch.launch, True)
-    assert f"is in {own_world.folder} only" in lost.reason
+    assert f"its checkpoint is in {own_world.folder}, and no host can work there" in lost.reason
     own_world.launch("a", own_world.slot("h1"), until=1.0)
     assert own_world.next(Reported, "a").iteration == 1
 

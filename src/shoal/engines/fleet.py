@@ -457,7 +457,8 @@ class Fleet:
             if self._is_somebody_home:
                 lost = None if missing.reached else f"its checkpoint did not get there: {missing.why}"
             elif self._homeless:
-                lost = f"its checkpoint is in {self._folder} only, and no host can work there that would give it away"
+                where = f"its checkpoint is in {self._folder}, and no host can work there that would give it away"
+                lost = f"{where}. Elsewhere: {missing.why}"
             else:
                 self._missing[missing.trial_id] = missing
                 return
