@@ -271,7 +271,7 @@ def lines_of(found: list[Found], call: float | None) -> list[str]:
         f"{'':>8} {'us':>8} {'us more':>9} {'us':>8} {'us':>8} {'us':>8} {'s':>15} {'B/result':>9} {'kB/member':>10}",
     ]
     lines += [
-        f"{each.members:8,} {1e6 * each.result_s:8.1f} {1e6 * each.boundary_s:9.1f} {1e6 * each.answer_s:8.1f} "
+        f"{each.members:8,.0f} {1e6 * each.result_s:8.1f} {1e6 * each.boundary_s:9.1f} {1e6 * each.answer_s:8.1f} "
         f"{1e6 * each.mirror_s:8.1f} {1e6 * each.member_s:8.0f} {each.start_s:15.2f} {each.journal_bytes:9.0f} "
         f"{each.member_bytes / 1e3:10.1f}"
         for each in found
@@ -314,7 +314,16 @@ def main() -> None:
     found = [_median([_alone(members) for _ in range(given.runs)]) for members in given.members]
     call = call_s()
     costs = costs_of(found, call)
-    lines = [*lines_of(found, call), "", repr(costs), "", "With half of a CPU for the driver:", "", table(costs)]
+    rounded = {name: round(getattr(costs, name), 6) for name in costs.__dataclass_fields__}
+    lines = [
+        *lines_of(found, call),
+        "",
+        repr(Costs(**rounded)),
+        "",
+        "With half of a CPU for the driver:",
+        "",
+        table(costs),
+    ]
     print("\n".join(lines), flush=True)
     if given.write:
         results.write_section("python benchmarks/bench_driver.py", "\n".join(lines))

@@ -41,7 +41,7 @@ def write_section(command: str, text: str) -> None:
     title = f"## `{command}`"
     day = datetime.datetime.now(datetime.UTC).date()
     kept[title] = f"{title}\n\n{day}, {machine()}\n\n```\n{text.rstrip()}\n```\n\n"
-    RESULTS.write_text(head.rstrip() + "\n\n" + "".join(kept[each] for each in sorted(kept)).rstrip() + "\n")
+    RESULTS.write_text(head.rstrip() + "\n\n" + "\n\n".join(kept[each].rstrip() for each in sorted(kept)) + "\n")
 
 
 def _first(pattern: str, path: str) -> str | None:
