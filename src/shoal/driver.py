@@ -182,8 +182,7 @@ class Driver:
         if asked and not self._asked_at:
             self._asked_at = time.monotonic()
         if self.mirror is not None:
-            for text in self.mirror.told():
-                self._guarded(self.status, partial(self.status.note, text))
+            self._pass_on(self.mirror)
             self._away = self._away or self.mirror.trouble
         if self.population.stopping is not None:
             return
@@ -192,14 +191,33 @@ class Driver:
         elif self._no_room is not None:
             self._end_gently(f"{NO_ROOM}: {self._no_room}")
         elif self._away is not None:
-            self._end_gently(f"{AWAY}: {self._away.partition('. ')[0]}")
+            what = self._away.partition(". ")[0]
+            is_away = self.mirror is not None and self.mirror.trouble is not None and not self.mirror.taken_over
+            self._end_gently(f"{AWAY}: {what}" if is_away else what)
+
+    def _pass_on(self, mirror: Mirror) -> None:
+        """Tell the user what the mirror has to say."""
+        for text in mirror.told():
+            self._guarded(self.status, partial(self.status.note, text))
 
     def _lacks(self, why: str) -> str:
         """Say that storage does not have everything, and how to go on."""
+        why, here = why.rstrip("."), f"tune.Tuner.restore({str(self.folder)!r}, {self.info.trainable}).fit()"
+        if self.mirror is not None and self.mirror.taken_over:
+            return (
+                f"{why}. The run has ended, and what it has done is not copied: the experiment is the other driver's. "
+                f"To read it: tune.ResultGrid.read({str(self.folder)!r}). To go on with it apart, without storage: "
+                f"{here}"
+            )
+        kept = "nothing that was reported is lost"
+        if self.info.engine == "ray":
+            kept = (
+                f"every result that was reported is in {self.folder}. Checkpoints that only other nodes of the cluster "
+                f"had are gone with them; where there were some, the steps since those that storage has are done again"
+            )
         return (
-            f"{why.rstrip('.')}. The run has ended, and nothing that was reported is lost. When that is mended, this "
-            f"goes on and copies what {self.info.place} lacks, on this machine: {self._how_to_go_on()}. Without "
-            f"storage: tune.Tuner.restore({str(self.folder)!r}, {self.info.trainable}).fit()"
+            f"{why}. The run has ended, and {kept}. When that is mended, this goes on and copies what "
+            f"{self.info.place} lacks, on this machine: {self._how_to_go_on()}. Without storage: {here}"
         )
 
     def _end_gently(self, reason: str) -> None:
@@ -253,10 +271,13 @@ class Driver:
             self._asked_at = began
         left = self._copy_until(began) - began
         closed = threading.Event()
+        failed: list[str] = []
 
         def close() -> None:
             try:
                 mirror.close(at_once=self.interruption.insisted, patience_s=None if left == math.inf else left)
+            except Exception as error:
+                failed.append(self._copying_failed(error))
             finally:
                 closed.set()
 
@@ -271,10 +292,16 @@ class Driver:
                     told = True
                     text = f"Copying the rest to {self.info.place} ... Ctrl-C, pressed twice, skips that."
                     self._guarded(self.status, partial(self.status.note, text))
+                self._pass_on(mirror)
                 given_up = self.interruption.insisted or now > self._copy_until(began) + _LOOK_S
         finally:
-            rest = f"The rest was not copied. What is not in storage is in {self.folder}"
-            self._away = self._away or mirror.trouble or (None if closed.is_set() else rest)
+            if not closed.is_set():
+                failed.append(f"The rest was not copied. What is not in storage is in {self.folder}")
+            self._away = self._away or mirror.trouble or next(iter(failed), None)
+            mirror.abandon()  # nothing, where it is closed
+
+    def _copying_failed(self, error: Exception) -> str:
+        return f"Copying to {self.info.place} failed: {one_line(error)}. What is not in storage is in {self.folder}"
 
     def _copy_until(self, began: float) -> float:
         """Return until when the last round may take, where a signal has said that there is not much time."""
@@ -515,7 +542,10 @@ class Driver:
     def _leave_out(self, reader: Reader, error: Exception) -> None:
         # A new list, because somebody may be going through the old one.
         self._readers = [other for other in self._readers if other is not reader]
-        if is_full(error) and reader is not self.status:
+        if reader is self.mirror:
+            # Without it nothing more is copied, and a run that then ended well would be taken for one that was.
+            self._away = self._away or self._copying_failed(error)
+        elif is_full(error) and reader is not self.status:
             # What it lacks now is written when the run goes on, from the journal.
             self._no_room = f"{type(reader).__name__}: {one_line(error)}"
             with contextlib.suppress(Exception):

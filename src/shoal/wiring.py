@@ -256,12 +256,13 @@ def _complete_copy(plan: Plan, location: Location, url: str) -> None:
 
     depot = LocalDepot(location.folder)
     mirror = Mirror(Place(url), depot)
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.callback(depot.close)
+        stack.callback(mirror.abandon)  # where the user does not wait for the end of it
+        stack.callback(mirror.close, at_once=True)  # nothing, where it is closed
         mirror.begin(location.folder)
         mirror.start(plan.info, location.folder, plan.history)
         mirror.close()
-    finally:
-        depot.close()
     if mirror.trouble is not None:
         raise StorageError(
             f"{url} does not have everything: {mirror.trouble.rstrip('.')}. All of it is in {location.folder}. "

@@ -19,7 +19,7 @@ from ..patience import seconds_set, storage_patience_s
 from .logs import LogCopies
 from .place import Place
 from .rounds import Ledger, Rounds
-from .shipping import Shipper
+from .shipping import Shipper, TakenOver
 from .trying import Backoff, passes
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ _LASTING_S = 60.0
 """So long it is tried again what does not pass by itself: somebody may be about to mend it."""
 _SILENT_S = 60.0
 """After so long in which nothing has arrived in storage, without an error, the user is told."""
+_NOTHING, _IN_THE_RUN, _AT_THE_END = range(3)
+"""When the user was told last that something is wrong."""
 _RATE = 1 << 20
 """Bytes in a second. Of a checkpoint on another machine is known only when all of it has arrived."""
 
@@ -76,6 +78,8 @@ class Mirror:
     ) -> None:
         self.trouble: str | None = None
         """Why it has given up, in a sentence or two: the run is to end."""
+        self.taken_over = False
+        """Whether that is because another driver has the experiment now."""
         self._place = place
         self._depot = depot
         self._every_s = seconds_set("SHOAL_STORAGE_EVERY_S", _EVERY_S) if every_s is None else every_s
@@ -86,7 +90,7 @@ class Mirror:
         self._moved = 0
         self._rounds: Rounds | None = None
         self._logs: LogCopies | None = None
-        self._said = False
+        self._said = _NOTHING
         self._failed: str | None = None
         """What went wrong last, since something went well."""
         self._folder = Path()
@@ -131,8 +135,9 @@ class Mirror:
         self._logs = LogCopies(self._place, folder)
         copier = _Copier(self._rounds, self._shipper, self._logs, every_s=self._every_s, clock=self._clock)
         self._progressed_at = self._clock()
-        self._thread = threading.Thread(target=self._run, args=(copier,), name="shoal-mirror", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._run, args=(copier,), name="shoal-mirror", daemon=True)
+        thread.start()
+        self._thread = thread
 
     def take(self, record: Record) -> None:
         """See :class:`shoal.experiment.Reader`."""
@@ -183,6 +188,16 @@ class Mirror:
                 self._done.set()  # nobody is to take this driver for alive
                 return
 
+    def abandon(self) -> None:
+        """Copy nothing more, wait for nothing, and do not say any more that this driver is there. Called at any time.
+
+        A :meth:`close` that another thread is in returns.
+        """
+        self._deadline = min(self._deadline, self._clock())
+        self._done.set()
+        self._ending.set()
+        self._woken.set()
+
     def _say_that_it_ended(self) -> None:
         """Nothing has run, or all is done: let nobody wait for the next heartbeat."""
         if self._shipper is not None:
@@ -202,6 +217,7 @@ class Mirror:
             self._copy(copier)
         except Exception as error:
             # Somebody else has taken it over, the journal cannot be read, or Shoal has a bug.
+            self.taken_over = isinstance(error, TakenOver)
             self._give_up(str(error) if isinstance(error, StorageError) else one_line(error))
         finally:
             copier.close()
@@ -242,8 +258,8 @@ class Mirror:
     def _went_well(self) -> None:
         self._failed = None
         self._progressed_at = self._clock()
-        if self._said:
-            self._said = False
+        if self._said != _NOTHING:
+            self._said = _NOTHING
             self._texts.append(f"{self._place} can be used again; what is missing there is copied now.")
 
     def _is_hopeless(self, error: BaseException, *, ending: bool) -> bool:
@@ -264,7 +280,10 @@ class Mirror:
         lasting = not late and not passes(error)
         patience = min(self._patience_s, _LASTING_S) if lasting else self._patience_s
         if not late and away > _SAY_AFTER_S:
-            self._say(f"{error} The run goes on, and what is new is copied when that works again.")
+            if self._ending.is_set():
+                self._say(f"{error} The run has ended; the rest is copied when that works again.")
+            else:
+                self._say(f"{error} The run goes on, and what is new is copied when that works again.")
         if now >= self._deadline:
             self._give_up(self._no_time())
             return True
@@ -291,7 +310,8 @@ class Mirror:
         self._look_whether_it_moves()
         silent = now - self._progressed_at
         if silent > _SILENT_S:
-            self._say(f"Nothing has arrived in {self._place} for {silent:.0f} s. The run goes on; it is waited for.")
+            how = "has ended" if self._ending.is_set() else "goes on"
+            self._say(f"Nothing has arrived in {self._place} for {silent:.0f} s. The run {how}; it is waited for.")
         if now >= self._deadline or (silent > self._allowed_s() and self.trouble is None):
             raise _Late
 
@@ -306,13 +326,16 @@ class Mirror:
         return self._patience_s + largest / _RATE
 
     def _say(self, text: str) -> None:
-        if not self._said:
-            self._said = True
+        """Have the user told something, once in the run, and once more when it has ended."""
+        now = _AT_THE_END if self._ending.is_set() else _IN_THE_RUN
+        if self._said < now:
+            self._said = now
             self._texts.append(text)
 
     def _give_up(self, why: str) -> None:
         if self.trouble is None:
-            self.trouble = f"{why.rstrip('.')}. What is not in storage is in {self._folder}."
+            where = "" if self.taken_over else f" What is not in storage is in {self._folder}."
+            self.trouble = f"{why.rstrip('.')}.{where}"
 
 
 class _Copier:
