@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from tests.unit.stored import Crash, Telling, check_copy, existing, interrupted, undisturbed, write_checkpoint
 
 from shoal.checkpoints.depot import LocalDepot
+from shoal.errors import StorageError
 from shoal.storage import rounds as module
 from shoal.storage.place import Place
 from shoal.storage.rounds import Ledger, Rounds
@@ -136,7 +137,7 @@ def test_a_driver_that_was_taken_over_writes_nothing_more(tmp_path: Path) -> Non
         driver.journal.close()
 
 
-def test_a_driver_that_is_taken_over_while_it_uploads_begins_no_more_of_them(tmp_path: Path) -> None:
+def test_a_driver_that_is_taken_over_while_it_uploads_completes_none_of_them(tmp_path: Path) -> None:
     """One upload takes long; the others wait for it, and the experiment goes to somebody else."""
     gate, arrived = threading.Event(), threading.Event()
 
@@ -165,7 +166,9 @@ def test_a_driver_that_is_taken_over_while_it_uploads_begins_no_more_of_them(tmp
         gate.set()
         began = [future for future in rounds._uploads.values() if not future.cancelled()]
         assert len(began) == 1
-        began[0].exception(30)
+        with pytest.raises(StorageError, match="Nothing more is copied"):
+            began[0].result(30)
+        assert stored(place, driver) == set()
         driver.journal.close()
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from ..core.commands import checkpoint_name
+from ..errors import StorageError
 from ..patience import uploads_at_once
 from . import store
 
@@ -29,7 +30,8 @@ class Depot(Protocol):
     """Has the committed checkpoints of an experiment, on this machine or on others.
 
     It may have an attribute ``moved``: a number that grows whenever something has arrived in storage, also of what is
-    only being uploaded.
+    only being uploaded; and a method ``stop``, after which nothing more is written there: what is being uploaded ends
+    with the file that it is at.
     """
 
     def delete(self, trial_folder: str, number: int) -> None:
@@ -85,6 +87,7 @@ class LocalDepot:
         self._sent: dict[tuple[str, int, str], set[str]] = {}
         """Files that are in storage already, of checkpoints whose upload has failed half-way."""
         self._large = threading.BoundedSemaphore(_LARGE_AT_ONCE)
+        self._stopped = threading.Event()
         self.moved = 0
         """Grows whenever something has arrived in storage."""
 
@@ -115,6 +118,10 @@ class LocalDepot:
         future.add_done_callback(lambda done: self._uploaded(key) if done.cancelled() else None)
         return future
 
+    def stop(self) -> None:
+        """See :class:`Depot`: the experiment is another driver's, which may give the same numbers."""
+        self._stopped.set()
+
     def close(self) -> None:
         """See :class:`Depot`."""
         with self._lock:
@@ -137,9 +144,13 @@ class LocalDepot:
         with self._lock:
             sent = self._sent.setdefault((*key, digest), set())
         with self._large if _is_large(folder) else contextlib.nullcontext():
-            upload_checkpoint(folder, place, digest, sent=sent, moved=self._has_moved)
+            upload_checkpoint(folder, place, digest, sent=sent, moved=self._has_moved, check=self._check)
         with self._lock:
             self._sent.pop((*key, digest), None)
+
+    def _check(self) -> None:
+        if self._stopped.is_set():
+            raise StorageError("Nothing more is copied.")
 
     def _has_moved(self) -> None:
         with self._lock:

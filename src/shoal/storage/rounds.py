@@ -296,12 +296,7 @@ class Rounds:
 
     def _check_while_uploading(self) -> None:
         if self._clock() - self._checked_at > _CHECK_AGAIN_S:
-            try:
-                self._check_mine()
-            except TakenOver:
-                for future in list(self._uploads.values()):
-                    future.cancel()
-                raise
+            self._check_mine()
 
     def _note(self, key: Key, future: Future[None]) -> None:
         """An upload is done. Called from the thread that did it."""
@@ -377,7 +372,15 @@ class Rounds:
         self._steps += 1
 
     def _check_mine(self) -> None:
-        self._shipper.check_mine()
+        try:
+            self._shipper.check_mine()
+        except TakenOver:
+            for future in list(self._uploads.values()):
+                future.cancel()
+            stop = getattr(self._depot, "stop", None)
+            if stop is not None:
+                stop()  # the uploads that have begun, too, before the manifests of their checkpoints
+            raise
         self._checked_at = self._clock()
 
     def _place_of(self, key: Key) -> Place:

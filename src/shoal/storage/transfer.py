@@ -185,6 +185,7 @@ def upload_checkpoint(
     *,
     sent: set[str] | None = None,
     moved: Callable[[], object] = lambda: None,
+    check: Callable[[], object] = lambda: None,
 ) -> None:
     """Put a committed checkpoint into storage, where it is from the moment on at which all of it is.
 
@@ -194,6 +195,7 @@ def upload_checkpoint(
         digest: as in the journal.
         sent: names of files that an earlier try for the very same checkpoint has sent; those of this one are added.
         moved: called whenever something of it has arrived.
+        check: called before each file, and before that with which the checkpoint is there; what it raises ends this.
 
     Raises:
         FileNotFoundError: there is no such folder, or a file in it is gone.
@@ -203,16 +205,19 @@ def upload_checkpoint(
     done = set[str]() if sent is None else sent
 
     def send(entry: FileEntry) -> None:
+        check()
         _try(partial((place / entry.key).upload_file, folder / entry.name, moved))
         done.add(entry.name)
 
     def send_notes() -> None:
+        check()
         with contextlib.suppress(FileNotFoundError):
             _try(partial((place / NOTES).upload_file, folder / NOTES))
             done.add(NOTES)
 
     calls: list[Callable[[], object]] = [partial(send, entry) for entry in manifest.files if entry.name not in done]
     each([*calls, *([send_notes] if NOTES not in done and (folder / NOTES).is_file() else [])])
+    check()
     _try(partial(manifest_place(place).write_bytes, manifest.to_bytes()))
     moved()
 
