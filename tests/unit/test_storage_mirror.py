@@ -362,13 +362,15 @@ def superseded_while_it_is_uploaded(run: Run, monkeypatch: pytest.MonkeyPatch) -
     return future
 
 
+@pytest.mark.parametrize("patience_s", [None, 600.0])
 def test_a_superseded_upload_that_never_ends_keeps_no_run_from_its_end(
-    runs: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    runs: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patience_s: float | None
 ) -> None:
+    """Without a signal it is given the usual patience; after one there is only so much time, and it gets none."""
     with interrupted() as place:
         run = runs(place)
         superseded_while_it_is_uploaded(run, monkeypatch)
-        run.mirror._patience_s = 0.5
+        run.mirror._patience_s = 0.5 if patience_s is None else 600.0
         tries: list[bool] = []
         real = module._Copier.work
 
@@ -377,7 +379,7 @@ def test_a_superseded_upload_that_never_ends_keeps_no_run_from_its_end(
             return real(copier, ending=ending)
 
         monkeypatch.setattr(module._Copier, "work", counting)
-        closing = threading.Thread(target=run.mirror.close, daemon=True)
+        closing = threading.Thread(target=run.mirror.close, kwargs={"patience_s": patience_s}, daemon=True)
         closing.start()
         closing.join(30)
         assert not closing.is_alive()

@@ -247,6 +247,9 @@ class Mirror:
                 continue
             if done:
                 return
+            if ending and self._deadline < float("inf") and copier.has_only_remnants:
+                self._say_that_it_ended()  # what there is not much time for is not spent on them
+                return
             waiting = ending and copier.waiting
             if not waiting:
                 backoff.reset()
