@@ -199,7 +199,8 @@ class _Host(HostLine):
 
     def begin(self, *, members: bool) -> None:
         """See :class:`HostLine`."""
-        facts = HostFacts("node", 1, _version(), self._world.size.shared, 1 << 40)
+        home = not members  # it works in the driver's folder, or it is of no use
+        facts = HostFacts("node", 1, _version(), home or self._world.size.shared, 1 << 40)
         self._world.after(0.5, lambda: self._world.put(("started", self.key, facts)))
 
     def lacks(self, refs: Sequence[ObjectRef[Any]]) -> None:
