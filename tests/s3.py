@@ -346,9 +346,11 @@ class Line:
             self._listening = None
 
     async def _drop(self, *, reset: bool) -> None:
+        await _turns()  # what is just being accepted gets its task, which alone closes it
         for task in [*self._tasks]:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await _turns()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task: asyncio.Task[None] | None = asyncio.current_task()
@@ -391,6 +393,12 @@ class Line:
             await writer.drain()
         with contextlib.suppress(OSError):
             writer.write_eof()
+
+
+async def _turns() -> None:
+    """Let the loop do what is due."""
+    for _ in range(5):
+        await asyncio.sleep(0)
 
 
 def python(code: str, values: Mapping[str, str], *arguments: str) -> subprocess.Popen[str]:
