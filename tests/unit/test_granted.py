@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from shoal.engines import granted as module
@@ -68,19 +68,22 @@ class Bench:
         self.slots: dict[str, str] = {}
         """What whoever is told knows: the node of each slot."""
 
-    def look(self) -> None:
+    def look(self) -> bool:
         self.cluster.grant()
         self.told.clear()
-        self.granted.look()
+        changed = self.granted.look()
         for change in self.told:
             self.slots = {name: node for name, node in self.slots.items() if node not in change.dead}
             for reservation, node in change.placed:
                 assert reservation not in self.slots, "told twice"
                 self.slots[reservation] = node
+        return changed
 
     def settle(self) -> None:
-        for _ in range(4):
+        for _ in range(3):
             self.look()
+        while self.look():
+            pass
 
 
 def test_there_is_a_slot_wherever_there_is_room_and_a_few_more_are_asked_for() -> None:
@@ -221,6 +224,7 @@ def test_a_slot_is_told_even_where_the_cluster_cannot_be_asked_for_more() -> Non
         max_size=30,
     )
 )
+@example([("join", 1), ("die", 0), ("want", 2), ("join", 5), ("join", 1), ("refuse", 1)])  # a large node is refused
 def test_whatever_comes_and_goes_what_is_told_is_what_there_is(story: list[tuple[str, int]]) -> None:
     bench = Bench(FakeCluster(n0=2), wanted=10)
     for place, (what, which) in enumerate(story):
@@ -325,17 +329,19 @@ def test_a_cluster_that_stays_away_is_told_once(monkeypatch: pytest.MonkeyPatch)
     assert granted.what_is_there() == "it does not answer: ConnectionError: the head node is gone."
 
 
-def test_a_cluster_that_hangs_keeps_nobody_from_ending(monkeypatch: pytest.MonkeyPatch) -> None:
+def released_while_it_hangs(monkeypatch: pytest.MonkeyPatch, call: str) -> FakeCluster:
+    """Give all back while a call to the cluster hangs, let that go on, and return the cluster."""
     monkeypatch.setattr(module, "_JOIN_S", 0.01)
     cluster = FakeCluster(a=9)
     hangs, goes_on = threading.Event(), threading.Event()
+    real = getattr(cluster, call)
 
-    def where() -> dict[str, str | None]:
+    def slow(*given: Any) -> Any:
         hangs.set()
         goes_on.wait()
-        return {}
+        return real(*given)
 
-    monkeypatch.setattr(cluster, "where", where)
+    monkeypatch.setattr(cluster, call, slow)
     granted = Granted(cluster, Request(), 2, lambda change: None)
     granted.start()
     hangs.wait()
@@ -343,28 +349,16 @@ def test_a_cluster_that_hangs_keeps_nobody_from_ending(monkeypatch: pytest.Monke
     goes_on.set()
     assert granted._thread is not None
     granted._thread.join()
+    return cluster
+
+
+def test_a_cluster_that_hangs_keeps_nobody_from_ending(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = released_while_it_hangs(monkeypatch, "where")
     assert cluster.asked == 0  # nothing is asked for when all was given back
 
 
 def test_what_is_asked_for_while_all_is_given_back_is_given_back_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_JOIN_S", 0.01)
-    cluster = FakeCluster(a=9)
-    hangs, goes_on = threading.Event(), threading.Event()
-    ask = cluster.ask
-
-    def slow(bundle: Mapping[str, float]) -> str:
-        hangs.set()
-        goes_on.wait()
-        return ask(bundle)
-
-    monkeypatch.setattr(cluster, "ask", slow)
-    granted = Granted(cluster, Request(), 2, lambda change: None)
-    granted.start()
-    hangs.wait()
-    granted.release()
-    goes_on.set()
-    assert granted._thread is not None
-    granted._thread.join()
+    cluster = released_while_it_hangs(monkeypatch, "ask")
     assert cluster.asked == 1
     assert cluster.placed == {}
 

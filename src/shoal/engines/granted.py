@@ -184,13 +184,15 @@ class Granted:
         Raises:
             Exception: the cluster does not answer. What had changed until then has been told.
         """
+        useless = len(self._useless)
         nodes = self.cluster.nodes()
         self._withdraw_returned()
         change = self._compare(nodes, self.cluster.where())
         if change is not None:
             self.tell(change)
         self._ask(nodes)
-        return change is not None
+        # What was granted where it is of no use is asked for anew, and may be granted there again until that is full.
+        return change is not None or len(self._useless) > useless
 
     def _withdraw_returned(self) -> None:
         with self._lock:
