@@ -15,6 +15,7 @@ import pytest
 from tests.end_to_end.in_memory import cache, fail_once, interrupted, root, run, working_folders
 from tests.end_to_end.test_storage_runs import Away
 from tests.helpers import climb, load_state, report_state
+from tests.unit.stored import until
 
 from shoal import tune
 from shoal.driver import Driver
@@ -50,15 +51,6 @@ class AtTheEnd(tune.Callback):
 def hearts() -> list[threading.Thread]:
     """Return what says that a driver of this process is there."""
     return [thread for thread in threading.enumerate() if thread.name == "shoal-heartbeat"]
-
-
-def until(is_so: Callable[[], object]) -> None:
-    waited = threading.Event()
-    for _ in range(6000):
-        if is_so():
-            return
-        waited.wait(0.005)
-    raise AssertionError("it never was so")
 
 
 def test_storage_that_is_away_at_the_end_is_spoken_of(

@@ -26,7 +26,7 @@ from shoal.engines.orders import HostSetup
 from shoal.engines.pickling import pickle_trainable
 from shoal.worker.wire import MemberInfo
 
-__all__ = ["Gate", "Net", "World", "get_object", "kinds", "own", "train"]
+__all__ = ["Gate", "Net", "World", "gate", "get_object", "kinds", "own", "own_world", "train"]
 
 E = TypeVar("E", bound=Event)
 LONG_S = 60.0
@@ -229,6 +229,19 @@ class Gate:
     def __call__(self) -> None:
         self.reached.set()
         assert self.opened.wait(60)
+
+
+@pytest.fixture
+def own_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    """No host yet; all is kept in the driver's folder."""
+    yield from own(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def gate() -> Iterator[Gate]:
+    made = Gate()
+    yield made
+    made.opened.set()
 
 
 def kinds(events: list[Event]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import threading
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from functools import lru_cache
@@ -175,6 +176,16 @@ def _written(members: int, steps: int) -> tuple[dict[str, Any], tuple[tuple[Item
 def story(members: int = 3, steps: int = 15) -> tuple[dict[str, Any], tuple[tuple[Item, ...], ...]]:
     """Return the facts of a simulated experiment, and what happened and was decided, a batch for each event."""
     return _written(members, steps)
+
+
+def until(is_so: Callable[[], object]) -> None:
+    """Wait until another thread has made something so."""
+    waited = threading.Event()
+    for _ in range(6000):
+        if is_so():
+            return
+        waited.wait(0.005)
+    raise AssertionError("it never was so")
 
 
 def write_checkpoint(folder: Path, text: str, files: int = 1) -> str:

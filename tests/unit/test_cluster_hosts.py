@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tests.unit.clustered import FakeBackend, FakeLine, Make, benches, executed, facts
+from tests.unit.clustered import Bench, FakeBackend, FakeLine, Make, benches, executed, facts
 
 import shoal
 from shoal.core.commands import CheckpointRecord, Launch
@@ -119,7 +119,8 @@ def test_a_host_that_is_to_keep_copies_and_does_not_find_the_drivers_folder_keep
     assert bench.line("driver").key in bench.backend.ended
 
 
-def test_a_node_that_cannot_run_members_does_not_end_a_start_that_has_succeeded(make: Make) -> None:
+def with_a_bad_node(make: Make, good: Callable[[FakeLine], object]) -> Bench:
+    """Make a bench on which one of two hosts cannot run members; the other answers first, as given, and then begins."""
     bench = make(FakeBackend(good=1, bad=1))
     begun: list[FakeLine] = []
 
@@ -127,9 +128,16 @@ def test_a_node_that_cannot_run_members_does_not_end_a_start_that_has_succeeded(
         begun.append(line)
         if len(begun) == 2:
             for each in sorted(begun, key=lambda line: line.node == "bad"):
-                each.answer("started", facts(each) if each.node == "good" else EngineError("no such module"))
+                each.answer("started", good(each) if each.node == "good" else EngineError("no such module"))
+        elif len(begun) > 2:
+            line.answer("started", facts(line))
 
     bench.backend.on_begin = on_begin
+    return bench
+
+
+def test_a_node_that_cannot_run_members_does_not_end_a_start_that_has_succeeded(make: Make) -> None:
+    bench = with_a_bad_node(make, facts)
     bench.start(trials=2)
     bench.until(lambda: bench.notes)
     assert "is left out: no such module" in bench.notes[0]
@@ -304,18 +312,7 @@ def test_a_bad_node_does_not_end_a_start_while_a_slot_elsewhere_is_asked_for_its
 
 
 def test_a_bad_node_does_not_end_a_start_while_another_is_tried_again(make: Make) -> None:
-    bench = make(FakeBackend(good=1, bad=1))
-    begun: list[FakeLine] = []
-
-    def on_begin(line: FakeLine, members: bool) -> None:
-        begun.append(line)
-        if len(begun) == 2:
-            for each in sorted(begun, key=lambda line: line.node == "bad"):
-                each.answer("started", Gone() if each.node == "good" else EngineError("no such module"))
-        elif len(begun) > 2:
-            line.answer("started", facts(line))
-
-    bench.backend.on_begin = on_begin
+    bench = with_a_bad_node(make, lambda line: Gone())
     bench.start(trials=2)
     assert list(bench.slots.values()) == ["good"]
 

@@ -422,17 +422,22 @@ def test_a_checkpoint_is_deleted_wherever_it_is_or_will_be(bench: Bench) -> None
     assert bench.told("h1", Delete) == []
 
 
+def uploading_from_two(bench: Bench) -> Future[None]:
+    """Have a checkpoint uploaded that two hosts have. The first one is asked."""
+    bench.join("h1")
+    bench.join("h2")
+    bench.execute(launch("a"))
+    bench.hear("h1", report("a"), Held("a", 0, "d", "h2"))
+    return bench.fleet.upload("a", 0, "d", bench.place("a"))
+
+
 def error_of(future: Future[None]) -> BaseException | None:
     assert future.done()
     return future.exception()
 
 
 def test_who_has_a_checkpoint_uploads_it_and_else_the_next_one(bench: Bench) -> None:
-    bench.join("h1")
-    bench.join("h2")
-    bench.execute(launch("a"))
-    bench.hear("h1", report("a"), Held("a", 0, "d", "h2"))
-    future = bench.fleet.upload("a", 0, "d", bench.place("a"))
+    future = uploading_from_two(bench)
     [first] = bench.told("h1", Upload)
     bench.hear("h1", Uploaded(first.number_of_order, FileNotFoundError("it is not here")))
     [second] = bench.told("h2", Upload)
@@ -443,11 +448,7 @@ def test_who_has_a_checkpoint_uploads_it_and_else_the_next_one(bench: Bench) -> 
 
 
 def test_an_upload_goes_on_elsewhere_where_its_node_dies(bench: Bench) -> None:
-    bench.join("h1")
-    bench.join("h2")
-    bench.execute(launch("a"))
-    bench.hear("h1", report("a"), Held("a", 0, "d", "h2"))
-    future = bench.fleet.upload("a", 0, "d", bench.place("a"))
+    future = uploading_from_two(bench)
     bench.fleet.leave("h1", "its node died")
     assert len(bench.told("h2", Upload)) == 1
     bench.fleet.leave("h2", "its node died")
@@ -476,11 +477,7 @@ def test_what_storage_says_is_told(bench: Bench) -> None:
 
 
 def test_where_one_host_cannot_use_storage_another_that_has_the_checkpoint_is_asked(bench: Bench) -> None:
-    bench.join("h1")
-    bench.join("h2")
-    bench.execute(launch("a"))
-    bench.hear("h1", report("a"), Held("a", 0, "d", "h2"))
-    future = bench.fleet.upload("a", 0, "d", bench.place("a"))
+    future = uploading_from_two(bench)
     [first] = bench.told("h1", Upload)
     bench.hear("h1", Uploaded(first.number_of_order, PlaceError("no credentials", passes=True)))
     [second] = bench.told("h2", Upload)
@@ -491,11 +488,7 @@ def test_where_one_host_cannot_use_storage_another_that_has_the_checkpoint_is_as
 
 @pytest.mark.parametrize("second", [FileNotFoundError("it is not here"), StorageError("another reason")])
 def test_where_no_host_can_upload_it_the_first_reason_counts(bench: Bench, second: Any) -> None:
-    bench.join("h1")
-    bench.join("h2")
-    bench.execute(launch("a"))
-    bench.hear("h1", report("a"), Held("a", 0, "d", "h2"))
-    future = bench.fleet.upload("a", 0, "d", bench.place("a"))
+    future = uploading_from_two(bench)
     bench.hear("h1", Uploaded(bench.told("h1", Upload)[0].number_of_order, PlaceError("denied", passes=True)))
     bench.hear("h2", Uploaded(bench.told("h2", Upload)[0].number_of_order, second))
     error = error_of(future)
@@ -505,11 +498,7 @@ def test_where_no_host_can_upload_it_the_first_reason_counts(bench: Bench, secon
 
 
 def test_that_one_does_not_have_it_says_less_than_why_another_cannot(bench: Bench) -> None:
-    bench.join("h1")
-    bench.join("h2")
-    bench.execute(launch("a"))
-    bench.hear("h1", report("a"), Held("a", 0, "d", "h2"))
-    future = bench.fleet.upload("a", 0, "d", bench.place("a"))
+    future = uploading_from_two(bench)
     missing = FileNotFoundError("it is not here")
     bench.hear("h1", Uploaded(bench.told("h1", Upload)[0].number_of_order, missing))
     bench.hear("h2", Uploaded(bench.told("h2", Upload)[0].number_of_order, StorageError("denied")))

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tests.unit.hosted import Gate, Net, World, get_object, kinds, own
+from tests.unit.hosted import Gate, Net, World, gate, get_object, kinds, own_world
 
 import shoal
 from shoal import objects
@@ -24,6 +24,8 @@ from shoal.engines import host as host_module
 from shoal.engines.orders import End, Execute, Upload
 from shoal.errors import EngineError, StorageError
 from shoal.storage.place import Place
+
+__all__ = ["gate", "own_world"]  # fixtures
 
 
 @pytest.fixture(scope="module")
@@ -52,19 +54,6 @@ def world(shared_world: World) -> Iterator[World]:
     shared_world.poll()
     shared_world.events.clear()
     shared_world.notes.clear()
-
-
-@pytest.fixture
-def own_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    """No host yet; all is kept in the driver's folder."""
-    yield from own(tmp_path, monkeypatch)
-
-
-@pytest.fixture
-def gate() -> Iterator[Gate]:
-    made = Gate()
-    yield made
-    made.opened.set()
 
 
 def folder_of(net: Net, key: str) -> Path:

@@ -6,25 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.unit.hosted import Gate, World, kinds, own
+from tests.unit.hosted import Gate, World, gate, kinds, own, own_world
 
 from shoal.checkpoints.store import digest_of
 from shoal.core.commands import CheckpointRecord, WindUp, checkpoint_id
 from shoal.core.events import Damaged, Lost, Reported
 from shoal.engines import stock as stock_module
 
-
-@pytest.fixture
-def own_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    """No host yet; all is kept in the driver's folder."""
-    yield from own(tmp_path, monkeypatch)
-
-
-@pytest.fixture
-def gate() -> Iterator[Gate]:
-    made = Gate()
-    yield made
-    made.opened.set()
+__all__ = ["gate", "own_world"]  # fixtures
 
 
 def of_an_earlier_run(world: World, trial_id: str) -> CheckpointRecord:

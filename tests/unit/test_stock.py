@@ -64,6 +64,15 @@ class Bench:
         self.others.stocks[key].saved(trial, number, digest)
         return digest
 
+    def away_for(self, waits: int) -> None:
+        """Have no neighbour reached until it was waited so often."""
+
+        def away(key: str, index: int) -> None:
+            if len(self.waits) < waits:
+                raise ConnectionError("away")
+
+        self.others.before_piece = away
+
     def offer(self, owner: str, digest: str, launch: int, trial: str = "t", number: int = 0) -> Offer:
         first = self.others.stocks[owner].piece(trial, number, 0)
         return Offer(owner, trial, launch, number, digest, first)
@@ -124,12 +133,7 @@ def test_several_that_go_on_from_the_same_fetch_it_once(bench: Bench, monkeypatc
 def test_a_neighbour_that_cannot_be_reached_is_asked_again(bench: Bench) -> None:
     here, _ = bench.stock("here"), bench.stock("there")
     digest = bench.save("there", "state")
-
-    def away(key: str, index: int) -> None:
-        if len(bench.waits) < 3:
-            raise ConnectionError("away")
-
-    bench.others.before_piece = away
+    bench.away_for(3)
     assert here.fetch("t", 0, digest, ("there",)) is None
     assert len(bench.waits) == 3
 
@@ -203,12 +207,7 @@ def test_that_storage_does_not_have_it_says_less_than_that_a_neighbour_did_not_a
 ) -> None:
     here, _ = bench.stock("here", f"memory://{bench.folder.name}/e"), bench.stock("there")
     digest = bench.save("there", "state")
-
-    def away(key: str, index: int) -> None:
-        if len(bench.waits) < 3:
-            raise ConnectionError("away")
-
-    bench.others.before_piece = away
+    bench.away_for(3)
     assert here.fetch("t", 0, digest, ("there",)) is None
     assert len(bench.waits) == 3
     monkeypatch.setattr(module, "_AWAY_S", 0.0)

@@ -9,7 +9,17 @@ from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
-from tests.unit.stored import LOGS, Interrupted, Telling, check_copy, existing, interrupted, undisturbed, write_logs
+from tests.unit.stored import (
+    LOGS,
+    Interrupted,
+    Telling,
+    check_copy,
+    existing,
+    interrupted,
+    undisturbed,
+    until,
+    write_logs,
+)
 
 from shoal.checkpoints.depot import LocalDepot
 from shoal.errors import JournalError
@@ -76,16 +86,6 @@ def runs(tmp_path: Path) -> Iterator[Callable[..., Run]]:
     for run in made:
         run.mirror.close(at_once=True)
         run.end()
-
-
-def until(is_so: Callable[[], object]) -> None:
-    """Wait until another thread has made something so."""
-    waited = threading.Event()
-    for _ in range(6000):
-        if is_so():
-            return
-        waited.wait(0.005)
-    raise AssertionError("it never was so")
 
 
 def test_at_the_end_of_a_run_all_of_it_is_in_storage(runs: Callable[..., Run], tmp_path: Path) -> None:

@@ -185,7 +185,7 @@ class Mirror:
             # A request to which nobody answers takes its time; it is not waited for.
             if self._clock() > min(self._deadline, self._progressed_at + self._allowed_s()) + _GRACE_S:
                 self._give_up(f"{self._place} does not answer" if self._failed is None else self._no_time())
-                self._done.set()  # nobody is to take this driver for alive
+                self.abandon()
                 return
 
     def abandon(self) -> None:
